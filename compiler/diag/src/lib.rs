@@ -1,0 +1,1 @@
+//! Coded diagnostics in the model's own words.

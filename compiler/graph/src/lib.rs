@@ -1,0 +1,1 @@
+//! The graph container, tensors and memory-mapped storage shared by every compiler stage.

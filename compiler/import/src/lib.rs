@@ -1,0 +1,1 @@
+//! Readers: ONNX files and Hugging Face checkpoints become a source graph.

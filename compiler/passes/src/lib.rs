@@ -1,0 +1,1 @@
+//! Graph passes: fold, raise, rotate, fuse, assign codecs.

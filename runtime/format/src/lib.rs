@@ -1,0 +1,1 @@
+//! The Q35 number format: streams, codecs, tables, encoders.

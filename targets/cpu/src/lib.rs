@@ -1,0 +1,1 @@
+//! The CPU target: kernels, lowering and object code.

@@ -1,0 +1,1 @@
+//! Filetests, end-to-end, differential and golden tests.
