@@ -124,19 +124,13 @@ fn forward_portable<const M: usize, const STATES: usize>(trellis: &Trellis, x: &
         let next_states = if step + 1 == count { 1 } else { STATES };
         let mut next = [[f32::INFINITY; LANES]; STATES];
         for (t, entries) in table.chunks_exact(128).take(next_states).enumerate() {
-            let mut best = [f32::INFINITY; LANES];
-            let mut arg = [0i32; LANES];
+            let mut best = ([f32::INFINITY; LANES], [0i32; LANES]);
             for s in 0..STATES {
-                for (u, &[a, b, norm]) in entries.iter().skip(s).step_by(STATES).enumerate() {
-                    let container = (u << M | s) as i32;
-                    for lane in 0..LANES {
-                        let total = cost[s][lane] + (norm + a * x0[lane] + b * x1[lane]);
-                        let better = total < best[lane];
-                        best[lane] = if better { total } else { best[lane] };
-                        arg[lane] = if better { container } else { arg[lane] };
-                    }
+                for (u, entry) in entries.iter().skip(s).step_by(STATES).enumerate() {
+                    best = better(best, &cost[s], entry, &x0, &x1, (u << M | s) as i32);
                 }
             }
+            let (best, arg) = best;
             next[t] = best;
             back[t] = arg.map(|container| container as u8);
         }
@@ -152,4 +146,21 @@ fn forward_portable<const M: usize, const STATES: usize>(trellis: &Trellis, x: &
             }
         }
     }
+}
+
+/// The better of `best` and `container`, whose window means `entry` and whose path so far costs `cost`.
+#[inline(always)]
+fn better(
+    (best, arg): (Lane<f32>, Lane<i32>),
+    cost: &Lane<f32>,
+    &[a, b, norm]: &Entry,
+    x0: &Lane<f32>,
+    x1: &Lane<f32>,
+    container: i32,
+) -> (Lane<f32>, Lane<i32>) {
+    let total: Lane<f32> = std::array::from_fn(|lane| cost[lane] + (norm + a * x0[lane] + b * x1[lane]));
+    (
+        std::array::from_fn(|lane| if total[lane] < best[lane] { total[lane] } else { best[lane] }),
+        std::array::from_fn(|lane| if total[lane] < best[lane] { container } else { arg[lane] }),
+    )
 }

@@ -1,0 +1,284 @@
+//! A logical matrix over stored bytes.
+//!
+//! Exporters store one and the same linear weight as `[out, in]`, `[in, out]`, as a slice of a packed q/k/v tensor, as every second
+//! row of a stack of experts, or already quantized in blocks. A [`WeightView`] gives all of them one face: `rows` output channels by
+//! `cols` input columns of f32, read in blocks of rows, nothing copied before it is asked for.
+
+use crate::{DType, Tensor};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// One axis of a view: how many steps there are and how many elements apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Axis {
+    /// Number of steps.
+    pub len: u64,
+    /// Elements between neighbours.
+    pub stride: i64,
+}
+
+/// Integers with a scale per block of columns, as `MatMulNBits` stores them: `w = (q - zero) * scale`.
+#[derive(Clone, Debug)]
+pub struct BlockQuantized {
+    /// Bits of one integer: 2, 4 or 8.
+    pub bits: u32,
+    /// Columns that share a scale; the last block of a row may be shorter.
+    pub block: u64,
+    /// Columns of a row.
+    pub cols: u64,
+    /// Integers, u8: per row `ceil(cols / block)` blocks of `block * bits / 8` bytes, low bits first.
+    pub data: Tensor,
+    /// One scale per row and block.
+    pub scales: Tensor,
+    /// One zero point per row and block: packed like `data` with each row starting on a byte if u8, else numbers of the scale's type;
+    /// absent means `2^(bits-1)`.
+    pub zero_points: Option<Tensor>,
+    /// Block of each column, where the source reorders columns (`g_idx`).
+    pub group_index: Option<Tensor>,
+}
+
+/// Where a view's elements come from, addressed flat in row-major order.
+#[derive(Clone, Debug)]
+enum Base {
+    Dense(Tensor),
+    Blocks(BlockQuantized),
+}
+
+/// A matrix of `rows` by `cols` numbers somewhere in a model file.
+#[derive(Clone, Debug)]
+pub struct WeightView {
+    base: Base,
+    offset: i64,
+    rows: Axis,
+    cols: Axis,
+}
+
+impl WeightView {
+    /// A view of a dense tensor. `None` if any element would lie outside it.
+    pub fn dense(tensor: Tensor, offset: i64, rows: Axis, cols: Axis) -> Option<Self> {
+        let count = tensor.count();
+        Self::checked(Base::Dense(tensor), count, offset, rows, cols)
+    }
+
+    /// A view of block-quantized integers, addressed as `row * cols + col`. `None` if any element would lie outside.
+    pub fn blocks(blocks: BlockQuantized, offset: i64, rows: Axis, cols: Axis) -> Option<Self> {
+        let per_row = blocks.cols.div_ceil(blocks.block);
+        let stored = blocks.data.count() / (per_row * blocks.block * u64::from(blocks.bits)).div_ceil(8).max(1);
+        let fits = blocks.scales.count() >= stored * per_row && [2, 4, 8].contains(&blocks.bits);
+        let count = stored.checked_mul(blocks.cols)?;
+        if fits { Self::checked(Base::Blocks(blocks), count, offset, rows, cols) } else { None }
+    }
+
+    /// The whole of a tensor as one row.
+    pub fn vector(tensor: Tensor) -> Self {
+        let len = tensor.count();
+        Self { base: Base::Dense(tensor), offset: 0, rows: Axis { len: 1, stride: 0 }, cols: Axis { len, stride: 1 } }
+    }
+
+    fn checked(base: Base, count: u64, offset: i64, rows: Axis, cols: Axis) -> Option<Self> {
+        let reach = |axis: Axis| i64::try_from(axis.len.checked_sub(1)?).ok()?.checked_mul(axis.stride);
+        let (r, c) = (reach(rows)?, reach(cols)?);
+        let low = offset.checked_add(r.min(0))?.checked_add(c.min(0))?;
+        let high = offset.checked_add(r.max(0))?.checked_add(c.max(0))?;
+        (low >= 0 && (high as u64) < count).then_some(Self { base, offset, rows, cols })
+    }
+
+    /// Output channels.
+    pub fn rows(&self) -> u64 {
+        self.rows.len
+    }
+
+    /// Input columns.
+    pub fn cols(&self) -> u64 {
+        self.cols.len
+    }
+
+    /// The rows `range` of this view, as a view.
+    ///
+    /// # Panics
+    /// If the range is empty or leaves the view.
+    pub fn slice_rows(&self, range: Range<u64>) -> Self {
+        assert!(range.start < range.end && range.end <= self.rows.len);
+        let mut view = self.clone();
+        view.offset += range.start as i64 * self.rows.stride;
+        view.rows.len = range.end - range.start;
+        view
+    }
+
+    /// Rows become columns.
+    pub fn transposed(&self) -> Self {
+        Self { rows: self.cols, cols: self.rows, ..self.clone() }
+    }
+
+    /// Element type the numbers are stored in, and whether they were quantized already.
+    pub fn stored(&self) -> (DType, bool) {
+        match &self.base {
+            Base::Dense(tensor) => (tensor.dtype(), !tensor.dtype().is_float()),
+            Base::Blocks(blocks) => (if blocks.bits == 8 { DType::U8 } else { DType::U4 }, true),
+        }
+    }
+
+    /// Two views with equal identity hold the same numbers: address of the bytes, offset and axes.
+    pub fn identity(&self) -> (usize, usize, i64, Axis, Axis) {
+        let tensor = match &self.base {
+            Base::Dense(tensor) => tensor,
+            Base::Blocks(blocks) => &blocks.data,
+        };
+        let (address, range) = tensor.identity();
+        (address, range.start, self.offset, self.rows, self.cols)
+    }
+
+    /// One element.
+    ///
+    /// # Panics
+    /// If it is outside the view.
+    pub fn get(&self, row: u64, col: u64) -> f32 {
+        assert!(row < self.rows.len && col < self.cols.len);
+        let at = (self.offset + row as i64 * self.rows.stride + col as i64 * self.cols.stride) as u64;
+        match &self.base {
+            Base::Dense(tensor) => tensor.number(at) as f32,
+            Base::Blocks(blocks) => blocks.get(at / blocks.cols, at % blocks.cols),
+        }
+    }
+
+    /// Reads the rows `range` into `out`, row-major, `cols` numbers per row.
+    ///
+    /// # Panics
+    /// If the range leaves the view or `out` has another length.
+    pub fn read_rows(&self, range: Range<u64>, out: &mut [f32]) {
+        let cols = self.cols.len as usize;
+        assert!(range.end <= self.rows.len && out.len() as u64 == (range.end - range.start) * self.cols.len);
+        let Base::Dense(tensor) = &self.base else {
+            for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
+                line.iter_mut().enumerate().for_each(|(col, x)| *x = self.get(row, col as u64));
+            }
+            return;
+        };
+        let decode: fn(&[u8]) -> f32 = match tensor.dtype() {
+            DType::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            DType::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            DType::Bf16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+            _ => {
+                for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
+                    line.iter_mut().enumerate().for_each(|(col, x)| *x = self.get(row, col as u64));
+                }
+                return;
+            }
+        };
+        let size = (tensor.dtype().bits() / 8) as usize;
+        let bytes = tensor.bytes();
+        let first = self.offset + range.start as i64 * self.rows.stride;
+        let at = |row: usize, col: usize| (first + row as i64 * self.rows.stride + col as i64 * self.cols.stride) as usize * size;
+        // Stored-order traversal, in tiles where the stored order is not the row order.
+        const TILE: usize = 64;
+        let rows = (range.end - range.start) as usize;
+        if self.cols.stride == 1 {
+            for (row, line) in out.chunks_exact_mut(cols).enumerate() {
+                let start = at(row, 0);
+                for (x, raw) in line.iter_mut().zip(bytes[start..start + cols * size].chunks_exact(size)) {
+                    *x = decode(raw);
+                }
+            }
+            return;
+        }
+        for row0 in (0..rows).step_by(TILE) {
+            for col in 0..cols {
+                for row in row0..rows.min(row0 + TILE) {
+                    let start = at(row, col);
+                    out[row * cols + col] = decode(&bytes[start..start + size]);
+                }
+            }
+        }
+    }
+
+    /// Gives the pages behind this view back, see [`Tensor::release`].
+    pub fn release(&self) {
+        match &self.base {
+            Base::Dense(tensor) => tensor.release(),
+            Base::Blocks(blocks) => {
+                blocks.data.release();
+                blocks.scales.release();
+            }
+        }
+    }
+}
+
+impl BlockQuantized {
+    fn get(&self, row: u64, col: u64) -> f32 {
+        let per_row = self.cols.div_ceil(self.block);
+        let bits = u64::from(self.bits);
+        let block_bytes = self.block * bits / 8;
+        let field = |bytes: &[u8], first_byte: u64, index: u64| {
+            let bit = index * bits;
+            u32::from(bytes[(first_byte + bit / 8) as usize] >> (bit % 8)) & ((1u32 << bits) - 1)
+        };
+        let (block, within) = (col / self.block, col % self.block);
+        let group = match &self.group_index {
+            Some(index) => (index.integer(col) as u64).min(per_row - 1),
+            None => block,
+        };
+        let q = field(self.data.bytes(), (row * per_row + block) * block_bytes, within);
+        let zero = match &self.zero_points {
+            Some(z) if z.dtype() == DType::U8 => {
+                f64::from(field(z.bytes(), row * (per_row * bits).div_ceil(8), group))
+            }
+            Some(z) => z.number(row * per_row + group),
+            None => f64::from(1u32 << (self.bits - 1)),
+        };
+        ((f64::from(q) - zero) * self.scales.number(row * per_row + group)) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counting(dims: &[u64]) -> Tensor {
+        let n: u64 = dims.iter().product();
+        Tensor::from_f32(dims.to_vec(), &(0..n).map(|i| i as f32).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_transposed_slice_reads_in_row_order() {
+        // [in = 3, out = 4]; the view is the outputs 1..3.
+        let view = WeightView::dense(counting(&[3, 4]), 1, Axis { len: 2, stride: 1 }, Axis { len: 3, stride: 4 }).unwrap();
+        let mut out = [0.0; 6];
+        view.read_rows(0..2, &mut out);
+        assert_eq!(out, [1.0, 5.0, 9.0, 2.0, 6.0, 10.0]);
+        assert_eq!(view.get(1, 2), 10.0);
+        assert_eq!(view.transposed().get(2, 1), 10.0);
+    }
+
+    #[test]
+    fn a_view_never_leaves_its_tensor() {
+        let axis = |len, stride| Axis { len, stride };
+        assert!(WeightView::dense(counting(&[3, 4]), 0, axis(3, 4), axis(5, 1)).is_none());
+        assert!(WeightView::dense(counting(&[3, 4]), 0, axis(0, 4), axis(4, 1)).is_none());
+        assert!(WeightView::dense(counting(&[3, 4]), 11, axis(3, -4), axis(4, -1)).is_some());
+        assert!(WeightView::dense(counting(&[3, 4]), 10, axis(3, -4), axis(4, -1)).is_none());
+        assert!(WeightView::dense(counting(&[3, 4]), i64::MAX, axis(2, i64::MAX), axis(4, 1)).is_none());
+    }
+
+    #[test]
+    fn blocks_decode_with_and_without_zero_points() {
+        let bytes = |v: Vec<u8>, dims: Vec<u64>| Tensor::new(DType::U8, dims, v.into(), 0).unwrap();
+        let mut blocks = BlockQuantized {
+            bits: 4,
+            block: 2,
+            cols: 3,
+            data: bytes(vec![0x91, 0x0F, 0x88, 0x07], vec![2, 2, 1]),
+            scales: Tensor::from_f32(vec![2, 2], &[1.0, 10.0, 0.5, 2.0]),
+            zero_points: None,
+            group_index: None,
+        };
+        let axes = (Axis { len: 2, stride: 3 }, Axis { len: 3, stride: 1 });
+        let read = |b: &BlockQuantized| {
+            let mut out = [0.0; 6];
+            WeightView::blocks(b.clone(), 0, axes.0, axes.1).unwrap().read_rows(0..2, &mut out);
+            out
+        };
+        assert_eq!(read(&blocks), [-7.0, 1.0, 70.0, 0.0, 0.0, -2.0]);
+        blocks.zero_points = Some(bytes(vec![0xF1, 0x70], vec![2, 1]));
+        assert_eq!(read(&blocks), [0.0, 8.0, 0.0, 4.0, 4.0, 0.0]);
+    }
+}
