@@ -1,1 +1,3 @@
 //! Graph passes: fold, raise, rotate, fuse, assign codecs.
+
+pub mod sym;
