@@ -1,3 +1,4 @@
 //! Graph passes: fold, raise, rotate, fuse, assign codecs.
 
+pub mod eval;
 pub mod sym;
