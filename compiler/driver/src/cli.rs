@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Compile LLaMA-family models, ahead of time, into artifacts that store their weights in 3.5 bits.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "q35c", version, max_term_width = 110)]
+#[command(name = "q35c", bin_name = "q35c", version, max_term_width = 110)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
