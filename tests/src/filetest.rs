@@ -12,8 +12,9 @@
 //!
 //! `$HERE` is the file's folder, `$DATA` is `tests/data`, `$TMP` a fresh folder of the test. Several `run:` lines run in turn and
 //! their output is joined; `exit:` (0 unless said) is that of the last one, all others must be 0. `contains:` lines, where there are
-//! any, replace the comparison of the whole output: each must occur in stdout. With `Q35C_BLESS=1` the expected output is
-//! rewritten. The runner is told how to run a program; this module only reads, compares and writes.
+//! any, replace the comparison of the whole output: each must occur in stdout. `prepare:` lines make damaged files in `$TMP`
+//! first ([`crate::prepare`]), and `list: FOLDER` appends what lies in a folder after the runs. `needs: mlir` marks what only
+//! a full build can do. With `Q35C_BLESS=1` the expected output is rewritten. The runner is told how to run a program; this module only reads, compares and writes.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,9 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
     let general = |text: &str| names.iter().fold(text.to_owned(), |t, (name, path)| t.replace(path, name));
 
     let mut got = Streams::default();
+    for line in test.lines("prepare") {
+        crate::prepare::prepare(temporary.path(), data, line)?;
+    }
     let runs = test.lines("run");
     let exit: i32 = test.lines("exit").first().map_or(Ok(0), |e| e.trim().parse()).map_err(|_| "exit: is no number")?;
     if runs.is_empty() {
@@ -127,6 +131,9 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
             return Err(format!("'{line}' ended with {} instead of {wanted}\n{}{}", ran.exit, got.stdout, got.stderr));
         }
     }
+    for folder in test.lines("list") {
+        got.stdout += &format!("{folder}:{}\n", listing(Path::new(&concrete(folder))));
+    }
     let contains = test.lines("contains");
     if !contains.is_empty() {
         let missing: Vec<_> = contains.iter().filter(|c| !got.stdout.contains(**c)).collect();
@@ -140,6 +147,14 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
         return std::fs::write(path, test.print()).map_err(|e| e.to_string());
     }
     Err(format!("{}Q35C_BLESS=1 rewrites it\n", difference(&test.expected, &got)))
+}
+
+/// Names in a folder, sorted, each after a space.
+fn listing(folder: &Path) -> String {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.iter().map(|name| format!(" {name}")).collect()
 }
 
 fn difference(expected: &Streams, got: &Streams) -> String {

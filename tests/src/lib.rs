@@ -4,4 +4,5 @@
 
 pub mod corpus;
 pub mod filetest;
+pub mod prepare;
 pub mod tensors;
