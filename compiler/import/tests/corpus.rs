@@ -1,4 +1,5 @@
 //! Every ONNX graph of the corpus imports, and agrees with what its `meta.json` (written by other programs) says about it.
+#![allow(clippy::unwrap_used)]
 
 use q35_graph::source::{Dim, SourceGraph, SourceOp, SourceType};
 use q35_graph::{DType, Value};
