@@ -20,12 +20,15 @@ pub(super) fn of_node(prefix: &str, node: &Node, index: usize) -> String {
     }
 }
 
+/// What torch's exporter records where it knows no module.
+const NO_MODULE: &str = "_empty_nn_module_stack_from_metadata_hook";
+
 /// The innermost module of a `namespace` entry. Its form is `path: class/path.child: class/.../node: op`, outermost first.
 fn module(namespace: &str) -> Option<&str> {
     let (scopes, _node) = namespace.rsplit_once('/')?;
     let innermost = scopes.rsplit_once('/').map_or(scopes, |(_, last)| last);
     let (path, _class) = innermost.split_once(": ")?;
-    (!path.is_empty()).then_some(path)
+    (!path.is_empty() && path != NO_MODULE).then_some(path)
 }
 
 #[cfg(test)]
