@@ -33,7 +33,8 @@ fn read(storage: Storage, path: &Path) -> Result<(SourceGraph, ModelKind)> {
     let model = file::decode(&storage).map_err(|problem| problem.at("file", path.display()))?;
     let opsets = opsets::imports(&model.opset_import);
     let tensors = tensor::Tensors::new(storage, external::External::new(path));
-    let graph = graph::Builder::new(&model.functions, tensors, Report::default()).build(&model.graph.unwrap_or_default(), &opsets)?;
+    let graph =
+        graph::Builder::new(&model.functions, tensors, Report::default()).build(&model.graph.unwrap_or_default(), &opsets)?;
     let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
     Ok((graph, ModelKind::Onnx { opsets, producer }))
 }

@@ -27,12 +27,18 @@ const LFS_POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha25
 #[test]
 fn files_that_are_no_model() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(refused_path(&dir.path().join("x.onnx"), dir.path()), "error[Q35-0101]: there is no such file\n  at file 'DIR/x.onnx'");
+    assert_eq!(
+        refused_path(&dir.path().join("x.onnx"), dir.path()),
+        "error[Q35-0101]: there is no such file\n  at file 'DIR/x.onnx'"
+    );
     assert_eq!(
         refused_path(dir.path(), dir.path()),
         "error[Q35-0103]: this is a folder, not a model file\n  at folder 'DIR'\n  help: name the .onnx file inside it"
     );
-    assert_eq!(refused_bytes(b""), "error[Q35-0102]: the file is empty\n  at file 'DIR/model.onnx'\n  help: download or export it again");
+    assert_eq!(
+        refused_bytes(b""),
+        "error[Q35-0102]: the file is empty\n  at file 'DIR/model.onnx'\n  help: download or export it again"
+    );
     assert_eq!(
         refused_bytes(LFS_POINTER.as_bytes()),
         "error[Q35-0104]: the file is a Git LFS pointer, not the data it stands for\n  at file 'DIR/model.onnx'\n  \
@@ -185,10 +191,16 @@ fn graphs_that_contradict_themselves() {
         node("Neg", "in", &["r2"], &["r1"]),
         node("Exp", "circle", &["r1"], &["r2"]),
         node("Log", "after", &["r2"], &["after"]),
-        Node { attribute: vec![Attribute { ref_attr_name: "q".into(), ..attribute("p", 2) }], ..node("Cast", "three", &["x"], &["c"]) },
+        Node {
+            attribute: vec![Attribute { ref_attr_name: "q".into(), ..attribute("p", 2) }],
+            ..node("Cast", "three", &["x"], &["c"])
+        },
         Node { attribute: vec![attribute("value", 4)], ..node("Constant", "four", &[], &["d"]) },
         Node { attribute: vec![attribute("sparse_value", 11)], ..node("Constant", "five", &[], &["e"]) },
-        Node { attribute: vec![Attribute { s: vec![0xFF].into(), ..attribute("mode", 3) }], ..node("Cast", "six", &["x"], &["f"]) },
+        Node {
+            attribute: vec![Attribute { s: vec![0xFF].into(), ..attribute("mode", 3) }],
+            ..node("Cast", "six", &["x"], &["f"])
+        },
     ];
     assert_eq!(
         refused(&model(graph(&["x", "x"], nodes, &["y"]))),
@@ -216,10 +228,13 @@ error[Q35-0203]: nodes depend on themselves: 'circle', 'in'"
 #[test]
 fn operator_sets_out_of_range() {
     let with = |sets: Vec<OperatorSet>| {
-        let nodes = vec![node("Neg", "a", &["x"], &["y"]), Node { domain: "com.microsoft".into(), ..node("MoE", "b", &["y"], &["z"]) }];
+        let nodes =
+            vec![node("Neg", "a", &["x"], &["y"]), Node { domain: "com.microsoft".into(), ..node("MoE", "b", &["y"], &["z"]) }];
         Model { opset_import: sets, ..model(graph(&["x"], nodes, &["z"])) }
     };
-    let error = |what: &str| format!("error[Q35-0204]: the model uses {what} supported\n  help: export the model again with another opset version");
+    let error = |what: &str| {
+        format!("error[Q35-0204]: the model uses {what} supported\n  help: export the model again with another opset version")
+    };
     assert_eq!(refused(&with(vec![opset("ai.onnx", 6)])), error("version 6 of operator set 'ai.onnx'; versions 7 to 24 are"));
     assert_eq!(refused(&with(vec![opset("", 999)])), error("version 999 of operator set 'ai.onnx'; versions 7 to 24 are"));
     assert_eq!(
@@ -260,14 +275,27 @@ fn functions_that_explode() {
     let chain = |depth: usize, calls: usize| {
         let body = |level: usize| {
             let callee = format!("f{}", level + 1);
-            (0..calls).map(|i| if level + 1 < depth { call(&callee, "c", &["x"], &[&format!("y{i}")]) } else { node("Neg", "n", &["x"], &[&format!("y{i}")]) }).collect()
+            (0..calls)
+                .map(|i| {
+                    if level + 1 < depth {
+                        call(&callee, "c", &["x"], &[&format!("y{i}")])
+                    } else {
+                        node("Neg", "n", &["x"], &[&format!("y{i}")])
+                    }
+                })
+                .collect()
         };
         let functions = (0..depth).map(|level| function(&format!("f{level}"), &["x"], body(level), &["y0"])).collect();
         Model { functions, ..model(graph(&["x"], vec![call("f0", "start", &["x"], &["y"])], &["y"])) }
     };
     assert_eq!(refused(&chain(12, 10)), "error[Q35-0108]: the graph grows beyond all measure when its functions are inlined");
     let deep = refused(&chain(70, 1));
-    assert!(deep.starts_with("error[Q35-0108]: functions and subgraphs lie more than 64 deep within each other\n  at node 'start/c/c/"), "{deep}");
+    assert!(
+        deep.starts_with(
+            "error[Q35-0108]: functions and subgraphs lie more than 64 deep within each other\n  at node 'start/c/c/"
+        ),
+        "{deep}"
+    );
 }
 
 #[test]

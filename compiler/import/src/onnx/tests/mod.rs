@@ -4,7 +4,10 @@ mod bad_input;
 mod mutation;
 mod structure;
 
-use super::proto::{Attribute, Dimension, DimensionValue, Entry, Function, Graph, Model, Node, OperatorSet, Shape, Tensor, TensorType, Type, ValueInfo};
+use super::proto::{
+    Attribute, Dimension, DimensionValue, Entry, Function, Graph, Model, Node, OperatorSet, Shape, Tensor, TensorType, Type,
+    ValueInfo,
+};
 use crate::Imported;
 use prost::Message;
 use q35_diag::Result;

@@ -17,7 +17,10 @@ impl Random {
 /// A model with one of everything.
 fn everything() -> Model {
     let body = graph(&["i"], vec![node("Add", "add", &["i", "x"], &["o"])], &["o"]);
-    let inner = Node { attribute: vec![Attribute { ref_attr_name: "k".into(), ..attribute("k", 2) }], ..node("Op", "op", &["a"], &["r"]) };
+    let inner = Node {
+        attribute: vec![Attribute { ref_attr_name: "k".into(), ..attribute("k", 2) }],
+        ..node("Op", "op", &["a"], &["r"])
+    };
     let attributes = vec![
         graph_attribute("body", body),
         Attribute { ints: vec![1, 2, 3], ..attribute("axes", 7) },
@@ -32,7 +35,8 @@ fn everything() -> Model {
     let mut graph = graph(&[], nodes, &["z"]);
     graph.input = vec![value("x", &["batch", "3"])];
     graph.value_info = vec![value("y", &["batch", "3"])];
-    graph.initializer = vec![raw("w", 7, &[2], &[0; 16]), external("e", &[2], &[("location", "e.bin"), ("offset", "4"), ("length", "8")])];
+    graph.initializer =
+        vec![raw("w", 7, &[2], &[0; 16]), external("e", &[2], &[("location", "e.bin"), ("offset", "4"), ("length", "8")])];
     Model { functions: vec![function("f", &["a"], vec![inner], &["r"])], ..model(graph) }
 }
 

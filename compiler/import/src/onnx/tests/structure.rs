@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn constants_in_every_form() {
-    let constant = |name: &str, attribute: Attribute| Node { attribute: vec![attribute], ..node("Constant", name, &[], &[name]) };
+    let constant =
+        |name: &str, attribute: Attribute| Node { attribute: vec![attribute], ..node("Constant", name, &[], &[name]) };
     let typed = |data_type, dims: &[i64]| Tensor { data_type, dims: dims.to_vec(), ..Tensor::default() };
     let nodes = vec![
         constant("i", Attribute { i: -7, ..attribute("value_int", 2) }),
@@ -81,12 +82,19 @@ return y=%4
 #[test]
 fn functions_are_inlined_with_their_attributes() {
     let reference = |name: &str, to: &str| Attribute { ref_attr_name: to.into(), ..attribute(name, 2) };
-    let inner_node = Node { attribute: vec![reference("k", "k"), reference("j", "j"), reference("left_out", "l")], ..node("Op", "op", &["a", "b"], &["r"]) };
-    let inner = Function { attribute_proto: vec![Attribute { i: 9, ..attribute("j", 2) }], ..function("inner", &["a", "b"], vec![inner_node], &["r"]) };
+    let inner_node = Node {
+        attribute: vec![reference("k", "k"), reference("j", "j"), reference("left_out", "l")],
+        ..node("Op", "op", &["a", "b"], &["r"])
+    };
+    let inner = Function {
+        attribute_proto: vec![Attribute { i: 9, ..attribute("j", 2) }],
+        ..function("inner", &["a", "b"], vec![inner_node], &["r"])
+    };
     let inner_call = Node { attribute: vec![reference("k", "scale")], ..call("inner", "in", &["x"], &["t"]) };
     let outer = function("outer", &["x"], vec![node("Exp", "", &["t"], &["u"]), inner_call], &["u", "t"]);
     let pass = function("pass", &["x"], vec![], &["x"]);
-    let outer_call = Node { attribute: vec![Attribute { i: 3, ..attribute("scale", 2) }], ..call("outer", "out", &["p"], &["y", "z"]) };
+    let outer_call =
+        Node { attribute: vec![Attribute { i: 3, ..attribute("scale", 2) }], ..call("outer", "out", &["p"], &["y", "z"]) };
     let mut graph = graph(&["x"], vec![outer_call, call("pass", "id", &["x"], &["p"])], &["y", "z", "p"]);
     graph.value_info = vec![value("z", &["5"])];
     let model = Model { functions: vec![inner, outer, pass], ..model(graph) };
