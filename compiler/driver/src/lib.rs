@@ -5,10 +5,12 @@
 //!
 //! This crate must not know ONNX spellings, number formats or machine code: it calls the crates that do.
 
+pub mod account;
 pub mod cli;
 pub mod commands;
 pub mod memory;
 pub mod passes;
+pub mod pipeline;
 pub mod size;
 pub mod table;
 pub mod watch;

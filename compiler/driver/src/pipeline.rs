@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Reads a model's graph and headers.
 pub fn import(path: &Path, observer: &mut dyn Observer) -> Result<Imported> {
-    watched(observer, &passes::IMPORT, || q35_import::open(path), |imported| q35_graph::print::graph(&imported.graph))
+    watched(observer, &passes::IMPORT, || q35_import::open(path), |imported| imported.graph.to_string())
 }
 
 /// Runs one pass under observation; `print` renders what it left.
