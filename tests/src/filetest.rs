@@ -46,6 +46,17 @@ pub struct Ran {
     pub exit: i32,
 }
 
+impl Ran {
+    /// Standard output, if the program ended with 0; else everything it said.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn success(self) -> Result<String, String> {
+        let Streams { stdout, stderr } = self.streams;
+        if self.exit == 0 { Ok(stdout) } else { Err(format!("exit code {}\n{stdout}{stderr}", self.exit)) }
+    }
+}
+
 impl FileTest {
     /// Reads the text of a filetest.
     pub fn parse(text: &str) -> Self {
