@@ -162,8 +162,12 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
 
 /// Names in a folder, sorted, each after a space.
 fn listing(folder: &Path) -> String {
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names.iter().map(|name| format!(" {name}")).collect()
 }

@@ -8,9 +8,11 @@
 pub mod account;
 pub mod cli;
 pub mod commands;
+pub mod divergence;
 pub mod memory;
 pub mod passes;
 pub mod pipeline;
+pub mod report;
 pub mod size;
 pub mod table;
 pub mod watch;

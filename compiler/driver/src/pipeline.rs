@@ -12,7 +12,12 @@ pub fn import(path: &Path, observer: &mut dyn Observer) -> Result<Imported> {
 }
 
 /// Runs one pass under observation; `print` renders what it left.
-fn watched<T>(observer: &mut dyn Observer, pass: &Pass, work: impl FnOnce() -> Result<T>, print: impl Fn(&T) -> String) -> Result<T> {
+fn watched<T>(
+    observer: &mut dyn Observer,
+    pass: &Pass,
+    work: impl FnOnce() -> Result<T>,
+    print: impl Fn(&T) -> String,
+) -> Result<T> {
     observer.before(pass);
     let left = work()?;
     observer.after(pass, &|| print(&left));

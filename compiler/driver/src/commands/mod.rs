@@ -30,7 +30,7 @@ pub fn run(command: &Command) -> Result<Output> {
         Command::Passes(options) => passes::run(options).map(Output::from),
         Command::Doctor(options) => doctor::run(options),
         Command::Completions { shell } => Ok(completions(*shell).into()),
-        _ => Ok(String::new().into())
+        _ => Ok(String::new().into()),
     }
 }
 
