@@ -1,1 +1,7 @@
 //! The CPU target: kernels, lowering and object code.
+
+pub mod abi;
+pub mod kernels;
+pub mod level;
+#[cfg(test)]
+mod testing;

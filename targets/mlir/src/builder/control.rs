@@ -112,12 +112,10 @@ impl<'k> Builder<'k> {
     ) -> C {
         let initial = init.values();
         let types = types(&initial);
-        let arguments: Vec<_> =
-            std::iter::once(&I64).chain(&types).map(|&ty| (self.ty(ty), self.location())).collect();
+        let arguments: Vec<_> = std::iter::once(&I64).chain(&types).map(|&ty| (self.ty(ty), self.location())).collect();
         let region = Region::new();
         region.append_block(Block::new(&arguments));
-        let mut operands =
-            vec![low.as_type(self, I64), high.as_type(self, I64), step.as_type(self, I64)];
+        let mut operands = vec![low.as_type(self, I64), high.as_type(self, I64), step.as_type(self, I64)];
         operands.extend(&initial);
         let operation = self.op_with_regions("scf.for", &operands, &types, &[], vec![region]);
         let block = first_block(operation, 0);
@@ -147,16 +145,10 @@ impl<'k> Builder<'k> {
         then: impl FnOnce() -> C,
         otherwise: impl FnOnce() -> C,
     ) -> C {
-        assert_eq!(
-            (condition.ty.elem, condition.ty.lanes),
-            (Elem::I1, 1),
-            "kernel {}: branch condition",
-            self.name
-        );
+        assert_eq!((condition.ty.elem, condition.ty.lanes), (Elem::I1, 1), "kernel {}: branch condition", self.name);
         let regions = [Region::new(), Region::new()];
         // The types of the results are known only when both branches are built, so they are built before their operation.
-        let blocks =
-            [0, 1].map(|at: usize| ffi::adopt_block(regions[at].append_block(Block::new(&[]))));
+        let blocks = [0, 1].map(|at: usize| ffi::adopt_block(regions[at].append_block(Block::new(&[]))));
         let first = self.within(blocks[0], then);
         let second = self.within(blocks[1], otherwise);
         let types = types(&first.values());
