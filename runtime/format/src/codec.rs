@@ -74,7 +74,7 @@ pub const FACTS: [Facts; 11] = [
     Facts { codec: Codec::F16,   name: "f16",   storage: FLOAT16,       sigma: 0.0,  mse: 0.0,    summary: "IEEE half precision" },
     Facts { codec: Codec::Bf16,  name: "bf16",  storage: FLOAT16,       sigma: 0.0,  mse: 0.0,    summary: "bfloat16" },
     Facts { codec: Codec::Q8,    name: "q8",    storage: Storage::Int8, sigma: 0.0,  mse: 0.0,    summary: "8-bit integers, symmetric" },
-    Facts { codec: Codec::Split, name: "split", storage: pairs(7),      sigma: 6.25, mse: 0.0251, summary: "3.5 bits: a 4-bit and a 3-bit integer" },
+    Facts { codec: Codec::Split, name: "split", storage: pairs(7),      sigma: 6.52, mse: 0.0251, summary: "3.5 bits: a 4-bit and a 3-bit integer" },
     Facts { codec: Codec::W7,    name: "w7",    storage: pairs(7),      sigma: 36.0, mse: 0.0152, summary: "3.5 bits: 128 points of the plane" },
     Facts { codec: Codec::W8,    name: "w8",    storage: pairs(8),      sigma: 36.0, mse: 0.0130, summary: "3.5 bits: a trellis of 2 states over 256 points" },
     Facts { codec: Codec::W9,    name: "w9",    storage: pairs(9),      sigma: 36.0, mse: 0.0117, summary: "3.5 bits: a trellis of 4 states over 512 points" },

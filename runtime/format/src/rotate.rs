@@ -3,10 +3,11 @@
 //! `R` acts on vectors of length K, block by block. The block B is a power of two that divides K; on each block
 //!
 //! ```text
-//! R x = H diag(s) x / sqrt(B)         H[i][j] = (-1)^popcount(i & j),  s[k] = sign(seed, k) for the k-th element of the vector
+//! R x = H diag(s) x / sqrt(B)         H[i][j] = (-1)^popcount(i & j),  s[k] = sign(seed, k) for the k-th element of the block
 //! ```
 //!
-//! so `R` is orthonormal and `inverse` is its transpose. Rotating a linear layer's input and the rows of its weight
+//! so `R` is orthonormal, `inverse` is its transpose, and it does not depend on how many blocks there are: the columns of one
+//! attention head are rotated alike wherever the head stands. Rotating a linear layer's input and the rows of its weight
 //! (`W' = W R^T`, which is `forward` on each row of W) leaves the layer's output as it was: `W' (R x) = W x`.
 //!
 //! The order of the floating-point operations is part of the definition, so that every evaluator agrees to the bit:
@@ -18,32 +19,35 @@ pub fn block(len: usize) -> usize {
     if len == 0 { 1 } else { 1 << len.trailing_zeros() }
 }
 
-/// The sign of element `index`: -1 where bit 63 of the hash is set. The hash is SplitMix64's output function
+/// The sign of element `index` of a block: -1 where bit 63 of the hash is set. The hash is SplitMix64's output function
 /// (Steele, Lea, Flood 2014) at position `index` of the stream that starts at `seed`.
 pub fn sign(seed: u64, index: usize) -> f32 {
     if crate::gauss::split_mix(seed, index as u64) >> 63 == 1 { -1.0 } else { 1.0 }
 }
 
-/// All `len` signs of a transform, for tables in generated code.
+/// The signs of a block of `len` elements, for tables in generated code.
 pub fn signs(seed: u64, len: usize) -> impl Iterator<Item = f32> {
     (0..len).map(move |index| sign(seed, index))
 }
 
 /// `x <- R x`. The length of `x` is a multiple of `block`, which is a power of two.
 pub fn forward(x: &mut [f32], block: usize, seed: u64) {
-    flip(x, seed);
+    flip(x, block, seed);
     hadamard(x, block);
 }
 
 /// `x <- R^T x`, which undoes [`forward`] up to rounding.
 pub fn inverse(x: &mut [f32], block: usize, seed: u64) {
     hadamard(x, block);
-    flip(x, seed);
+    flip(x, block, seed);
 }
 
-fn flip(x: &mut [f32], seed: u64) {
-    for (value, sign) in x.iter_mut().zip(signs(seed, usize::MAX)) {
-        *value *= sign;
+fn flip(x: &mut [f32], block: usize, seed: u64) {
+    let signs: Vec<f32> = signs(seed, block).collect();
+    for x in x.chunks_mut(block) {
+        for (value, sign) in x.iter_mut().zip(&signs) {
+            *value *= sign;
+        }
     }
 }
 
@@ -81,7 +85,7 @@ mod tests {
                 }
                 let parity = ((i % block) & (j % block)).count_ones() % 2;
                 let entry = if parity == 1 { -1.0 } else { 1.0 };
-                entry * f64::from(sign(seed, j)) / (block as f64).sqrt()
+                entry * f64::from(sign(seed, j % block)) / (block as f64).sqrt()
             })
             .collect()
     }

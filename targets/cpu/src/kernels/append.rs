@@ -46,7 +46,7 @@ impl Kernel for Append {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, numbers, run};
+    use super::super::testing::{Arg, numbers, run};
 
     #[test]
     fn every_row_lands_in_its_place_and_nothing_else_changes() {

@@ -115,7 +115,7 @@ impl Kernel for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, close, numbers, rows, run};
+    use super::super::testing::{Arg, close, numbers, rows, run};
 
     const SLOTS: [i32; 5] = [1, 0, 1, 2, 0];
     const INDEX: [i32; 5] = [0, 36, 16, 3, 15];

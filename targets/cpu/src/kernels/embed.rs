@@ -102,7 +102,7 @@ fn scale_name(scale: ScaleType) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, numbers, rows, run};
+    use super::super::testing::{Arg, numbers, rows, run};
 
     const IDS: [i32; 4] = [6, 0, 3, 6];
     const VOCAB: usize = 7;

@@ -107,7 +107,7 @@ fn butterfly(values: &mut [Val<'_>], distance: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, numbers, rows, run};
+    use super::super::testing::{Arg, numbers, rows, run};
     use q35_format::rotate;
 
     #[test]

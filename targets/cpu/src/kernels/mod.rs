@@ -20,6 +20,9 @@ mod rms_norm;
 mod rope;
 mod rotary;
 mod select;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod testing;
 
 pub use append::Append;
 pub use attention::Attention;

@@ -1,5 +1,6 @@
 //! Everything that treats the elements of a row one by one.
 
+use q35_dialects::attr::{Attr, Attribute};
 use q35_dialects::q35::Activation;
 use q35_mlir::builder::{Operand, Val};
 use q35_mlir::math::{gelu, gelu_tanh, sigmoid, silu, tanh};
@@ -48,9 +49,9 @@ impl Operation {
             Operation::Mul => "mul".to_owned(),
             Operation::Scale(factor) => format!("scale_{}", bits(factor)),
             Operation::Softcap(cap) => format!("softcap_{}", bits(cap)),
-            Operation::Activate(kind) => kind.to_string(),
+            Operation::Activate(kind) => word(kind),
             Operation::Glu { activation, limit, alpha, offset } => {
-                let mut name = format!("glu_{activation}");
+                let mut name = format!("glu_{}", word(activation));
                 let parts = [("limit", limit), ("alpha", Some(alpha)), ("offset", Some(offset))];
                 let defaults = [None, Some(1.0), Some(0.0)];
                 for ((part, value), default) in parts.into_iter().zip(defaults) {
@@ -80,6 +81,14 @@ impl Operation {
                 gate * if offset == 0.0 { up } else { up + f64::from(offset) }
             }
         }
+    }
+}
+
+/// The activation's word in q35 text.
+fn word(kind: Activation) -> String {
+    match kind.to_attr() {
+        Some(Attr::Word(word)) => word,
+        other => unreachable!("an activation is a word, not {other:?}"),
     }
 }
 
@@ -131,7 +140,7 @@ impl Kernel for Pointwise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, close, numbers, rows, run};
+    use super::super::testing::{Arg, close, numbers, rows, run};
 
     fn check(operation: Operation, tolerance: f64, exact: impl Fn(f64, f64) -> f64) {
         for (width, column) in [(1, false), (16, false), (45, false), (45, true)] {

@@ -100,7 +100,7 @@ fn round<'k>(x: Val<'k>, inverse: Val<'k>) -> Val<'k> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, numbers, run};
+    use super::super::testing::{Arg, numbers, run};
     use q35_format::activation::quantize;
 
     fn check(x: &[f32], width: usize) {

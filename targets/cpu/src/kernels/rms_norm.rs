@@ -70,7 +70,7 @@ impl Kernel for RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, close, numbers, rows, run};
+    use super::super::testing::{Arg, close, numbers, rows, run};
 
     #[test]
     fn against_double_precision() {

@@ -71,7 +71,7 @@ fn turn<'k>([a, b]: [Val<'k>; 2], cosine: Val<'k>, sine: Val<'k>) -> [Val<'k>; 2
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, close, numbers, rows, run};
+    use super::super::testing::{Arg, close, numbers, rows, run};
 
     #[test]
     fn against_double_precision() {

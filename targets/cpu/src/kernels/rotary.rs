@@ -41,7 +41,7 @@ impl Kernel for Rotary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, close, rows, run};
+    use super::super::testing::{Arg, close, rows, run};
 
     #[test]
     fn against_double_precision() {

@@ -55,7 +55,7 @@ impl Kernel for Columns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Arg, numbers, rows, run};
+    use super::super::testing::{Arg, numbers, rows, run};
 
     #[test]
     fn rows_are_gathered() {
