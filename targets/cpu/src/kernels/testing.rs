@@ -3,7 +3,7 @@
 use crate::abi::define;
 use crate::kernels::{Kernel, row_bytes};
 use crate::level::Level;
-use crate::testing::{Guarded, Random, compile, levels};
+use crate::linear::testing::{Guarded, Random, compile, levels};
 
 /// The bytes of one kernel argument.
 pub(crate) struct Arg(Vec<u8>);
