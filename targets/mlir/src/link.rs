@@ -74,13 +74,13 @@ fn link_with(linker: &Path, object: &[u8], soname: &str) -> Result<Vec<u8>, Diag
         .args([&output, &input])
         .output()
         .map_err(|error| {
-            Diagnostic::error(Code::ToolFailed, format!("the linker cannot be started: {error}"))
-                .at("file", linker.display())
+            Diagnostic::error(Code::ToolFailed, format!("the linker cannot be started: {error}")).at("file", linker.display())
         })?;
     if !run.status.success() {
         let words = String::from_utf8_lossy(&run.stderr);
-        return Err(Diagnostic::error(Code::ToolFailed, format!("the linker failed: {}", words.trim()))
-            .at("file", linker.display()));
+        return Err(
+            Diagnostic::error(Code::ToolFailed, format!("the linker failed: {}", words.trim())).at("file", linker.display())
+        );
     }
     std::fs::read(&output).map_err(place)
 }

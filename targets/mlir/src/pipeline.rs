@@ -32,11 +32,7 @@ pub const PASSES: &[KernelPass] = &[
         purpose: "turn loops and branches into blocks",
         make: pass::conversion::create_scf_to_control_flow,
     },
-    KernelPass {
-        name: "vector-to-llvm",
-        purpose: "lower lane operations",
-        make: pass::conversion::create_vector_to_llvm,
-    },
+    KernelPass { name: "vector-to-llvm", purpose: "lower lane operations", make: pass::conversion::create_vector_to_llvm },
     KernelPass {
         name: "math-to-llvm",
         purpose: "lower square roots and the like to LLVM intrinsics",

@@ -41,10 +41,7 @@ fn integer_arithmetic() {
     );
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| !v & 0xff), oracle(|v| !v & 0xff));
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.max(-3).min(9)), oracle(|v| v.clamp(-3, 9)));
-    assert_eq!(
-        map::<_, i32>(I32, I32, &x, |v| v.lt(3).select(-v, v)),
-        oracle(|v| if v < 3 { v.wrapping_neg() } else { v })
-    );
+    assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.lt(3).select(-v, v)), oracle(|v| if v < 3 { v.wrapping_neg() } else { v }));
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.lt_u(8).to(I32)), oracle(|v| i32::from((v as u32) < 8)));
 }
 

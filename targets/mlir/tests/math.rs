@@ -10,12 +10,7 @@ use q35_mlir::math;
 use q35_mlir::types::{F32, F64, I16, I64, PTR, Ty};
 
 /// Runs `f` on `x` (a multiple of 16 long) in every variant this machine can, and gives the results of all.
-fn evaluate<X: Copy, Y: Copy + Default>(
-    from: Ty,
-    to: Ty,
-    x: &[X],
-    f: impl for<'k> Fn(Val<'k>) -> Val<'k>,
-) -> Vec<Vec<Y>> {
+fn evaluate<X: Copy, Y: Copy + Default>(from: Ty, to: Ty, x: &[X], f: impl for<'k> Fn(Val<'k>) -> Val<'k>) -> Vec<Vec<Y>> {
     let context = Context::new();
     let module = KernelModule::new(&context);
     let mut variants = vec![("scalar", 1, FnAttrs::default()), ("four", 4, FnAttrs::default())];

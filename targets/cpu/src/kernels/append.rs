@@ -45,8 +45,8 @@ impl Kernel for Append {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, numbers, run};
+    use super::*;
 
     #[test]
     fn every_row_lands_in_its_place_and_nothing_else_changes() {

@@ -66,10 +66,8 @@ impl Kernel for Attention {
         let (key_bytes, value_bytes) = (4 * self.key_dim as i64, 4 * self.value_dim as i64);
         call.for_tiles(|tile| {
             let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
-            let cached_head =
-                entry(slots, token) * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64);
-            let (keys, values) =
-                (keys.at(cached_head * capacity * key_bytes), values.at(cached_head * capacity * value_bytes));
+            let cached_head = entry(slots, token) * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64);
+            let (keys, values) = (keys.at(cached_head * capacity * key_bytes), values.at(cached_head * capacity * value_bytes));
             let query = row_at(query, token, self.heads * self.key_dim).at(head * key_bytes);
             let y = row_at(y, token, self.heads * self.value_dim).at(head * value_bytes);
             let last = entry(index, token);
@@ -114,8 +112,8 @@ impl Kernel for Attention {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::*;
 
     const SLOTS: [i32; 5] = [1, 0, 1, 2, 0];
     const INDEX: [i32; 5] = [0, 36, 16, 3, 15];

@@ -101,8 +101,8 @@ fn scale_name(scale: ScaleType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, numbers, rows, run};
+    use super::*;
 
     const IDS: [i32; 4] = [6, 0, 3, 6];
     const VOCAB: usize = 7;
@@ -111,8 +111,7 @@ mod tests {
         let expected: Vec<f32> =
             IDS.iter().flat_map(|&id| (0..width).map(|col| exact(id as usize, col)).collect::<Vec<_>>()).collect();
         let spec = Embed { width: width as u64, table };
-        let args: Vec<Arg> =
-            [Arg::ints(&IDS)].into_iter().chain(params).chain([Arg::zeros(IDS.len(), width)]).collect();
+        let args: Vec<Arg> = [Arg::ints(&IDS)].into_iter().chain(params).chain([Arg::zeros(IDS.len(), width)]).collect();
         run(&spec, args, [4, 0, 0, 0], 4, |level, args| {
             assert_eq!(rows(args.last().unwrap(), width), expected, "{table:?} {level:?} {width}");
         });

@@ -38,10 +38,10 @@ impl Kernel for Hadamard {
         let count = u64::from(lanes(level)).min(self.block) as u32;
         let step = i64::from(count);
         let (x, y) = (call.arg(0), call.arg(1));
-        let flips: Vec<u8> = signs(self.seed, self.width as usize).map(|s| if s < 0.0 { 0x80 } else { 0 }).collect();
+        let flips: Vec<u8> = signs(self.seed, self.block as usize).map(|s| if s < 0.0 { 0x80 } else { 0 }).collect();
         let flips = b.table(&flips, 64);
         let flip = |value: Val<'k>, column: Val<'k>| {
-            let signs = flips.at(column).load(I8.x(count), 1).to_u(I32) << 24;
+            let signs = flips.at(column & (self.block as i64 - 1)).load(I8.x(count), 1).to_u(I32) << 24;
             (value.bitcast(I32.x(count)) ^ signs).bitcast(F32.x(count))
         };
         let norm = f64::from(1.0 / (self.block as f32).sqrt());
@@ -106,13 +106,15 @@ fn butterfly(values: &mut [Val<'_>], distance: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, numbers, rows, run};
+    use super::*;
     use q35_format::rotate;
 
     #[test]
     fn bits_are_those_of_the_format() {
-        for (width, block) in [(1, 1), (3, 1), (6, 2), (24, 8), (48, 16), (64, 64), (96, 32), (768, 256), (512, 512), (2048, 2048)] {
+        for (width, block) in
+            [(1, 1), (3, 1), (6, 2), (24, 8), (48, 16), (64, 64), (96, 32), (768, 256), (512, 512), (2048, 2048)]
+        {
             for inverse in [false, true] {
                 let seed = 0x5EED + width as u64;
                 let x = numbers(3 * width, 2.0);

@@ -139,8 +139,8 @@ impl Kernel for Pointwise {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::*;
 
     fn check(operation: Operation, tolerance: f64, exact: impl Fn(f64, f64) -> f64) {
         for (width, column) in [(1, false), (16, false), (45, false), (45, true)] {

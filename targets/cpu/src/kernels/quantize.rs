@@ -42,9 +42,8 @@ impl Kernel for Quantize {
             let from = row_at(x, row, self.width);
             let to = y.at(row * quant_row_bytes(self.width) as i64);
             // The running maximum passes NaN over.
-            let largest = fold(b, count, self.width, b.constant(F32.x(count), 0.0), |at, largest| {
-                largest.max(at.load(from).abs())
-            });
+            let largest =
+                fold(b, count, self.width, b.constant(F32.x(count), 0.0), |at, largest| largest.max(at.load(from).abs()));
             let amax = largest.max_lane();
             to.store(b.constant(F32.x(16), 0.0).with_lane(0, amax / 127.0), 4);
             let inverse = amax.eq(0.0).select(b.f32(0.0), b.f32(127.0) / amax);
@@ -99,8 +98,8 @@ fn round<'k>(x: Val<'k>, inverse: Val<'k>) -> Val<'k> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, numbers, run};
+    use super::*;
     use q35_format::activation::quantize;
 
     fn check(x: &[f32], width: usize) {

@@ -69,8 +69,8 @@ impl Kernel for RmsNorm {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::*;
 
     #[test]
     fn against_double_precision() {

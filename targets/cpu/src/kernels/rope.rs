@@ -70,8 +70,8 @@ fn turn<'k>([a, b]: [Val<'k>; 2], cosine: Val<'k>, sine: Val<'k>) -> [Val<'k>; 2
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::*;
 
     #[test]
     fn against_double_precision() {

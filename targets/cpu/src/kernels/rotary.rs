@@ -40,8 +40,8 @@ impl Kernel for Rotary {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, close, rows, run};
+    use super::*;
 
     #[test]
     fn against_double_precision() {

@@ -54,8 +54,8 @@ impl Kernel for Columns {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::testing::{Arg, numbers, rows, run};
+    use super::*;
 
     #[test]
     fn rows_are_gathered() {

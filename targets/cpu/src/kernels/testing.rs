@@ -76,13 +76,7 @@ pub(crate) fn close(got: &[f32], exact: &[f64], tolerance: f64, what: &str) {
 
 /// Runs `kernel` over `tiles` tiles, unevenly split as the executor might, at every level of this machine; `check` sees the
 /// arguments afterwards.
-pub(crate) fn run(
-    kernel: &dyn Kernel,
-    args: impl AsRef<[Arg]>,
-    dims: [i64; 4],
-    tiles: i64,
-    check: impl Fn(Level, &[Arg]),
-) {
+pub(crate) fn run(kernel: &dyn Kernel, args: impl AsRef<[Arg]>, dims: [i64; 4], tiles: i64, check: impl Fn(Level, &[Arg])) {
     let name = kernel.name();
     assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name} is no C identifier");
     let loaded = compile(|module| {

@@ -89,13 +89,7 @@ fn types<'k>(values: &[Val<'k>]) -> Vec<Ty> {
 impl<'k> Builder<'k> {
     /// `body(i)` for `i` (64-bit) from `low` below `high` in steps of `step` (positive).
     #[track_caller]
-    pub fn for_(
-        &'k self,
-        low: impl Operand<'k>,
-        high: impl Operand<'k>,
-        step: impl Operand<'k>,
-        body: impl FnOnce(Val<'k>),
-    ) {
+    pub fn for_(&'k self, low: impl Operand<'k>, high: impl Operand<'k>, step: impl Operand<'k>, body: impl FnOnce(Val<'k>)) {
         self.for_iter(low, high, step, (), |i, ()| body(i));
     }
 
@@ -119,11 +113,8 @@ impl<'k> Builder<'k> {
         operands.extend(&initial);
         let operation = self.op_with_regions("scf.for", &operands, &types, &[], vec![region]);
         let block = first_block(operation, 0);
-        let argument = |index: usize, ty| Val {
-            b: self,
-            raw: block.argument(index).expect("one argument per carried value").into(),
-            ty,
-        };
+        let argument =
+            |index: usize, ty| Val { b: self, raw: block.argument(index).expect("one argument per carried value").into(), ty };
         let index = argument(0, I64);
         let carried = init.with(&mut (0..types.len()).map(|at| argument(at + 1, types[at])));
         let next = self.within(block, || body(index, carried));
@@ -139,12 +130,7 @@ impl<'k> Builder<'k> {
 
     /// The values of one of two branches, which must give the same types.
     #[track_caller]
-    pub fn if_else<C: Carry<'k>>(
-        &'k self,
-        condition: Val<'k>,
-        then: impl FnOnce() -> C,
-        otherwise: impl FnOnce() -> C,
-    ) -> C {
+    pub fn if_else<C: Carry<'k>>(&'k self, condition: Val<'k>, then: impl FnOnce() -> C, otherwise: impl FnOnce() -> C) -> C {
         assert_eq!((condition.ty.elem, condition.ty.lanes), (Elem::I1, 1), "kernel {}: branch condition", self.name);
         let regions = [Region::new(), Region::new()];
         // The types of the results are known only when both branches are built, so they are built before their operation.

@@ -11,10 +11,8 @@ impl<'k> Builder<'k> {
     #[track_caller]
     pub fn alloca(&'k self, bytes: u32, align: u32) -> Val<'k> {
         assert!(self.block.get() == self.entry, "kernel {}: alloca inside a loop or branch", self.name);
-        let attributes = [
-            ("elem_type", TypeAttribute::new(self.ty(I8)).into()),
-            ("alignment", self.attr(&format!("{align} : i64"))),
-        ];
+        let attributes =
+            [("elem_type", TypeAttribute::new(self.ty(I8)).into()), ("alignment", self.attr(&format!("{align} : i64")))];
         self.value("llvm.alloca", &[self.i32(bytes as i32)], PTR, &attributes)
     }
 }

@@ -30,9 +30,7 @@ use std::fmt::Write as _;
 use melior::ir::attribute::{StringAttribute, TypeAttribute};
 use melior::ir::block::BlockLike;
 use melior::ir::operation::{OperationBuilder, OperationLike};
-use melior::ir::{
-    Attribute, Block, BlockRef, Identifier, Location, Module, OperationRef, Region, RegionLike, Type, Value,
-};
+use melior::ir::{Attribute, Block, BlockRef, Identifier, Location, Module, OperationRef, Region, RegionLike, Type, Value};
 
 use crate::context::Context;
 use crate::types::Ty;
@@ -102,8 +100,7 @@ impl<'c> KernelModule<'c> {
         let types: Vec<Type> = params.iter().map(|&ty| mlir_type(mlir, ty)).collect();
         let region = Region::new();
         region.append_block(Block::new(&types.iter().map(|&ty| (ty, location)).collect::<Vec<_>>()));
-        let function_type =
-            melior::dialect::llvm::r#type::function(melior::dialect::llvm::r#type::void(mlir), &types, false);
+        let function_type = melior::dialect::llvm::r#type::function(melior::dialect::llvm::r#type::void(mlir), &types, false);
         let mut attributes = vec![
             ("sym_name", Attribute::from(StringAttribute::new(mlir, name))),
             ("function_type", TypeAttribute::new(function_type).into()),
@@ -115,10 +112,8 @@ impl<'c> KernelModule<'c> {
         }
         if !attrs.features.is_empty() {
             let list: Vec<String> = attrs.features.iter().map(|feature| format!("{feature:?}")).collect();
-            attributes.push((
-                "target_features",
-                parse_attribute(mlir, &format!("#llvm.target_features<[{}]>", list.join(", "))),
-            ));
+            attributes
+                .push(("target_features", parse_attribute(mlir, &format!("#llvm.target_features<[{}]>", list.join(", ")))));
         }
         let attributes: Vec<_> = attributes.iter().map(|&(key, value)| (Identifier::new(mlir, key), value)).collect();
         let operation = OperationBuilder::new("llvm.func", location)
@@ -236,8 +231,7 @@ impl<'k> Builder<'k> {
     ) -> OperationRef<'k, 'k> {
         let operands: Vec<Value> = operands.iter().map(|val| val.raw).collect();
         let results: Vec<Type> = results.iter().map(|&ty| self.ty(ty)).collect();
-        let attributes: Vec<_> =
-            attributes.iter().map(|&(key, value)| (Identifier::new(self.mlir(), key), value)).collect();
+        let attributes: Vec<_> = attributes.iter().map(|&(key, value)| (Identifier::new(self.mlir(), key), value)).collect();
         let operation = OperationBuilder::new(name, self.location())
             .add_operands(&operands)
             .add_results(&results)

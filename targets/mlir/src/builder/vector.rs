@@ -112,9 +112,8 @@ impl<'k> Val<'k> {
         let every_second = |from: u32| (from..2 * lanes).step_by(2).collect::<Vec<_>>();
         let mut rest = vectors.to_vec();
         while rest.len() > 1 {
-            let add = |pair: &[Val<'k>]| {
-                pair[0].shuffle(pair[1], &every_second(0)) + pair[0].shuffle(pair[1], &every_second(1))
-            };
+            let add =
+                |pair: &[Val<'k>]| pair[0].shuffle(pair[1], &every_second(0)) + pair[0].shuffle(pair[1], &every_second(1));
             rest = rest.chunks(2).map(add).collect();
         }
         rest[0]
