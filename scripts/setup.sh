@@ -4,7 +4,7 @@
 set -eu
 
 prefix=/usr/lib/llvm-22
-packages="llvm-22-dev libmlir-22-dev mlir-22-tools lld-22 clang-22 libclang-22-dev libpolly-22-dev libzstd-dev"
+packages="llvm-22-dev libmlir-22-dev mlir-22-tools lld-22 clang-22 libclang-22-dev libpolly-22-dev libzstd-dev zlib1g-dev"
 
 fail() {
     printf 'setup: %s\n' "$@" >&2
