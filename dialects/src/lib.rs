@@ -1,1 +1,42 @@
-//! Op tables of the q35 dialect: IRDL, builders, documentation and reference evaluation from one declaration per op.
+//! The q35 dialect: op tables, models, reference evaluation, and the dialect in MLIR.
+//!
+//! A *step* of a language model runs over a flattened ragged batch: `M` tokens, each with a slot (row of the batch), a position and an
+//! index into the slot's KV cache; `R` of the rows get logits. Every activation is a row-major matrix with `M` or `R` rows. Prefill,
+//! decoding and mixtures of both are the same step.
+//!
+//! Each op is declared once, in a file of its own under [`q35`]: operands, result, attributes and meaning; beside the declaration stand
+//! type inference, cost and the reference evaluation. Printing, documentation (`OPS.md`), IRDL and the way to MLIR and back are made
+//! from the table of declarations ([`q35::OPS`]) and know no particular op.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`attr`] | attribute values |
+//! | [`ty`] | types of values |
+//! | [`decl`] | declarations of ops and types |
+//! | [`semantics`] | what every op defines: inference, cost, evaluation |
+//! | [`q35`] | the ops |
+//! | [`model`] | a graph of ops with its parameters |
+//! | [`verify`] | the numbered invariants of a model |
+//! | [`print`] | short stable text |
+//! | [`data`], [`interp`] | the reference evaluation, and its values |
+//! | [`values`] | parameters read from the model file |
+//!
+//! What enters: models, from the raising passes. What leaves: the same model checked, printed, evaluated, or as an MLIR module and back.
+//! This crate must not know ONNX, files, encoders or machines.
+
+pub mod attr;
+pub mod data;
+pub mod decl;
+pub mod interp;
+pub mod model;
+pub mod print;
+pub mod q35;
+pub mod semantics;
+pub mod ty;
+pub mod values;
+pub mod verify;
+
+pub use attr::ParamName;
+pub use model::{Graph, Model, Param, ParamRole, Transform};
+pub use semantics::{Packed, ParamTable};
+pub use ty::{Rows, Ty};

@@ -1,1 +1,31 @@
-fn main() {}
+//! Repository chores: `cargo xtask CHORE [--check]`.
+//!
+//! A chore writes files that are checked in, or, with `--check`, computes them again and compares. What a chore
+//! prints is for people; its exit status is for machines.
+
+use std::process::ExitCode;
+
+mod tables;
+
+/// A chore's name, what it does, and the function that does it on the arguments after its name.
+const CHORES: [(&str, &str, fn(&[String]) -> Result<(), String>); 1] =
+    [("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run)];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let chore = arguments.first().and_then(|name| CHORES.iter().find(|chore| chore.0 == name));
+    let Some((_, _, run)) = chore else {
+        eprintln!("usage: cargo xtask CHORE [--check]");
+        for (name, summary, _) in CHORES {
+            eprintln!("  {name:<10} {summary}");
+        }
+        return ExitCode::from(2);
+    };
+    match run(&arguments[1..]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

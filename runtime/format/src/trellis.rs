@@ -1,0 +1,169 @@
+//! The least-error containers of sixteen rows at a time.
+//!
+//! Let container `j` be `u << m | s` with `s` its low `m` bits, and let `t` be the low `m` bits of container `j + 1`.
+//! Window `j` is then `t << 7 | u << m | s`: the pairs that container `j` can mean depend on the next container's
+//! low bits alone. So the containers of a row are a path through `2^m` states, the state of step `j` being `s`, and
+//! the least-error path is found by the Viterbi algorithm: for every next state `t`, the best `(s, u)` over all `2^7`
+//! containers, `2^W` distances per container in all. The last container sees zeros beyond the row: `t = 0`.
+//!
+//! Rows are independent, so they are the lanes of the vectors: every step looks at sixteen rows, one table entry
+//! broadcast to all. What enters: weights divided by their scales, lanes innermost. What leaves: containers, lanes
+//! innermost. The distance to a pair `(a, b)` is taken without its constant part, `|x|^2`:
+//!
+//! ```text
+//! cost = (a^2 + b^2) + (-2a) x0 + (-2b) x1
+//! ```
+//!
+//! Path costs are kept relative to the best state's, so their size does not grow with the row. Equal costs are
+//! decided for the lower `s`, then the lower `u`. Floating-point operations are never fused or reordered, so that the
+//! result is the same with every vector width.
+
+/// Rows per step.
+pub const LANES: usize = 16;
+
+/// One number per row.
+pub type Lane<T> = [T; LANES];
+
+/// A pair as the search sees it: `[-2a, -2b, a^2 + b^2]`.
+type Entry = [f32; 3];
+
+/// A search over one table.
+#[derive(Debug, Clone)]
+pub struct Trellis {
+    overlap: u32,
+    /// In the order of the search: next state `t`, then state `s`, then `u`.
+    table: Vec<Entry>,
+    /// The same where the second weight of the pair is padding and does not count.
+    half: Vec<Entry>,
+}
+
+/// Memory of a search, kept between calls.
+#[derive(Debug, Clone, Default)]
+pub struct Scratch {
+    /// The best container into each next state, `2^m` per step.
+    back: Vec<Lane<u8>>,
+}
+
+impl Trellis {
+    /// A search over `2^(7 + overlap)` pairs in the order of the window. `overlap` is at most 5.
+    pub fn new(pairs: &[[f32; 2]]) -> Self {
+        let overlap = pairs.len().trailing_zeros().wrapping_sub(7);
+        assert!(overlap < SEARCHES.len() as u32 && pairs.len() == 128 << overlap, "no trellis over {} pairs", pairs.len());
+        let states = 1 << overlap;
+        let by_state = |t: usize| (0..states).flat_map(move |s| (s..128).step_by(states).map(move |container: usize| pairs[t << 7 | container]));
+        Trellis {
+            overlap,
+            table: (0..states).flat_map(by_state).map(|[a, b]| [-2.0 * a, -2.0 * b, a * a + b * b]).collect(),
+            half: (0..states).flat_map(by_state).map(|[a, _]| [-2.0 * a, 0.0, a * a]).collect(),
+        }
+    }
+
+    /// Bits of a window that belong to the next container, `m`.
+    pub fn overlap(&self) -> u32 {
+        self.overlap
+    }
+
+    /// Finds the containers of sixteen rows. `x` has one entry per column; `containers` gets one per two columns.
+    pub fn search(&self, x: &[Lane<f32>], containers: &mut Vec<Lane<u8>>, scratch: &mut Scratch) {
+        let count = x.len().div_ceil(2);
+        scratch.back.resize(count << self.overlap, [0; LANES]);
+        SEARCHES[self.overlap as usize](self, x, &mut scratch.back);
+        containers.clear();
+        containers.resize(count, [0; LANES]);
+        let mask = (1u8 << self.overlap) - 1;
+        let mut state = [0u8; LANES];
+        for (step, containers) in containers.iter_mut().enumerate().rev() {
+            let back = &scratch.back[step << self.overlap..][..1 << self.overlap];
+            for lane in 0..LANES {
+                containers[lane] = back[usize::from(state[lane])][lane];
+                state[lane] = containers[lane] & mask;
+            }
+        }
+    }
+}
+
+/// The forward pass of the search, by overlap.
+const SEARCHES: [fn(&Trellis, &[Lane<f32>], &mut [Lane<u8>]); 6] =
+    [forward::<0, 1>, forward::<1, 2>, forward::<2, 4>, forward::<3, 8>, forward::<4, 16>, forward::<5, 32>];
+
+/// Fills `back`, using the widest vectors the machine has.
+fn forward<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature that the function enables has just been detected.
+            return unsafe { forward_avx512::<M, STATES>(trellis, x, back) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature that the function enables has just been detected.
+            return unsafe { forward_avx2::<M, STATES>(trellis, x, back) };
+        }
+    }
+    forward_portable::<M, STATES>(trellis, x, back);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn forward_avx512<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
+    forward_portable::<M, STATES>(trellis, x, back);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn forward_avx2<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
+    forward_portable::<M, STATES>(trellis, x, back);
+}
+
+#[inline(always)]
+fn forward_portable<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
+    let mut cost = [[0.0f32; LANES]; STATES];
+    let count = x.len().div_ceil(2);
+    for (step, (x, back)) in x.chunks(2).zip(back.chunks_exact_mut(STATES)).enumerate() {
+        let (x0, x1, table) = match x {
+            [x0, x1] => (*x0, *x1, &trellis.table),
+            _ => (x[0], [0.0; LANES], &trellis.half),
+        };
+        // Only state 0 follows the last container.
+        let next_states = if step + 1 == count { 1 } else { STATES };
+        let mut next = [[f32::INFINITY; LANES]; STATES];
+        for (t, entries) in table.chunks_exact(128).take(next_states).enumerate() {
+            let mut best = ([f32::INFINITY; LANES], [0i32; LANES]);
+            for (s, (entries, cost)) in entries.chunks_exact(128 / STATES).zip(&cost).enumerate() {
+                for (u, entry) in entries.iter().enumerate() {
+                    best = better(best, cost, entry, &x0, &x1, (u << M | s) as i32);
+                }
+            }
+            let (best, arg) = best;
+            next[t] = best;
+            back[t] = arg.map(|container| container as u8);
+        }
+        let mut least = next[0];
+        for best in &next[1..next_states] {
+            for lane in 0..LANES {
+                least[lane] = least[lane].min(best[lane]);
+            }
+        }
+        for (cost, best) in cost.iter_mut().zip(&next) {
+            for lane in 0..LANES {
+                cost[lane] = best[lane] - least[lane];
+            }
+        }
+    }
+}
+
+/// The better of `best` and `container`, whose window means `entry` and whose path so far costs `cost`.
+#[inline(always)]
+fn better(
+    (best, arg): (Lane<f32>, Lane<i32>),
+    cost: &Lane<f32>,
+    &[a, b, norm]: &Entry,
+    x0: &Lane<f32>,
+    x1: &Lane<f32>,
+    container: i32,
+) -> (Lane<f32>, Lane<i32>) {
+    let total: Lane<f32> = std::array::from_fn(|lane| cost[lane] + (norm + a * x0[lane] + b * x1[lane]));
+    (
+        std::array::from_fn(|lane| if total[lane] < best[lane] { total[lane] } else { best[lane] }),
+        std::array::from_fn(|lane| if total[lane] < best[lane] { container } else { arg[lane] }),
+    )
+}

@@ -1,0 +1,125 @@
+//! 8-bit weights, stored or just decoded: products with rounded activations.
+//!
+//! Weights are unsigned here, each too large by the same bias, so that one instruction multiplies unsigned by signed bytes; the bias
+//! times the sum of the activations is taken off each group's sum. All of it is exact. Then, in f32: a group's sum times its scale,
+//! groups added in order, times the activation scale, plus the bias of the layer.
+
+use super::dot::{BYTES, SUMS, dot, quad};
+use super::frame::{Chunk, Frame, OUTPUTS};
+use super::geometry::{BLOCK, QUAD, QUADS, TILE, blocks, group_quads};
+use q35_format::Group;
+use q35_mlir::builder::Val;
+use q35_mlir::types::I32;
+use std::ops::Range;
+
+/// Chunks of tokens that share a load of weights.
+pub(super) const TOKENS: [i64; 3] = [8, 2, 1];
+/// Quads per round of the innermost loop.
+const UNROLL: usize = 4;
+/// Independent sums that keep the multiplier busy.
+const SUMS_IN_FLIGHT: usize = 16;
+/// Bytes of weights per quad of a tile.
+const QUAD_BYTES: i64 = (TILE * QUAD) as i64;
+
+/// `body(group, block, quads)` for every group in order, carrying `state`: the group's number, the first block it reads and the quads
+/// it reads, counted from that block.
+pub(super) fn for_groups<'k, C: q35_mlir::builder::Carry<'k>>(
+    f: &Frame<'k>,
+    state: C,
+    body: impl Fn(Val<'k>, Val<'k>, &[Range<usize>], C) -> C,
+) -> C {
+    let spec = &f.linear.spec;
+    if spec.group() == Group::Row {
+        let all = 0..QUADS * blocks(spec.cols());
+        return body(f.number(0), f.number(0), &[all], state);
+    }
+    let parts = group_quads(spec.group());
+    let n = parts.len();
+    let whole = spec.groups() / n;
+    let state = f.b.for_iter(0, whole as i64, 1, state, |block, state| {
+        parts.iter().enumerate().fold(state, |state, (part, quads)| body(block * n as i64 + part as i64, block, quads, state))
+    });
+    (whole * n..spec.groups()).fold(state, |state, group| body(f.number(group), f.number(whole), &parts[group % n], state))
+}
+
+/// What the weights' bias adds to each group's sum, negated: i32 per group and token of the chunk, group by group, in `memory`.
+pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, memory: Val<'k>) {
+    let ones = f.b.constant(BYTES, 1i64);
+    let tokens = chunk.x.len() as i64;
+    for (token, x) in chunk.x.iter().enumerate() {
+        let store = |group: Val<'k>, sum: Val<'k>| {
+            memory.at((group * tokens + token as i64) * 4).store(sum * -f.weight_bias(), 4);
+        };
+        let add = |sums, block: Val<'k>| {
+            let at = x.at(block * BLOCK as i64);
+            dot(f.level, dot(f.level, sums, ones, at.load(BYTES, 1)), ones, at.at(BLOCK as i64 / 2).load(BYTES, 1))
+        };
+        let zero = f.b.constant(SUMS, 0i64);
+        let n = blocks(f.linear.spec.cols());
+        match f.linear.spec.group() {
+            Group::Row => {
+                store(f.number(0), f.b.for_iter(0, n as i64, 1, zero, |block, sums| add(sums, block)).sum());
+            }
+            group => f.b.for_(0, n as i64, 1, |block| {
+                let parts = group_quads(group).len() as u32;
+                let lanes = 16 / parts;
+                let sums = add(zero, block);
+                for part in 0..parts {
+                    store(block * i64::from(parts) + i64::from(part), sums.slice(part * lanes, lanes).sum());
+                }
+            }),
+        }
+    }
+}
+
+/// Bytes of memory that [`corrections`] needs for `tokens` tokens.
+pub(super) fn correction_bytes(f: &Frame<'_>, tokens: i64) -> u32 {
+    let parts = group_quads(f.linear.spec.group()).len();
+    // The last block's groups are all written, whether they exist or not.
+    let groups = f.linear.spec.groups().next_multiple_of(parts);
+    (4 * tokens as usize * groups) as u32
+}
+
+/// A group's exact sum as f32, times its scales: the group's share of the outputs.
+pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
+    (sums + correction.load(I32, 4).splat(TILE as u32)).to(OUTPUTS) * scales
+}
+
+/// Computes and stores the outputs of a tile for a chunk of tokens from the tile's unsigned weights at `panel`.
+pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chunk<'k>, corrections: Val<'k>) {
+    let tokens = chunk.x.len();
+    let zero = vec![f.no_sum(); tokens];
+    let outputs = for_groups(f, zero, |group, block, quads, outputs| {
+        let sums = group_sums(f, panel, chunk, block, quads);
+        let scales = f.scales(tile, group);
+        let correction = corrections.at(group * (4 * tokens as i64));
+        let add = |(token, output): (usize, &Val<'k>)| {
+            *output + share(sums[token], correction.at(4 * token as i64), scales)
+        };
+        outputs.iter().enumerate().map(add).collect()
+    });
+    for (token, output) in outputs.into_iter().enumerate() {
+        f.finish(tile, chunk, token, output);
+    }
+}
+
+/// Sums of the products of some quads, for each token.
+fn group_sums<'k>(f: &Frame<'k>, panel: Val<'k>, chunk: &Chunk<'k>, block: Val<'k>, quads: &[Range<usize>]) -> Vec<Val<'k>> {
+    let ways = (SUMS_IN_FLIGHT / chunk.x.len()).clamp(1, UNROLL);
+    let zero = vec![vec![f.b.constant(SUMS, 0i64); ways]; chunk.x.len()];
+    let first = block * QUADS as i64;
+    let sums = quads.iter().fold(zero, |sums, range| {
+        f.b.for_iter(first + range.start as i64, first + range.end as i64, UNROLL as i64, sums, |at, mut sums| {
+            for u in 0..UNROLL {
+                let w = panel.at((at + u as i64) * QUAD_BYTES).load(BYTES, 1);
+                for (x, sums) in chunk.x.iter().zip(&mut sums) {
+                    let x = quad(x.at((at + u as i64) * QUAD as i64));
+                    sums[u % ways] = dot(f.level, sums[u % ways], w, x);
+                }
+            }
+            sums
+        })
+    });
+    sums.into_iter().map(|ways| ways.into_iter().reduce(|a, b| a + b).unwrap_or_else(|| unreachable!("at least one"))).collect()
+}
+

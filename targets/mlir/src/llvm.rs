@@ -1,0 +1,99 @@
+//! From the llvm dialect to machine code.
+//!
+//! One module may hold functions for several feature levels: what a function may use is written on the function, the
+//! [`Machine`] only gives the least that all of them share.
+
+use inkwell::OptimizationLevel;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{
+    CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
+};
+
+use crate::builder::KernelModule;
+use crate::ffi;
+
+/// The machine that code is made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// LLVM target triple.
+    pub triple: String,
+    /// LLVM processor name of functions that name none.
+    pub cpu: String,
+    /// Comma-separated LLVM features of functions that name none.
+    pub features: String,
+}
+
+/// What comes out of LLVM.
+pub struct Emitted {
+    /// A relocatable, position-independent object file.
+    pub object: Vec<u8>,
+    /// Assembly text of the same code.
+    pub assembly: String,
+    /// LLVM IR after optimisation.
+    pub ir: String,
+}
+
+impl Machine {
+    /// 64-bit x86 Linux at the x86-64-v2 level (SSE4.2).
+    pub fn x86_64_linux() -> Self {
+        Machine { triple: "x86_64-unknown-linux-gnu".into(), cpu: "x86-64-v2".into(), features: String::new() }
+    }
+
+    /// 64-bit Arm Linux with the baseline instruction set.
+    pub fn aarch64_linux() -> Self {
+        Machine { triple: "aarch64-unknown-linux-gnu".into(), cpu: "generic".into(), features: String::new() }
+    }
+
+    fn target_machine(&self) -> TargetMachine {
+        Target::initialize_x86(&InitializationConfig::default());
+        Target::initialize_aarch64(&InitializationConfig::default());
+        let triple = TargetTriple::create(&self.triple);
+        let target = Target::from_triple(&triple).unwrap_or_else(|error| panic!("target {}: {error}", self.triple));
+        let options = TargetMachineOptions::new()
+            .set_cpu(&self.cpu)
+            .set_features(&self.features)
+            .set_level(OptimizationLevel::Aggressive)
+            .set_reloc_mode(RelocMode::PIC)
+            .set_code_model(CodeModel::Default);
+        target
+            .create_target_machine_from_options(&triple, options)
+            .unwrap_or_else(|| panic!("LLVM has no machine for {self:?}"))
+    }
+}
+
+/// Optimises a module that [`KernelModule::lower`] has run on, and emits it.
+///
+/// # Panics
+/// If LLVM refuses the module: a compiler bug.
+pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
+    let context = inkwell::context::Context::create();
+    let target_machine = machine.target_machine();
+    let llvm = ffi::translate(module.mlir(), &context).unwrap_or_else(|| {
+        let messages = module.context().take_messages();
+        panic!("kernels do not translate to LLVM IR: {messages:?}")
+    });
+    llvm.set_triple(&target_machine.get_triple());
+    llvm.set_data_layout(&target_machine.get_target_data().get_data_layout());
+    verify(&llvm, "before optimisation");
+    llvm.run_passes("default<O3>", &target_machine, PassBuilderOptions::create())
+        .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
+    verify(&llvm, "after optimisation");
+    let ir = llvm.print_to_string().to_string();
+    let write = |kind| {
+        target_machine
+            .write_to_memory_buffer(&llvm, kind)
+            .unwrap_or_else(|error| panic!("LLVM could not emit code: {error}"))
+            .as_slice()
+            .to_vec()
+    };
+    let assembly = String::from_utf8_lossy(&write(FileType::Assembly)).into_owned();
+    Emitted { object: write(FileType::Object), assembly, ir }
+}
+
+/// Verifies function by function, so that a failure names the kernel.
+fn verify(module: &inkwell::module::Module<'_>, when: &str) {
+    for function in module.get_functions() {
+        assert!(function.verify(false), "kernel {} is invalid {when}", function.get_name().to_string_lossy());
+    }
+    module.verify().unwrap_or_else(|error| panic!("the kernel module is invalid {when}: {error}"));
+}
