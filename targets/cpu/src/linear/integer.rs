@@ -60,7 +60,7 @@ pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, memory: Val<'k>)
             Group::Row => {
                 store(f.number(0), f.b.for_iter(0, n as i64, 1, zero, |block, sums| add(sums, block)).sum());
             }
-            group => for_blocks(f, n, |block| {
+            group => f.b.for_(0, n as i64, 1, |block| {
                 let parts = group_quads(group).len() as u32;
                 let lanes = 16 / parts;
                 let sums = add(zero, block);
@@ -72,10 +72,6 @@ pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, memory: Val<'k>)
     }
 }
 
-fn for_blocks<'k>(f: &Frame<'k>, n: usize, body: impl FnOnce(Val<'k>)) {
-    f.b.for_(0, n as i64, 1, body);
-}
-
 /// Bytes of memory that [`corrections`] needs for `tokens` tokens.
 pub(super) fn correction_bytes(f: &Frame<'_>, tokens: i64) -> u32 {
     let parts = group_quads(f.linear.spec.group()).len();
@@ -85,7 +81,7 @@ pub(super) fn correction_bytes(f: &Frame<'_>, tokens: i64) -> u32 {
 }
 
 /// A group's exact sum as f32, times its scales: the group's share of the outputs.
-pub(super) fn share<'k>(f: &Frame<'k>, sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
+pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
     (sums + correction.load(I32, 4).splat(TILE as u32)).to(OUTPUTS) * scales
 }
 
@@ -98,7 +94,7 @@ pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chu
         let scales = f.scales(tile, group);
         let correction = corrections.at(group * (4 * tokens as i64));
         let add = |(token, output): (usize, &Val<'k>)| {
-            *output + share(f, sums[token], correction.at(4 * token as i64), scales)
+            *output + share(sums[token], correction.at(4 * token as i64), scales)
         };
         outputs.iter().enumerate().map(add).collect()
     });

@@ -55,7 +55,7 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: 
                 let quarters = transpose_add(rows);
                 for part in 0..parts {
                     let count = (4 / parts) as u32;
-                    let place = sums.at((part * tokens + token) as i64 * SUMS_BYTES + row * 4);
+                    let place = sums.at(row * 4 + (part * tokens + token) as i64 * SUMS_BYTES);
                     place.store(sum_quarters(quarters, part as u32 * count, count), 4);
                 }
             }
@@ -66,7 +66,7 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: 
         let one = |(token, output): (usize, Val<'k>)| {
             let group_sums = sums.at((part * tokens + token) as i64 * SUMS_BYTES).load(SUMS, 64);
             let correction = corrections.at((group * tokens as i64 + token as i64) * 4);
-            output + share(f, group_sums, correction, scales)
+            output + share(group_sums, correction, scales)
         };
         outputs.into_iter().enumerate().map(one).collect()
     };

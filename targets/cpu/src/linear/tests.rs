@@ -5,7 +5,7 @@
 
 use super::geometry::{act_stride, codes, quant_stride, scales, vector};
 use super::*;
-use crate::testing::{Guarded, Loaded, Random, compile, levels};
+use super::testing::{Guarded, Loaded, Random, compile, levels};
 use q35_format::{Codec, PackedView, ScaleType};
 
 /// A layer with random contents.
@@ -36,9 +36,9 @@ impl Case {
                 }
             }
         }
-        let scales = random.units(spec.scale_count()).iter().flat_map(|v| match scale {
-            ScaleType::F16 => half::f16::from_f32(*v * 0.01).to_le_bytes().to_vec(),
-            ScaleType::F32 => (*v * 0.01).to_le_bytes().to_vec(),
+        let scales = random.units(spec.scale_count()).into_iter().flat_map(|v| match scale {
+            ScaleType::F16 => half::f16::from_f32(v * 0.01).to_le_bytes().to_vec(),
+            ScaleType::F32 => (v * 0.01).to_le_bytes().to_vec(),
         });
         let scales = scales.collect();
         let bias_values = random.units(rows);
