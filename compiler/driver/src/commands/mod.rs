@@ -1,6 +1,7 @@
 //! One module per command. Each takes its options and gives the text for stdout, or diagnostics.
 
 pub mod check;
+pub mod compare;
 pub mod doctor;
 pub mod passes;
 
@@ -27,6 +28,7 @@ impl From<String> for Output {
 pub fn run(command: &Command) -> Result<Output> {
     match command {
         Command::Check(options) => check::run(options),
+        Command::Compare(options) => compare::run(options).map(Output::from),
         Command::Passes(options) => passes::run(options).map(Output::from),
         Command::Doctor(options) => doctor::run(options),
         Command::Completions { shell } => Ok(completions(*shell).into()),
