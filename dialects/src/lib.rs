@@ -19,6 +19,7 @@
 //! | [`verify`] | the numbered invariants of a model |
 //! | [`print`] | short stable text |
 //! | [`data`], [`interp`] | the reference evaluation, and its values |
+//! | [`values`] | parameters read from the model file |
 //!
 //! What enters: models, from the raising passes. What leaves: the same model checked, printed, evaluated, or as an MLIR module and back.
 //! This crate must not know ONNX, files, encoders or machines.
@@ -32,6 +33,7 @@ pub mod print;
 pub mod q35;
 pub mod semantics;
 pub mod ty;
+pub mod values;
 pub mod verify;
 
 pub use attr::ParamName;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `q35c` command.
+
+fn main() -> std::process::ExitCode {
+    q35c::main()
+}

@@ -11,6 +11,7 @@
 mod container;
 mod dtype;
 mod pass;
+mod print;
 pub mod source;
 mod storage;
 mod tensor;
@@ -19,6 +20,7 @@ mod view;
 pub use container::{Graph, Node, NodeId, Value};
 pub use dtype::DType;
 pub use pass::{Observer, Pass, Silent, Stage};
+pub use print::PrintOp;
 pub use storage::Storage;
 pub use tensor::{Tensor, TensorError};
 pub use view::{Axis, BlockQuantized, WeightView};

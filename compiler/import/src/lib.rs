@@ -1,1 +1,62 @@
 //! Readers: ONNX files and Hugging Face checkpoints become a source graph.
+//!
+//! A path enters; a [`SourceGraph`] leaves, with what the model's folder holds beside it. Weights stay in their files: opening a model maps them,
+//! checks that every tensor lies inside its file, and reads no weight bytes, so it costs as much as the graph alone, whatever the model's size.
+//! Everything wrong with a file is collected and reported together, in the file's own names.
+//!
+//! This crate must not know what a graph *means*: no shapes are inferred, no patterns recognised, no op refused because it is unknown. It must not
+//! know MLIR, targets or number formats either.
+
+mod files;
+mod onnx;
+mod report;
+mod sidecars;
+
+pub use sidecars::Sidecars;
+
+use q35_diag::{Code, Diagnostic, Result};
+use q35_graph::source::SourceGraph;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A model, opened.
+#[derive(Debug)]
+pub struct Imported {
+    /// The graph, with local functions inlined.
+    pub graph: SourceGraph,
+    /// What it was read from.
+    pub kind: ModelKind,
+    /// The folder that holds it.
+    pub folder: PathBuf,
+    /// Files that belong to the model but not to its graph.
+    pub sidecars: Sidecars,
+}
+
+/// What a model was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// An ONNX file.
+    Onnx {
+        /// Version of each operator set it imports; the standard set is `""`.
+        opsets: BTreeMap<String, i64>,
+        /// Name and version of the program that wrote it, empty if not recorded.
+        producer: String,
+    },
+}
+
+/// Opens a model: the path of an `.onnx` file.
+///
+/// # Errors
+/// Every problem found in the model's files, as diagnostics.
+pub fn open(path: &Path) -> Result<Imported> {
+    if path.is_dir() {
+        return Err(Diagnostic::error(Code::NotAModel, "this is a folder, not a model file")
+            .at("folder", path.display())
+            .help("name the .onnx file inside it")
+            .into());
+    }
+    let (graph, kind) = onnx::open(path)?;
+    let folder = files::folder_of(path);
+    let sidecars = Sidecars::beside(&folder);
+    Ok(Imported { graph, kind, folder, sidecars })
+}

@@ -1,1 +1,5 @@
 //! Graph passes: fold, raise, rotate, fuse, assign codecs.
+
+pub mod eval;
+pub mod model;
+pub mod sym;

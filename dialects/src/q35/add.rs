@@ -25,3 +25,28 @@ impl Semantics for Add {
         Ok(zip(operands, |a, b| a + b))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::Mul;
+    use crate::q35::testing::{Bench, act, infer, numbers, tokens};
+
+    #[test]
+    fn a_column_meets_every_column() {
+        let (a, b, column) = (act(2, &[1.0, 2.0, 3.0, 4.0]), act(2, &[5.0, 6.0, 7.0, 8.0]), act(1, &[10.0, 20.0]));
+        let mut bench = Bench::default();
+        assert_eq!(numbers(&bench.eval(Add {}, &[&a, &b])), [6.0, 8.0, 10.0, 12.0]);
+        assert_eq!(numbers(&bench.eval(Add {}, &[&a, &column])), [11.0, 12.0, 23.0, 24.0]);
+        assert_eq!(numbers(&bench.eval(Mul {}, &[&a, &b])), [5.0, 12.0, 21.0, 32.0]);
+        assert_eq!(numbers(&bench.eval(Mul {}, &[&a, &column])), [10.0, 20.0, 60.0, 80.0]);
+    }
+
+    #[test]
+    fn shapes_must_agree() {
+        assert_eq!(infer(Add {}, &[tokens(2), tokens(1)], &[]), Ok(tokens(2)));
+        let error = Err("operands act<tokens, 1> and act<tokens, 2> differ in shape".into());
+        assert_eq!(infer(Add {}, &[tokens(1), tokens(2)], &[]), error);
+        assert!(infer(Mul {}, &[tokens(2)], &[]).unwrap_err().contains("1 operands given, 2 declared"));
+    }
+}

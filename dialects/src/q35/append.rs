@@ -46,3 +46,28 @@ impl Semantics for Append {
         Ok(Data::Cache(CacheRef { layer: self.layer, kv_heads, key_dim: key.width / kv_heads, value_dim: value.width / kv_heads }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, tokens};
+
+    #[test]
+    fn entries_land_in_their_slots() {
+        let mut bench = Bench::default();
+        bench.input.slots = vec![0, 4];
+        bench.input.index = vec![7, 0];
+        bench.eval(Append { layer: 3, kv_heads: 1 }, &[&act(2, &[1.0, 2.0, 3.0, 4.0]), &act(1, &[5.0, 6.0])]);
+        let entries: Vec<_> = bench.caches[&3].iter().map(|(place, e)| (*place, e.key.clone(), e.value.clone())).collect();
+        assert_eq!(entries, [((0, 7), vec![1.0, 2.0], vec![5.0]), ((4, 0), vec![3.0, 4.0], vec![6.0])]);
+    }
+
+    #[test]
+    fn the_layout_follows_from_heads_and_widths() {
+        let op = |kv_heads| Append { layer: 1, kv_heads };
+        let cache = Ty::Cache { layer: 1, kv_heads: 2, key_dim: 4, value_dim: 3 };
+        assert_eq!(infer(op(2), &[tokens(8), tokens(6)], &[]), Ok(cache));
+        assert_eq!(infer(op(4), &[tokens(8), tokens(6)], &[]), Err("the 6 columns of 'value' do not divide into 4 heads".into()));
+        assert!(infer(op(0), &[tokens(8), tokens(6)], &[]).is_err());
+    }
+}

@@ -113,3 +113,80 @@ impl Attention {
         y.into_iter().map(|y| y as f32).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::Append;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+
+    fn op() -> Attention {
+        Attention { heads: 4, scale: 0.5, window: None, softcap: None, sinks: None }
+    }
+
+    fn wave(count: usize, step: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * step).sin() * 2.0).collect()
+    }
+
+    /// Three tokens of slot 0 and two of slot 5, interleaved; 4 query heads over 2 of the cache, keys of 3 columns, values of 2.
+    /// The oracle computes dense scores with an explicit mask over the rows of the batch.
+    fn check(op: &Attention, sinks: &[f32]) {
+        let (slots, index) = ([0, 5, 0, 0, 5], [0, 0, 1, 2, 1]);
+        let mut bench = Bench::with_params(&[("s", 4, sinks)]);
+        bench.input.slots = slots.to_vec();
+        bench.input.index = index.to_vec();
+        let (q, k, v) = (wave(5 * 12, 0.7), wave(5 * 6, 1.3), wave(5 * 4, 2.1));
+        let cache = bench.eval(Append { layer: 0, kv_heads: 2 }, &[&act(6, &k), &act(4, &v)]);
+        let y = bench.eval(op.clone(), &[&act(12, &q), &cache]);
+        let mut expected = Vec::new();
+        for m in 0..5 {
+            for head in 0..4 {
+                let kv = head / 2;
+                let masked = |n: usize| slots[n] != slots[m] || index[n] > index[m] || op.window.is_some_and(|w| index[n] as i64 <= index[m] as i64 - w as i64);
+                let weight = |n: usize| {
+                    let dot: f64 = (0..3).map(|i| f64::from(q[m * 12 + head * 3 + i]) * f64::from(k[n * 6 + kv * 3 + i])).sum();
+                    let score = dot * f64::from(op.scale);
+                    let score = op.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+                    if masked(n) { 0.0 } else { score.exp() }
+                };
+                let sink = op.sinks.as_ref().map_or(0.0, |_| f64::from(sinks[head]).exp());
+                let total: f64 = (0..5).map(weight).sum::<f64>() + sink;
+                expected.extend((0..2).map(|d| (0..5).map(|n| weight(n) * f64::from(v[n * 4 + kv * 2 + d])).sum::<f64>() / total));
+            }
+        }
+        near(numbers(&y), &expected, 1e-6);
+    }
+
+    #[test]
+    fn agrees_with_dense_masked_attention() {
+        let sinks = [0.5, -1.0, 2.0, 0.0];
+        check(&op(), &sinks);
+        check(&Attention { window: Some(2), ..op() }, &sinks);
+        check(&Attention { window: Some(1), ..op() }, &sinks);
+        check(&Attention { softcap: Some(0.8), ..op() }, &sinks);
+        check(&Attention { sinks: Some("s".into()), ..op() }, &sinks);
+    }
+
+    #[test]
+    fn a_hole_in_the_cache_is_an_error() {
+        let mut bench = Bench::default();
+        bench.input.slots = vec![1];
+        bench.input.index = vec![2];
+        let cache = bench.eval(Append { layer: 0, kv_heads: 1 }, &[&act(4, &[0.0; 4]), &act(1, &[0.0])]);
+        let query = act(16, &[0.0; 16]);
+        let error = bench.try_eval(op(), &[&query, &cache]).unwrap_err().to_string();
+        assert_eq!(error, "error[Q35-0604]: slot 1 of the cache holds 1 of the 3 entries that a token sees at index 2");
+    }
+
+    #[test]
+    fn heads_must_fit_the_cache() {
+        let cache = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 };
+        assert_eq!(infer(op(), &[tokens(12), cache], &[]), Ok(tokens(20)));
+        assert_eq!(infer(op(), &[tokens(16), cache], &[]), Err("4 heads of 3 columns are not the 16 columns of 'query'".into()));
+        let odd = Attention { heads: 3, ..op() };
+        assert_eq!(infer(odd, &[tokens(9), cache], &[]), Err("3 heads do not share the 2 heads of the cache evenly".into()));
+        assert!(infer(Attention { window: Some(0), ..op() }, &[tokens(12), cache], &[]).is_err());
+        let sinks = Attention { sinks: Some("s".into()), ..op() };
+        assert_eq!(infer(sinks, &[tokens(12), cache], &[("s", 1, 2)]), Err("@s has 2 elements, not 4 (heads)".into()));
+    }
+}

@@ -35,3 +35,19 @@ impl Semantics for Columns {
         Ok(Data::Act(y))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, numbers, tokens};
+
+    #[test]
+    fn a_range_is_cut_out() {
+        let y = Bench::default().eval(Columns { start: 1, len: 2 }, &[&act(4, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])]);
+        assert_eq!(numbers(&y), [2.0, 3.0, 6.0, 7.0]);
+        assert_eq!(infer(Columns { start: 2, len: 2 }, &[tokens(4)], &[]), Ok(tokens(2)));
+        for (start, len) in [(3, 2), (0, 0), (u64::MAX, 2)] {
+            assert!(infer(Columns { start, len }, &[tokens(4)], &[]).is_err(), "{start} {len}");
+        }
+    }
+}

@@ -47,3 +47,38 @@ impl Semantics for Embed {
         Ok(Data::Act(Matrix::new(width, data)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Integers, ParamValue};
+    use crate::q35::testing::{Bench, infer, numbers, tokens};
+    use crate::ty::Rows;
+    use q35_format::Group;
+
+    #[test]
+    fn rows_are_gathered() {
+        let mut bench = Bench::with_params(&[("t", 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
+        let op = Embed { table: "t".into() };
+        let y = bench.eval(op.clone(), &[&Data::Ids(vec![2, 0, 2])]);
+        assert_eq!(numbers(&y), [5.0, 6.0, 1.0, 2.0, 5.0, 6.0]);
+        let error = bench.try_eval(op, &[&Data::Ids(vec![3])]).unwrap_err().to_string();
+        assert_eq!(error, "error[Q35-0604]: token 3 is outside the vocabulary of 3");
+    }
+
+    #[test]
+    fn quantized_rows_are_the_numbers_they_stand_for() {
+        let mut bench = Bench::default();
+        let table = Integers { cols: 2, group: Group::Row, q: vec![1, 2, -3, 4], scales: vec![1.0, 0.5], offsets: None };
+        bench.param("t", ParamValue::Integers(table));
+        assert_eq!(numbers(&bench.eval(Embed { table: "t".into() }, &[&Data::Ids(vec![1])])), [-1.5, 2.0]);
+    }
+
+    #[test]
+    fn the_table_gives_the_width() {
+        let ids = Ty::Ids { rows: Rows::Tokens };
+        assert_eq!(infer(Embed { table: "t".into() }, &[ids], &[("t", 9, 4)]), Ok(tokens(4)));
+        assert_eq!(infer(Embed { table: "t".into() }, &[ids], &[]), Err("there is no parameter @t".into()));
+        assert_eq!(infer(Embed { table: "t".into() }, &[tokens(4)], &[("t", 9, 4)]), Err("operand 'ids' is act<tokens, 4>, not ids".into()));
+    }
+}

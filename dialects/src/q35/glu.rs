@@ -52,3 +52,28 @@ impl Semantics for Glu {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+
+    #[test]
+    fn plain_and_clamped_forms() {
+        let (gate, up) = (act(3, &[1.0, -2.0, 9.0]), act(3, &[3.0, -9.0, 0.5]));
+        let y = Bench::default().eval(Glu::plain(Activation::Silu), &[&gate, &up]);
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        near(numbers(&y), &[3.0 * sigmoid(1.0), 18.0 * sigmoid(-2.0), 4.5 * sigmoid(9.0)], 1e-7);
+        let clamped = Glu { activation: Activation::Silu, limit: Some(7.0), alpha: 1.702, offset: 1.0 };
+        let y = Bench::default().eval(clamped, &[&gate, &up]);
+        let expected = [4.0 * sigmoid(1.702), -2.0 * sigmoid(-3.404) * -6.0, 7.0 * sigmoid(7.0 * 1.702) * 1.5];
+        near(numbers(&y), &expected, 1e-7);
+    }
+
+    #[test]
+    fn alpha_belongs_to_silu() {
+        let op = Glu { alpha: 2.0, ..Glu::plain(Activation::Gelu) };
+        assert_eq!(infer(op, &[tokens(2), tokens(2)], &[]), Err("only 'silu' has an 'alpha'".into()));
+        assert!(infer(Glu::plain(Activation::Gelu), &[tokens(2), tokens(3)], &[]).is_err());
+    }
+}

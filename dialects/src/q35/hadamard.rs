@@ -43,3 +43,32 @@ impl Semantics for Hadamard {
         Ok(Data::Act(y))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+
+    /// By hand for blocks of 2: with signs s, `(s0 x0 + s1 x1, s0 x0 - s1 x1) / sqrt(2)`.
+    #[test]
+    fn blocks_are_rotated_and_rotated_back() {
+        let (block, seed) = (2, 11);
+        let x = act(4, &[1.0, 5.0, -2.0, 0.5]);
+        let y = Bench::default().eval(Hadamard { block, seed, inverse: false }, &[&x]);
+        let s: Vec<f64> = (0..4).map(|k| f64::from(rotate::sign(seed, k)) / 2f64.sqrt()).collect();
+        let expected = [s[0] + 5.0 * s[1], s[0] - 5.0 * s[1], -2.0 * s[2] + 0.5 * s[3], -2.0 * s[2] - 0.5 * s[3]];
+        near(numbers(&y), &expected, 1e-6);
+        let back = Bench::default().eval(Hadamard { block, seed, inverse: true }, &[&y]);
+        near(numbers(&back), &[1.0, 5.0, -2.0, 0.5], 1e-6);
+    }
+
+    #[test]
+    fn blocks_must_divide() {
+        let op = |block| Hadamard { block, seed: 0, inverse: false };
+        assert_eq!(infer(op(4), &[tokens(12)], &[]), Ok(tokens(12)));
+        for block in [0, 3, 8] {
+            let text = format!("blocks of {block} columns are no power of two that divides the 12 columns of 'x'");
+            assert_eq!(infer(op(block), &[tokens(12)], &[]), Err(text));
+        }
+    }
+}

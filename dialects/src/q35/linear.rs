@@ -108,3 +108,87 @@ fn exact_dot(x: &[i8], w: &[i8]) -> i32 {
     let sum: i64 = x.iter().zip(w).map(|(x, w)| i64::from(i32::from(*x) * i32::from(*w))).sum();
     i32::try_from(sum).unwrap_or_else(|_| panic!("accumulator {sum} exceeds 32 bits"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+    use crate::ty::Rows;
+    use q35_format::Group;
+
+    fn op(bias: Option<&str>) -> Linear {
+        Linear { weight: "w".into(), bias: bias.map(Into::into) }
+    }
+
+    #[test]
+    fn floats_by_hand() {
+        let mut bench = Bench::with_params(&[("w", 3, &[1.0, 2.0, 3.0, -1.0, 0.0, 0.5]), ("b", 2, &[10.0, 20.0])]);
+        let x = act(3, &[1.0, 1.0, 1.0, 2.0, 0.0, -4.0]);
+        assert_eq!(numbers(&bench.eval(op(None), &[&x])), [6.0, -0.5, -10.0, -4.0]);
+        assert_eq!(numbers(&bench.eval(op(Some("b")), &[&x])), [16.0, 19.5, 0.0, 16.0]);
+    }
+
+    /// A long dot product against integers, which f64 adds exactly.
+    #[test]
+    fn long_sums_are_exact() {
+        let count = 1003;
+        let x: Vec<f32> = (0..count).map(|k| (k * 7 % 31) as f32 - 15.0).collect();
+        let w: Vec<f32> = (0..count).map(|k| (k * k % 17) as f32 - 8.0).collect();
+        let exact: i64 = (0..count as i64).map(|k| (k * 7 % 31 - 15) * (k * k % 17 - 8)).sum();
+        let mut bench = Bench::with_params(&[("w", count, &w)]);
+        assert_eq!(numbers(&bench.eval(op(None), &[&act(count, &x)])), [exact as f32]);
+    }
+
+    fn grouped(offsets: Option<Vec<f32>>) -> ParamValue {
+        let q: Vec<i8> = (0..2 * 70).map(|i| (i * 37 % 255 - 127) as i8).collect();
+        ParamValue::Integers(Integers { cols: 70, group: Group::Columns(64), q, scales: vec![0.5, 0.25, 1.0, 2.0], offsets })
+    }
+
+    /// The stated order of operations, with sums in i128 and every f32 operation spelled out.
+    #[test]
+    fn integers_follow_the_stated_order() {
+        let data: Vec<i8> = (0..70).map(|i| (i * 53 % 255 - 127) as i8).collect();
+        let x = Data::Quant(QuantMatrix { width: 70, data: data.clone(), scales: vec![0.3] });
+        for offsets in [None, Some(vec![0.1f32, 0.2, -0.3, 0.4])] {
+            let mut bench = Bench::with_params(&[("b", 2, &[0.7, 0.9])]);
+            let weight = grouped(offsets.clone());
+            bench.param("w", weight.clone());
+            let y = bench.eval(op(Some("b")), &[&x]);
+            let ParamValue::Integers(w) = weight else { unreachable!() };
+            for output in 0..2 {
+                let term = |columns: std::ops::Range<usize>, group: usize| {
+                    let sum: i128 = columns.clone().map(|k| i128::from(data[k]) * i128::from(w.q[output * 70 + k])).sum();
+                    let t = sum as f32 * w.scales[2 * output + group];
+                    let ones: i128 = columns.map(|k| i128::from(data[k])).sum();
+                    offsets.as_ref().map_or(t, |o| t + ones as f32 * o[2 * output + group])
+                };
+                let expected = (term(0..64, 0) + term(64..70, 1)) * 0.3 + [0.7, 0.9][output];
+                assert_eq!(numbers(&y)[output].to_bits(), expected.to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn mixed_forms_agree_with_the_numbers_they_stand_for() {
+        let x = QuantMatrix { width: 70, data: (0..70).map(|i| i as i8 - 35).collect(), scales: vec![0.125] };
+        let w = grouped(None);
+        let exact: Vec<f64> = (0..2)
+            .map(|output| w.row(output).iter().zip(&x.data).map(|(w, q)| f64::from(*w) * f64::from(*q) * 0.125).sum())
+            .collect();
+        let floats = act(70, &dequantized(&x).data);
+        for (x, w) in [(Data::Quant(x.clone()), ParamValue::Float(w.matrix())), (floats, w.clone()), (Data::Quant(x), w)] {
+            let mut bench = Bench::default();
+            bench.param("w", w);
+            near(numbers(&bench.eval(op(None), &[&x])), &exact, 1e-6);
+        }
+    }
+
+    #[test]
+    fn shapes_must_fit() {
+        assert_eq!(infer(op(None), &[tokens(3)], &[("w", 5, 3)]), Ok(tokens(5)));
+        let quant = Ty::Quant { rows: Rows::Logits, width: 3 };
+        assert_eq!(infer(op(None), &[quant], &[("w", 5, 3)]), Ok(Ty::Act { rows: Rows::Logits, width: 5 }));
+        assert_eq!(infer(op(None), &[tokens(4)], &[("w", 5, 3)]), Err("@w takes 3 inputs, and 'x' has 4 columns".into()));
+        assert_eq!(infer(op(Some("b")), &[tokens(3)], &[("w", 5, 3), ("b", 1, 3)]), Err("@b has 3 elements, not 5 (outputs)".into()));
+    }
+}

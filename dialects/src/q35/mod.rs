@@ -146,3 +146,6 @@ pub(crate) use shared::{map, same_rows, same_shape, same_shape_or_column, zip};
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+#[cfg(test)]
+pub(crate) mod table_tests;

@@ -30,3 +30,15 @@ impl Semantics for Quantize {
         Ok(Data::Quant(QuantMatrix { width: x.width, data, scales }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act};
+
+    #[test]
+    fn each_row_has_its_scale() {
+        let y = Bench::default().eval(Quantize {}, &[&act(3, &[127.0, -2.5, 1.5, 0.0, 0.0, 0.0])]);
+        assert_eq!(y.quant(), &QuantMatrix { width: 3, data: vec![127, -2, 2, 0, 0, 0], scales: vec![1.0, 0.0] });
+    }
+}

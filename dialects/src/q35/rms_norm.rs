@@ -54,3 +54,36 @@ impl Semantics for RmsNorm {
         Ok(Data::Act(y))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+
+    fn op(weight: Option<&str>, group: u64) -> RmsNorm {
+        RmsNorm { weight: weight.map(Into::into), eps: 0.5, group }
+    }
+
+    /// By hand: (3, 4) has mean square 12.5, with eps 13; (1, -1) has 1, with eps 1.5.
+    #[test]
+    fn groups_are_normalized_apart() {
+        let mut bench = Bench::with_params(&[("g", 2, &[2.0, 10.0]), ("w", 4, &[1.0, 2.0, 3.0, 4.0])]);
+        let x = act(4, &[3.0, 4.0, 1.0, -1.0]);
+        let (a, b) = (1.0 / 13f64.sqrt(), 1.0 / 1.5f64.sqrt());
+        near(numbers(&bench.eval(op(None, 2), &[&x])), &[3.0 * a, 4.0 * a, b, -b], 1e-7);
+        near(numbers(&bench.eval(op(Some("g"), 2), &[&x])), &[6.0 * a, 40.0 * a, 2.0 * b, -10.0 * b], 1e-7);
+        near(numbers(&bench.eval(op(Some("w"), 2), &[&x])), &[3.0 * a, 8.0 * a, 3.0 * b, -4.0 * b], 1e-7);
+        let c = 1.0 / 7.25f64.sqrt();
+        near(numbers(&bench.eval(op(None, 4), &[&x])), &[3.0 * c, 4.0 * c, c, -c], 1e-7);
+    }
+
+    #[test]
+    fn weights_and_groups_must_fit() {
+        assert_eq!(infer(op(Some("w"), 4), &[tokens(8)], &[("w", 1, 4)]), Ok(tokens(8)));
+        assert_eq!(infer(op(None, 3), &[tokens(8)], &[]), Err("groups of 3 columns do not divide the 8 columns of 'x'".into()));
+        let error = infer(op(Some("w"), 4), &[tokens(8)], &[("w", 1, 2)]);
+        assert_eq!(error, Err("@w has 2 elements, not 4 (group) or 8 (width)".into()));
+        let error = infer(op(Some("w"), 4), &[tokens(8)], &[("w", 2, 4)]);
+        assert_eq!(error, Err("@w is a 2x4 matrix, not a vector of 4 (group) or 8 (width)".into()));
+    }
+}

@@ -72,3 +72,40 @@ impl Semantics for Rope {
         Ok(Data::Act(y))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Matrix;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+
+    /// Two heads of five columns, two angles: the fifth column passes. As complex numbers: (a + bi) * exp(i angle).
+    #[test]
+    fn pairs_turn_as_complex_numbers() {
+        let angles = [0.3f64, -1.1];
+        let table: Vec<f32> = angles.iter().map(|a| a.cos() as f32).chain(angles.iter().map(|a| a.sin() as f32)).collect();
+        let x: Vec<f32> = (1..=10).map(|v| v as f32).collect();
+        for (style, pairs) in [(RopeStyle::Halves, [(0, 2), (1, 3)]), (RopeStyle::Interleaved, [(0, 1), (2, 3)])] {
+            let rotary = Data::Rotary(Matrix::new(4, table.clone()));
+            let y = Bench::default().eval(Rope { head_dim: 5, style }, &[&act(10, &x), &rotary]);
+            let mut expected: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+            for head in [0, 5] {
+                for ((a, b), angle) in pairs.into_iter().zip(angles) {
+                    let (re, im) = (f64::from(x[head + a]), f64::from(x[head + b]));
+                    let (radius, phase) = (re.hypot(im), im.atan2(re) + angle);
+                    (expected[head + a], expected[head + b]) = (radius * phase.cos(), radius * phase.sin());
+                }
+            }
+            near(numbers(&y), &expected, 1e-6);
+        }
+    }
+
+    #[test]
+    fn angles_must_fit_the_head() {
+        let (op, rotary) = (|head_dim| Rope { head_dim, style: RopeStyle::Halves }, |half| Ty::Rotary { half });
+        assert_eq!(infer(op(4), &[tokens(8), rotary(2)], &[]), Ok(tokens(8)));
+        assert_eq!(infer(op(4), &[tokens(8), rotary(3)], &[]), Err("3 angles turn more than the 4 columns of a head".into()));
+        assert_eq!(infer(op(3), &[tokens(8), rotary(1)], &[]), Err("heads of 3 columns do not divide the 8 columns of 'x'".into()));
+        assert!(infer(op(4), &[tokens(8), tokens(8)], &[]).is_err());
+    }
+}

@@ -42,3 +42,34 @@ impl Semantics for Rotary {
         Ok(Data::Rotary(Matrix::new(2 * inv_freq.len(), data)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, infer, near};
+
+    #[test]
+    fn angles_are_positions_times_frequencies() {
+        let mut bench = Bench::with_params(&[("f", 2, &[1.0, 0.25])]);
+        let op = Rotary { inv_freq: "f".into(), scale: 2.0 };
+        let y = bench.eval(op, &[&Data::Ids(vec![0, 3])]);
+        let expected = [2.0, 2.0, 0.0, 0.0, -1.9799849932008908, 1.4633777377476418, 0.2822400161197344, 1.3632775200466682];
+        near(&y.rotary().data, &expected, 1e-6);
+    }
+
+    /// The angle is rounded to f32 before its cosine is taken: at position 16777217 the position itself is rounded.
+    #[test]
+    fn positions_are_f32() {
+        let mut bench = Bench::with_params(&[("f", 1, &[1.0])]);
+        let y = bench.eval(Rotary { inv_freq: "f".into(), scale: 1.0 }, &[&Data::Ids(vec![16_777_217])]);
+        near(&y.rotary().data, &[16_777_216f64.cos(), 16_777_216f64.sin()], 1e-7);
+    }
+
+    #[test]
+    fn frequencies_are_a_vector() {
+        let (op, ids) = (Rotary { inv_freq: "f".into(), scale: 1.0 }, |rows| Ty::Ids { rows });
+        assert_eq!(infer(op.clone(), &[ids(Rows::Tokens)], &[("f", 1, 8)]), Ok(Ty::Rotary { half: 8 }));
+        assert_eq!(infer(op.clone(), &[ids(Rows::Tokens)], &[("f", 2, 8)]), Err("@f is a 2x8 matrix, not a vector".into()));
+        assert!(infer(op, &[ids(Rows::Logits)], &[("f", 1, 8)]).is_err());
+    }
+}

@@ -28,3 +28,14 @@ impl Semantics for Scale {
         Ok(map(operands[0], |x| x * self.factor))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, numbers};
+
+    #[test]
+    fn every_element_is_multiplied() {
+        assert_eq!(numbers(&Bench::default().eval(Scale { factor: -2.0 }, &[&act(2, &[1.5, 0.25])])), [-3.0, -0.5]);
+    }
+}

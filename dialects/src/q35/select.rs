@@ -28,3 +28,19 @@ impl Semantics for Select {
         Ok(Data::Act(Matrix::new(x.width, data)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, numbers, tokens};
+
+    #[test]
+    fn rows_are_chosen() {
+        let mut bench = Bench::default();
+        bench.input.logit_rows = vec![2, 0];
+        assert_eq!(numbers(&bench.eval(Select {}, &[&act(2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])])), [5.0, 6.0, 1.0, 2.0]);
+        let logits = Ty::Act { rows: Rows::Logits, width: 2 };
+        assert_eq!(infer(Select {}, &[tokens(2)], &[]), Ok(logits));
+        assert_eq!(infer(Select {}, &[logits], &[]), Err("operand 'x' has one row per logit row already".into()));
+    }
+}

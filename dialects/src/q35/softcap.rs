@@ -30,3 +30,16 @@ impl Semantics for Softcap {
         Ok(map(operands[0], |x| (cap * (f64::from(x) / cap).tanh()) as f32))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+
+    #[test]
+    fn small_passes_and_large_is_bounded() {
+        let y = Bench::default().eval(Softcap { cap: 30.0 }, &[&act(3, &[0.001, 30.0, -1e9])]);
+        near(numbers(&y), &[0.001, 30.0 * 0.761594155955765, -30.0], 1e-7);
+        assert_eq!(infer(Softcap { cap: 0.0 }, &[tokens(1)], &[]), Err("'cap' is not positive".into()));
+    }
+}

@@ -24,3 +24,19 @@ impl Semantics for Tokens {
         Ok(Data::Ids(env.input.tokens.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::Positions;
+    use crate::q35::testing::Bench;
+
+    #[test]
+    fn inputs_are_handed_on() {
+        let mut bench = Bench::default();
+        bench.input.tokens = vec![3, 1];
+        bench.input.positions = vec![7, 0];
+        assert_eq!(bench.eval(Tokens {}, &[]).ids(), [3, 1]);
+        assert_eq!(bench.eval(Positions {}, &[]).ids(), [7, 0]);
+    }
+}

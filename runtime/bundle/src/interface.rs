@@ -45,7 +45,8 @@ pub enum PositionRule {
     Given,
     /// Past length plus column: padding counts.
     Column,
-    /// Number of unmasked positions before: padding does not count.
+    /// Number of unmasked positions before: padding does not count. Fused attention ops of this kind see only how many ones a row of
+    /// the mask has, so with a cache a row of ones followed by zeros means a shorter past, not padding among the new tokens.
     Unmasked,
 }
 

@@ -16,8 +16,6 @@ use crate::{Codec, FormatError, table};
 mod moments;
 mod pairs;
 
-pub use pairs::Search;
-
 /// Encodes the rows of matrices of one spec.
 #[derive(Debug, Clone)]
 pub struct Encoder {
@@ -26,14 +24,9 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder with the search that the spec's group calls for.
+    /// An encoder for rows of `spec`.
     pub fn new(spec: PackedSpec) -> Self {
-        Self::with_search(spec, Search::of(spec))
-    }
-
-    /// An encoder with another search; only the pair codecs search.
-    pub fn with_search(spec: PackedSpec, search: Search) -> Self {
-        let pairs = spec.codec().window().map(|_| pairs::PairEncoder::new(table::pairs(spec.codec()), spec, search));
+        let pairs = spec.codec().window().map(|_| pairs::PairEncoder::new(table::pairs(spec.codec()), spec));
         Encoder { spec, pairs }
     }
 

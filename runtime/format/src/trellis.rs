@@ -31,6 +31,7 @@ type Entry = [f32; 3];
 #[derive(Debug, Clone)]
 pub struct Trellis {
     overlap: u32,
+    /// In the order of the search: next state `t`, then state `s`, then `u`.
     table: Vec<Entry>,
     /// The same where the second weight of the pair is padding and does not count.
     half: Vec<Entry>,
@@ -48,10 +49,12 @@ impl Trellis {
     pub fn new(pairs: &[[f32; 2]]) -> Self {
         let overlap = pairs.len().trailing_zeros().wrapping_sub(7);
         assert!(overlap < SEARCHES.len() as u32 && pairs.len() == 128 << overlap, "no trellis over {} pairs", pairs.len());
+        let states = 1 << overlap;
+        let by_state = |t: usize| (0..states).flat_map(move |s| (s..128).step_by(states).map(move |container: usize| pairs[t << 7 | container]));
         Trellis {
             overlap,
-            table: pairs.iter().map(|&[a, b]| [-2.0 * a, -2.0 * b, a * a + b * b]).collect(),
-            half: pairs.iter().map(|&[a, _]| [-2.0 * a, 0.0, a * a]).collect(),
+            table: (0..states).flat_map(by_state).map(|[a, b]| [-2.0 * a, -2.0 * b, a * a + b * b]).collect(),
+            half: (0..states).flat_map(by_state).map(|[a, _]| [-2.0 * a, 0.0, a * a]).collect(),
         }
     }
 
@@ -125,9 +128,9 @@ fn forward_portable<const M: usize, const STATES: usize>(trellis: &Trellis, x: &
         let mut next = [[f32::INFINITY; LANES]; STATES];
         for (t, entries) in table.chunks_exact(128).take(next_states).enumerate() {
             let mut best = ([f32::INFINITY; LANES], [0i32; LANES]);
-            for s in 0..STATES {
-                for (u, entry) in entries.iter().skip(s).step_by(STATES).enumerate() {
-                    best = better(best, &cost[s], entry, &x0, &x1, (u << M | s) as i32);
+            for (s, (entries, cost)) in entries.chunks_exact(128 / STATES).zip(&cost).enumerate() {
+                for (u, entry) in entries.iter().enumerate() {
+                    best = better(best, cost, entry, &x0, &x1, (u << M | s) as i32);
                 }
             }
             let (best, arg) = best;

@@ -30,3 +30,9 @@ pub mod llvm;
 pub mod math;
 pub mod pipeline;
 pub mod types;
+
+/// The version of the LLVM and MLIR libraries linked in, e.g. `22.1.8`.
+pub fn version() -> String {
+    let (major, minor, patch) = inkwell::support::get_llvm_version();
+    format!("{major}.{minor}.{patch}")
+}

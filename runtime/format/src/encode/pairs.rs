@@ -3,13 +3,15 @@
 //! The best containers for given scales are the trellis search's; the best scales for given containers are the least
 //! squares'. Neither knows the other, so the encoder goes back and forth:
 //!
-//! 1. start every group at `scale = factor * rms / sigma` (about the group's mean, which becomes the offset, where the
-//!    spec has offsets), for each factor of the [`Search`];
-//! 2. search, fit, and take the fit for the next search, `rounds` times; remember each group's line of least error;
-//! 3. search with the remembered lines, and fit once more.
+//! 1. Start every group at `scale = rms / sigma` (about the group's mean, which becomes the offset, where the spec has
+//!    offsets); search, fit, and remember each group's line and its error.
+//! 2. Do the same from scales larger by the factor `STEP`, and again, as long as that lowers the error of the row by the
+//!    share `GAIN`; then from smaller ones. The start of 1 is the best for a Gaussian; heavy tails want more.
+//! 3. Search with the remembered lines, and fit once more.
 //!
 //! All lines are rounded to the spec's scale type before they are used, so a search always sees the scale that will be
-//! stored. A fit is taken only where it lowers the error.
+//! stored. A fit is taken only where it lowers the error. Sixteen rows go together, but each stops at its own time:
+//! what it becomes does not depend on its neighbours.
 
 use super::moments::{Line, Moments};
 use crate::packed::{Packed, PackedSpec};
@@ -17,28 +19,18 @@ use crate::stream;
 use crate::table::Pair;
 use crate::trellis::{LANES, Lane, Scratch, Trellis};
 
-/// How much an encoder tries.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Search {
-    /// Scales to start from, relative to the best one for a Gaussian.
-    pub factors: Vec<f32>,
-    /// Searches per factor, each but the first with the fit of the one before.
-    pub rounds: u32,
-}
-
-impl Search {
-    /// The search for a spec.
-    pub fn of(_spec: PackedSpec) -> Self {
-        Search { factors: vec![1.0], rounds: 1 }
-    }
-}
+/// Ratio of neighbouring starting scales.
+const STEP: f32 = 1.15;
+/// Starting scales on each side of the first one.
+const STEPS: i32 = 6;
+/// Share of a row's squared error that another starting scale has to take away for the next one to be tried.
+const GAIN: f64 = 0.01;
 
 #[derive(Debug, Clone)]
 pub(super) struct PairEncoder {
     trellis: Trellis,
     values: Vec<[f32; 2]>,
     spec: PackedSpec,
-    search: Search,
 }
 
 /// Sixteen rows at work.
@@ -51,9 +43,9 @@ struct Block<'a> {
 }
 
 impl PairEncoder {
-    pub(super) fn new(pairs: &[Pair], spec: PackedSpec, search: Search) -> Self {
+    pub(super) fn new(pairs: &[Pair], spec: PackedSpec) -> Self {
         let values: Vec<[f32; 2]> = pairs.iter().map(|pair| pair.map(f32::from)).collect();
-        PairEncoder { trellis: Trellis::new(&values), values, spec, search }
+        PairEncoder { trellis: Trellis::new(&values), values, spec }
     }
 
     /// Appends rows.
@@ -96,21 +88,17 @@ impl PairEncoder {
 impl Block<'_> {
     /// Finds lines and containers of the rows in `weights`; returns the lines by group.
     fn encode(&mut self) -> Vec<Lane<Line>> {
-        let search = &self.encoder.search;
-        let groups = self.moments();
-        let mut best: Vec<Lane<(f64, Line)>> = vec![[(f64::INFINITY, Line::default()); LANES]; groups.len()];
-        for &factor in &search.factors {
-            let mut lines: Vec<Lane<Line>> = groups.iter().map(|group| self.start(group, factor)).collect();
-            for _ in 0..search.rounds {
-                let moments = self.moments_under(&lines);
-                for ((lines, best), moments) in lines.iter_mut().zip(&mut best).zip(&moments) {
-                    self.refit(lines, moments);
-                    for lane in 0..LANES {
-                        let error = moments.error(lane, lines[lane]);
-                        if error < best[lane].0 {
-                            best[lane] = (error, lines[lane]);
-                        }
-                    }
+        let groups = self.by_group(|k, moments| moments.add(&self.weights[k], &[0.0; LANES]));
+        let mut best = vec![[(f64::INFINITY, Line::default()); LANES]; groups.len()];
+        self.try_start(&groups, 1.0, &mut best, [true; LANES]);
+        for step in [STEP, 1.0 / STEP] {
+            let mut going = [true; LANES];
+            let mut factor = 1.0;
+            for _ in 0..STEPS {
+                factor *= step;
+                going = self.try_start(&groups, factor, &mut best, going);
+                if going == [false; LANES] {
+                    break;
                 }
             }
         }
@@ -120,6 +108,26 @@ impl Block<'_> {
             self.refit(lines, moments);
         }
         lines
+    }
+
+    /// Starts the lanes that are `going` at a multiple of the Gaussian's scales, and remembers what is better than
+    /// `best`. Returns the lanes where that was worth while.
+    fn try_start(&mut self, groups: &[Moments], factor: f32, best: &mut [Lane<(f64, Line)>], going: Lane<bool>) -> Lane<bool> {
+        let mut lines: Vec<Lane<Line>> = groups.iter().map(|group| self.start(group, factor)).collect();
+        let moments = self.moments_under(&lines);
+        let (mut before, mut after) = ([0.0; LANES], [0.0; LANES]);
+        for ((lines, best), moments) in lines.iter_mut().zip(best).zip(&moments) {
+            self.refit(lines, moments);
+            for lane in 0..LANES {
+                before[lane] += best[lane].0;
+                let error = moments.error(lane, lines[lane]);
+                if going[lane] && error < best[lane].0 {
+                    best[lane] = (error, lines[lane]);
+                }
+                after[lane] += best[lane].0;
+            }
+        }
+        std::array::from_fn(|lane| going[lane] && after[lane] < (1.0 - GAIN) * before[lane])
     }
 
     fn start(&self, group: &Moments, factor: f32) -> Lane<Line> {
@@ -141,11 +149,6 @@ impl Block<'_> {
                 }
             }
         }
-    }
-
-    /// Moments of the weights alone, by group.
-    fn moments(&self) -> Vec<Moments> {
-        self.by_group(|k, moments| moments.add(&self.weights[k], &[0.0; LANES]))
     }
 
     /// Searches containers for the lines, and returns the moments of weights and integers by group.

@@ -1,0 +1,74 @@
+# Every target sets the machine up first (a check of a moment when nothing is missing) and does no work twice.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-full accuracy bench lint clean-demo
+
+OUT     := target/demo
+MODEL   := examples/tiny-llama/model.onnx
+TEXT    := examples/tiny-llama/test.txt
+Q35C    := target/release/q35c
+Q35     := target/release/q35
+SAMPLE  := $(OUT)/sample.txt
+CODECS  := f32 q8 split w7 w8 w9 w10
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | column -t -s $$'\t'
+
+setup: ## install LLVM and MLIR 22 if they are missing
+	@scripts/setup.sh
+
+build: setup ## build q35c and q35 in release mode
+	@cargo build --release --quiet -p q35c -p q35
+
+demo: build ## compile the small model, generate text, print sizes, speed and perplexity
+	@$(MAKE) --no-print-directory demo-print
+
+test: setup ## every test that this machine can run
+	cargo test --workspace --quiet
+
+test-full: test ## the same, and the tests that take minutes
+	Q35_FULL=1 cargo test -p q35-tests --quiet
+	cargo xtask tables --check
+
+accuracy: build ## perplexity of the small model for every codec
+	@$(MAKE) --no-print-directory accuracy-print
+
+bench: build ## speed of the small model beside the memory's own bandwidth
+	@$(MAKE) --no-print-directory $(OUT)/w8.q35/manifest.json
+	$(Q35) bench $(OUT)/w8.q35
+
+lint: setup ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+clean-demo: ## forget what demo and accuracy made
+	rm -rf $(OUT)
+
+# --- what the targets above make -------------------------------------------------------------------------------------------------
+
+# Bundles: CODEC.q35, or CODEC-on.q35 and CODEC-off.q35 with rotation said.
+$(OUT)/%.q35/manifest.json: $(Q35C) $(MODEL)
+	@mkdir -p $(OUT)
+	@name='$*'; codec=$${name%-*}; rotate=(); [[ $$name == *-* ]] && rotate=(--rotate "$${name##*-}"); \
+	$(Q35C) compile $(MODEL) --target cpu --codec $$codec "$${rotate[@]}" --quiet --json -o $(OUT)/$$name.q35 > $(OUT)/$$name.summary
+	@touch $@
+
+# Perplexity on the whole text, and on its beginning for the demo.
+$(OUT)/%.ppl: $(OUT)/%.q35/manifest.json $(TEXT)
+	@$(Q35) eval $(OUT)/$*.q35 --text $(TEXT) --json > $@
+$(SAMPLE): $(TEXT)
+	@mkdir -p $(OUT)
+	@head -c 24000 $(TEXT) > $@
+$(OUT)/%.sample-ppl: $(OUT)/%.q35/manifest.json $(SAMPLE)
+	@$(Q35) eval $(OUT)/$*.q35 --text $(SAMPLE) --json > $@
+
+.SECONDARY:
+.PHONY: demo-print accuracy-print
+demo-print: $(OUT)/w8.q35/manifest.json $(OUT)/w8.sample-ppl $(OUT)/f32.sample-ppl
+	@scripts/demo.sh $(OUT) $(Q35)
+
+accuracy-print: $(CODECS:%=$(OUT)/%.ppl) $(foreach c,split w8,$(OUT)/$(c)-on.ppl $(OUT)/$(c)-off.ppl)
+	@scripts/accuracy.sh $(OUT)

@@ -1,0 +1,225 @@
+//! The command line: names, options and help texts of `q35c`, and nothing about what they do.
+
+use crate::passes;
+use crate::size;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use q35_graph::Stage;
+use std::path::PathBuf;
+
+/// Compile LLaMA-family models, ahead of time, into artifacts that store their weights in 3.5 bits.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "q35c", bin_name = "q35c", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Compile a model into a bundle
+    Compile(Compile),
+    /// Read graph and headers only, and list everything that stands in the way of a compile
+    Check(Check),
+    /// Measure the error of a bundle per layer: quantization's share and code generation's share
+    Compare(Compare),
+    /// List the passes in order
+    Passes(Json),
+    /// List the targets and what they can do
+    Targets(Json),
+    /// Look at this machine: toolchain, processor, memory
+    Doctor(Json),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Commands with no option but this.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What shapes the weights and the program; the same for `compile` and `check`.
+#[derive(Clone, Debug, Args)]
+pub struct Shape {
+    /// How the weights of matrix products are stored: auto is w8, and q8 for the embedding and the head
+    #[arg(long, value_name = "CODEC", default_value = "auto", value_parser = PossibleValuesParser::new(CODECS))]
+    pub codec: String,
+    /// Rotate the inputs of linear layers before quantizing; on where it helps unless said otherwise
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub rotate: Option<Switch>,
+    /// Columns that share a scale
+    #[arg(long, value_enum, value_name = "row|64|128", default_value = "row")]
+    pub group: GroupChoice,
+    /// Longest context in tokens; the model's own unless said otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub context: Option<u64>,
+    /// The compile may use this much memory, e.g. 2G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub max_memory: Option<u64>,
+}
+
+/// The codecs that `--codec` takes.
+pub const CODECS: [&str; 10] = ["auto", "split", "w7", "w8", "w9", "w10", "q8", "f16", "bf16", "f32"];
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Columns that share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GroupChoice {
+    /// The whole row.
+    Row,
+    /// 64 columns.
+    #[value(name = "64")]
+    Columns64,
+    /// 128 columns.
+    #[value(name = "128")]
+    Columns128,
+}
+
+/// Stages that `--emit` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// The graph as imported
+    Source,
+    /// The model graph after the graph passes
+    Graph,
+    /// The q35 dialect, MLIR text
+    Q35,
+    /// The target's dialects, MLIR text
+    Target,
+    /// Assembly
+    Asm,
+}
+
+impl From<Emit> for Stage {
+    fn from(emit: Emit) -> Self {
+        match emit {
+            Emit::Source => Self::Source,
+            Emit::Graph => Self::Graph,
+            Emit::Q35 => Self::Q35,
+            Emit::Target => Self::Target,
+            Emit::Asm => Self::Asm,
+        }
+    }
+}
+
+/// `q35c compile`.
+#[derive(Clone, Debug, Args)]
+pub struct Compile {
+    /// An .onnx file or a checkpoint folder
+    pub model: PathBuf,
+    /// Device to compile for; `q35c targets` lists them
+    #[arg(long, value_name = "TARGET", default_value = "cpu")]
+    pub target: String,
+    /// The bundle to write; NAME.q35 beside the working directory's files unless said otherwise
+    #[arg(short, long, value_name = "OUT.q35")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shape: Shape,
+    /// Prefix of every symbol in the object file
+    #[arg(long, value_name = "SYM", default_value = "q35_", value_parser = symbol_prefix)]
+    pub prefix: String,
+    /// Print a stage on stdout and stop there
+    #[arg(long, value_enum, value_name = "STAGE")]
+    pub emit: Option<Emit>,
+    /// Write what a pass leaves into the dump folder; 'all' for every pass
+    #[arg(long, value_name = "PASS", value_parser = PossibleValuesParser::new(passes::names_and_all()))]
+    pub dump_after: Option<String>,
+    /// Folder for dumps; NAME.dumps unless said otherwise
+    #[arg(long, value_name = "DIR", requires = "dump_after")]
+    pub dump_dir: Option<PathBuf>,
+    /// Print time and peak memory of every pass on stderr
+    #[arg(long)]
+    pub time_passes: bool,
+    /// Say nothing on stderr but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `q35c check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// An .onnx file or a checkpoint folder
+    pub model: PathBuf,
+    /// Device to check for
+    #[arg(long, value_name = "TARGET", default_value = "cpu")]
+    pub target: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shape: Shape,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `q35c compare`.
+#[derive(Clone, Debug, Args)]
+pub struct Compare {
+    /// The model the bundle was compiled from
+    pub model: PathBuf,
+    /// The bundle
+    pub bundle: PathBuf,
+    /// Graph inputs to compare on; a fixed pseudo-random prompt unless given
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub inputs: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn symbol_prefix(text: &str) -> Result<String, String> {
+    let mut chars = text.chars();
+    let starts = chars.next().is_none_or(|c| c.is_ascii_alphabetic() || c == '_');
+    let fits = starts && chars.all(|c| c.is_ascii_alphanumeric() || c == '_') && text.len() <= 64;
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("a prefix is at most 64 letters, digits and underscores, no digit first".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for args in [
+            &["q35c"][..],
+            &["q35c", "compile"],
+            &["q35c", "compile", "m", "--codec", "w6"],
+            &["q35c", "compile", "m", "--max-memory", "lots"],
+            &["q35c", "compile", "m", "--prefix", "1a"],
+            &["q35c", "compile", "m", "--dump-after", "no-such-pass"],
+            &["q35c", "compile", "m", "--dump-dir", "d"],
+            &["q35c", "compile", "m", "--context", "0"],
+        ] {
+            assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+    }
+}

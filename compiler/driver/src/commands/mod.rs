@@ -1,0 +1,48 @@
+//! One module per command. Each takes its options and gives the text for stdout, or diagnostics.
+
+pub mod check;
+pub mod doctor;
+pub mod passes;
+
+use crate::cli::{Cli, Command};
+use clap::CommandFactory;
+use q35_diag::{Code, Diagnostic, Result};
+
+/// What a command leaves.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// For stdout.
+    pub text: String,
+    /// Whether what was asked for is so: a check that finds a problem ends well, but without success.
+    pub success: bool,
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        Self { text, success: true }
+    }
+}
+
+/// Runs a command.
+pub fn run(command: &Command) -> Result<Output> {
+    match command {
+        Command::Check(options) => check::run(options),
+        Command::Passes(options) => passes::run(options).map(Output::from),
+        Command::Doctor(options) => doctor::run(options),
+        Command::Completions { shell } => Ok(completions(*shell).into()),
+        _ => Ok(String::new().into()),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "q35c", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A value as indented JSON with a line end.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Diagnostic::error(Code::CannotWrite, format!("the result cannot be written as JSON: {e}")))?;
+    Ok(text + "\n")
+}

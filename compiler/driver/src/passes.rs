@@ -1,0 +1,65 @@
+//! The one table of passes.
+//!
+//! Every stage's crate exports its rows; here they are joined in the order in which a compile runs them. `--emit`, `--dump-after`,
+//! `--time-passes`, `q35c passes` and the page `compiler/PASSES.md` all read this table and no other.
+
+use q35_graph::{Pass, Stage};
+
+/// Reads the model.
+pub const IMPORT: Pass = Pass {
+    name: "import",
+    purpose: "Read the graph and the tensors' headers; the weights stay in their files",
+    from: Stage::Source,
+    to: Stage::Source,
+};
+
+/// Fills the weights file.
+pub const QUANTIZE: Pass = Pass {
+    name: "quantize",
+    purpose: "Transform, encode and lay out every parameter, one block of rows at a time, straight into the weights file",
+    from: Stage::Asm,
+    to: Stage::Bundle,
+};
+
+/// Completes the folder.
+pub const WRITE_BUNDLE: Pass = Pass {
+    name: "write-bundle",
+    purpose: "Write code, tokenizer, report and manifest, and give the finished folder its name",
+    from: Stage::Bundle,
+    to: Stage::Bundle,
+};
+
+/// Every pass, in order.
+pub fn all() -> Vec<Pass> {
+    [&[IMPORT][..], &[QUANTIZE, WRITE_BUNDLE]].concat()
+}
+
+/// What `--dump-after` takes.
+pub fn names_and_all() -> Vec<&'static str> {
+    std::iter::once("all").chain(all().into_iter().map(|p| p.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_stages_connect() {
+        let passes = all();
+        let mut names: Vec<_> = passes.iter().map(|p| p.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), passes.len());
+        for pair in passes.windows(2) {
+            assert_eq!(pair[0].to, pair[1].from, "{} leaves what {} does not read", pair[0].name, pair[1].name);
+        }
+    }
+
+    #[test]
+    fn names_are_kebab_case_and_purposes_are_one_sentence() {
+        for pass in all() {
+            assert!(pass.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{}", pass.name);
+            assert!(pass.name != "all" && !pass.purpose.ends_with('.') && !pass.purpose.contains('\n'), "{}", pass.name);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! ONNX files.
+//!
+//! The file is mapped and decoded in place: strings and structure are copied out, tensor data stays behind as ranges of the map. Then
+//! [`graph::Builder`] walks the structure once.
+
+mod attr;
+mod external;
+mod file;
+mod frame;
+mod graph;
+mod names;
+mod opsets;
+mod proto;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use crate::report::Report;
+use crate::{ModelKind, files};
+use q35_diag::{Code, Result};
+use q35_graph::Storage;
+use q35_graph::source::SourceGraph;
+use std::path::Path;
+
+/// Opens the model at `path`.
+pub(crate) fn open(path: &Path) -> Result<(SourceGraph, ModelKind)> {
+    read(files::map(path, &path.display().to_string(), Code::CannotRead)?, path)
+}
+
+/// Reads a model that lies, or might lie, at `path`.
+fn read(storage: Storage, path: &Path) -> Result<(SourceGraph, ModelKind)> {
+    let model = file::decode(&storage).map_err(|problem| problem.at("file", path.display()))?;
+    let opsets = opsets::imports(&model.opset_import);
+    let tensors = tensor::Tensors::new(storage, external::External::new(path));
+    let graph =
+        graph::Builder::new(&model.functions, tensors, Report::default()).build(&model.graph.unwrap_or_default(), &opsets)?;
+    let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
+    Ok((graph, ModelKind::Onnx { opsets, producer }))
+}

@@ -1,0 +1,37 @@
+//! `assign-codecs`: gives every parameter its codec and group by its role.
+//!
+//! | codec asked for | linear | head, embedding | vectors |
+//! | --- | --- | --- | --- |
+//! | a float codec | that codec | that codec | f32 |
+//! | an integer codec | that codec, in the groups asked for | q8, a scale per row | f32 |
+
+use super::WeightOptions;
+use q35_dialects::model::{Model, ParamRole};
+use q35_format::{Codec, Group};
+
+pub(super) fn run(model: &mut Model, options: &WeightOptions) {
+    for param in model.params.values_mut() {
+        (param.codec, param.group) = match (param.role, options.codec.has_scales()) {
+            (ParamRole::Vector, _) => (Codec::F32, Group::Row),
+            (_, false) => (options.codec, Group::Row),
+            (ParamRole::Linear, true) => (options.codec, options.group),
+            (ParamRole::Head | ParamRole::Embedding, true) => (Codec::Q8, Group::Row),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{model, options};
+    use super::*;
+
+    #[test]
+    fn the_role_decides() {
+        let mut m = model(false);
+        run(&mut m, &options(Codec::W8));
+        let of = |m: &Model, name: &str| m.params[&name.into()].codec;
+        assert_eq!([of(&m, "q"), of(&m, "embed"), of(&m, "norm")], [Codec::W8, Codec::Q8, Codec::F32]);
+        run(&mut m, &options(Codec::F16));
+        assert_eq!([of(&m, "q"), of(&m, "embed"), of(&m, "norm")], [Codec::F16, Codec::F16, Codec::F32]);
+    }
+}

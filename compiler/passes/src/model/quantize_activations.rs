@@ -1,0 +1,52 @@
+//! `quantize-activations`: puts a `quantize` before every linear layer whose weight is stored as integers.
+//!
+//! Layers that read one value share one `quantize`: q/k/v round their input once, and so do gate and up.
+
+use super::WeightOptions;
+use q35_dialects::Model;
+use q35_dialects::q35::{Op, Quantize};
+use q35_dialects::ty::Ty;
+use q35_graph::Value;
+use std::collections::BTreeMap;
+
+pub(super) fn run(model: &mut Model, _: &WeightOptions) {
+    let mut rounded: BTreeMap<Value, Value> = BTreeMap::new();
+    for id in model.graph.ids().collect::<Vec<_>>() {
+        let node = model.graph.node(id);
+        let Op::Linear(linear) = &node.op else { continue };
+        if !model.params[&linear.weight].codec.has_scales() {
+            continue;
+        }
+        let Some(x) = model.graph.operand(id, 0).filter(|x| matches!(model.graph.ty(*x), Ty::Act { .. })) else { continue };
+        let quantized = *rounded.entry(x).or_insert_with(|| {
+            let name = model.graph.node(x.node).name.clone();
+            model.add(name, Quantize {}, &[x]).unwrap_or_else(|text| panic!("activations can be rounded: {text}"))
+        });
+        model.graph.set_operand(id, 0, quantized);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{count, model, options};
+    use super::*;
+    use q35_format::Codec;
+
+    #[test]
+    fn readers_of_one_value_share_one_rounding() {
+        let mut m = model(false);
+        super::super::assign_codecs::run(&mut m, &options(Codec::W8));
+        run(&mut m, &options(Codec::W8));
+        // q, k, v share one; o, gate+up, down and the head have one each.
+        assert_eq!(count(&m, "quantize"), 5);
+        q35_dialects::verify::verify(&m).unwrap();
+    }
+
+    #[test]
+    fn float_layers_keep_their_input() {
+        let mut m = model(false);
+        super::super::assign_codecs::run(&mut m, &options(Codec::F16));
+        run(&mut m, &options(Codec::F16));
+        assert_eq!(count(&m, "quantize"), 0);
+    }
+}

@@ -1,0 +1,138 @@
+//! What elements are loaded from.
+//!
+//! A constant tensor folds where it can: at constant indices to a number, and an integer tensor that is an affine function of its
+//! free indices (a table of positions, a vector of equal numbers) to that function.
+
+use super::{Arena, Id, Node};
+use q35_graph::{DType, Tensor};
+
+/// Identity of a [`Base`] in an [`Arena`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BaseId(u32);
+
+/// What values a tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Integers.
+    Integer,
+    /// Truth values.
+    Truth,
+    /// Real numbers.
+    Real,
+}
+
+impl Kind {
+    /// The kind of a tensor's elements.
+    pub fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::Bool => Self::Truth,
+            other if other.is_float() => Self::Real,
+            _ => Self::Integer,
+        }
+    }
+}
+
+/// Something that has elements.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// A constant tensor, by its name in the model.
+    Constant(String, Tensor),
+    /// A value that is not known: an input of the model, or something already recognised.
+    Opaque(String, Kind),
+}
+
+impl Base {
+    /// What it holds.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Constant(_, tensor) => Kind::of(tensor.dtype()),
+            Self::Opaque(_, kind) => *kind,
+        }
+    }
+}
+
+/// Integer tensors above this many elements are not looked through for a formula.
+const LARGEST_TABLE: u64 = 1 << 22;
+
+impl Arena {
+    /// Adds something to load from.
+    pub fn add_base(&mut self, base: Base) -> BaseId {
+        self.bases.push(base);
+        BaseId(self.bases.len() as u32 - 1)
+    }
+
+    /// What is behind an id.
+    pub fn base(&self, id: BaseId) -> &Base {
+        &self.bases[id.0 as usize]
+    }
+
+    /// An element.
+    pub fn load(&mut self, base: BaseId, index: &[Id]) -> Id {
+        if let Base::Constant(_, tensor) = self.base(base) {
+            let tensor = tensor.clone();
+            if let Some(value) = self.fold_constant(&tensor, index) {
+                return value;
+            }
+        }
+        self.intern(Node::Load(base, index.into()))
+    }
+
+    fn fold_constant(&mut self, tensor: &Tensor, index: &[Id]) -> Option<Id> {
+        if index.len() != tensor.dims().len() {
+            return None;
+        }
+        let mut strides = vec![1u64; index.len()];
+        for i in (1..index.len()).rev() {
+            strides[i - 1] = strides[i] * tensor.dims()[i];
+        }
+        let (mut offset, mut free) = (0u64, Vec::new());
+        for (i, (&at, &dim)) in index.iter().zip(tensor.dims()).enumerate() {
+            match self.as_int(at) {
+                Some(at) if (0..dim as i64).contains(&at) => offset += at as u64 * strides[i],
+                Some(_) => return None,
+                None if dim == 1 => {}
+                None => free.push((at, dim, strides[i])),
+            }
+        }
+        if free.is_empty() {
+            return Some(self.number(tensor.number(offset)));
+        }
+        if tensor.dtype().is_float() || tensor.count() > LARGEST_TABLE {
+            return None;
+        }
+        let first = tensor.number(offset);
+        let slopes: Vec<f64> = free.iter().map(|(_, dim, stride)| if *dim > 1 { tensor.number(offset + stride) - first } else { 0.0 }).collect();
+        let mut at = vec![0u64; free.len()];
+        loop {
+            let flat: u64 = offset + at.iter().zip(&free).map(|(i, f)| i * f.2).sum::<u64>();
+            let want: f64 = first + at.iter().zip(&slopes).map(|(i, s)| *i as f64 * s).sum::<f64>();
+            if tensor.number(flat) != want {
+                return None;
+            }
+            let Some(next) = (0..free.len()).rev().find(|&i| at[i] + 1 < free[i].1) else { break };
+            at[next] += 1;
+            at[next + 1..].fill(0);
+        }
+        let terms: Vec<(Id, f64)> = free.iter().zip(&slopes).map(|(f, s)| (f.0, *s)).collect();
+        Some(self.linear(&terms, first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_integer_table_folds_to_its_formula() {
+        let mut a = Arena::default();
+        let base = a.add_base(Base::Constant("t".into(), Tensor::from_i64(vec![2, 3, 2], &[5, 0, 6, 0, 7, 0, 15, 0, 16, 0, 17, 1])));
+        let (two, three) = (a.int(2), a.int(3));
+        let (i, j, zero, one) = (a.var("i", two), a.var("j", three), a.int(0), a.int(1));
+        let want = a.linear(&[(i, 10.0), (j, 1.0)], 5.0);
+        assert_eq!(a.load(base, &[i, j, zero]), want);
+        let irregular = a.load(base, &[i, j, one]);
+        assert!(matches!(a.node(irregular), Node::Load(..)));
+        let one_row = a.load(base, &[zero, j, one]);
+        assert_eq!(one_row, zero);
+    }
+}

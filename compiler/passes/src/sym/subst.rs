@@ -1,0 +1,93 @@
+//! Rebuilding an expression with parts replaced, and asking what it contains.
+
+use super::{Arena, Id, Node};
+use std::collections::{HashMap, HashSet};
+
+impl Arena {
+    /// The expressions that a node is made of, its body's included.
+    pub fn children(&self, id: Id) -> Vec<Id> {
+        match self.node(id) {
+            Node::Number(_) | Node::Dim(_) | Node::Var(_) => Vec::new(),
+            Node::Bound(_, x) | Node::Apply(_, x) | Node::NonNegative(x) | Node::Zero(x) | Node::Not(x) => vec![*x],
+            Node::Load(_, index) => index.to_vec(),
+            Node::Sum(terms, _) => terms.iter().map(|(t, _)| *t).collect(),
+            Node::Product(factors) => factors.iter().map(|(f, _)| *f).collect(),
+            Node::Div(a, b) | Node::Mod(a, b) | Node::Max(a, b) | Node::Fold(_, a, b) => vec![*a, *b],
+            Node::And(parts) => parts.to_vec(),
+            Node::Select(c, a, b) => vec![*c, *a, *b],
+        }
+    }
+
+    /// Calls `see` once for every expression inside `id`, itself included, until it returns `false` for one.
+    pub fn visit(&self, id: Id, mut see: impl FnMut(Id, &Node) -> bool) -> bool {
+        let (mut seen, mut work) = (HashSet::new(), vec![id]);
+        while let Some(id) = work.pop() {
+            if seen.insert(id) {
+                if !see(id, self.node(id)) {
+                    return false;
+                }
+                work.extend(self.children(id));
+            }
+        }
+        true
+    }
+
+    /// Whether `part` occurs in `id`.
+    pub fn contains(&self, id: Id, part: Id) -> bool {
+        !self.visit(id, |at, _| at != part)
+    }
+
+    /// `id` with every occurrence of a key replaced, back in normal form.
+    pub fn subst(&mut self, id: Id, map: &HashMap<Id, Id>) -> Id {
+        if map.iter().all(|(from, to)| from == to) {
+            return id;
+        }
+        self.subst_memo(id, map, &mut HashMap::new())
+    }
+
+    fn subst_memo(&mut self, id: Id, map: &HashMap<Id, Id>, memo: &mut HashMap<Id, Id>) -> Id {
+        if let Some(&to) = map.get(&id) {
+            return to;
+        }
+        if let Some(&done) = memo.get(&id) {
+            return done;
+        }
+        let children = self.children(id);
+        let changed: Vec<Id> = children.iter().map(|c| self.subst_memo(*c, map, memo)).collect();
+        let result = if changed == children { id } else { self.rebuild(id, &changed) };
+        memo.insert(id, result);
+        result
+    }
+
+    fn rebuild(&mut self, id: Id, parts: &[Id]) -> Id {
+        match self.node(id).clone() {
+            Node::Number(_) | Node::Dim(_) | Node::Var(_) => id,
+            Node::Bound(level, _) => self.intern(Node::Bound(level, parts[0])),
+            Node::Apply(func, _) => self.apply(func, parts[0]),
+            Node::NonNegative(_) => self.non_negative(parts[0]),
+            Node::Zero(_) => self.zero(parts[0]),
+            Node::Not(_) => self.not(parts[0]),
+            Node::Load(base, _) => self.load(base, parts),
+            Node::Sum(terms, constant) => {
+                let terms: Vec<(Id, f64)> = parts.iter().zip(&terms).map(|(p, (_, c))| (*p, c.0)).collect();
+                self.linear(&terms, constant.0)
+            }
+            Node::Product(factors) => {
+                let factors: Vec<_> = parts.iter().zip(&factors).map(|(p, (_, power))| (*p, *power)).collect();
+                self.powers(&factors)
+            }
+            Node::Div(..) => self.div_mod(parts[0], parts[1]).0,
+            Node::Mod(..) => self.div_mod(parts[0], parts[1]).1,
+            Node::Max(..) => self.max(parts[0], parts[1]),
+            Node::And(_) => {
+                let mut all = self.truth(true);
+                for &part in parts {
+                    all = self.and(all, part);
+                }
+                all
+            }
+            Node::Select(..) => self.select(parts[0], parts[1], parts[2]),
+            Node::Fold(combine, ..) => self.refold(combine, parts[0], parts[1]),
+        }
+    }
+}

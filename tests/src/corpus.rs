@@ -1,0 +1,170 @@
+//! Graphs nobody in this project wrote, with inputs and expected results.
+//!
+//! `tests/data` holds a selection that travels with the repository; where a larger collection lies at `../shared/models` beside the
+//! repository, it is used too.
+
+use crate::tensors::{self, Numbers};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The repository's root folder.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// The graphs that travel with the repository.
+pub fn data() -> PathBuf {
+    root().join("tests/data")
+}
+
+/// The larger collection, if it is there: beside the repository, or beside the checkout that this worktree belongs to.
+pub fn shared() -> Option<PathBuf> {
+    let folder = root().join("../shared/models");
+    folder.is_dir().then_some(folder)
+}
+
+/// An exported graph with its stored cases.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// `<config>--<export route>`.
+    pub name: String,
+    /// The `.onnx` file.
+    pub model: PathBuf,
+    /// Where its cases are.
+    pub folder: PathBuf,
+    meta: serde_json::Value,
+}
+
+/// Prefixes of dense models' names: the ones without experts.
+const DENSE: [&str; 6] = ["llama", "mistral", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
+
+/// Every dense graph: those that travel with the repository, the small trained model, and the larger collection's other ones.
+pub fn dense() -> Vec<Example> {
+    let mut found = BTreeMap::new();
+    for folder in [Some(data()), shared()].into_iter().flatten() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !DENSE.iter().any(|prefix| name.starts_with(prefix)) {
+                continue;
+            }
+            if entry.path().join("model.onnx").is_file() {
+                found.entry(name.clone()).or_insert_with(|| Example::new(&name, entry.path().join("model.onnx"), entry.path()));
+            } else {
+                for route in ["dynamo", "hf-cache"] {
+                    let name = format!("{name}--{route}");
+                    let model = entry.path().join(route).join("model.onnx");
+                    found.entry(name.clone()).or_insert_with(|| Example::new(&name, model, entry.path()));
+                }
+            }
+        }
+    }
+    let small = tiny_llama();
+    found.entry(small.name.clone()).or_insert(small);
+    found.into_values().collect()
+}
+
+/// The small trained model of `examples/`.
+pub fn tiny_llama() -> Example {
+    let folder = root().join("examples/tiny-llama");
+    Example::new("rustdoc-llama--dynamo", folder.join("model.onnx"), folder)
+}
+
+/// One stored case: graph inputs, and the logits a right answer has.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The file, which a runtime can take as it is.
+    pub path: PathBuf,
+    /// Everything in it.
+    pub tensors: BTreeMap<String, Numbers>,
+    /// Name of the logits to compare with.
+    pub reference: &'static str,
+}
+
+impl Example {
+    fn new(name: &str, model: PathBuf, folder: PathBuf) -> Self {
+        let meta = std::fs::read_to_string(folder.join("meta.json")).unwrap_or_default();
+        Self { name: name.to_owned(), model, folder, meta: serde_json::from_str(&meta).unwrap_or_default() }
+    }
+
+    /// How far logits may be from the reference's.
+    ///
+    /// # Panics
+    /// If the example's `meta.json` does not say.
+    pub fn tolerance(&self) -> f32 {
+        self.meta["suggested_atol"].as_f64().unwrap_or_else(|| panic!("{}: no suggested_atol", self.name)) as f32
+    }
+
+    /// The stored cases.
+    pub fn cases(&self) -> Vec<Case> {
+        let read = |path: PathBuf| {
+            let tensors = tensors::read(&path);
+            // Graphs whose weights are stored in 4 bits are compared with the run on exactly those weights.
+            let reference = if tensors.contains_key("dequant.logits") { "dequant.logits" } else { "ref.logits" };
+            Case { path, tensors, reference }
+        };
+        (0..3).map(|i| self.folder.join(format!("io_{i}.safetensors"))).filter(|p| p.is_file()).map(read).collect()
+    }
+
+    /// Prompt, and the tokens that greedy decoding must append to it.
+    pub fn greedy(&self) -> (Vec<i64>, Vec<i64>) {
+        let tensors = tensors::read(&self.folder.join("gen.safetensors"));
+        (tensors["prompt"].integers(), tensors["ref.tokens"].integers())
+    }
+}
+
+impl Case {
+    /// The largest distance between `logits` (laid out as the reference is) and the reference over the valid positions, and where:
+    /// (distance, batch row, position). A value that is not a number counts as infinitely far.
+    ///
+    /// # Panics
+    /// If `logits` has another length than the reference.
+    pub fn distance(&self, logits: &[f32]) -> (f32, usize, usize) {
+        let reference = &self.tensors[self.reference];
+        assert_eq!(logits.len(), reference.values.len(), "{}", self.path.display());
+        let (width, columns) = (reference.shape[2], reference.shape[1]);
+        let mut worst = (0.0, 0, 0);
+        for (at, valid) in self.tensors["valid"].values.iter().enumerate() {
+            if *valid != 1.0 {
+                continue;
+            }
+            let range = at * width..(at + 1) * width;
+            for (x, y) in logits[range.clone()].iter().zip(&reference.values[range]) {
+                let distance = if (x - y).is_nan() { f32::INFINITY } else { (x - y).abs() };
+                if distance > worst.0 {
+                    worst = (distance, at / columns, at % columns);
+                }
+            }
+        }
+        worst
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_cases_can_be_read() {
+        let examples = dense();
+        assert!(examples.len() >= 15, "{}", examples.len());
+        for example in examples {
+            assert!(example.model.is_file(), "{}", example.name);
+            assert!(example.tolerance() > 0.0);
+            assert!(!example.cases().is_empty(), "{}", example.name);
+            assert!(!example.greedy().1.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_valid_positions_count() {
+        let numbers = |shape: &[usize], values: &[f32]| Numbers { shape: shape.to_vec(), values: values.to_vec() };
+        let tensors = BTreeMap::from([
+            ("ref.logits".to_owned(), numbers(&[1, 3, 2], &[9.0, 9.0, 1.0, 2.0, 3.0, 4.0])),
+            ("valid".to_owned(), numbers(&[1, 3], &[0.0, 1.0, 1.0])),
+        ]);
+        let case = Case { path: PathBuf::new(), tensors, reference: "ref.logits" };
+        assert_eq!(case.distance(&[0.0, 0.0, 1.0, 2.0, 3.0, 4.5]), (0.5, 0, 2));
+        assert_eq!(case.distance(&[0.0, 0.0, 1.0, f32::NAN, 3.0, 4.5]), (f32::INFINITY, 0, 1));
+    }
+}

@@ -1,0 +1,32 @@
+//! The programs under test, as child processes of this binary.
+
+use q35_tests::filetest::{Ran, Streams};
+use std::ffi::OsStr;
+use std::process::{Command, ExitCode};
+
+const VARIABLE: &str = "Q35_TEST_AS";
+
+/// Runs as one of the programs, if the environment asks for it.
+pub(crate) fn become_program() -> Option<ExitCode> {
+    match std::env::var(VARIABLE).ok()?.as_str() {
+        "q35c" => Some(q35c::main()),
+        other => panic!("{VARIABLE}={other} names no program"),
+    }
+}
+
+/// A command that starts a program.
+pub(crate) fn command(program: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
+    command.env(VARIABLE, program).env_remove("Q35C_BLESS").stdin(std::process::Stdio::null());
+    command
+}
+
+/// Runs a program to its end.
+pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Ran {
+    let output = command(program).args(args).output().expect("this binary can be started");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ran {
+        streams: Streams { stdout: text(output.stdout), stderr: text(output.stderr) },
+        exit: output.status.code().unwrap_or(-1),
+    }
+}
