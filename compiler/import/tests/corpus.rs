@@ -21,7 +21,8 @@ fn json(path: &Path) -> Json {
 
 /// Folders of the corpus with the sub-folders that hold graphs and the JSON object with each graph's op counts.
 fn graphs(corpus: &Path) -> Vec<(PathBuf, Json)> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     folders.sort();
     let mut found = Vec::new();
     for folder in folders {
@@ -110,18 +111,26 @@ fn named_weights_are_the_checkpoint_s() {
     let Some(corpus) = corpus() else { return };
     let mut compared = 0;
     for (folder, _) in graphs(&corpus) {
-        let hf = [folder.join("hf/model.safetensors"), folder.join("../hf/model.safetensors")].into_iter().find(|p| p.is_file()).unwrap();
+        let hf = [folder.join("hf/model.safetensors"), folder.join("../hf/model.safetensors")]
+            .into_iter()
+            .find(|p| p.is_file())
+            .unwrap();
         let bytes = std::fs::read(hf).unwrap();
         let checkpoint = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let graph = q35_import::open(&folder.join("model.onnx")).unwrap().graph;
         for id in graph.ids() {
             let node = graph.node(id);
             let SourceOp::Const(tensor) = &node.op else { continue };
-            let Some(name) = checkpoint.names().into_iter().find(|n| node.name == **n || node.name.ends_with(&format!(".{n}"))) else { continue };
+            let Some(name) = checkpoint.names().into_iter().find(|n| node.name == **n || node.name.ends_with(&format!(".{n}")))
+            else {
+                continue;
+            };
             let stored = checkpoint.tensor(name).unwrap();
             let same_type = matches!(
                 (stored.dtype(), tensor.dtype()),
-                (safetensors::Dtype::F32, DType::F32) | (safetensors::Dtype::F16, DType::F16) | (safetensors::Dtype::BF16, DType::Bf16)
+                (safetensors::Dtype::F32, DType::F32)
+                    | (safetensors::Dtype::F16, DType::F16)
+                    | (safetensors::Dtype::BF16, DType::Bf16)
             );
             if same_type && stored.shape().iter().map(|&d| d as u64).eq(tensor.dims().iter().copied()) {
                 assert!(stored.data() == tensor.bytes(), "{} of {}", node.name, folder.display());

@@ -27,8 +27,10 @@ pub(super) fn subgraph(proto: &Attribute) -> Option<&Graph> {
 /// Makes an attribute of node `node`. `None` if something is wrong with it, which is reported.
 pub(super) fn read(proto: &Attribute, node: &str, tensors: &mut Tensors, report: &mut Report) -> Option<Attr> {
     let text = |bytes: &Bytes| {
-        String::from_utf8(bytes.to_vec())
-            .map_err(|_| Diagnostic::error(Code::UnsupportedForm, format!("attribute '{}' holds bytes that are not text", proto.name)).at("node", node))
+        String::from_utf8(bytes.to_vec()).map_err(|_| {
+            Diagnostic::error(Code::UnsupportedForm, format!("attribute '{}' holds bytes that are not text", proto.name))
+                .at("node", node)
+        })
     };
     let result = match proto.r#type {
         kind::FLOAT => Ok(Attr::Float(proto.f)),
@@ -43,7 +45,11 @@ pub(super) fn read(proto: &Attribute, node: &str, tensors: &mut Tensors, report:
             return tensors.read(tensor, &name, report).map(Attr::Tensor);
         }
         kind::GRAPH => Err(without_value(proto, node)),
-        other => Err(Diagnostic::error(Code::UnsupportedForm, format!("attribute '{}' has kind {other}, which is not supported", proto.name)).at("node", node)),
+        other => Err(Diagnostic::error(
+            Code::UnsupportedForm,
+            format!("attribute '{}' has kind {other}, which is not supported", proto.name),
+        )
+        .at("node", node)),
     };
     report.take(result)
 }

@@ -47,24 +47,32 @@ impl External {
 
     /// The storage and offset of `bytes` bytes that `entries` describe. `None` when there is a problem that [`External::finish`] will report.
     pub(super) fn find(&mut self, tensor: &str, bytes: u64, entries: &[Entry]) -> Result<Option<(Storage, u64)>, Diagnostic> {
-        let entry = |key: &str| entries.iter().rev().find(|e| e.key == key).map(|e| String::from_utf8_lossy(&e.value).into_owned());
+        let entry =
+            |key: &str| entries.iter().rev().find(|e| e.key == key).map(|e| String::from_utf8_lossy(&e.value).into_owned());
         let number = |key: &str| match entry(key) {
             None => Ok(None),
             Some(text) => text.trim().parse::<u64>().map(Some).map_err(|_| {
-                Diagnostic::error(Code::BadTensor, format!("the {key} of its external data is '{text}', which is not a number of bytes"))
+                Diagnostic::error(
+                    Code::BadTensor,
+                    format!("the {key} of its external data is '{text}', which is not a number of bytes"),
+                )
             }),
         };
-        let location = entry("location").filter(|l| !l.is_empty()).ok_or_else(|| {
-            Diagnostic::error(Code::BadTensor, "its data is external, but no location is given")
-        })?;
+        let location = entry("location")
+            .filter(|l| !l.is_empty())
+            .ok_or_else(|| Diagnostic::error(Code::BadTensor, "its data is external, but no location is given"))?;
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(bytes));
         if length != bytes {
-            return Err(Diagnostic::error(Code::BadTensor, format!("its type takes {bytes} bytes, but {length} bytes of external data are given"))
-                );
+            return Err(Diagnostic::error(
+                Code::BadTensor,
+                format!("its type takes {bytes} bytes, but {length} bytes of external data are given"),
+            ));
         }
         let end = offset.checked_add(bytes).ok_or_else(|| {
-            Diagnostic::error(Code::DataOutOfFile, format!("its data starts at byte {offset} of '{location}', further than any file reaches"))
-                
+            Diagnostic::error(
+                Code::DataOutOfFile,
+                format!("its data starts at byte {offset} of '{location}', further than any file reaches"),
+            )
         })?;
         if !self.files.contains_key(&location) {
             let storage = self.open(&location);
@@ -111,7 +119,8 @@ impl External {
 
     /// Reports what was wrong with the files, in order of their names.
     pub(super) fn finish(self, report: &mut Report) {
-        let tensors = |n: u64, first: &str| if n == 1 { format!("tensor '{first}'") } else { format!("{n} tensors, first '{first}'") };
+        let tensors =
+            |n: u64, first: &str| if n == 1 { format!("tensor '{first}'") } else { format!("{n} tensors, first '{first}'") };
         for (location, state) in self.files {
             match (state.storage, state.short) {
                 (Err(mut problem), _) => {
@@ -121,7 +130,12 @@ impl External {
                 (Ok(storage), Some(short)) => report.push(
                     Diagnostic::error(
                         Code::Truncated,
-                        format!("the file ends at byte {}, but the model needs it up to byte {} ({})", storage.bytes().len(), short.end, tensors(short.tensors, &short.first)),
+                        format!(
+                            "the file ends at byte {}, but the model needs it up to byte {} ({})",
+                            storage.bytes().len(),
+                            short.end,
+                            tensors(short.tensors, &short.first)
+                        ),
                     )
                     .at("file", location)
                     .help("download or export it again, completely"),

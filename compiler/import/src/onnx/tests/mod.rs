@@ -1,0 +1,99 @@
+//! Models written message by message, and what becomes of them.
+
+mod bad_input;
+mod mutation;
+mod structure;
+
+use super::proto::{
+    Attribute, Dimension, DimensionValue, Entry, Function, Graph, Model, Node, OperatorSet, Shape, Tensor, TensorType, Type,
+    ValueInfo,
+};
+use crate::Imported;
+use prost::Message;
+use q35_diag::Result;
+use std::path::Path;
+
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|s| (*s).to_owned()).collect()
+}
+
+fn node(op: &str, name: &str, input: &[&str], output: &[&str]) -> Node {
+    Node { op_type: op.into(), name: name.into(), input: strings(input), output: strings(output), ..Node::default() }
+}
+
+/// A value of type `f32[dims]`; an empty `dims` records no type.
+fn value(name: &str, dims: &[&str]) -> ValueInfo {
+    let dim = |d: &&str| Dimension {
+        value: Some(d.parse().map_or_else(|_| DimensionValue::Param((*d).to_owned()), DimensionValue::Value)),
+    };
+    let shape = Shape { dim: dims.iter().map(dim).collect() };
+    let ty = Type { tensor_type: Some(TensorType { elem_type: 1, shape: Some(shape) }) };
+    ValueInfo { name: name.into(), r#type: (!dims.is_empty()).then_some(ty) }
+}
+
+fn attribute(name: &str, r#type: i32) -> Attribute {
+    Attribute { name: name.into(), r#type, ..Attribute::default() }
+}
+
+fn graph_attribute(name: &str, graph: Graph) -> Attribute {
+    Attribute { g: Some(Box::new(graph)), ..attribute(name, 5) }
+}
+
+fn raw(name: &str, data_type: i32, dims: &[i64], data: &[u8]) -> Tensor {
+    Tensor { name: name.into(), data_type, dims: dims.to_vec(), raw_data: Some(data.to_vec().into()), ..Tensor::default() }
+}
+
+fn external(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> Tensor {
+    let external_data = entries.iter().map(|(k, v)| Entry { key: (*k).into(), value: (*v).to_owned().into() }).collect();
+    Tensor { name: name.into(), data_type: 1, dims: dims.to_vec(), data_location: 1, external_data, ..Tensor::default() }
+}
+
+fn graph(input: &[&str], node: Vec<Node>, output: &[&str]) -> Graph {
+    let values = |names: &[&str]| names.iter().map(|n| value(n, &[])).collect();
+    Graph { node, input: values(input), output: values(output), ..Graph::default() }
+}
+
+fn opset(domain: &str, version: i64) -> OperatorSet {
+    OperatorSet { domain: domain.into(), version }
+}
+
+fn model(graph: Graph) -> Model {
+    Model { ir_version: 10, opset_import: vec![opset("", 20)], graph: Some(graph), ..Model::default() }
+}
+
+fn function(name: &str, input: &[&str], node: Vec<Node>, output: &[&str]) -> Function {
+    Function {
+        name: name.into(),
+        domain: "local".into(),
+        input: strings(input),
+        output: strings(output),
+        node,
+        opset_import: vec![opset("", 20)],
+        ..Function::default()
+    }
+}
+
+fn call(function: &str, name: &str, input: &[&str], output: &[&str]) -> Node {
+    Node { domain: "local".into(), ..node(function, name, input, output) }
+}
+
+/// Writes `model` into `folder` and opens it.
+fn open_in(folder: &Path, model: &Model) -> Result<Imported> {
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    crate::open(&path)
+}
+
+fn open(model: &Model) -> Result<Imported> {
+    open_in(tempfile::tempdir().unwrap().path(), model)
+}
+
+/// The printed graph of a model that opens.
+fn printed(model: &Model) -> String {
+    open(model).map(|m| m.graph.to_string()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The diagnostics of a model that does not.
+fn refused(model: &Model) -> String {
+    open(model).map(|m| m.graph.to_string()).unwrap_err().to_string()
+}
