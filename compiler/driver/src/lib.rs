@@ -14,12 +14,16 @@ pub mod memory;
 pub mod passes;
 pub mod pipeline;
 pub mod prompt;
+pub mod q35;
 pub mod report;
 pub mod settings;
 pub mod size;
+pub mod summary;
 pub mod table;
+pub mod targets;
 pub mod values;
 pub mod watch;
+pub mod weights;
 
 use clap::Parser;
 use std::io::Write;
