@@ -20,7 +20,8 @@ const OTHER_KINDS: &[(usize, &[u8], &str, &str)] = &[
 ];
 
 /// The fields of a model message that are messages or strings, and those that are numbers.
-const FIELDS: [(WireType, &[u32]); 2] = [(WireType::LengthDelimited, &[2, 3, 4, 6, 7, 8, 14, 20, 25, 26]), (WireType::Varint, &[1, 5])];
+const FIELDS: [(WireType, &[u32]); 2] =
+    [(WireType::LengthDelimited, &[2, 3, 4, 6, 7, 8, 14, 20, 25, 26]), (WireType::Varint, &[1, 5])];
 
 /// A mapped file as the owner of the bytes that messages share.
 struct Owner(Storage);
@@ -39,7 +40,8 @@ pub(super) fn decode(file: &Storage) -> Result<Model, Diagnostic> {
         return Err(no_model(&format!("this is {kind}, not an ONNX model")).help(*help));
     }
     check_frame(bytes)?;
-    let model = Model::decode(Bytes::from_owner(Owner(file.clone()))).map_err(|_| no_model("the file is damaged, or not an ONNX model"))?;
+    let model = Model::decode(Bytes::from_owner(Owner(file.clone())))
+        .map_err(|_| no_model("the file is damaged, or not an ONNX model"))?;
     if model.graph.is_none() {
         return Err(no_model("the file holds no graph"));
     }

@@ -15,8 +15,8 @@ use super::values::{self, Types};
 use crate::report::Report;
 use prost::Message;
 use q35_diag::{Code, Diagnostic};
-use q35_graph::source::{Attr, Call, Dim, SourceGraph, SourceOp, SourceType};
 use q35_graph::Tensor;
+use q35_graph::source::{Attr, Call, Dim, SourceGraph, SourceOp, SourceType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Functions and subgraphs within each other.
@@ -98,7 +98,8 @@ impl<'m> Builder<'m> {
         }
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().map_or("", |v| v.name.as_str());
-            self.report.push(Diagnostic::error(Code::UnsupportedForm, "sparse initializers are not supported").at("tensor", name));
+            self.report
+                .push(Diagnostic::error(Code::UnsupportedForm, "sparse initializers are not supported").at("tensor", name));
             let value = frame.value(SourceType::default());
             self.define(&mut scope, name, Some(value));
         }
@@ -118,7 +119,9 @@ impl<'m> Builder<'m> {
         for output in &proto.output {
             match scope.get(output.name.as_str()) {
                 Some(Some(value)) => outputs.push((output.name.clone(), *value)),
-                _ => self.report.push(Diagnostic::error(Code::BadGraph, "nothing makes this output of the graph").at("output", &output.name)),
+                _ => self.report.push(
+                    Diagnostic::error(Code::BadGraph, "nothing makes this output of the graph").at("output", &output.name),
+                ),
             }
         }
         frame.link(&outputs, &mut self.report)
@@ -144,7 +147,14 @@ impl<'m> Builder<'m> {
     }
 
     /// Adds one node, or the nodes of the function it calls. `None` if the model is too large to go on.
-    fn node(&mut self, frame: &mut Frame, node: &'m Node, index: usize, scope: &Scope<'m>, context: Context<'_, 'm>) -> Option<()> {
+    fn node(
+        &mut self,
+        frame: &mut Frame,
+        node: &'m Node,
+        index: usize,
+        scope: &Scope<'m>,
+        context: Context<'_, 'm>,
+    ) -> Option<()> {
         let name = names::of_node(context.prefix, node, index);
         if context.bindings.is_some() {
             self.inlined += weight(node, context);
@@ -184,7 +194,8 @@ impl<'m> Builder<'m> {
         match scope.get(input) {
             Some(value) => *value,
             None => {
-                self.report.push(Diagnostic::error(Code::BadGraph, format!("input '{input}' is made by nothing")).at("node", node));
+                self.report
+                    .push(Diagnostic::error(Code::BadGraph, format!("input '{input}' is made by nothing")).at("node", node));
                 None
             }
         }
@@ -198,7 +209,8 @@ impl<'m> Builder<'m> {
                 ("", _) => Some(attribute),
                 (reference, Some(bindings)) => bindings.get(reference).copied(),
                 (reference, None) => {
-                    let what = format!("attribute '{}' refers to '{reference}', but the node is in no function", attribute.name);
+                    let what =
+                        format!("attribute '{}' refers to '{reference}', but the node is in no function", attribute.name);
                     self.report.push(Diagnostic::error(Code::BadGraph, what).at("node", name));
                     None
                 }
