@@ -41,15 +41,16 @@ impl Raiser<'_> {
     pub(super) fn activation(&mut self, expr: Id, column: Id, width: u64) -> Res<Made> {
         let (factor, rest) = self.content(expr);
         if let Some(&(value, inner)) = self.made.get(&(rest, width)) {
-            return Ok((value, factor * inner));
+            return Ok((value, cleaned(factor * inner)));
         }
         if self.is_poisoned(rest) {
             return self.consequence();
         }
         for form in FORMS {
-            if let Some(made) = form(self, Ask { expr: rest, column, width })? {
-                self.made.insert((rest, width), made);
-                return Ok((made.0, factor * made.1));
+            if let Some((value, inner)) = form(self, Ask { expr: rest, column, width })? {
+                let inner = cleaned(inner);
+                self.made.insert((rest, width), (value, inner));
+                return Ok((value, cleaned(factor * inner)));
             }
         }
         let text = self.eval.sym.show(rest);
@@ -147,6 +148,12 @@ impl Raiser<'_> {
     pub(super) fn moved(&mut self, expr: Id, column: Id, to: Id) -> Id {
         self.eval.sym.subst(expr, &one(column, to))
     }
+}
+
+/// The f32 nearby, if it is so near that only the roundings of f64 lie between.
+fn cleaned(factor: f64) -> f64 {
+    let near = f64::from(factor as f32);
+    if (factor - near).abs() <= near.abs() * 2f64.powi(-44) { near } else { factor }
 }
 
 /// Constants are f32, and their products are formed in f64: what lies within 2^-24 of 1 is 1.

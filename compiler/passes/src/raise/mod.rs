@@ -40,7 +40,7 @@ use linear::PendingLinear;
 use q35_bundle::{Interface, ModelFacts, PositionRule};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::q35::Op;
-use q35_dialects::{Model, ParamName, Ty};
+use q35_dialects::{Model, ParamName};
 use q35_graph::source::{SourceGraph, SourceOp};
 use q35_graph::{NodeId, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
