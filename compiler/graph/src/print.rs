@@ -31,7 +31,8 @@ pub trait PrintOp {
 impl<O: PrintOp, T: Display> Display for Graph<O, T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut numbers: BTreeMap<Value, usize> = BTreeMap::new();
-        let number = |numbers: &BTreeMap<Value, usize>, value: Value| numbers.get(&value).map_or("%?".to_owned(), |n| format!("%{n}"));
+        let number =
+            |numbers: &BTreeMap<Value, usize>, value: Value| numbers.get(&value).map_or("%?".to_owned(), |n| format!("%{n}"));
         for id in self.topological().unwrap_or_else(|| self.ids().collect()) {
             let node = self.node(id);
             let results: Vec<Value> = (0..node.results.len()).map(|r| Value { node: id, result: r as u16 }).collect();
@@ -117,7 +118,9 @@ impl Display for Dim {
 fn elements(tensor: &Tensor) -> Option<String> {
     let count = usize::try_from(tensor.count()).ok().filter(|n| *n <= LIST)?;
     let float = tensor.dtype().is_float();
-    Some(list(count, |i| if float { format!("{:?}", tensor.number(i as u64) as f32) } else { tensor.integer(i as u64).to_string() }))
+    Some(list(count, |i| {
+        if float { format!("{:?}", tensor.number(i as u64) as f32) } else { tensor.integer(i as u64).to_string() }
+    }))
 }
 
 fn list(len: usize, element: impl Fn(usize) -> String) -> String {
@@ -158,7 +161,12 @@ mod tests {
         let split = call("ai.custom", "Split", &attrs);
         let split = g.add("node \"1\"", split, &[value(x, 0), None, value(small, 0)], vec![SourceType::default(), ty(&[])]);
         let tensor = Attr::Tensor(Tensor::from_f32(vec![], &[1e-5]));
-        let last = g.add("n2", call("", "Foo", &[("eps", Attr::Float(0.1)), ("s", Attr::Str("a\n".into())), ("t", tensor)]), &[value(split, 1), value(large, 0)], vec![ty(&[])]);
+        let last = g.add(
+            "n2",
+            call("", "Foo", &[("eps", Attr::Float(0.1)), ("s", Attr::Str("a\n".into())), ("t", tensor)]),
+            &[value(split, 1), value(large, 0)],
+            vec![ty(&[])],
+        );
         g.outputs.push(("out".into(), Value { node: last, result: 0 }));
         let expected = "\
 %0 = input : f32[a + b,4,?] @ x

@@ -28,7 +28,9 @@ pub(crate) fn map(path: &Path, name: &str, absent: Code) -> Result<Storage, Diag
         return Err(Diagnostic::error(Code::CannotRead, "this is not a regular file").at("file", name));
     }
     if info.len() == 0 {
-        return Err(Diagnostic::error(Code::EmptyFile, "the file is empty").at("file", name).help("download or export it again"));
+        return Err(Diagnostic::error(Code::EmptyFile, "the file is empty")
+            .at("file", name)
+            .help("download or export it again"));
     }
     let storage = Storage::map(path).map_err(unreadable)?;
     let bytes = storage.bytes();

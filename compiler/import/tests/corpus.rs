@@ -21,7 +21,8 @@ fn json(path: &Path) -> Json {
 
 /// Folders of the corpus with the sub-folders that hold graphs and the JSON object with each graph's op counts.
 fn graphs(corpus: &Path) -> Vec<(PathBuf, Json)> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     folders.sort();
     let mut found = Vec::new();
     for folder in folders {
@@ -110,18 +111,26 @@ fn named_weights_are_the_checkpoint_s() {
     let Some(corpus) = corpus() else { return };
     let mut compared = 0;
     for (folder, _) in graphs(&corpus) {
-        let hf = [folder.join("hf/model.safetensors"), folder.join("../hf/model.safetensors")].into_iter().find(|p| p.is_file()).unwrap();
+        let hf = [folder.join("hf/model.safetensors"), folder.join("../hf/model.safetensors")]
+            .into_iter()
+            .find(|p| p.is_file())
+            .unwrap();
         let bytes = std::fs::read(hf).unwrap();
         let checkpoint = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let graph = q35_import::open(&folder.join("model.onnx")).unwrap().graph;
         for id in graph.ids() {
             let node = graph.node(id);
             let SourceOp::Const(tensor) = &node.op else { continue };
-            let Some(name) = checkpoint.names().into_iter().find(|n| node.name == **n || node.name.ends_with(&format!(".{n}"))) else { continue };
+            let Some(name) = checkpoint.names().into_iter().find(|n| node.name == **n || node.name.ends_with(&format!(".{n}")))
+            else {
+                continue;
+            };
             let stored = checkpoint.tensor(name).unwrap();
             let same_type = matches!(
                 (stored.dtype(), tensor.dtype()),
-                (safetensors::Dtype::F32, DType::F32) | (safetensors::Dtype::F16, DType::F16) | (safetensors::Dtype::BF16, DType::Bf16)
+                (safetensors::Dtype::F32, DType::F32)
+                    | (safetensors::Dtype::F16, DType::F16)
+                    | (safetensors::Dtype::BF16, DType::Bf16)
             );
             if same_type && stored.shape().iter().map(|&d| d as u64).eq(tensor.dims().iter().copied()) {
                 assert!(stored.data() == tensor.bytes(), "{} of {}", node.name, folder.display());
@@ -130,4 +139,45 @@ fn named_weights_are_the_checkpoint_s() {
         }
     }
     assert!(compared > 150, "only {compared} tensors could be compared");
+}
+
+/// Checkpoint and export of one model agree on what can be compared without running them: the rotation frequencies, the number of products with
+/// weights, and the weights' bytes.
+#[test]
+fn checkpoints_import_like_their_exports() {
+    let Some(corpus) = corpus() else { return };
+    let dense = ["llama-", "llama3-", "mistral-", "phi3-", "qwen2-", "qwen3-", "rustdoc-llama"];
+    let (mut opened, mut frequencies) = (0, 0);
+    for entry in std::fs::read_dir(&corpus).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        if !folder.join("hf").is_dir() {
+            continue;
+        }
+        let checkpoint = q35_import::open(&folder.join("hf"));
+        if !dense.iter().any(|d| name.starts_with(d)) {
+            assert!(checkpoint.unwrap_err().to_string().starts_with("error[Q35-0208]"), "{name}");
+            continue;
+        }
+        let checkpoint = checkpoint.unwrap_or_else(|e| panic!("{name}:\n{e}")).graph;
+        checkpoint.check().unwrap();
+        opened += 1;
+        let config = json(&folder.join("hf/config.json"));
+        let layers = config["num_hidden_layers"].as_u64().unwrap();
+        let per_layer = if name.starts_with("phi3") { 4 } else { 7 };
+        assert_eq!(op_counts(&checkpoint)["MatMul"], layers * (per_layer + 2) + 1, "{name}");
+        let Ok(export) = q35_import::open(&folder.join("model.onnx")) else { continue };
+        let find = |graph: &SourceGraph| {
+            graph.ids().find_map(|id| match &graph.node(id).op {
+                SourceOp::Const(t) if graph.node(id).name.ends_with("inv_freq") => Some(t.clone()),
+                _ => None,
+            })
+        };
+        if let (Some(a), Some(b)) = (find(&checkpoint), find(&export.graph)) {
+            assert_eq!(a.count(), b.count());
+            (0..a.count()).for_each(|i| assert!((a.number(i) / b.number(i) - 1.0).abs() < 5e-7, "{name}: frequency {i}"));
+            frequencies += 1;
+        }
+    }
+    assert!(opened >= 26 && frequencies >= 8, "{opened} opened, frequencies of {frequencies} compared");
 }

@@ -1,23 +1,11 @@
 //! `AttributeProto` becomes an [`Attr`], all but subgraphs, which only the graph builder can make.
 
-use super::proto::{Attribute, Graph};
+use super::proto::{Attribute, Graph, kind};
 use super::tensor::Tensors;
 use crate::report::Report;
 use bytes::Bytes;
 use q35_diag::{Code, Diagnostic};
 use q35_graph::source::Attr;
-
-/// `AttributeProto.AttributeType`.
-mod kind {
-    pub(super) const FLOAT: i32 = 1;
-    pub(super) const INT: i32 = 2;
-    pub(super) const STRING: i32 = 3;
-    pub(super) const TENSOR: i32 = 4;
-    pub(super) const GRAPH: i32 = 5;
-    pub(super) const FLOATS: i32 = 6;
-    pub(super) const INTS: i32 = 7;
-    pub(super) const STRINGS: i32 = 8;
-}
 
 /// The subgraph of an attribute that is one.
 pub(super) fn subgraph(proto: &Attribute) -> Option<&Graph> {
@@ -27,8 +15,10 @@ pub(super) fn subgraph(proto: &Attribute) -> Option<&Graph> {
 /// Makes an attribute of node `node`. `None` if something is wrong with it, which is reported.
 pub(super) fn read(proto: &Attribute, node: &str, tensors: &mut Tensors, report: &mut Report) -> Option<Attr> {
     let text = |bytes: &Bytes| {
-        String::from_utf8(bytes.to_vec())
-            .map_err(|_| Diagnostic::error(Code::UnsupportedForm, format!("attribute '{}' holds bytes that are not text", proto.name)).at("node", node))
+        String::from_utf8(bytes.to_vec()).map_err(|_| {
+            Diagnostic::error(Code::UnsupportedForm, format!("attribute '{}' holds bytes that are not text", proto.name))
+                .at("node", node)
+        })
     };
     let result = match proto.r#type {
         kind::FLOAT => Ok(Attr::Float(proto.f)),
@@ -43,7 +33,11 @@ pub(super) fn read(proto: &Attribute, node: &str, tensors: &mut Tensors, report:
             return tensors.read(tensor, &name, report).map(Attr::Tensor);
         }
         kind::GRAPH => Err(without_value(proto, node)),
-        other => Err(Diagnostic::error(Code::UnsupportedForm, format!("attribute '{}' has kind {other}, which is not supported", proto.name)).at("node", node)),
+        other => Err(Diagnostic::error(
+            Code::UnsupportedForm,
+            format!("attribute '{}' has kind {other}, which is not supported", proto.name),
+        )
+        .at("node", node)),
     };
     report.take(result)
 }

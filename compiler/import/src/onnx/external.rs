@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 /// The external files of one model.
-pub(super) struct External {
+pub(crate) struct External {
     folder: PathBuf,
     roots: Vec<PathBuf>,
     mapped: BTreeMap<PathBuf, Storage>,
@@ -38,7 +38,7 @@ struct Short {
 
 impl External {
     /// For the model file at `model`.
-    pub(super) fn new(model: &Path) -> Self {
+    pub(crate) fn new(model: &Path) -> Self {
         let folder = files::folder_of(model);
         let resolved = model.canonicalize().ok().map(|m| files::folder_of(&m));
         let roots = folder.canonicalize().ok().into_iter().chain(resolved).collect();
@@ -47,27 +47,35 @@ impl External {
 
     /// The storage and offset of `bytes` bytes that `entries` describe. `None` when there is a problem that [`External::finish`] will report.
     pub(super) fn find(&mut self, tensor: &str, bytes: u64, entries: &[Entry]) -> Result<Option<(Storage, u64)>, Diagnostic> {
-        let entry = |key: &str| entries.iter().rev().find(|e| e.key == key).map(|e| String::from_utf8_lossy(&e.value).into_owned());
+        let entry =
+            |key: &str| entries.iter().rev().find(|e| e.key == key).map(|e| String::from_utf8_lossy(&e.value).into_owned());
         let number = |key: &str| match entry(key) {
             None => Ok(None),
             Some(text) => text.trim().parse::<u64>().map(Some).map_err(|_| {
-                Diagnostic::error(Code::BadTensor, format!("the {key} of its external data is '{text}', which is not a number of bytes"))
+                Diagnostic::error(
+                    Code::BadTensor,
+                    format!("the {key} of its external data is '{text}', which is not a number of bytes"),
+                )
             }),
         };
-        let location = entry("location").filter(|l| !l.is_empty()).ok_or_else(|| {
-            Diagnostic::error(Code::BadTensor, "its data is external, but no location is given")
-        })?;
+        let location = entry("location")
+            .filter(|l| !l.is_empty())
+            .ok_or_else(|| Diagnostic::error(Code::BadTensor, "its data is external, but no location is given"))?;
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(bytes));
         if length != bytes {
-            return Err(Diagnostic::error(Code::BadTensor, format!("its type takes {bytes} bytes, but {length} bytes of external data are given"))
-                );
+            return Err(Diagnostic::error(
+                Code::BadTensor,
+                format!("its type takes {bytes} bytes, but {length} bytes of external data are given"),
+            ));
         }
         let end = offset.checked_add(bytes).ok_or_else(|| {
-            Diagnostic::error(Code::DataOutOfFile, format!("its data starts at byte {offset} of '{location}', further than any file reaches"))
-                
+            Diagnostic::error(
+                Code::DataOutOfFile,
+                format!("its data starts at byte {offset} of '{location}', further than any file reaches"),
+            )
         })?;
         if !self.files.contains_key(&location) {
-            let storage = self.open(&location);
+            let storage = self.file(&location);
             self.files.insert(location.clone(), State { storage, tensors: 0, first: tensor.to_owned(), short: None });
         }
         let Some(state) = self.files.get_mut(&location) else { return Ok(None) };
@@ -82,7 +90,8 @@ impl External {
         Ok(Some((storage.clone(), offset)))
     }
 
-    fn open(&mut self, location: &str) -> Result<Storage, Diagnostic> {
+    /// Maps the file at `location`, once.
+    pub(crate) fn file(&mut self, location: &str) -> Result<Storage, Diagnostic> {
         let escapes = || {
             Diagnostic::error(Code::PathEscapes, "an external-data location leaves the model's folder")
                 .at("file", location)
@@ -111,7 +120,8 @@ impl External {
 
     /// Reports what was wrong with the files, in order of their names.
     pub(super) fn finish(self, report: &mut Report) {
-        let tensors = |n: u64, first: &str| if n == 1 { format!("tensor '{first}'") } else { format!("{n} tensors, first '{first}'") };
+        let tensors =
+            |n: u64, first: &str| if n == 1 { format!("tensor '{first}'") } else { format!("{n} tensors, first '{first}'") };
         for (location, state) in self.files {
             match (state.storage, state.short) {
                 (Err(mut problem), _) => {
@@ -121,7 +131,12 @@ impl External {
                 (Ok(storage), Some(short)) => report.push(
                     Diagnostic::error(
                         Code::Truncated,
-                        format!("the file ends at byte {}, but the model needs it up to byte {} ({})", storage.bytes().len(), short.end, tensors(short.tensors, &short.first)),
+                        format!(
+                            "the file ends at byte {}, but the model needs it up to byte {} ({})",
+                            storage.bytes().len(),
+                            short.end,
+                            tensors(short.tensors, &short.first)
+                        ),
                     )
                     .at("file", location)
                     .help("download or export it again, completely"),

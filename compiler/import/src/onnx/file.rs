@@ -1,13 +1,11 @@
 //! The bytes of an ONNX file become a [`Model`] message, or the reason why they are none.
 
 use super::proto::Model;
-use crate::files;
 use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use q35_diag::{Code, Diagnostic};
 use q35_graph::Storage;
-use std::path::Path;
 
 /// Files that are often taken for ONNX: where their mark is, what it is, what they are, what to do.
 const OTHER_KINDS: &[(usize, &[u8], &str, &str)] = &[
@@ -22,7 +20,8 @@ const OTHER_KINDS: &[(usize, &[u8], &str, &str)] = &[
 ];
 
 /// The fields of a model message that are messages or strings, and those that are numbers.
-const FIELDS: [(WireType, &[u32]); 2] = [(WireType::LengthDelimited, &[2, 3, 4, 6, 7, 8, 14, 20, 25, 26]), (WireType::Varint, &[1, 5])];
+const FIELDS: [(WireType, &[u32]); 2] =
+    [(WireType::LengthDelimited, &[2, 3, 4, 6, 7, 8, 14, 20, 25, 26]), (WireType::Varint, &[1, 5])];
 
 /// A mapped file as the owner of the bytes that messages share.
 struct Owner(Storage);
@@ -33,22 +32,24 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-/// Maps and decodes the file at `path`.
-pub(super) fn decode(path: &Path) -> Result<(Model, Storage), Diagnostic> {
-    let name = path.display().to_string();
-    let storage = files::map(path, &name, Code::CannotRead)?;
-    let bytes = storage.bytes();
+/// Decodes the bytes of a file.
+pub(super) fn decode(file: &Storage) -> Result<Model, Diagnostic> {
+    let bytes = file.bytes();
+    let no_model = |what: &str| Diagnostic::error(Code::NotAModel, what);
     if let Some((_, _, kind, help)) = OTHER_KINDS.iter().find(|row| bytes.get(row.0..).is_some_and(|b| b.starts_with(row.1))) {
-        return Err(Diagnostic::error(Code::NotAModel, format!("this is {kind}, not an ONNX model")).at("file", name).help(*help));
+        return Err(no_model(&format!("this is {kind}, not an ONNX model")).help(*help));
     }
-    check_frame(bytes).map_err(|problem| problem.at("file", &name))?;
-    let message = Model::decode(Bytes::from_owner(Owner(storage.clone())));
-    let model = message.map_err(|e| {
-        let reason = e.to_string();
-        let reason = reason.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&reason);
-        Diagnostic::error(Code::NotAModel, format!("the file is damaged or no ONNX model: {reason}")).at("file", &name)
-    })?;
-    Ok((model, storage))
+    check_frame(bytes)?;
+    let model = Model::decode(Bytes::from_owner(Owner(file.clone())))
+        .map_err(|_| no_model("the file is damaged, or not an ONNX model"))?;
+    if model.graph.is_none() {
+        return Err(no_model("the file holds no graph"));
+    }
+    if model.opset_import.is_empty() {
+        return Err(Diagnostic::error(Code::Truncated, "the file names no operator set, so its end is probably missing")
+            .help("download or export it again, completely"));
+    }
+    Ok(model)
 }
 
 /// Walks the outermost fields without looking into them, to tell a model that is cut off from bytes that never were one.

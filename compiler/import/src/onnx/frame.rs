@@ -169,6 +169,7 @@ impl Frame {
         let unfinished = |at: usize| sources[at].iter().flatten().map(|s| s.0).find(|&s| ids[s].is_none());
         let mut walk: Vec<usize> = ids.iter().position(Option::is_none).into_iter().collect();
         let mut seen = vec![false; self.nodes.len()];
+        walk.iter().for_each(|&at| seen[at] = true);
         let start = loop {
             match walk.last().and_then(|&at| unfinished(at)) {
                 Some(next) if seen[next] => break walk.iter().position(|&n| n == next).unwrap_or(0),

@@ -15,14 +15,14 @@ use super::values::{self, Types};
 use crate::report::Report;
 use prost::Message;
 use q35_diag::{Code, Diagnostic};
-use q35_graph::source::{Attr, Call, Dim, SourceGraph, SourceOp, SourceType};
 use q35_graph::Tensor;
+use q35_graph::source::{Attr, Call, Dim, SourceGraph, SourceOp, SourceType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Functions and subgraphs within each other.
 pub(super) const MAX_DEPTH: usize = 64;
-/// Nodes, operands and results after inlining, weighed by what their names take.
-const MAX_SIZE: usize = 1 << 24;
+/// Nodes, operands and results that inlining adds, weighed by what their names take.
+const MAX_INLINED: usize = 1 << 22;
 /// Operands or results of one node.
 const MAX_PORTS: usize = u16::MAX as usize;
 
@@ -45,6 +45,14 @@ struct Context<'c, 'm> {
     bindings: Option<&'c Bindings<'m>>,
 }
 
+/// A node with everything it refers to looked up.
+struct Site<'m> {
+    name: String,
+    attributes: Bindings<'m>,
+    operands: Vec<Option<ValueIdx>>,
+    results: Vec<Option<ValueIdx>>,
+}
+
 /// Builds the graphs of one model.
 pub(super) struct Builder<'m> {
     functions: BTreeMap<FunctionKey<'m>, &'m Function>,
@@ -52,7 +60,7 @@ pub(super) struct Builder<'m> {
     report: Report,
     calls: Vec<FunctionKey<'m>>,
     depth: usize,
-    size: usize,
+    inlined: usize,
 }
 
 impl<'m> Builder<'m> {
@@ -63,7 +71,7 @@ impl<'m> Builder<'m> {
                 report.push(Diagnostic::error(Code::BadGraph, "the function is defined twice").at("function", &f.name));
             }
         }
-        Self { functions: table, tensors, report, calls: Vec::new(), depth: 0, size: 0 }
+        Self { functions: table, tensors, report, calls: Vec::new(), depth: 0, inlined: 0 }
     }
 
     /// Builds the model's graph.
@@ -90,7 +98,8 @@ impl<'m> Builder<'m> {
         }
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().map_or("", |v| v.name.as_str());
-            self.report.push(Diagnostic::error(Code::UnsupportedForm, "sparse initializers are not supported").at("tensor", name));
+            self.report
+                .push(Diagnostic::error(Code::UnsupportedForm, "sparse initializers are not supported").at("tensor", name));
             let value = frame.value(SourceType::default());
             self.define(&mut scope, name, Some(value));
         }
@@ -103,11 +112,16 @@ impl<'m> Builder<'m> {
             self.define(&mut scope, &tensor.name, Some(value));
         }
         self.nodes(&mut frame, &proto.node, &mut scope, context);
+        if self.inlined > MAX_INLINED {
+            return SourceGraph::new();
+        }
         let mut outputs = Vec::new();
         for output in &proto.output {
             match scope.get(output.name.as_str()) {
                 Some(Some(value)) => outputs.push((output.name.clone(), *value)),
-                _ => self.report.push(Diagnostic::error(Code::BadGraph, "nothing makes this output of the graph").at("output", &output.name)),
+                _ => self.report.push(
+                    Diagnostic::error(Code::BadGraph, "nothing makes this output of the graph").at("output", &output.name),
+                ),
             }
         }
         frame.link(&outputs, &mut self.report)
@@ -133,29 +147,42 @@ impl<'m> Builder<'m> {
     }
 
     /// Adds one node, or the nodes of the function it calls. `None` if the model is too large to go on.
-    fn node(&mut self, frame: &mut Frame, node: &'m Node, index: usize, scope: &Scope<'m>, context: Context<'_, 'm>) -> Option<()> {
+    fn node(
+        &mut self,
+        frame: &mut Frame,
+        node: &'m Node,
+        index: usize,
+        scope: &Scope<'m>,
+        context: Context<'_, 'm>,
+    ) -> Option<()> {
         let name = names::of_node(context.prefix, node, index);
-        self.size += weight(node, context);
-        if self.size > MAX_SIZE {
+        if context.bindings.is_some() {
+            self.inlined += weight(node, context);
+        }
+        if self.inlined > MAX_INLINED {
             let what = "the graph grows beyond all measure when its functions are inlined";
             self.report.push(Diagnostic::error(Code::AbsurdSize, what));
             return None;
         }
-        let operands: Vec<Option<ValueIdx>> = node.input.iter().map(|input| self.lookup(scope, input, &name)).collect();
-        let results: Vec<Option<ValueIdx>> = node.output.iter().map(|o| scope.get(o.as_str()).copied().flatten()).collect();
-        let attributes = self.attributes(node, &name, context);
+        let site = Site {
+            operands: node.input.iter().map(|input| self.lookup(scope, input, &name)).collect(),
+            results: node.output.iter().map(|o| scope.get(o.as_str()).copied().flatten()).collect(),
+            attributes: self.attributes(node, &name, context),
+            name,
+        };
         let domain = opsets::domain(&node.domain);
         let key = (domain, node.op_type.as_str(), node.overload.as_str());
         if let Some(function) = self.functions.get(&key).copied() {
-            self.call(frame, function, key, &name, &attributes, &operands, &results);
+            self.call(frame, function, key, &site);
             return Some(());
         }
         let version = opsets::version(context.opsets, domain);
         self.report.take(opsets::check(domain, version));
         if domain.is_empty() && node.op_type == "Constant" {
-            self.constant(frame, name, &attributes, results);
+            self.constant(frame, site);
         } else {
-            self.op(frame, name, (domain, &node.op_type, version), &attributes, operands, results, scope, context);
+            let call = Call { domain: domain.to_owned(), op: node.op_type.clone(), version, attrs: BTreeMap::new() };
+            self.op(frame, site, call, scope, context);
         }
         Some(())
     }
@@ -167,7 +194,8 @@ impl<'m> Builder<'m> {
         match scope.get(input) {
             Some(value) => *value,
             None => {
-                self.report.push(Diagnostic::error(Code::BadGraph, format!("input '{input}' is made by nothing")).at("node", node));
+                self.report
+                    .push(Diagnostic::error(Code::BadGraph, format!("input '{input}' is made by nothing")).at("node", node));
                 None
             }
         }
@@ -181,7 +209,8 @@ impl<'m> Builder<'m> {
                 ("", _) => Some(attribute),
                 (reference, Some(bindings)) => bindings.get(reference).copied(),
                 (reference, None) => {
-                    let what = format!("attribute '{}' refers to '{reference}', but the node is in no function", attribute.name);
+                    let what =
+                        format!("attribute '{}' refers to '{reference}', but the node is in no function", attribute.name);
                     self.report.push(Diagnostic::error(Code::BadGraph, what).at("node", name));
                     None
                 }
@@ -193,19 +222,9 @@ impl<'m> Builder<'m> {
         attributes
     }
 
-    /// Adds an ordinary node.
-    #[allow(clippy::too_many_arguments)]
-    fn op(
-        &mut self,
-        frame: &mut Frame,
-        name: String,
-        (domain, op, version): (&str, &str, i64),
-        attributes: &Bindings<'m>,
-        mut operands: Vec<Option<ValueIdx>>,
-        results: Vec<Option<ValueIdx>>,
-        scope: &Scope<'m>,
-        context: Context<'_, 'm>,
-    ) {
+    /// Adds an ordinary node; `call` comes without its attributes.
+    fn op(&mut self, frame: &mut Frame, site: Site<'m>, mut call: Call, scope: &Scope<'m>, context: Context<'_, 'm>) {
+        let Site { name, attributes, mut operands, results } = site;
         let mut captured: Vec<(&'m str, SourceType)> = Vec::new();
         let mut seen = BTreeSet::new();
         for free in attributes.values().filter_map(|a| attr::subgraph(a)).flat_map(free_names) {
@@ -216,20 +235,18 @@ impl<'m> Builder<'m> {
                 captured.push((free, frame.ty(value).clone()));
             }
         }
-        let mut attrs = BTreeMap::new();
-        for (key, proto) in attributes {
+        for (key, proto) in &attributes {
             let attr = match attr::subgraph(proto) {
                 Some(graph) => self.nested(|this| Attr::Graph(Box::new(this.graph(graph, &captured, context))), &name),
                 None => attr::read(proto, &name, &mut self.tensors, &mut self.report),
             };
-            attrs.extend(attr.map(|attr| ((*key).to_owned(), attr)));
+            call.attrs.extend(attr.map(|attr| ((*key).to_owned(), attr)));
         }
         if operands.len().max(results.len()) > MAX_PORTS {
             let what = format!("the node has more than {MAX_PORTS} inputs or outputs");
             self.report.push(Diagnostic::error(Code::AbsurdSize, what).at("node", name));
             return;
         }
-        let call = Call { domain: domain.to_owned(), op: op.to_owned(), version, attrs };
         frame.node(name, SourceOp::Call(call), operands, results);
     }
 
@@ -247,9 +264,10 @@ impl<'m> Builder<'m> {
     }
 
     /// Adds a `Constant` node; its value comes in one of several attributes.
-    fn constant(&mut self, frame: &mut Frame, name: String, attributes: &Bindings<'m>, results: Vec<Option<ValueIdx>>) {
+    fn constant(&mut self, frame: &mut Frame, site: Site<'m>) {
+        let Site { name, attributes, results, .. } = site;
         let Some(result) = results.first().copied().flatten() else { return };
-        let value = attributes.iter().next().and_then(|(_, proto)| attr::read(proto, &name, &mut self.tensors, &mut self.report));
+        let value = attributes.values().next().and_then(|proto| attr::read(proto, &name, &mut self.tensors, &mut self.report));
         let tensor = match (attributes.keys().next().copied(), value) {
             (Some("value"), Some(Attr::Tensor(tensor))) => tensor,
             (Some("value_int"), Some(Attr::Int(v))) => Tensor::from_i64(vec![], &[v]),
@@ -268,17 +286,8 @@ impl<'m> Builder<'m> {
     }
 
     /// Adds the nodes of a local function in place of a call of it.
-    #[allow(clippy::too_many_arguments)]
-    fn call(
-        &mut self,
-        frame: &mut Frame,
-        function: &'m Function,
-        key: FunctionKey<'m>,
-        name: &str,
-        attributes: &Bindings<'m>,
-        operands: &[Option<ValueIdx>],
-        results: &[Option<ValueIdx>],
-    ) {
+    fn call(&mut self, frame: &mut Frame, function: &'m Function, key: FunctionKey<'m>, site: &Site<'m>) {
+        let Site { name, attributes, operands, results } = site;
         let wrong = |what: String| Diagnostic::error(Code::BadGraph, what).at("node", name);
         if self.calls.contains(&key) {
             return self.report.push(wrong(format!("function '{}' calls itself", function.name)));
@@ -316,9 +325,9 @@ impl<'m> Builder<'m> {
     }
 }
 
-/// What a node adds to the size of the graph; inside functions attributes count too, since every call copies them.
+/// What a node of a function adds to the graph: every call copies its names and attributes.
 fn weight(node: &Node, context: Context<'_, '_>) -> usize {
-    let copied = if context.bindings.is_some() { node.attribute.iter().map(|a| a.encoded_len() / 16).sum() } else { 0 };
+    let copied: usize = node.attribute.iter().map(|a| a.encoded_len() / 16).sum();
     (1 + node.input.len() + node.output.len()) * (1 + context.prefix.len() / 64) + copied
 }
 

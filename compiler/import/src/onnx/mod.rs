@@ -10,31 +10,40 @@ mod frame;
 mod graph;
 mod names;
 mod opsets;
-mod proto;
+pub(crate) mod proto;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod values;
 
-use crate::ModelKind;
+pub(crate) use external::External;
+
 use crate::report::Report;
-use q35_diag::{Code, Diagnostic, Result};
+use crate::{ModelKind, files};
+use graph::Builder;
+use q35_diag::{Code, Result};
+use q35_graph::Storage;
 use q35_graph::source::SourceGraph;
 use std::path::Path;
+use tensor::Tensors;
 
-/// Reads the model at `path`.
+/// Opens the model at `path`.
 pub(crate) fn open(path: &Path) -> Result<(SourceGraph, ModelKind)> {
-    let (model, storage) = file::decode(path)?;
+    read(files::map(path, &path.display().to_string(), Code::CannotRead)?, path)
+}
+
+/// Reads a model that lies, or might lie, at `path`.
+fn read(storage: Storage, path: &Path) -> Result<(SourceGraph, ModelKind)> {
+    let model = file::decode(&storage).map_err(|problem| problem.at("file", path.display()))?;
     let opsets = opsets::imports(&model.opset_import);
-    if opsets.is_empty() {
-        return Err(Diagnostic::error(Code::Truncated, "the file names no operator set, so its end is probably missing")
-            .at("file", path.display())
-            .help("download or export it again, completely")
-            .into());
-    }
-    let tensors = tensor::Tensors::new(storage, external::External::new(path));
-    let graph = match &model.graph {
-        Some(graph) => graph::Builder::new(&model.functions, tensors, Report::default()).build(graph, &opsets)?,
-        None => return Err(Diagnostic::error(Code::NotAModel, "the file holds no graph").at("file", path.display()).into()),
-    };
+    let tensors = Tensors::new(storage, External::new(path));
+    let graph = Builder::new(&model.functions, tensors, Report::default()).build(&model.graph.unwrap_or_default(), &opsets)?;
     let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
     Ok((graph, ModelKind::Onnx { opsets, producer }))
+}
+
+/// Imports a graph that [`crate::decoder`] wrote; all its data is external, small constants apart.
+pub(crate) fn build(graph: &proto::Graph, external: External) -> Result<SourceGraph> {
+    let opsets = [(String::new(), crate::decoder::OPSET)].into();
+    Builder::new(&[], Tensors::new(Vec::new().into(), external), Report::default()).build(graph, &opsets)
 }

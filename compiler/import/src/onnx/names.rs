@@ -7,7 +7,8 @@ use super::proto::Node;
 
 /// The name of `node`, the `index`th of its graph or function; `prefix` is that of the calls it is inlined from, each with its `/`.
 pub(super) fn of_node(prefix: &str, node: &Node, index: usize) -> String {
-    let module = node.metadata_props.iter().find(|e| e.key == "namespace").and_then(|e| module(std::str::from_utf8(&e.value).ok()?));
+    let module =
+        node.metadata_props.iter().find(|e| e.key == "namespace").and_then(|e| module(std::str::from_utf8(&e.value).ok()?));
     let own = if node.name.is_empty() {
         let output = node.output.iter().find(|o| !o.is_empty()).map(|o| format!("({o})"));
         format!("{}_{index}{}", node.op_type, output.unwrap_or_default())
@@ -20,12 +21,15 @@ pub(super) fn of_node(prefix: &str, node: &Node, index: usize) -> String {
     }
 }
 
+/// What torch's exporter records where it knows no module.
+const NO_MODULE: &str = "_empty_nn_module_stack_from_metadata_hook";
+
 /// The innermost module of a `namespace` entry. Its form is `path: class/path.child: class/.../node: op`, outermost first.
 fn module(namespace: &str) -> Option<&str> {
     let (scopes, _node) = namespace.rsplit_once('/')?;
     let innermost = scopes.rsplit_once('/').map_or(scopes, |(_, last)| last);
     let (path, _class) = innermost.split_once(": ")?;
-    (!path.is_empty()).then_some(path)
+    (!path.is_empty() && path != NO_MODULE).then_some(path)
 }
 
 #[cfg(test)]
@@ -35,7 +39,13 @@ mod tests {
 
     fn node(name: &str, namespace: &str) -> Node {
         let entry = Entry { key: "namespace".into(), value: namespace.to_owned().into() };
-        Node { name: name.into(), op_type: "MatMul".into(), output: vec!["".into(), "y".into()], metadata_props: vec![entry], ..Node::default() }
+        Node {
+            name: name.into(),
+            op_type: "MatMul".into(),
+            output: vec!["".into(), "y".into()],
+            metadata_props: vec![entry],
+            ..Node::default()
+        }
     }
 
     #[test]

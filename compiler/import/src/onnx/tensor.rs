@@ -78,7 +78,9 @@ impl Tensors {
 fn dtype(number: i32) -> Result<DType, Diagnostic> {
     match DTYPES.iter().find(|row| row.0 == number) {
         Some((_, _, Some(dtype))) => Ok(*dtype),
-        Some((_, name, None)) => Err(Diagnostic::error(Code::UnsupportedForm, format!("its element type '{name}' is not supported"))),
+        Some((_, name, None)) => {
+            Err(Diagnostic::error(Code::UnsupportedForm, format!("its element type '{name}' is not supported")))
+        }
         None => Err(Diagnostic::error(Code::BadTensor, format!("its element type has number {number}, which means nothing"))),
     }
 }

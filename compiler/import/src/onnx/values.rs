@@ -7,9 +7,9 @@ use std::collections::HashMap;
 /// Recorded types by the name of the value.
 pub(super) type Types<'m> = HashMap<&'m str, &'m ValueInfo>;
 
-/// Indexes recorded types.
+/// Indexes recorded types; an entry that has none does not hide one that has.
 pub(super) fn index<'m>(infos: impl IntoIterator<Item = &'m ValueInfo>) -> Types<'m> {
-    infos.into_iter().map(|info| (info.name.as_str(), info)).collect()
+    infos.into_iter().filter(|info| info.r#type.is_some()).map(|info| (info.name.as_str(), info)).collect()
 }
 
 /// The type of the value `name`, which the compiler calls `prefix` + `name`.
