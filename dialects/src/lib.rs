@@ -18,8 +18,10 @@
 //! | [`model`] | a graph of ops with its parameters |
 //! | [`verify`] | the numbered invariants of a model |
 //! | [`print`] | short stable text |
+//! | [`docs`] | the documentation page |
 //! | [`data`], [`interp`] | the reference evaluation, and its values |
 //! | [`values`] | parameters read from the model file |
+//! | `mlir` | the dialect in MLIR, and programs as MLIR modules; behind the feature of this name, on by default |
 //!
 //! What enters: models, from the raising passes. What leaves: the same model checked, printed, evaluated, or as an MLIR module and back.
 //! This crate must not know ONNX, files, encoders or machines.
@@ -27,7 +29,10 @@
 pub mod attr;
 pub mod data;
 pub mod decl;
+pub mod docs;
 pub mod interp;
+#[cfg(feature = "mlir")]
+pub mod mlir;
 pub mod model;
 pub mod print;
 pub mod q35;
@@ -37,6 +42,6 @@ pub mod values;
 pub mod verify;
 
 pub use attr::ParamName;
-pub use model::{Graph, Model, Param, ParamRole, Transform};
+pub use model::{Graph, Model, Param, ParamRole, Program, Transform};
 pub use semantics::{Packed, ParamTable};
 pub use ty::{Rows, Ty};

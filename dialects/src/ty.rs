@@ -30,7 +30,7 @@ types! {
         width: u64,
     }
     /// Per token the cosines of `half` angles, then their sines, f32.
-    Rotary = "rotary" {
+    Rotary = "angles" {
         /// Angles.
         half: u64,
     }

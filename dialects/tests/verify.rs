@@ -85,6 +85,9 @@ fn invariants_6_and_7_params() {
     unused(&mut model);
     assert_eq!((model.drop_unused_params(), verify(&model)), (1, Ok(())));
 
+    let anonymous = |m: &mut Model| drop(m.params.insert("".into(), m.params[&"lm_head".into()].clone()));
+    assert!(broken(anonymous).contains("invariant 6: @ ('lm_head.weight'): its name is empty"));
+
     let transform = |t: Transform| broken(|m| m.params.get_mut(&"lm_head".into()).unwrap().transforms.push(t));
     assert!(transform(Transform::RotateInput { block: 16, seed: 0 }).ends_with("does not fit 11x8"));
     assert!(transform(Transform::RotateOutput { block: 2, seed: 0 }).ends_with("does not fit 11x8"));
