@@ -5,7 +5,7 @@
 //!
 //! 1. Arguments are the op's operands in order (ids, then parameters where the op has them), then the result.
 //! 2. A tile is one row of the result, whatever the rows count, unless [`Kernel::tiles`] says otherwise.
-//! 3. A row of activations is f32 and starts at a multiple of [`row_bytes`]; the bytes after the row are neither read nor written.
+//! 3. A row of activations is f32 and starts at a multiple of [`act_stride`]; the bytes after the row are neither read nor written.
 //! 4. Rows are independent: the result does not depend on how tiles are split among calls.
 //! 5. A kernel may be given the same buffer as operand and result where its documentation says "in place".
 
@@ -29,7 +29,7 @@ pub use attention::Attention;
 pub use embed::{Embed, Table};
 pub use hadamard::Hadamard;
 pub use pointwise::{Operation, Pointwise};
-pub use quantize::{Quantize, quant_row_bytes};
+pub use quantize::Quantize;
 pub use rms_norm::{NormWeight, RmsNorm};
 pub use rope::Rope;
 pub use rotary::Rotary;
@@ -41,6 +41,7 @@ use q35_mlir::types::{I32, I64};
 
 use crate::abi::Call;
 use crate::level::Level;
+use crate::linear::geometry::act_stride;
 
 /// A kernel with all its static facts.
 pub trait Kernel {
@@ -56,11 +57,6 @@ pub trait Kernel {
     fn build(&self, level: Level, call: &Call<'_>);
 }
 
-/// Bytes from one row of `width` f32 activations to the next.
-pub const fn row_bytes(width: u64) -> u64 {
-    (4 * width).next_multiple_of(64)
-}
-
 /// f32 lanes that a level computes at once.
 fn lanes(level: Level) -> u32 {
     match level {
@@ -71,7 +67,7 @@ fn lanes(level: Level) -> u32 {
 
 /// The address of row `row` of a buffer of activations `width` wide.
 fn row_at<'k>(buffer: Val<'k>, row: Val<'k>, width: u64) -> Val<'k> {
-    buffer.at(row * row_bytes(width) as i64)
+    buffer.at(row * act_stride(width as usize) as i64)
 }
 
 /// Entry `at` of an i32 array, as i64.

@@ -1,8 +1,9 @@
 //! What the tests of this folder share: arguments, an oracle's tolerance, and running a kernel at every level of this machine.
 
 use crate::abi::define;
-use crate::kernels::{Kernel, row_bytes};
+use crate::kernels::Kernel;
 use crate::level::Level;
+use crate::linear::geometry::act_stride;
 use crate::linear::testing::{Guarded, Random, compile, levels};
 
 /// The bytes of one kernel argument.
@@ -26,7 +27,7 @@ impl Arg {
 
     /// Rows of activations; the padding is NaN, so that whoever reads it shows.
     pub(crate) fn rows(content: &[f32], width: usize) -> Self {
-        let stride = row_bytes(width as u64) as usize / 4;
+        let stride = act_stride(width) / 4;
         let mut padded = Vec::new();
         for row in content.chunks(width) {
             padded.extend_from_slice(row);
@@ -53,7 +54,7 @@ impl Arg {
 
 /// The rows of activations without their padding, which must still be NaN.
 pub(crate) fn rows(arg: &Arg, width: usize) -> Vec<f32> {
-    let stride = row_bytes(width as u64) as usize / 4;
+    let stride = act_stride(width) / 4;
     let all = arg.as_floats();
     assert!(all.chunks(stride).all(|row| row[width..].iter().all(|v| v.is_nan())), "padding was written");
     all.chunks(stride).flat_map(|row| row[..width].to_vec()).collect()
