@@ -53,7 +53,7 @@ clean-demo: ## forget what demo and accuracy made
 $(OUT)/%.q35/manifest.json: $(Q35C) $(MODEL)
 	@mkdir -p $(OUT)
 	@name='$*'; codec=$${name%-*}; rotate=(); [[ $$name == *-* ]] && rotate=(--rotate "$${name##*-}"); \
-	$(Q35C) compile $(MODEL) --target cpu --codec $$codec "$${rotate[@]}" --quiet -o $(OUT)/$$name.q35 > $(OUT)/$$name.summary
+	$(Q35C) compile $(MODEL) --target cpu --codec $$codec "$${rotate[@]}" --quiet --json -o $(OUT)/$$name.q35 > $(OUT)/$$name.summary
 	@touch $@
 
 # Perplexity on the whole text, and on its beginning for the demo.

@@ -46,6 +46,17 @@ pub struct Ran {
     pub exit: i32,
 }
 
+impl Ran {
+    /// Standard output, if the program ended with 0; else everything it said.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn success(self) -> Result<String, String> {
+        let Streams { stdout, stderr } = self.streams;
+        if self.exit == 0 { Ok(stdout) } else { Err(format!("exit code {}\n{stdout}{stderr}", self.exit)) }
+    }
+}
+
 impl FileTest {
     /// Reads the text of a filetest.
     pub fn parse(text: &str) -> Self {
@@ -151,8 +162,12 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
 
 /// Names in a folder, sorted, each after a space.
 fn listing(folder: &Path) -> String {
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names.iter().map(|name| format!(" {name}")).collect()
 }

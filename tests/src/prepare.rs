@@ -85,7 +85,8 @@ fn replace(folder: &Path, _: &Path, args: &[&str]) -> Result<(), String> {
         return Err("the texts differ in length".to_owned());
     }
     edit(&folder.join(args[0]), |bytes| {
-        let places: Vec<usize> = (0..bytes.len().saturating_sub(old.len() - 1)).filter(|at| bytes[*at..].starts_with(old)).collect();
+        let places: Vec<usize> =
+            (0..bytes.len().saturating_sub(old.len() - 1)).filter(|at| bytes[*at..].starts_with(old)).collect();
         if places.is_empty() {
             return Err("the text does not occur".to_owned());
         }

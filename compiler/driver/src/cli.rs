@@ -190,7 +190,11 @@ fn symbol_prefix(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let starts = chars.next().is_none_or(|c| c.is_ascii_alphabetic() || c == '_');
     let fits = starts && chars.all(|c| c.is_ascii_alphanumeric() || c == '_') && text.len() <= 64;
-    if fits { Ok(text.to_owned()) } else { Err("a prefix is at most 64 letters, digits and underscores, no digit first".to_owned()) }
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("a prefix is at most 64 letters, digits and underscores, no digit first".to_owned())
+    }
 }
 
 #[cfg(test)]

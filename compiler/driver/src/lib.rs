@@ -5,10 +5,15 @@
 //!
 //! This crate must not know ONNX spellings, number formats or machine code: it calls the crates that do.
 
+pub mod account;
 pub mod cli;
 pub mod commands;
+pub mod divergence;
 pub mod memory;
 pub mod passes;
+pub mod pipeline;
+pub mod report;
+pub mod settings;
 pub mod size;
 pub mod table;
 pub mod watch;

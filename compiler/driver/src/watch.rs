@@ -83,8 +83,12 @@ impl Watch {
 
     /// The timings as an aligned table.
     pub fn timing_table(&self) -> String {
-        let mut table =
-            Table::new(&[("pass", Align::Left), ("leaves", Align::Left), ("time", Align::Right), ("peak memory", Align::Right)]);
+        let mut table = Table::new(&[
+            ("pass", Align::Left),
+            ("leaves", Align::Left),
+            ("time", Align::Right),
+            ("peak memory", Align::Right),
+        ]);
         for timing in &self.timings {
             table.row([
                 timing.pass.name.to_owned(),
@@ -119,8 +123,9 @@ impl Watch {
         };
         let path = folder.join(format!("{:03}-{}.{extension}", self.timings.len(), pass.name));
         if let Err(e) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, print())) {
-            self.problems
-                .push(Diagnostic::error(Code::CannotWrite, format!("a dump cannot be written: {e}")).at("file", path.display()));
+            self.problems.push(
+                Diagnostic::error(Code::CannotWrite, format!("a dump cannot be written: {e}")).at("file", path.display()),
+            );
         }
     }
 

@@ -105,11 +105,7 @@ impl Context {
     /// Defines the dialects of an IRDL module text in this context.
     pub fn load_irdl(&self, text: &str) -> Result<(), Vec<Message>> {
         let module = self.parse(text)?;
-        if melior::utility::load_irdl_dialects(&module) {
-            Ok(())
-        } else {
-            Err(self.take_messages())
-        }
+        if melior::utility::load_irdl_dialects(&module) { Ok(()) } else { Err(self.take_messages()) }
     }
 }
 

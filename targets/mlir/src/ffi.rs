@@ -39,11 +39,8 @@ pub(crate) fn translate<'l>(
     // SAFETY: both handles are alive for the call; mlir-sys and llvm-sys declare the same C type. The module that comes back
     // is owned by us and belongs to `context`, which outlives it by the signature.
     unsafe {
-        let raw: LLVMModuleRef = mlir_sys::mlirTranslateModuleToLLVMIR(
-            module.as_operation().to_raw(),
-            context.raw().cast(),
-        )
-        .cast();
+        let raw: LLVMModuleRef =
+            mlir_sys::mlirTranslateModuleToLLVMIR(module.as_operation().to_raw(), context.raw().cast()).cast();
         if raw.is_null() { None } else { Some(inkwell::module::Module::new(raw)) }
     }
 }

@@ -17,8 +17,7 @@ const LINKER_PROVIDED: &[&str] = &["", "_GLOBAL_OFFSET_TABLE_"];
 /// # Panics
 /// If `object` is not an object file: it comes from our own emitter.
 pub fn undefined_symbols(object: &[u8]) -> Vec<String> {
-    let file =
-        object::File::parse(object).unwrap_or_else(|error| panic!("not an object file: {error}"));
+    let file = object::File::parse(object).unwrap_or_else(|error| panic!("not an object file: {error}"));
     let mut names: Vec<String> = file
         .symbols()
         .filter(|symbol| symbol.is_undefined())
@@ -40,9 +39,8 @@ pub fn find_linker() -> Option<PathBuf> {
     ];
     let in_prefix = prefixes.into_iter().flatten().map(|prefix| prefix.join("bin/ld.lld"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path: Vec<PathBuf> = std::env::split_paths(&path)
-        .flat_map(|folder| ["ld.lld-22", "ld.lld"].map(|name| folder.join(name)))
-        .collect();
+    let on_path: Vec<PathBuf> =
+        std::env::split_paths(&path).flat_map(|folder| ["ld.lld-22", "ld.lld"].map(|name| folder.join(name))).collect();
     in_prefix.chain(on_path).find(|candidate| candidate.is_file())
 }
 
@@ -62,41 +60,27 @@ pub fn shared_object(object: &[u8], soname: &str) -> Result<Vec<u8>, Diagnostic>
 
 fn link_with(linker: &Path, object: &[u8], soname: &str) -> Result<Vec<u8>, Diagnostic> {
     let place = |error: std::io::Error| {
-        Diagnostic::error(
-            Code::CannotWrite,
-            format!("the linker's temporary files cannot be written: {error}"),
-        )
-        .at("folder", std::env::temp_dir().display())
+        Diagnostic::error(Code::CannotWrite, format!("the linker's temporary files cannot be written: {error}"))
+            .at("folder", std::env::temp_dir().display())
     };
     let folder = tempfile::tempdir().map_err(place)?;
     let (input, output) = (folder.path().join("kernels.o"), folder.path().join("kernels.so"));
     std::fs::write(&input, object).map_err(place)?;
     let run = Command::new(linker)
-        .args([
-            "-shared",
-            "--build-id=none",
-            "--no-undefined",
-            "--hash-style=gnu",
-            "--threads=1",
-            "-z",
-            "noexecstack",
-        ])
+        .args(["-shared", "--build-id=none", "--no-undefined", "--hash-style=gnu", "--threads=1", "-z", "noexecstack"])
         .arg("-soname")
         .arg(soname)
         .arg("-o")
         .args([&output, &input])
         .output()
         .map_err(|error| {
-            Diagnostic::error(Code::ToolFailed, format!("the linker cannot be started: {error}"))
-                .at("file", linker.display())
+            Diagnostic::error(Code::ToolFailed, format!("the linker cannot be started: {error}")).at("file", linker.display())
         })?;
     if !run.status.success() {
         let words = String::from_utf8_lossy(&run.stderr);
-        return Err(Diagnostic::error(
-            Code::ToolFailed,
-            format!("the linker failed: {}", words.trim()),
-        )
-        .at("file", linker.display()));
+        return Err(
+            Diagnostic::error(Code::ToolFailed, format!("the linker failed: {}", words.trim())).at("file", linker.display())
+        );
     }
     std::fs::read(&output).map_err(place)
 }

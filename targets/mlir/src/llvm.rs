@@ -6,8 +6,7 @@
 use inkwell::OptimizationLevel;
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{
-    CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine,
-    TargetMachineOptions, TargetTriple,
+    CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
 };
 
 use crate::builder::KernelModule;
@@ -37,28 +36,19 @@ pub struct Emitted {
 impl Machine {
     /// 64-bit x86 Linux at the x86-64-v2 level (SSE4.2).
     pub fn x86_64_linux() -> Self {
-        Machine {
-            triple: "x86_64-unknown-linux-gnu".into(),
-            cpu: "x86-64-v2".into(),
-            features: String::new(),
-        }
+        Machine { triple: "x86_64-unknown-linux-gnu".into(), cpu: "x86-64-v2".into(), features: String::new() }
     }
 
     /// 64-bit Arm Linux with the baseline instruction set.
     pub fn aarch64_linux() -> Self {
-        Machine {
-            triple: "aarch64-unknown-linux-gnu".into(),
-            cpu: "generic".into(),
-            features: String::new(),
-        }
+        Machine { triple: "aarch64-unknown-linux-gnu".into(), cpu: "generic".into(), features: String::new() }
     }
 
     fn target_machine(&self) -> TargetMachine {
         Target::initialize_x86(&InitializationConfig::default());
         Target::initialize_aarch64(&InitializationConfig::default());
         let triple = TargetTriple::create(&self.triple);
-        let target = Target::from_triple(&triple)
-            .unwrap_or_else(|error| panic!("target {}: {error}", self.triple));
+        let target = Target::from_triple(&triple).unwrap_or_else(|error| panic!("target {}: {error}", self.triple));
         let options = TargetMachineOptions::new()
             .set_cpu(&self.cpu)
             .set_features(&self.features)
@@ -103,11 +93,7 @@ pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
 /// Verifies function by function, so that a failure names the kernel.
 fn verify(module: &inkwell::module::Module<'_>, when: &str) {
     for function in module.get_functions() {
-        assert!(
-            function.verify(false),
-            "kernel {} is invalid {when}",
-            function.get_name().to_string_lossy()
-        );
+        assert!(function.verify(false), "kernel {} is invalid {when}", function.get_name().to_string_lossy());
     }
     module.verify().unwrap_or_else(|error| panic!("the kernel module is invalid {when}: {error}"));
 }

@@ -160,10 +160,7 @@ pub fn sin_cos<'k>(x: Val<'k>) -> (Val<'k>, Val<'k>) {
     let squared = r * r;
     let series = |first: u32| {
         let factorial = |n: u32| (1..=n).map(f64::from).product::<f64>();
-        polynomial(
-            squared,
-            (0..7).map(move |j: u32| f64::from(1 - 2 * (j as i32 % 2)) / factorial(2 * j + first)),
-        )
+        polynomial(squared, (0..7).map(move |j: u32| f64::from(1 - 2 * (j as i32 % 2)) / factorial(2 * j + first)))
     };
     let (sine, cosine) = (series(1) * r, series(0));
     let quadrant = shifted.bitcast(x.ty().with_elem(Elem::I64));

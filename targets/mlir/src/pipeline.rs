@@ -21,11 +21,7 @@ pub const PASSES: &[KernelPass] = &[
         purpose: "fold constants and simplify loops whose bounds are known",
         make: pass::transform::create_canonicalizer,
     },
-    KernelPass {
-        name: "kernel-cse",
-        purpose: "compute equal expressions once",
-        make: pass::transform::create_cse,
-    },
+    KernelPass { name: "kernel-cse", purpose: "compute equal expressions once", make: pass::transform::create_cse },
     KernelPass {
         name: "kernel-hoist",
         purpose: "move what does not change out of loops",
@@ -36,21 +32,13 @@ pub const PASSES: &[KernelPass] = &[
         purpose: "turn loops and branches into blocks",
         make: pass::conversion::create_scf_to_control_flow,
     },
-    KernelPass {
-        name: "vector-to-llvm",
-        purpose: "lower lane operations",
-        make: pass::conversion::create_vector_to_llvm,
-    },
+    KernelPass { name: "vector-to-llvm", purpose: "lower lane operations", make: pass::conversion::create_vector_to_llvm },
     KernelPass {
         name: "math-to-llvm",
         purpose: "lower square roots and the like to LLVM intrinsics",
         make: pass::conversion::create_math_to_llvm,
     },
-    KernelPass {
-        name: "arith-to-llvm",
-        purpose: "lower arithmetic",
-        make: pass::conversion::create_arith_to_llvm,
-    },
+    KernelPass { name: "arith-to-llvm", purpose: "lower arithmetic", make: pass::conversion::create_arith_to_llvm },
     KernelPass {
         name: "cf-to-llvm",
         purpose: "lower branches between blocks",
@@ -75,12 +63,7 @@ impl KernelModule<'_> {
     /// If MLIR refuses a kernel: that is a bug of whoever built it.
     pub fn lower(&mut self, mut dump: impl FnMut(&KernelPass, &dyn Fn() -> String)) {
         let messages = |module: &KernelModule<'_>| -> String {
-            module
-                .context()
-                .take_messages()
-                .iter()
-                .map(|message| format!("\n  {message}"))
-                .collect()
+            module.context().take_messages().iter().map(|message| format!("\n  {message}")).collect()
         };
         assert!(self.mlir().as_operation().verify(), "kernels do not verify:{}", messages(self));
         for row in PASSES {

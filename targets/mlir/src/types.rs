@@ -124,11 +124,7 @@ impl fmt::Display for Elem {
 /// MLIR's spelling.
 impl fmt::Display for Ty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_vector() {
-            write!(f, "vector<{}x{}>", self.lanes, self.elem)
-        } else {
-            self.elem.fmt(f)
-        }
+        if self.is_vector() { write!(f, "vector<{}x{}>", self.lanes, self.elem) } else { self.elem.fmt(f) }
     }
 }
 

@@ -11,12 +11,7 @@ use q35_mlir::{link, llvm};
 const XYN: [Ty; 3] = [PTR, PTR, I64];
 
 /// Defines `name(x, y, n)`, `y[i] = f(x[i])`, and runs it on `x`.
-fn map<X: Copy, Y: Copy + Default>(
-    from: Ty,
-    to: Ty,
-    x: &[X],
-    f: impl for<'k> Fn(Val<'k>) -> Val<'k>,
-) -> Vec<Y> {
+fn map<X: Copy, Y: Copy + Default>(from: Ty, to: Ty, x: &[X], f: impl for<'k> Fn(Val<'k>) -> Val<'k>) -> Vec<Y> {
     let context = Context::new();
     let module = KernelModule::new(&context);
     module.function("map", &XYN, &FnAttrs::default(), |b, args| {
@@ -37,10 +32,7 @@ fn map<X: Copy, Y: Copy + Default>(
 fn integer_arithmetic() {
     let x: Vec<i32> = vec![0, 1, -1, 7, -7, i32::MAX, i32::MIN, 123_456];
     let oracle = |f: fn(i32) -> i32| x.iter().map(|&v| f(v)).collect::<Vec<i32>>();
-    assert_eq!(
-        map::<_, i32>(I32, I32, &x, |v| v * 3 + 1),
-        oracle(|v| v.wrapping_mul(3).wrapping_add(1))
-    );
+    assert_eq!(map::<_, i32>(I32, I32, &x, |v| v * 3 + 1), oracle(|v| v.wrapping_mul(3).wrapping_add(1)));
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| v / 3 - v % 3), oracle(|v| v / 3 - v % 3));
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.div_u(3)), oracle(|v| (v as u32 / 3) as i32));
     assert_eq!(
@@ -49,27 +41,15 @@ fn integer_arithmetic() {
     );
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| !v & 0xff), oracle(|v| !v & 0xff));
     assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.max(-3).min(9)), oracle(|v| v.clamp(-3, 9)));
-    assert_eq!(
-        map::<_, i32>(I32, I32, &x, |v| v.lt(3).select(-v, v)),
-        oracle(|v| if v < 3 { v.wrapping_neg() } else { v })
-    );
-    assert_eq!(
-        map::<_, i32>(I32, I32, &x, |v| v.lt_u(8).to(I32)),
-        oracle(|v| i32::from((v as u32) < 8))
-    );
+    assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.lt(3).select(-v, v)), oracle(|v| if v < 3 { v.wrapping_neg() } else { v }));
+    assert_eq!(map::<_, i32>(I32, I32, &x, |v| v.lt_u(8).to(I32)), oracle(|v| i32::from((v as u32) < 8)));
 }
 
 #[test]
 fn conversions() {
     let x: Vec<i8> = vec![0, 1, -1, 127, -128];
-    assert_eq!(
-        map::<_, f32>(I8, F32, &x, |v| v.to(F32)),
-        x.iter().map(|&v| f32::from(v)).collect::<Vec<_>>()
-    );
-    assert_eq!(
-        map::<_, i64>(I8, I64, &x, |v| v.to_u(I64)),
-        x.iter().map(|&v| i64::from(v as u8)).collect::<Vec<_>>()
-    );
+    assert_eq!(map::<_, f32>(I8, F32, &x, |v| v.to(F32)), x.iter().map(|&v| f32::from(v)).collect::<Vec<_>>());
+    assert_eq!(map::<_, i64>(I8, I64, &x, |v| v.to_u(I64)), x.iter().map(|&v| i64::from(v as u8)).collect::<Vec<_>>());
     let x: Vec<f64> = vec![0.0, 1.9, -1.9, 1e9];
     assert_eq!(map::<_, i32>(F64, I32, &x, |v| v.to(I32)), vec![0, 1, -1, 1_000_000_000]);
     assert_eq!(map::<_, f32>(F64, F32, &[0.1, 1e300], |v| v.to(F32)), vec![0.1f32, f32::INFINITY]);
@@ -88,20 +68,14 @@ fn float_comparisons_and_nan() {
     let clamped = map::<_, f32>(F32, F32, &x, |v| v.max(-0.5).min(0.5));
     assert_eq!((clamped[0], clamped[1], clamped[3]), (0.5, -0.5, 0.5));
     assert!(clamped[2].is_nan(), "NaN on the left survives max and min");
-    assert_eq!(
-        map::<_, f32>(F32, F32, &[-2.25f32, 9.0], |v| v.abs().sqrt().copysign(v)),
-        vec![-1.5, 3.0]
-    );
+    assert_eq!(map::<_, f32>(F32, F32, &[-2.25f32, 9.0], |v| v.abs().sqrt().copysign(v)), vec![-1.5, 3.0]);
 }
 
 #[test]
 fn constants_are_exact() {
     let values = [0.1f32, f32::MIN_POSITIVE / 3.0, f32::MAX];
     for value in values {
-        assert_eq!(
-            map::<_, f32>(F32, F32, &[0f32], |v| v.builder().f32(value))[0].to_bits(),
-            value.to_bits()
-        );
+        assert_eq!(map::<_, f32>(F32, F32, &[0f32], |v| v.builder().f32(value))[0].to_bits(), value.to_bits());
     }
     let halves = map::<_, u16>(F32, I16, &[0f32], |v| v.builder().constant(F16, 0.1).bitcast(I16));
     assert_eq!(halves[0], half::f16::from_f64(0.1).to_bits());
@@ -152,9 +126,7 @@ fn define_sum<'c>(module: &KernelModule<'c>, name: &str, lanes: u32) {
         let [x, y, n] = *args else { unreachable!() };
         let ty = F32.x(lanes);
         let wide = n / i64::from(lanes) * i64::from(lanes);
-        let sum = b.for_iter(0, wide, i64::from(lanes), b.constant(ty, 0.0), |i, sum| {
-            sum + x.at(i * 4).load(ty, 4)
-        });
+        let sum = b.for_iter(0, wide, i64::from(lanes), b.constant(ty, 0.0), |i, sum| sum + x.at(i * 4).load(ty, 4));
         let tail = if lanes == 1 {
             sum
         } else {
@@ -228,11 +200,7 @@ fn tables_and_stack() {
     let mut y = vec![0u8; 256];
     loaded.call("lookup", &x, &mut y);
     assert_eq!(y, x.iter().map(|&v| v.wrapping_mul(v)).collect::<Vec<_>>());
-    assert_eq!(
-        loaded.emitted.ir.matches("private unnamed_addr constant").count(),
-        1,
-        "equal tables are stored once"
-    );
+    assert_eq!(loaded.emitted.ir.matches("private unnamed_addr constant").count(), 1, "equal tables are stored once");
 }
 
 #[test]

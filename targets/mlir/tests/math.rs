@@ -10,12 +10,7 @@ use q35_mlir::math;
 use q35_mlir::types::{F32, F64, I16, I64, PTR, Ty};
 
 /// Runs `f` on `x` (a multiple of 16 long) in every variant this machine can, and gives the results of all.
-fn evaluate<X: Copy, Y: Copy + Default>(
-    from: Ty,
-    to: Ty,
-    x: &[X],
-    f: impl for<'k> Fn(Val<'k>) -> Val<'k>,
-) -> Vec<Vec<Y>> {
+fn evaluate<X: Copy, Y: Copy + Default>(from: Ty, to: Ty, x: &[X], f: impl for<'k> Fn(Val<'k>) -> Val<'k>) -> Vec<Vec<Y>> {
     let context = Context::new();
     let module = KernelModule::new(&context);
     let mut variants = vec![("scalar", 1, FnAttrs::default()), ("four", 4, FnAttrs::default())];
@@ -76,10 +71,7 @@ fn exp_in_single_precision() {
     let x = floats(1009);
     let error = worst(&x, &evaluate(F32, F32, &x, math::exp), f64::exp);
     assert!(error <= 2.0, "{error} ulp");
-    assert!(
-        error > 0.5,
-        "no f32 routine of this kind is correctly rounded everywhere; is the oracle alive?"
-    );
+    assert!(error > 0.5, "no f32 routine of this kind is correctly rounded everywhere; is the oracle alive?");
 }
 
 #[test]
@@ -130,10 +122,7 @@ fn gelu_by_its_stated_bound() {
             let x = f64::from(x);
             let exact = x * 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
             let bound = exact.abs() * (1e-6 + x * x / 2f64.powi(24));
-            assert!(
-                (f64::from(got) - exact).abs() <= bound.max(1e-44),
-                "gelu({x}) = {got:e}, not {exact:e}"
-            );
+            assert!((f64::from(got) - exact).abs() <= bound.max(1e-44), "gelu({x}) = {got:e}, not {exact:e}");
         }
     }
 }
@@ -141,8 +130,7 @@ fn gelu_by_its_stated_bound() {
 #[test]
 fn sine_and_cosine_of_large_angles() {
     // Angles as they occur (position times frequency) and the f32 numbers nearest to multiples of pi/2.
-    let mut x: Vec<f32> =
-        (0..300_000).map(|i| (i as f32 * 3.7) * (1.0 - 1e-5 * (i % 1000) as f32)).collect();
+    let mut x: Vec<f32> = (0..300_000).map(|i| (i as f32 * 3.7) * (1.0 - 1e-5 * (i % 1000) as f32)).collect();
     x.extend((1..400_000u32).map(|k| (f64::from(k) * std::f64::consts::FRAC_PI_2) as f32));
     x.extend([1e6, 2.6e7, 1e-30, f32::MIN_POSITIVE / 8.0, 0.0]);
     let negative: Vec<f32> = x.iter().map(|x| -x).collect();
@@ -163,10 +151,7 @@ fn every_half_precision_number() {
     for result in evaluate::<u16, f32>(I16, F32, &x, math::f16_bits_to_f32) {
         for (&bits, &got) in x.iter().zip(&result) {
             let exact = half::f16::from_bits(bits).to_f32();
-            assert!(
-                got.to_bits() == exact.to_bits() || (got.is_nan() && exact.is_nan()),
-                "{bits:#06x}: {got}"
-            );
+            assert!(got.to_bits() == exact.to_bits() || (got.is_nan() && exact.is_nan()), "{bits:#06x}: {got}");
         }
     }
 }

@@ -58,7 +58,9 @@ fn toolchain() -> Vec<Finding> {
         what: "LLVM and MLIR",
         ok: false,
         found: "this q35c was built without them".to_owned(),
-        help: Some("run scripts/setup.sh and build with the default feature 'mlir'; check, compare and --emit graph work as it is"),
+        help: Some(
+            "run scripts/setup.sh and build with the default feature 'mlir'; check, compare and --emit graph work as it is",
+        ),
     }]
 }
 
@@ -70,7 +72,8 @@ macro_rules! detected {
 /// What the processor can do of what kernels ask for, and hence which of a bundle's feature levels would run here.
 #[cfg(target_arch = "x86_64")]
 fn processor() -> Finding {
-    let features = detected!("ssse3" "sse4.1" "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vbmi" "avx512vnni");
+    let features =
+        detected!("ssse3" "sse4.1" "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vbmi" "avx512vnni");
     let has: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
     let level = if features.iter().all(|(_, has)| *has) { "avx512" } else { "base" };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

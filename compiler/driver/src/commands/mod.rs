@@ -1,5 +1,6 @@
 //! One module per command. Each takes its options and gives the text for stdout, or diagnostics.
 
+pub mod check;
 pub mod doctor;
 pub mod passes;
 
@@ -25,10 +26,11 @@ impl From<String> for Output {
 /// Runs a command.
 pub fn run(command: &Command) -> Result<Output> {
     match command {
+        Command::Check(options) => check::run(options),
         Command::Passes(options) => passes::run(options).map(Output::from),
         Command::Doctor(options) => doctor::run(options),
         Command::Completions { shell } => Ok(completions(*shell).into()),
-        _ => Ok(String::new().into())
+        _ => Ok(String::new().into()),
     }
 }
 

@@ -26,12 +26,8 @@ impl From<&Pass> for Row {
 }
 
 fn listing() -> String {
-    let mut table = Table::new(&[
-        ("pass", Align::Left),
-        ("reads", Align::Left),
-        ("leaves", Align::Left),
-        ("what it does", Align::Left),
-    ]);
+    let mut table =
+        Table::new(&[("pass", Align::Left), ("reads", Align::Left), ("leaves", Align::Left), ("what it does", Align::Left)]);
     for Row { name, purpose, reads, leaves } in passes::all().iter().map(Row::from) {
         table.row([name, reads, leaves, purpose]);
     }
@@ -40,9 +36,10 @@ fn listing() -> String {
 
 /// The documentation page of the pass table.
 pub fn page() -> String {
-    let mut page = "# The passes\n\nWritten by the test that checks it (`Q35C_BLESS=1` refreshes it) from the table that `q35c passes` \
+    let mut page =
+        "# The passes\n\nWritten by the test that checks it (`Q35C_BLESS=1` refreshes it) from the table that `q35c passes` \
                     prints.\n\n| pass | reads | leaves | what it does |\n| --- | --- | --- | --- |\n"
-        .to_owned();
+            .to_owned();
     for Row { name, purpose, reads, leaves } in passes::all().iter().map(Row::from) {
         page.push_str(&format!("| `{name}` | {reads} | {leaves} | {purpose} |\n"));
     }

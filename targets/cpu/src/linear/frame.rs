@@ -3,12 +3,11 @@
 use super::geometry::{HEADER, TILE, act_stride, quant_stride};
 use super::{Linear, decode};
 use crate::abi::Call;
-use crate::half::widen;
 use crate::level::Level;
-use q35_format::ScaleType;
-use q35_format::codec::Storage;
+use q35_format::{Codec, ScaleType};
 use q35_mlir::builder::{Builder, Val};
-use q35_mlir::types::{BF16, F16, F32, I64, Ty};
+use q35_mlir::math::f16_bits_to_f32;
+use q35_mlir::types::{BF16, F16, F32, I16, I64, Ty};
 
 /// Sixteen outputs.
 pub(super) const OUTPUTS: Ty = F32.x(TILE as u32);
@@ -39,13 +38,12 @@ pub(super) struct Chunk<'k> {
 
 impl<'k> Frame<'k> {
     pub(super) fn new(call: &Call<'k>, level: Level, linear: Linear) -> Self {
-        let mut args = linear.arguments().into_iter().enumerate();
-        let mut take = |wanted| args.find(|(_, argument)| *argument == wanted).map(|(at, _)| call.arg(at));
-        let mut required = |wanted| take(wanted).unwrap_or_else(|| unreachable!("every linear kernel has {wanted:?}"));
         use super::Argument as A;
-        let (x, codes) = (required(A::Input), required(A::Codes));
-        let (scales, bias) = (take(A::Scales), take(A::Bias));
-        let y = take(A::Output).unwrap_or_else(|| unreachable!("every linear kernel has an output"));
+        let arguments = linear.arguments();
+        let find = |wanted| arguments.iter().position(|argument| *argument == wanted).map(|at| call.arg(at));
+        let required = |wanted| find(wanted).unwrap_or_else(|| unreachable!("every linear kernel has {wanted:?}"));
+        let (x, codes, y) = (required(A::Input), required(A::Codes), required(A::Output));
+        let (scales, bias) = (find(A::Scales), find(A::Bias));
         Self { b: call.b, level, linear, count: call.dim(linear.rows.dim()), codes, scales, bias, x, y }
     }
 
@@ -87,18 +85,23 @@ impl<'k> Frame<'k> {
         let at = at.unwrap_or_else(|| unreachable!("codecs without scales have no groups"));
         match spec.scale() {
             ScaleType::F32 => at.load(OUTPUTS, 4),
-            ScaleType::F16 => widen(self.level, at.load(F16.x(TILE as u32), 2)),
+            ScaleType::F16 => self.halves(at),
         }
     }
 
     /// Sixteen stored floats.
     pub(super) fn floats(&self, at: Val<'k>) -> Val<'k> {
-        match self.linear.spec.codec().facts().storage {
-            Storage::Float { bytes: 4 } => at.load(OUTPUTS, 4),
-            _ if self.linear.spec.codec() == q35_format::Codec::Bf16 => {
-                widen(self.level, at.load(BF16.x(TILE as u32), 2))
-            }
-            _ => widen(self.level, at.load(F16.x(TILE as u32), 2)),
+        match self.linear.spec.codec() {
+            Codec::F16 => self.halves(at),
+            Codec::Bf16 => at.load(BF16.x(TILE as u32), 2).to(F32),
+            _ => at.load(OUTPUTS, 4),
+        }
+    }
+
+    fn halves(&self, at: Val<'k>) -> Val<'k> {
+        match self.level {
+            Level::Avx512 => at.load(F16.x(TILE as u32), 2).to(F32),
+            Level::Base => f16_bits_to_f32(at.load(I16.x(TILE as u32), 2)),
         }
     }
 

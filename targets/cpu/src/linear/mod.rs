@@ -156,4 +156,7 @@ impl Linear {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
+pub(crate) mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;

@@ -61,11 +61,7 @@ impl<'k> Builder<'k> {
     /// `value` in every lane of `ty`.
     pub fn constant(&'k self, ty: Ty, value: impl Into<Number>) -> Val<'k> {
         let literal = self.literal(ty.elem, value.into());
-        let text = if ty.is_vector() {
-            format!("dense<{literal}> : {ty}")
-        } else {
-            format!("{literal} : {ty}")
-        };
+        let text = if ty.is_vector() { format!("dense<{literal}> : {ty}") } else { format!("{literal} : {ty}") };
         self.value("arith.constant", &[], ty, &[("value", self.attr(&text))])
     }
 
@@ -75,8 +71,7 @@ impl<'k> Builder<'k> {
         if let [value] = values {
             return self.constant(ty, *value);
         }
-        let list: Vec<String> =
-            values.iter().map(|&value| self.literal(elem, value.into())).collect();
+        let list: Vec<String> = values.iter().map(|&value| self.literal(elem, value.into())).collect();
         let text = format!("dense<[{}]> : {ty}", list.join(", "));
         self.value("arith.constant", &[], ty, &[("value", self.attr(&text))])
     }
@@ -109,11 +104,7 @@ impl<'k> Builder<'k> {
         let number = match value {
             Number::Float(number) => number,
             Number::Int(int) if elem.is_float() => {
-                assert!(
-                    (int as f64) as i64 == int,
-                    "kernel {}: {int} is not exact as {elem}",
-                    self.name
-                );
+                assert!((int as f64) as i64 == int, "kernel {}: {int} is not exact as {elem}", self.name);
                 int as f64
             }
             Number::Int(int) => return self.int_literal(elem, int),

@@ -89,13 +89,7 @@ fn types<'k>(values: &[Val<'k>]) -> Vec<Ty> {
 impl<'k> Builder<'k> {
     /// `body(i)` for `i` (64-bit) from `low` below `high` in steps of `step` (positive).
     #[track_caller]
-    pub fn for_(
-        &'k self,
-        low: impl Operand<'k>,
-        high: impl Operand<'k>,
-        step: impl Operand<'k>,
-        body: impl FnOnce(Val<'k>),
-    ) {
+    pub fn for_(&'k self, low: impl Operand<'k>, high: impl Operand<'k>, step: impl Operand<'k>, body: impl FnOnce(Val<'k>)) {
         self.for_iter(low, high, step, (), |i, ()| body(i));
     }
 
@@ -112,20 +106,15 @@ impl<'k> Builder<'k> {
     ) -> C {
         let initial = init.values();
         let types = types(&initial);
-        let arguments: Vec<_> =
-            std::iter::once(&I64).chain(&types).map(|&ty| (self.ty(ty), self.location())).collect();
+        let arguments: Vec<_> = std::iter::once(&I64).chain(&types).map(|&ty| (self.ty(ty), self.location())).collect();
         let region = Region::new();
         region.append_block(Block::new(&arguments));
-        let mut operands =
-            vec![low.as_type(self, I64), high.as_type(self, I64), step.as_type(self, I64)];
+        let mut operands = vec![low.as_type(self, I64), high.as_type(self, I64), step.as_type(self, I64)];
         operands.extend(&initial);
         let operation = self.op_with_regions("scf.for", &operands, &types, &[], vec![region]);
         let block = first_block(operation, 0);
-        let argument = |index: usize, ty| Val {
-            b: self,
-            raw: block.argument(index).expect("one argument per carried value").into(),
-            ty,
-        };
+        let argument =
+            |index: usize, ty| Val { b: self, raw: block.argument(index).expect("one argument per carried value").into(), ty };
         let index = argument(0, I64);
         let carried = init.with(&mut (0..types.len()).map(|at| argument(at + 1, types[at])));
         let next = self.within(block, || body(index, carried));
@@ -141,22 +130,11 @@ impl<'k> Builder<'k> {
 
     /// The values of one of two branches, which must give the same types.
     #[track_caller]
-    pub fn if_else<C: Carry<'k>>(
-        &'k self,
-        condition: Val<'k>,
-        then: impl FnOnce() -> C,
-        otherwise: impl FnOnce() -> C,
-    ) -> C {
-        assert_eq!(
-            (condition.ty.elem, condition.ty.lanes),
-            (Elem::I1, 1),
-            "kernel {}: branch condition",
-            self.name
-        );
+    pub fn if_else<C: Carry<'k>>(&'k self, condition: Val<'k>, then: impl FnOnce() -> C, otherwise: impl FnOnce() -> C) -> C {
+        assert_eq!((condition.ty.elem, condition.ty.lanes), (Elem::I1, 1), "kernel {}: branch condition", self.name);
         let regions = [Region::new(), Region::new()];
         // The types of the results are known only when both branches are built, so they are built before their operation.
-        let blocks =
-            [0, 1].map(|at: usize| ffi::adopt_block(regions[at].append_block(Block::new(&[]))));
+        let blocks = [0, 1].map(|at: usize| ffi::adopt_block(regions[at].append_block(Block::new(&[]))));
         let first = self.within(blocks[0], then);
         let second = self.within(blocks[1], otherwise);
         let types = types(&first.values());

@@ -10,15 +10,9 @@ impl<'k> Builder<'k> {
     /// `bytes` of memory that live until the function returns. Must be called outside loops and branches.
     #[track_caller]
     pub fn alloca(&'k self, bytes: u32, align: u32) -> Val<'k> {
-        assert!(
-            self.block.get() == self.entry,
-            "kernel {}: alloca inside a loop or branch",
-            self.name
-        );
-        let attributes = [
-            ("elem_type", TypeAttribute::new(self.ty(I8)).into()),
-            ("alignment", self.attr(&format!("{align} : i64"))),
-        ];
+        assert!(self.block.get() == self.entry, "kernel {}: alloca inside a loop or branch", self.name);
+        let attributes =
+            [("elem_type", TypeAttribute::new(self.ty(I8)).into()), ("alignment", self.attr(&format!("{align} : i64")))];
         self.value("llvm.alloca", &[self.i32(bytes as i32)], PTR, &attributes)
     }
 }
@@ -54,13 +48,7 @@ impl<'k> Val<'k> {
 
     /// Reads the lanes of a vector whose `mask` is true, touching no other memory; the others come from `other`.
     #[track_caller]
-    pub fn load_masked(
-        self,
-        ty: Ty,
-        align: u32,
-        mask: Val<'k>,
-        other: impl Operand<'k>,
-    ) -> Val<'k> {
+    pub fn load_masked(self, ty: Ty, align: u32, mask: Val<'k>, other: impl Operand<'k>) -> Val<'k> {
         self.expect_mask(mask, ty);
         let other = other.as_type(self.b, ty);
         let align = self.b.attr(&format!("{align} : i32"));
@@ -81,10 +69,7 @@ impl<'k> Val<'k> {
     pub fn prefetch(self, locality: i32) {
         self.expect_address();
         let b = self.b;
-        b.intrinsic_void(
-            "llvm.prefetch.p0",
-            &[self, b.i32(0), b.i32(locality), b.constant(I32, 1i64)],
-        );
+        b.intrinsic_void("llvm.prefetch.p0", &[self, b.i32(0), b.i32(locality), b.constant(I32, 1i64)]);
     }
 
     #[track_caller]

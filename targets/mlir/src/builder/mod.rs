@@ -30,10 +30,7 @@ use std::fmt::Write as _;
 use melior::ir::attribute::{StringAttribute, TypeAttribute};
 use melior::ir::block::BlockLike;
 use melior::ir::operation::{OperationBuilder, OperationLike};
-use melior::ir::{
-    Attribute, Block, BlockRef, Identifier, Location, Module, OperationRef, Region, RegionLike,
-    Type, Value,
-};
+use melior::ir::{Attribute, Block, BlockRef, Identifier, Location, Module, OperationRef, Region, RegionLike, Type, Value};
 
 use crate::context::Context;
 use crate::types::Ty;
@@ -102,13 +99,8 @@ impl<'c> KernelModule<'c> {
         let location = Location::name(mlir, name, Location::unknown(mlir));
         let types: Vec<Type> = params.iter().map(|&ty| mlir_type(mlir, ty)).collect();
         let region = Region::new();
-        region
-            .append_block(Block::new(&types.iter().map(|&ty| (ty, location)).collect::<Vec<_>>()));
-        let function_type = melior::dialect::llvm::r#type::function(
-            melior::dialect::llvm::r#type::void(mlir),
-            &types,
-            false,
-        );
+        region.append_block(Block::new(&types.iter().map(|&ty| (ty, location)).collect::<Vec<_>>()));
+        let function_type = melior::dialect::llvm::r#type::function(melior::dialect::llvm::r#type::void(mlir), &types, false);
         let mut attributes = vec![
             ("sym_name", Attribute::from(StringAttribute::new(mlir, name))),
             ("function_type", TypeAttribute::new(function_type).into()),
@@ -119,15 +111,11 @@ impl<'c> KernelModule<'c> {
             attributes.push(("target_cpu", StringAttribute::new(mlir, &attrs.cpu).into()));
         }
         if !attrs.features.is_empty() {
-            let list: Vec<String> =
-                attrs.features.iter().map(|feature| format!("{feature:?}")).collect();
-            attributes.push((
-                "target_features",
-                parse_attribute(mlir, &format!("#llvm.target_features<[{}]>", list.join(", "))),
-            ));
+            let list: Vec<String> = attrs.features.iter().map(|feature| format!("{feature:?}")).collect();
+            attributes
+                .push(("target_features", parse_attribute(mlir, &format!("#llvm.target_features<[{}]>", list.join(", ")))));
         }
-        let attributes: Vec<_> =
-            attributes.iter().map(|&(key, value)| (Identifier::new(mlir, key), value)).collect();
+        let attributes: Vec<_> = attributes.iter().map(|&(key, value)| (Identifier::new(mlir, key), value)).collect();
         let operation = OperationBuilder::new("llvm.func", location)
             .add_attributes(&attributes)
             .add_regions([region])
@@ -151,10 +139,7 @@ impl<'c> KernelModule<'c> {
         for byte in bytes {
             write!(escaped, "\\{byte:02X}").expect("writing to a string");
         }
-        let array = melior::dialect::llvm::r#type::array(
-            mlir_type(mlir, crate::types::I8),
-            bytes.len() as u32,
-        );
+        let array = melior::dialect::llvm::r#type::array(mlir_type(mlir, crate::types::I8), bytes.len() as u32);
         let attributes = [
             ("sym_name", Attribute::from(StringAttribute::new(mlir, &next))),
             ("global_type", TypeAttribute::new(array).into()),
@@ -246,10 +231,7 @@ impl<'k> Builder<'k> {
     ) -> OperationRef<'k, 'k> {
         let operands: Vec<Value> = operands.iter().map(|val| val.raw).collect();
         let results: Vec<Type> = results.iter().map(|&ty| self.ty(ty)).collect();
-        let attributes: Vec<_> = attributes
-            .iter()
-            .map(|&(key, value)| (Identifier::new(self.mlir(), key), value))
-            .collect();
+        let attributes: Vec<_> = attributes.iter().map(|&(key, value)| (Identifier::new(self.mlir(), key), value)).collect();
         let operation = OperationBuilder::new(name, self.location())
             .add_operands(&operands)
             .add_results(&results)
@@ -261,13 +243,7 @@ impl<'k> Builder<'k> {
     }
 
     /// Appends an operation with one result.
-    fn value(
-        &'k self,
-        name: &str,
-        operands: &[Val<'k>],
-        ty: Ty,
-        attributes: &[(&str, Attribute<'k>)],
-    ) -> Val<'k> {
+    fn value(&'k self, name: &str, operands: &[Val<'k>], ty: Ty, attributes: &[(&str, Attribute<'k>)]) -> Val<'k> {
         let operation = self.op(name, operands, &[ty], attributes);
         self.result(operation, 0, ty)
     }
@@ -289,12 +265,7 @@ impl<'k> Builder<'k> {
         self.call_intrinsic(name, args, &[]);
     }
 
-    fn call_intrinsic(
-        &'k self,
-        name: &str,
-        args: &[Val<'k>],
-        results: &[Ty],
-    ) -> OperationRef<'k, 'k> {
+    fn call_intrinsic(&'k self, name: &str, args: &[Val<'k>], results: &[Ty]) -> OperationRef<'k, 'k> {
         let attributes = [
             ("intrin", StringAttribute::new(self.mlir(), name).into()),
             ("op_bundle_sizes", self.attr("array<i32>")),

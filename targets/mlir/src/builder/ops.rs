@@ -76,8 +76,7 @@ impl<'k> Val<'k> {
     #[track_caller]
     fn compare(self, (float, int): (u8, u8), right: impl Operand<'k>) -> Val<'k> {
         let (left, right) = self.unify(right);
-        let (name, predicate) =
-            if left.ty.elem.is_float() { ("arith.cmpf", float) } else { ("arith.cmpi", int) };
+        let (name, predicate) = if left.ty.elem.is_float() { ("arith.cmpf", float) } else { ("arith.cmpi", int) };
         let predicate = self.b.attr(&format!("{predicate} : i64"));
         self.b.value(name, &[left, right], left.ty.with_elem(Elem::I1), &[("predicate", predicate)])
     }
@@ -160,11 +159,7 @@ impl Neg for Val<'_> {
     type Output = Self;
 
     fn neg(self) -> Self {
-        if self.ty.elem.is_float() {
-            self.unary("arith.negf")
-        } else {
-            self.b.constant(self.ty, 0i64) - self
-        }
+        if self.ty.elem.is_float() { self.unary("arith.negf") } else { self.b.constant(self.ty, 0i64) - self }
     }
 }
 
@@ -198,11 +193,7 @@ impl<'k> Val<'k> {
         assert_eq!(self.ty.elem, Elem::I1, "kernel {}: select on {}", self.b.name, self.ty);
         let lanes = self.ty.lanes.max(then.ty.lanes).max(otherwise.lane_count());
         let ty = then.ty.x(lanes);
-        let operands = [
-            self.as_type(self.b, I1.x(lanes)),
-            then.as_type(self.b, ty),
-            otherwise.as_type(self.b, ty),
-        ];
+        let operands = [self.as_type(self.b, I1.x(lanes)), then.as_type(self.b, ty), otherwise.as_type(self.b, ty)];
         self.b.value("arith.select", &operands, ty, &[])
     }
 
@@ -217,11 +208,7 @@ impl<'k> Val<'k> {
 
     /// Absolute value (of an integer: wrapping).
     pub fn abs(self) -> Val<'k> {
-        if self.ty.elem.is_float() {
-            self.unary("math.absf")
-        } else {
-            self.lt(0).select(-self, self)
-        }
+        if self.ty.elem.is_float() { self.unary("math.absf") } else { self.lt(0).select(-self, self) }
     }
 
     /// Square root, correctly rounded.
@@ -277,13 +264,7 @@ impl<'k> Val<'k> {
     /// The same bits as another type of the same total size.
     #[track_caller]
     pub fn bitcast(self, ty: Ty) -> Val<'k> {
-        assert_eq!(
-            self.ty.bits(),
-            ty.bits(),
-            "kernel {}: bitcast from {} to {ty}",
-            self.b.name,
-            self.ty
-        );
+        assert_eq!(self.ty.bits(), ty.bits(), "kernel {}: bitcast from {} to {ty}", self.b.name, self.ty);
         if self.ty == ty { self } else { self.b.value("llvm.bitcast", &[self], ty, &[]) }
     }
 }

@@ -16,11 +16,7 @@ pub(crate) struct Loaded {
 
 /// The baseline of the machine the test runs on.
 pub(crate) fn machine() -> llvm::Machine {
-    if cfg!(target_arch = "aarch64") {
-        llvm::Machine::aarch64_linux()
-    } else {
-        llvm::Machine::x86_64_linux()
-    }
+    if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() }
 }
 
 pub(crate) fn load(mut module: KernelModule<'_>) -> Loaded {
@@ -42,8 +38,7 @@ impl Loaded {
         let symbol = CString::new(name).unwrap();
         // SAFETY: every function the tests define has this signature and touches x[0..n] and y[0..n] only.
         unsafe {
-            let function: libloading::Symbol<'_, F> =
-                self.library.get(symbol.as_bytes_with_nul()).unwrap();
+            let function: libloading::Symbol<'_, F> = self.library.get(symbol.as_bytes_with_nul()).unwrap();
             function(x.as_ptr().cast(), y.as_mut_ptr().cast(), y.len() as i64);
         }
     }

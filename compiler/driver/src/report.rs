@@ -1,0 +1,93 @@
+//! `report.json`: what each node costs and what became of each tensor. For people and dashboards; no runtime reads it.
+
+use q35_bundle::{Dim, MemoryPlan, Size};
+use q35_dialects::{Model, Ty};
+use std::collections::BTreeMap;
+
+/// Operations per byte above which a modern core computes longer than it reads: about 160 G int8 operations and 37 GB per second.
+const RIDGE: f64 = 4.3;
+
+/// Tokens of a step that stands for prefill.
+const PREFILL: u64 = 512;
+
+/// The whole report.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Report<T: serde::Serialize> {
+    /// Version of this file's layout.
+    pub schema: u32,
+    /// What each op of the program costs, in order of execution.
+    pub nodes: Vec<NodeCost>,
+    /// What became of each parameter.
+    pub tensors: BTreeMap<String, T>,
+    /// Memory.
+    pub plan: MemoryPlan,
+}
+
+/// One op of the program.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct NodeCost {
+    /// The node of the user's model that it stems from.
+    pub node: String,
+    /// The q35 op.
+    pub op: &'static str,
+    /// One token with the whole context before it.
+    pub decode: Cost,
+    /// 512 tokens at the beginning of the context.
+    pub prefill: Cost,
+}
+
+/// What a step costs.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Cost {
+    /// Bytes read and written: activations, parameters and cache.
+    pub bytes: u64,
+    /// Scalar operations; a multiply-add is two.
+    pub operations: u64,
+    /// Operations per byte.
+    pub intensity: f64,
+    /// `memory` or `compute`, by comparison with what a core does per byte it can read.
+    pub bound: &'static str,
+}
+
+impl Cost {
+    fn new(bytes: u64, operations: u64) -> Self {
+        let intensity = operations as f64 / bytes.max(1) as f64;
+        // Three digits: the file is for reading.
+        let intensity = (intensity * 1000.0).round() / 1000.0;
+        Self { bytes, operations, intensity, bound: if intensity < RIDGE { "memory" } else { "compute" } }
+    }
+}
+
+/// The cost of every op of a verified model, in order of execution.
+pub fn costs(model: &Model) -> Vec<NodeCost> {
+    let graph = &model.graph;
+    let context = model.facts.context;
+    // In the order of `Dim::ALL`; the capacity stands for the entries a token sees.
+    assert_eq!(Dim::ALL.map(|dim| dim as usize), [0, 1, 2, 3]);
+    let at = |size: &Size, dims: [u64; 4]| size.eval(&dims).unwrap_or(u64::MAX);
+    let cost = |id| {
+        let node = graph.node(id);
+        let operands: Vec<Ty> = graph.operands(id).into_iter().flatten().map(|value| *graph.ty(value)).collect();
+        let cost = node.op.cost(&operands, &node.results[0], &model.params);
+        let step = |dims| Cost::new(at(&cost.read, dims).saturating_add(at(&cost.written, dims)), at(&cost.operations, dims));
+        NodeCost {
+            node: node.name.clone(),
+            op: node.op.name(),
+            decode: step([1, 1, 1, context]),
+            prefill: step([PREFILL, 1, 1, PREFILL / 2]),
+        }
+    };
+    graph.topological().unwrap_or_default().into_iter().map(cost).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intensity_decides_what_binds() {
+        assert_eq!(Cost::new(1000, 2000), Cost { bytes: 1000, operations: 2000, intensity: 2.0, bound: "memory" });
+        assert_eq!(Cost::new(3, 100).bound, "compute");
+        assert_eq!(Cost::new(0, 0).intensity, 0.0);
+    }
+}

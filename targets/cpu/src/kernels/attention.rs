@@ -1,0 +1,224 @@
+//! Causal attention over the KV cache, with grouped heads.
+//!
+//! One tile is one head of one token. Its cache entries are visited once, as many at a time as there are lanes: dot products with the
+//! query, then the softmax of what has been seen so far, corrected whenever a larger score comes along (Milakov and Gimelshein 2018). The
+//! result row serves as accumulator.
+
+use q35_bundle::{Dim, Size};
+use q35_mlir::builder::Val;
+use q35_mlir::math::{exp, tanh};
+use q35_mlir::types::{F32, I64};
+
+use super::columns::{each, fold};
+use super::{Kernel, bits, entry, lanes, row_at};
+use crate::abi::Call;
+use crate::level::Level;
+
+/// Token `m` sees the entries `j` of its slot with `j <= index[m]` and, with a window, `j > index[m] - window`; see the q35 op.
+/// Arguments: query, slots (i32), index (i32), the layer's keys, the layer's values, the sinks where there are any, y.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Heads of the query.
+    pub heads: u64,
+    /// Heads of the cache; divides `heads`.
+    pub kv_heads: u64,
+    /// Columns of a key.
+    pub key_dim: u64,
+    /// Columns of a value.
+    pub value_dim: u64,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Entries a token sees, itself included.
+    pub window: Option<u64>,
+    /// Bound of the scores.
+    pub softcap: Option<f32>,
+    /// Whether every head has a score that takes part in the softmax only.
+    pub sinks: bool,
+}
+
+impl Kernel for Attention {
+    fn name(&self) -> String {
+        let mut name = format!("attention_{}_on_{}_heads_of_{}", self.heads, self.kv_heads, self.key_dim);
+        name += &format!("_{}_{}", self.value_dim, bits(self.scale));
+        if let Some(window) = self.window {
+            name += &format!("_window_{window}");
+        }
+        if let Some(cap) = self.softcap {
+            name += &format!("_softcap_{}", bits(cap));
+        }
+        if self.sinks {
+            name += "_sinks";
+        }
+        name
+    }
+
+    fn tiles(&self, rows: Dim) -> Size {
+        Size::per(self.heads, rows)
+    }
+
+    fn build<'k>(&self, level: Level, call: &Call<'k>) {
+        let (b, count) = (call.b, lanes(level));
+        let (query, slots, index) = (call.arg(0), call.arg(1), call.arg(2));
+        let (keys, values) = (call.arg(3), call.arg(4));
+        let sinks = self.sinks.then(|| call.arg(5));
+        let y = call.arg(5 + usize::from(self.sinks));
+        let capacity = call.dim(Dim::Capacity);
+        let (key_bytes, value_bytes) = (4 * self.key_dim as i64, 4 * self.value_dim as i64);
+        call.for_tiles(|tile| {
+            let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
+            let cached_head = entry(slots, token) * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64);
+            let (keys, values) = (keys.at(cached_head * capacity * key_bytes), values.at(cached_head * capacity * value_bytes));
+            let query = row_at(query, token, self.heads * self.key_dim).at(head * key_bytes);
+            let y = row_at(y, token, self.heads * self.value_dim).at(head * value_bytes);
+            let last = entry(index, token);
+            let first = self.window.map_or(b.i64(0), |window| (last - (window as i64 - 1)).max(0));
+
+            let zeros = b.constant(F32.x(count), 0.0);
+            each(b, count, self.value_dim, |at| at.store(y, zeros));
+            let seen = match sinks {
+                Some(sinks) => (sinks.at(head * 4).load(F32, 4), b.f32(1.0)),
+                None => (b.f32(f32::NEG_INFINITY), b.f32(0.0)),
+            };
+            let (_, total) = b.for_iter(first, last + 1, i64::from(count), seen, |start, (top, total)| {
+                // Lanes past the last entry read it once more, and count for nothing.
+                let entries: Vec<Val<'k>> = (0..i64::from(count)).map(|lane| (start + lane).min(last)).collect();
+                let sums = fold(b, count, self.key_dim, vec![zeros; count as usize], |at, sums| {
+                    let query = at.load(query);
+                    let key = |entry: Val<'k>| keys.at(entry * key_bytes);
+                    sums.iter().zip(&entries).map(|(&sum, &entry)| at.load(key(entry)).mul_add(query, sum)).collect()
+                });
+                let mut scores = Val::sums(&sums) * f64::from(self.scale);
+                if let Some(cap) = self.softcap.map(f64::from) {
+                    scores = tanh(scores / cap) * cap;
+                }
+                let is_entry = (b.iota(I64.x(count)) + start).le(last);
+                let scores = is_entry.select(scores, f64::NEG_INFINITY);
+                let new_top = top.max(scores.max_lane());
+                let (shares, shrink) = (exp(scores - new_top), exp(top - new_top));
+                each(b, count, self.value_dim, |at| {
+                    let value = |entry: Val<'k>| values.at(entry * value_bytes);
+                    let add = |sum: Val<'k>, (lane, &entry): (usize, &Val<'k>)| {
+                        at.load(value(entry)).mul_add(shares.lane(lane as u32), sum)
+                    };
+                    at.store(y, entries.iter().enumerate().fold(at.load(y) * shrink, add));
+                });
+                (new_top, total * shrink + shares.sum())
+            });
+            let inverse = b.f32(1.0) / total;
+            each(b, count, self.value_dim, |at| at.store(y, at.load(y) * inverse));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::*;
+
+    const SLOTS: [i32; 5] = [1, 0, 1, 2, 0];
+    const INDEX: [i32; 5] = [0, 36, 16, 3, 15];
+    const CAPACITY: usize = 40;
+
+    struct Case {
+        spec: Attention,
+        query: Vec<f32>,
+        keys: Vec<f32>,
+        values: Vec<f32>,
+        sinks: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(spec: Attention) -> Self {
+            let [heads, kv_heads, key_dim, value_dim] =
+                [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
+            Case {
+                query: numbers(SLOTS.len() * heads * key_dim, 3.0),
+                keys: numbers(3 * kv_heads * CAPACITY * key_dim, 2.0),
+                values: numbers(3 * kv_heads * CAPACITY * value_dim, 4.0),
+                sinks: numbers(heads, 2.0),
+                spec,
+            }
+        }
+
+        /// One head of one token, in f64 and two passes.
+        fn exact(&self, token: usize, head: usize) -> Vec<f64> {
+            let spec = &self.spec;
+            let [heads, kv_heads, key_dim, value_dim] =
+                [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
+            let place = (SLOTS[token] as usize * kv_heads + head / (heads / kv_heads)) * CAPACITY;
+            let last = INDEX[token] as usize;
+            let first = spec.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+            let query = &self.query[(token * heads + head) * key_dim..][..key_dim];
+            let score = |j: usize| {
+                let key = &self.keys[(place + j) * key_dim..][..key_dim];
+                let dot: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
+                let scaled = dot * f64::from(spec.scale);
+                spec.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
+            };
+            let weights: Vec<f64> = (first..=last).map(|j| score(j).exp()).collect();
+            let sink = if spec.sinks { f64::from(self.sinks[head]).exp() } else { 0.0 };
+            let total: f64 = weights.iter().sum::<f64>() + sink;
+            (0..value_dim)
+                .map(|col| {
+                    let value = |j: usize| f64::from(self.values[(place + j) * value_dim + col]);
+                    weights.iter().enumerate().map(|(at, w)| w / total * value(first + at)).sum()
+                })
+                .collect()
+        }
+
+        fn check(&self) {
+            let (heads, key_dim) = (self.spec.heads as usize, self.spec.key_dim as usize);
+            let width = heads * self.spec.value_dim as usize;
+            let tiles = SLOTS.len() * heads;
+            let exact: Vec<f64> = (0..tiles).flat_map(|tile| self.exact(tile / heads, tile % heads)).collect();
+            let mut args = vec![
+                Arg::rows(&self.query, heads * key_dim),
+                Arg::ints(&SLOTS),
+                Arg::ints(&INDEX),
+                Arg::floats(&self.keys),
+                Arg::floats(&self.values),
+                Arg::floats(&self.sinks),
+                Arg::zeros(SLOTS.len(), width),
+            ];
+            if !self.spec.sinks {
+                args.remove(5);
+            }
+            run(&self.spec, args, [5, 0, 3, CAPACITY as i64], tiles as i64, |level, args| {
+                close(&rows(args.last().unwrap(), width), &exact, 1e-5, &format!("{:?} {level:?}", self.spec));
+            });
+        }
+    }
+
+    fn plain(heads: u64, kv_heads: u64, key_dim: u64, value_dim: u64) -> Attention {
+        let scale = 1.0 / (key_dim as f32).sqrt();
+        Attention { heads, kv_heads, key_dim, value_dim, scale, window: None, softcap: None, sinks: false }
+    }
+
+    #[test]
+    fn head_groups_and_odd_sizes() {
+        for (heads, kv_heads, key_dim, value_dim) in [(1, 1, 1, 1), (4, 4, 16, 16), (6, 2, 20, 24), (4, 1, 64, 37)] {
+            Case::new(plain(heads, kv_heads, key_dim, value_dim)).check();
+        }
+    }
+
+    #[test]
+    fn windows() {
+        for window in [1, 5, 16, 17, 1000] {
+            Case::new(Attention { window: Some(window), ..plain(2, 1, 16, 16) }).check();
+        }
+    }
+
+    #[test]
+    fn soft_caps_and_sinks() {
+        Case::new(Attention { softcap: Some(2.5), ..plain(2, 2, 24, 8) }).check();
+        Case::new(Attention { sinks: true, ..plain(4, 2, 16, 16) }).check();
+        Case::new(Attention { sinks: true, window: Some(4), softcap: Some(10.0), ..plain(4, 2, 16, 16) }).check();
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let mut case = Case::new(plain(2, 1, 32, 16));
+        case.query.iter_mut().for_each(|q| *q *= 20.0);
+        case.check();
+    }
+}

@@ -1,0 +1,148 @@
+//! Rounding of activations to int8, in the layout that the integer matrix products read.
+
+use q35_mlir::builder::Val;
+use q35_mlir::types::{F32, I8, I32};
+
+use super::columns::fold;
+use super::{Kernel, lanes, row_at};
+use crate::abi::Call;
+use crate::level::Level;
+
+/// Bytes before the integers of a row: the f32 scale, then zeros.
+const HEADER: u64 = 64;
+/// Columns of a block: 64 bytes of even columns, then 64 bytes of odd ones.
+const BLOCK: u64 = 128;
+/// Adding it rounds an f32 below 2^22 to an integer, ties to even, which is then in the low bits.
+const ROUND: f64 = 12_582_912.0;
+
+/// Bytes from one rounded row of `width` columns to the next.
+pub const fn quant_row_bytes(width: u64) -> u64 {
+    HEADER + width.next_multiple_of(BLOCK)
+}
+
+/// Each row to int8 with one scale, to the bit as the format crate's `activation` defines it. Arguments: x, y.
+///
+/// A row of y is [`quant_row_bytes`] long: the scale (f32) and 60 zero bytes, then blocks of 128 columns, the even columns before the odd
+/// ones; columns past the width are 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantize {
+    /// Columns.
+    pub width: u64,
+}
+
+impl Kernel for Quantize {
+    fn name(&self) -> String {
+        format!("quantize_{}", self.width)
+    }
+
+    fn build(&self, level: Level, call: &Call<'_>) {
+        let (b, count) = (call.b, lanes(level));
+        let (x, y) = (call.arg(0), call.arg(1));
+        call.for_tiles(|row| {
+            let from = row_at(x, row, self.width);
+            let to = y.at(row * quant_row_bytes(self.width) as i64);
+            // The running maximum passes NaN over.
+            let largest =
+                fold(b, count, self.width, b.constant(F32.x(count), 0.0), |at, largest| largest.max(at.load(from).abs()));
+            let amax = largest.max_lane();
+            to.store(b.constant(F32.x(16), 0.0).with_lane(0, amax / 127.0), 4);
+            let inverse = amax.eq(0.0).select(b.f32(0.0), b.f32(127.0) / amax);
+
+            let whole = self.width / BLOCK;
+            b.for_(0, whole as i64, 1, |block| {
+                let (from, to) = (from.at(block * (4 * BLOCK as i64)), to.at(block * BLOCK as i64 + HEADER as i64));
+                round_block(from, to, inverse, count, BLOCK);
+            });
+            let rest = self.width % BLOCK;
+            if rest > 0 {
+                let (from, to) = (from.at(4 * (whole * BLOCK) as i64), to.at((whole * BLOCK + HEADER) as i64));
+                round_block(from, to, inverse, count, rest);
+            }
+        });
+    }
+}
+
+/// One block, of which the first `width` columns exist.
+fn round_block<'k>(from: Val<'k>, to: Val<'k>, inverse: Val<'k>, count: u32, width: u64) {
+    let b = from.builder();
+    let step = u64::from(2 * count);
+    let part = |first: u64| {
+        let from = from.at(4 * first as i64);
+        let ty = F32.x(count);
+        let present: Vec<bool> = (first..first + u64::from(count)).map(|column| column < width).collect();
+        if present.iter().all(|&present| present) {
+            from.load(ty, 4)
+        } else if present[0] {
+            from.load_masked(ty, 4, b.lanes(q35_mlir::types::I1.elem, &present), 0.0)
+        } else {
+            b.constant(ty, 0.0)
+        }
+    };
+    for first in (0..BLOCK).step_by(step as usize) {
+        let (low, high) = (part(first), part(first + u64::from(count)));
+        for odd in [0, 1] {
+            let picked = low.shuffle(high, &(odd..2 * count).step_by(2).collect::<Vec<_>>());
+            let place = to.at((u64::from(odd) * BLOCK / 2 + first / 2) as i64);
+            place.store(round(picked, inverse), 4);
+        }
+    }
+}
+
+/// `clamp(round_ties_even(x * inverse), -127, 127)` as bytes; 0 for NaN.
+fn round<'k>(x: Val<'k>, inverse: Val<'k>) -> Val<'k> {
+    let scaled = (x * inverse).max(-127.0).min(127.0);
+    let number = scaled.eq(scaled).select(scaled, 0.0);
+    // 127 is an integer, so clamping first changes nothing.
+    (number + ROUND).bitcast(I32.x(x.lanes())).to(I8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Arg, numbers, run};
+    use super::*;
+    use q35_format::activation::quantize;
+
+    fn check(x: &[f32], width: usize) {
+        let tokens = x.len() / width;
+        let stride = quant_row_bytes(width as u64) as usize;
+        let mut expected = Vec::new();
+        for row in x.chunks(width) {
+            let mut q = vec![0i8; width];
+            let scale = quantize(row, &mut q);
+            expected.extend(scale.to_ne_bytes());
+            expected.extend([0; 60]);
+            q.resize(width.next_multiple_of(128), 0);
+            for block in q.chunks(128) {
+                expected.extend(block.iter().step_by(2).map(|&v| v as u8));
+                expected.extend(block.iter().skip(1).step_by(2).map(|&v| v as u8));
+            }
+        }
+        let args = [Arg::rows(x, width), Arg::bytes(&vec![0xEE; tokens * stride])];
+        run(&Quantize { width: width as u64 }, args, [tokens as i64, 0, 0, 0], tokens as i64, |level, args| {
+            assert!(args[1].content() == expected, "{level:?} {width}");
+        });
+    }
+
+    #[test]
+    fn bits_and_places_are_those_of_the_format() {
+        for width in [1, 2, 31, 33, 127, 128, 129, 300, 768] {
+            check(&numbers(4 * width, 5.0), width);
+        }
+    }
+
+    #[test]
+    fn ties_zeros_and_what_is_not_finite() {
+        let ties: Vec<f32> = (0..255).map(|i| i as f32 / 2.0 - 63.5).chain([127.0]).collect();
+        check(&ties, 256);
+        let width = 40;
+        let mut x = vec![0.0; 6 * width];
+        x[width + 3] = f32::from_bits(0x7fc0_0055);
+        x[width + 4] = 2.5;
+        x[2 * width + 39] = f32::NEG_INFINITY;
+        x[3 * width] = 1e-40;
+        x[3 * width + 1] = -1e-40;
+        x[4 * width..5 * width].fill(f32::NAN);
+        x[5 * width..].copy_from_slice(&numbers(width, 1e38));
+        check(&x, width);
+    }
+}
