@@ -236,3 +236,21 @@ fn llama3_blends_by_turns() {
     assert!((inv_freq[1] - 0.01 * (0.5003 + 0.4997 / 4.0)).abs() < 1e-6);
     assert!((inv_freq[2] - 0.0001 / 4.0).abs() < 1e-11);
 }
+
+/// The ramp from kept to divided, with its ends rounded outwards: four frequencies computed by hand.
+#[test]
+fn yarn_ramps_between_whole_indices() {
+    let rope = Rope {
+        rope_type: Some("yarn".into()),
+        rope_theta: Some(1e4),
+        factor: Some(4.0),
+        original_max_position_embeddings: Some(628),
+        ..Rope::default()
+    };
+    let config = Config { rope_parameters: Some(rope), ..Config::default() };
+    let (inv_freq, scale) = frequencies(&config, 8).unwrap();
+    // 32 turns at index 0.49, one turn at index 1.9998: the ramp runs from 0 to 2.
+    let expected = [1.0, 0.1 * (0.5 + 0.5 / 4.0), 0.01 / 4.0, 0.001 / 4.0];
+    assert!(inv_freq.iter().zip(expected).all(|(a, b): (&f32, f32)| (a / b - 1.0).abs() < 1e-6), "{inv_freq:?}");
+    assert!((scale - (1.0 + 0.1 * 4f32.ln())).abs() < 1e-6);
+}
