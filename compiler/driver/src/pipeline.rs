@@ -1,6 +1,6 @@
 //! The way from a model's path to a bundle, as one list.
 
-use crate::memory::Limit;
+use crate::limit::Limit;
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::weights::{self, Written};

@@ -5,7 +5,7 @@
 //! few bytes per row, are written when all codes of the parameter are through.
 
 use crate::arrange::Arranger;
-use crate::memory::Limit;
+use crate::limit::Limit;
 use q35_bundle::{BundleWriter, TensorSpec, WeightEntry, WeightsWriter};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::{Model, Param, ParamName, Transform};
