@@ -9,13 +9,12 @@ pub mod account;
 pub mod cli;
 pub mod commands;
 pub mod divergence;
-pub mod memory;
 pub mod passes;
 pub mod pipeline;
 pub mod report;
-pub mod size;
-pub mod table;
 pub mod watch;
+
+pub use q35_console::{memory, size, table};
 
 use clap::Parser;
 use std::io::Write;

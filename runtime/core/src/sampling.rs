@@ -167,7 +167,10 @@ mod tests {
     fn the_generator_is_splitmix64() {
         // First outputs for seed 1234567, as published with the algorithm's reference code.
         let mut random = SplitMix64(1_234_567);
-        assert_eq!([random.next(), random.next(), random.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            [random.next(), random.next(), random.next()],
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
     }
 
     #[test]
