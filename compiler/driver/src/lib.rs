@@ -12,6 +12,7 @@ pub mod divergence;
 pub mod passes;
 pub mod pipeline;
 pub mod report;
+pub mod settings;
 pub mod watch;
 
 pub use q35_console::{memory, size, table};

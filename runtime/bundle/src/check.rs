@@ -72,7 +72,7 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
                         .then(|| format!("arena offset {offset_per_row} of {section}"))
                 }
                 Binding::Weight(name) => {
-                    let aligned = tensor(name).is_some_and(|data| data.as_ptr().addr() as u64 % ALIGN == 0);
+                    let aligned = tensor(name).is_some_and(|data| (data.as_ptr().addr() as u64).is_multiple_of(ALIGN));
                     (!aligned).then(|| format!("tensor '{}'", name.escape_debug()))
                 }
                 Binding::Cache { layer, .. } => (*layer as usize >= layers).then(|| format!("cache layer {layer} of {layers}")),

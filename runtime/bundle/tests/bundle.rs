@@ -90,7 +90,7 @@ fn what_is_written_is_read() {
     assert_eq!((w.dtype, w.shape, w.data), (Dtype::F32, &[3, 3][..], &[[1u8; 20].as_slice(), &[2; 16]].concat()[..]));
     assert_eq!(bundle.tensor("z").unwrap().data, [3; 64]);
     assert!(bundle.tensor("e").unwrap().data.is_empty());
-    assert!(["w", "z"].iter().all(|t| bundle.tensor(t).unwrap().data.as_ptr().addr() % 64 == 0));
+    assert!(["w", "z"].iter().all(|t| bundle.tensor(t).unwrap().data.as_ptr().addr().is_multiple_of(64)));
     assert_eq!(bundle.read("cpu/model.so").unwrap().unwrap(), b"not really");
     assert_eq!(bundle.read("tokenizer.json").unwrap(), None);
     assert_eq!(bundle.manifest().steps, manifest().steps);
@@ -201,7 +201,10 @@ fn symbolic_links_do_not_lead_outside() {
     fs::write(dir.path().join("secret"), "not really").unwrap();
     fs::remove_file(path.join("cpu/model.so")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("secret"), path.join("cpu/model.so")).unwrap();
-    assert_eq!(refusal(&path), "error[Q35-0101]: the file cannot be read: it lies outside the bundle, or is no file\n  at file 'cpu/model.so'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0101]: the file cannot be read: it lies outside the bundle, or is no file\n  at file 'cpu/model.so'"
+    );
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Reads a file that the user named.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path)
-        .map_err(|e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display()).into())
+    fs::read(path).map_err(|e| {
+        Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display()).into()
+    })
 }

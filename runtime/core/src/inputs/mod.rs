@@ -135,7 +135,8 @@ fn past<'a>(bundle: &Bundle, batch: usize, find: &dyn Fn(&Role) -> Option<(&'a P
             let shape = tensor.shape();
             let [b, h, entries, c] = *shape else {
                 wrong.push(
-                    bad(format!("the tensor has shape {shape:?} instead of [batch, heads, past, columns]")).at("input", &port.name),
+                    bad(format!("the tensor has shape {shape:?} instead of [batch, heads, past, columns]"))
+                        .at("input", &port.name),
                 );
                 return None;
             };
@@ -147,7 +148,9 @@ fn past<'a>(bundle: &Bundle, batch: usize, find: &dyn Fn(&Role) -> Option<(&'a P
             }
             let (expected, first) = *length.get_or_insert((entries, &port.name));
             if entries != expected {
-                wrong.push(bad(format!("the tensor holds {entries} tokens, and '{first}' holds {expected}")).at("input", &port.name));
+                wrong.push(
+                    bad(format!("the tensor holds {entries} tokens, and '{first}' holds {expected}")).at("input", &port.name),
+                );
             }
             wrong.absorb(floats(&port.name, &tensor))
         };

@@ -9,7 +9,9 @@ use safetensors::tensor::{Dtype, TensorView};
 /// A matrix of integers: i32, i64, or truth values.
 pub(super) fn grid(name: &str, tensor: &TensorView<'_>) -> Result<Grid> {
     let &[rows, columns] = tensor.shape() else {
-        return Err(bad(format!("the tensor has shape {:?} instead of [batch, tokens]", tensor.shape())).at("input", name).into());
+        return Err(bad(format!("the tensor has shape {:?} instead of [batch, tokens]", tensor.shape()))
+            .at("input", name)
+            .into());
     };
     let data = tensor.data();
     let values = match tensor.dtype() {

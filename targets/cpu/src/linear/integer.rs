@@ -7,17 +7,30 @@
 use super::dot::{BYTES, SUMS, dot, quad};
 use super::frame::{Chunk, Frame, OUTPUTS};
 use super::geometry::{BLOCK, QUAD, QUADS, TILE, blocks, group_quads};
+use crate::level::Level;
 use q35_format::Group;
 use q35_mlir::builder::Val;
 use q35_mlir::types::I32;
 use std::ops::Range;
 
-/// Chunks of tokens that share a load of weights.
-pub(super) const TOKENS: [i64; 3] = [8, 2, 1];
-/// Quads per round of the innermost loop.
-const UNROLL: usize = 4;
-/// Independent sums that keep the multiplier busy.
-const SUMS_IN_FLIGHT: usize = 16;
+/// How much of the work stands side by side in the innermost loop.
+pub(super) struct Shape {
+    /// Tokens that share a load of weights: sizes of chunks, as [`Frame::for_chunks`] takes them.
+    pub(super) tokens: &'static [i64],
+    /// Quads per round; divides 8.
+    unroll: usize,
+    /// Independent sums that keep the multiplier busy.
+    sums: usize,
+}
+
+/// What suits the registers of a level.
+pub(super) fn shape(level: Level) -> Shape {
+    match level {
+        Level::Avx512 => Shape { tokens: &[8, 2, 1], unroll: 4, sums: 16 },
+        Level::Base => Shape { tokens: &[2, 1], unroll: 1, sums: 1 },
+    }
+}
+
 /// Bytes of weights per quad of a tile.
 const QUAD_BYTES: i64 = (TILE * QUAD) as i64;
 
@@ -72,13 +85,14 @@ pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, memory: Val<'k>)
     }
 }
 
-/// Bytes of memory that [`corrections`] needs for `tokens` tokens.
-pub(super) fn correction_bytes(f: &Frame<'_>, tokens: i64) -> u32 {
+/// Memory for [`corrections`] of `tokens` tokens; to be called outside loops.
+pub(super) fn correction_memory<'k>(f: &Frame<'k>, tokens: i64) -> Val<'k> {
     let parts = group_quads(f.linear.spec.group()).len();
     // The last block's groups are all written, whether they exist or not.
     let groups = f.linear.spec.groups().next_multiple_of(parts);
-    (4 * tokens as usize * groups) as u32
+    f.b.alloca((4 * tokens as usize * groups) as u32, 64)
 }
+
 
 /// A group's exact sum as f32, times its scales: the group's share of the outputs.
 pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
@@ -105,12 +119,13 @@ pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chu
 
 /// Sums of the products of some quads, for each token.
 fn group_sums<'k>(f: &Frame<'k>, panel: Val<'k>, chunk: &Chunk<'k>, block: Val<'k>, quads: &[Range<usize>]) -> Vec<Val<'k>> {
-    let ways = (SUMS_IN_FLIGHT / chunk.x.len()).clamp(1, UNROLL);
+    let Shape { unroll, sums, .. } = shape(f.level);
+    let ways = (sums / chunk.x.len()).clamp(1, unroll);
     let zero = vec![vec![f.b.constant(SUMS, 0i64); ways]; chunk.x.len()];
     let first = block * QUADS as i64;
     let sums = quads.iter().fold(zero, |sums, range| {
-        f.b.for_iter(first + range.start as i64, first + range.end as i64, UNROLL as i64, sums, |at, mut sums| {
-            for u in 0..UNROLL {
+        f.b.for_iter(first + range.start as i64, first + range.end as i64, unroll as i64, sums, |at, mut sums| {
+            for u in 0..unroll {
                 let w = panel.at((at + u as i64) * QUAD_BYTES).load(BYTES, 1);
                 for (x, sums) in chunk.x.iter().zip(&mut sums) {
                     let x = quad(x.at((at + u as i64) * QUAD as i64));

@@ -6,7 +6,7 @@ use super::decode::{Decoder, biased};
 use super::dot::BYTES;
 use super::frame::Frame;
 use super::geometry::{BLOCK, QUADS, STREAM, TILE, blocks, panel_bytes, stream_stride};
-use super::integer::{self, TOKENS};
+use super::integer::{self, shape};
 use crate::abi::Call;
 use crate::level::Level;
 use q35_format::Codec;
@@ -21,7 +21,7 @@ const VECTORS: i64 = QUADS as i64;
 
 /// Stored 8-bit weights, any number of tokens.
 pub(super) fn build_stored<'k>(call: &Call<'k>, f: &Frame<'k>) {
-    let memory = f.b.alloca(integer::correction_bytes(f, TOKENS[0]), 64);
+    let memory = integer::correction_memory(f, shape(f.level).tokens[0]);
     let bytes = panel_bytes(f.linear.spec.cols()) as i64;
     call.for_tiles(|tile| multiply(f, tile, f.codes.at(tile * bytes), memory));
 }
@@ -29,7 +29,7 @@ pub(super) fn build_stored<'k>(call: &Call<'k>, f: &Frame<'k>) {
 /// Streams, any number of tokens.
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u32) {
     let cols = f.linear.spec.cols();
-    let memory = f.b.alloca(integer::correction_bytes(f, TOKENS[0]), 64);
+    let memory = integer::correction_memory(f, shape(f.level).tokens[0]);
     let panel = f.b.alloca(panel_bytes(cols) as u32, 64);
     let tile_bytes = (TILE * stream_stride(cols)) as i64;
     let decode = decoder(f, codec, window);
@@ -41,7 +41,7 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
 }
 
 fn multiply<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, memory: Val<'k>) {
-    f.for_chunks(&TOKENS, |chunk| {
+    f.for_chunks(shape(f.level).tokens, |chunk| {
         integer::corrections(f, chunk, memory);
         integer::tile(f, tile, panel, chunk, memory);
     });

@@ -15,11 +15,13 @@ use q35_mlir::builder::Val;
 pub(crate) const MOST: usize = 4;
 /// Rows that are decoded side by side.
 const ROWS: usize = 4;
+/// Bytes to ask for ahead, at least: what memory delivers while a request is under way.
+const AHEAD: usize = 4096;
 /// Bytes of the sums of a tile and a token.
 const SUMS_BYTES: i64 = (4 * TILE) as i64;
 
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u32) {
-    let corrections = f.b.alloca(integer::correction_bytes(f, MOST as i64), 64);
+    let corrections = integer::correction_memory(f, MOST as i64);
     let parts = group_quads(f.linear.spec.group()).len();
     let sums = f.b.alloca((parts * MOST) as u32 * SUMS_BYTES as u32, 64);
     let decoder = Decoder::new(f.b, codec, window);
@@ -97,12 +99,16 @@ fn row_sums<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, streams: Val<'k>, row: Val
     let last = blocks(cols) as i64 - 1;
     let ends_with_block = cols.next_multiple_of(2).is_multiple_of(BLOCK);
     let streams = streams.at(row * stride);
+    // Four rows at once are no sequence that processors foresee; together they read memory in order, a step of four rows at a time.
+    let ahead = (AHEAD.div_ceil(ROWS * stride as usize) * ROWS) as i64 * stride;
     let zero = vec![vec![f.b.constant(SUMS, 0i64); chunk.x.len()]; ROWS];
     f.b.for_iter(first, end, 1, zero, |block, mut sums| {
         let follows = ends_with_block.then(|| block.ne(last));
         let stream = streams.at(block * STREAM as i64);
         for (row, sums) in sums.iter_mut().enumerate() {
-            let halves = decoder.block(stream.at(row as i64 * stride), follows);
+            let stream = stream.at(row as i64 * stride);
+            stream.at(ahead).prefetch(3);
+            let halves = decoder.block(stream, follows);
             for (x, sum) in chunk.x.iter().zip(sums) {
                 let x = x.at(block * BLOCK as i64);
                 for (half, weights) in halves.into_iter().enumerate() {

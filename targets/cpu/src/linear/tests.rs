@@ -156,18 +156,27 @@ fn check_integers(cases: &[Case], random: &mut Random) {
 const SIZES: [(usize, usize); 10] =
     [(1, 1), (5, 2), (16, 63), (33, 64), (5, 127), (16, 128), (33, 129), (17, 256), (40, 300), (16, 768)];
 
+const GROUPS: [Group; 3] = [Group::Row, Group::Columns(64), Group::Columns(128)];
+
 #[test]
 fn pair_codecs_are_exact() {
     let mut random = Random(1);
     for (codec, sizes) in [(Codec::W8, &SIZES[..]), (Codec::Split, &SIZES[4..8]), (Codec::W7, &SIZES[5..8])] {
         let cases: Vec<Case> = sizes
             .iter()
-            .flat_map(|&(rows, cols)| [Group::Row, Group::Columns(64), Group::Columns(128)].map(|group| (rows, cols, group)))
+            .zip(GROUPS.into_iter().cycle())
             .enumerate()
-            .map(|(at, (rows, cols, group))| Case::new(&mut random, codec, group, ScaleType::F16, rows, cols, at % 2 == 1))
+            .map(|(at, (&(rows, cols), group))| Case::new(&mut random, codec, group, ScaleType::F16, rows, cols, at % 2 == 1))
             .collect();
         check_integers(&cases, &mut random);
     }
+}
+
+#[test]
+fn every_group_is_exact_where_a_row_fills_its_last_block() {
+    let mut random = Random(6);
+    let cases = GROUPS.map(|group| Case::new(&mut random, Codec::W8, group, ScaleType::F16, 17, 256, false));
+    check_integers(&cases, &mut random);
 }
 
 #[test]
@@ -187,7 +196,7 @@ fn eight_bit_weights_are_exact() {
     let mut random = Random(3);
     let cases: Vec<Case> = SIZES
         .into_iter()
-        .zip([Group::Row, Group::Columns(64), Group::Columns(128)].into_iter().cycle())
+        .zip(GROUPS.into_iter().cycle())
         .map(|((rows, cols), group)| Case::new(&mut random, Codec::Q8, group, ScaleType::F16, rows, cols, rows == 33))
         .collect();
     check_integers(&cases, &mut random);

@@ -1,0 +1,135 @@
+//! Measures linear kernels against a plain read of the same bytes in the same run.
+//!
+//! ```text
+//! cargo run --release -p q35-target-cpu --example gemv -- [CODEC] [OUTPUTS] [INPUTS] [TOKENS] [GROUP]
+//! ```
+//!
+//! The weights are random codes, several copies of the matrix so that they do not stay in the cache. Prints billions of weights per
+//! second (times tokens), bytes of weights per second, the bandwidth of a plain read, and what compiling took.
+
+use q35_bundle::Rows;
+use q35_format::{Codec, Group, PackedSpec};
+use q35_mlir::builder::KernelModule;
+use q35_mlir::context::Context;
+use q35_mlir::{link, llvm};
+use q35_target_cpu::abi::symbol;
+use q35_target_cpu::level::Level;
+use q35_target_cpu::linear::{Linear, geometry};
+use std::error::Error;
+use std::ffi::c_void;
+use std::time::Instant;
+
+type Kernel = unsafe extern "C" fn(*const *const c_void, *const i64, i64, i64);
+
+/// Weights of all copies together, at least this many bytes.
+const TOTAL_BYTES: usize = 256 << 20;
+
+/// Seconds that this thread has been running: on a busy machine, what the kernel costs and not how long it waits.
+fn busy() -> f64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for the result.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let arg = |at: usize, default: &str| args.get(at).cloned().unwrap_or_else(|| default.to_owned());
+    let codec: Codec = arg(0, "w8").parse()?;
+    let (rows, cols): (usize, usize) = (arg(1, "2048").parse()?, arg(2, "2048").parse()?);
+    let tokens: usize = arg(3, "1").parse()?;
+    let group: Group = arg(4, "row").parse()?;
+    let linear = Linear { spec: PackedSpec::new(rows, cols, codec, group)?, rows: Rows::Tokens, bias: false };
+    if let Some(reason) = linear.unsupported() {
+        return Err(reason.into());
+    }
+
+    let started = Instant::now();
+    let context = Context::new();
+    let mut module = KernelModule::new(&context);
+    let levels: Vec<Level> = Level::of(std::env::consts::ARCH).filter(|level| level.is_here()).collect();
+    for &level in &levels {
+        for &variant in linear.variants() {
+            linear.define(&module, &linear.symbol(variant), variant, level);
+        }
+    }
+    module.lower(|_, _| ());
+    let machine =
+        if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
+    let emitted = llvm::emit(&module, &machine);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("kernels.so");
+    std::fs::write(&path, link::shared_object(&emitted.object, "kernels.so").map_err(|error| error.to_string())?)?;
+    println!("compiled in {:.2} s, {} bytes", started.elapsed().as_secs_f64(), emitted.object.len());
+    if let Some(path) = args.get(5) {
+        std::fs::write(path, &emitted.assembly)?;
+    }
+
+    let bytes = |of: q35_target::Arrangement| of.bytes(rows).ok_or("too large");
+    let code_bytes = bytes(geometry::codes(&linear.spec))?;
+    let scale_bytes = if codec.has_scales() { bytes(geometry::scales(&linear.spec))? } else { 0 };
+    let copy_bytes = code_bytes.next_multiple_of(64);
+    let total = arg(6, "").parse().unwrap_or(TOTAL_BYTES);
+    let copies = (total / copy_bytes).max(1);
+    let mut state = 1u64;
+    let words = (copies * copy_bytes).div_ceil(8);
+    let weights: Vec<u64> = (0..words)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            if codec.has_scales() { state } else { 0 }
+        })
+        .collect();
+    let scales = vec![0u8; scale_bytes];
+    let x_stride = if codec.has_scales() { geometry::quant_stride(cols) } else { geometry::act_stride(cols) };
+    let x = vec![1u8; tokens * x_stride];
+    let mut y = vec![0f32; tokens * geometry::act_stride(rows) / 4];
+
+    // SAFETY: the library is ours and has no initialisers.
+    let library = unsafe { libloading::Library::new(&path) }?;
+    let tiles = rows.div_ceil(geometry::TILE) as i64;
+    for level in levels {
+        for &variant in linear.variants() {
+            // SAFETY: the kernels were just made with this signature.
+            let kernel: libloading::Symbol<'_, Kernel> =
+                unsafe { library.get(symbol(&linear.symbol(variant), level).as_bytes()) }?;
+            let mut best = f64::INFINITY;
+            for _ in 0..if level == Level::Base { 2 } else { 7 } {
+                let started = busy();
+                for copy in 0..copies {
+                    let codes = weights.as_ptr().cast::<u8>().wrapping_add(copy * copy_bytes);
+                    let mut args: Vec<*const c_void> = vec![x.as_ptr().cast(), codes.cast()];
+                    if codec.has_scales() {
+                        args.push(scales.as_ptr().cast());
+                    }
+                    args.push(y.as_mut_ptr().cast_const().cast());
+                    // SAFETY: every buffer is as large as the geometry says for these sizes.
+                    unsafe { kernel(args.as_ptr(), [tokens as i64, 0, 0, 0].as_ptr(), 0, tiles) };
+                    if level == Level::Base && copy > copies / 16 {
+                        break;
+                    }
+                }
+                let ran = if level == Level::Base { (copies / 16 + 2).min(copies) } else { copies };
+                best = best.min((busy() - started) / ran as f64);
+            }
+            let giga = (rows * cols * tokens) as f64 / best / 1e9;
+            println!(
+                "{:24} {:8} {giga:8.1} G weights/s {:6.1} GB/s",
+                format!("{codec} {group} {variant:?}"),
+                level.name(),
+                code_bytes as f64 / best / 1e9
+            );
+        }
+    }
+    let mut best = f64::INFINITY;
+    for _ in 0..7 {
+        let started = busy();
+        let mut sums = [0u64; 16];
+        for part in weights.chunks_exact(16) {
+            sums.iter_mut().zip(part).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+        }
+        std::hint::black_box(sums);
+        best = best.min(busy() - started);
+    }
+    println!("plain read {:42.1} GB/s", (weights.len() * 8) as f64 / best / 1e9);
+    Ok(())
+}
