@@ -10,20 +10,20 @@ pub mod arrange;
 pub mod cli;
 pub mod commands;
 pub mod divergence;
-pub mod memory;
+pub mod limit;
 pub mod passes;
 pub mod pipeline;
 pub mod prompt;
 pub mod q35;
 pub mod report;
 pub mod settings;
-pub mod size;
 pub mod summary;
-pub mod table;
 pub mod targets;
 pub mod values;
 pub mod watch;
 pub mod weights;
+
+pub use q35_console::{memory, size, table};
 
 use clap::Parser;
 use std::io::Write;

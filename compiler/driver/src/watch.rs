@@ -6,10 +6,9 @@
 use crate::memory;
 use crate::size;
 use crate::table::{Align, Table};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use q35_console::Progress;
 use q35_diag::{Code, Diagnostic, Diagnostics};
 use q35_graph::{Observer, Pass, Stage};
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -58,8 +57,7 @@ pub struct Watch {
     problems: Diagnostics,
     timings: Vec<Timing>,
     started: Vec<Instant>,
-    bar: Option<ProgressBar>,
-    tenths: Option<u64>,
+    bar: Progress,
 }
 
 impl Watch {
@@ -71,8 +69,7 @@ impl Watch {
             problems: Diagnostics::new(),
             timings: Vec::new(),
             started: Vec::new(),
-            bar: None,
-            tenths: None,
+            bar: Progress::default(),
         }
     }
 
@@ -128,13 +125,6 @@ impl Watch {
             );
         }
     }
-
-    fn finish_bar(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        self.tenths = None;
-    }
 }
 
 impl Observer for Watch {
@@ -143,7 +133,7 @@ impl Observer for Watch {
     }
 
     fn after(&mut self, pass: &Pass, print: &dyn Fn() -> String) {
-        self.finish_bar();
+        self.bar.finish();
         let time = self.started.pop().map_or(Duration::ZERO, |t| t.elapsed());
         self.timings.push(Timing { pass: *pass, time, peak: memory::peak() });
         if self.verbosity == Verbosity::Normal {
@@ -153,26 +143,8 @@ impl Observer for Watch {
     }
 
     fn progress(&mut self, done: u64, total: u64, what: &str) {
-        if self.verbosity == Verbosity::Quiet || total == 0 {
-            return;
-        }
-        if std::io::stderr().is_terminal() {
-            let bar = self.bar.get_or_insert_with(|| {
-                let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {eta} left")
-                    .unwrap_or_else(|_| ProgressStyle::default_bar());
-                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8)).with_style(style)
-            });
-            bar.set_length(total);
-            bar.set_message(what.to_owned());
-            bar.set_position(done);
-        } else {
-            let tenths = (u128::from(done) * 10 / u128::from(total)) as u64;
-            if self.tenths.replace(tenths).unwrap_or(0) < tenths {
-                eprintln!("{:>9} %   {what}", tenths * 10);
-            }
-        }
-        if done >= total {
-            self.finish_bar();
+        if self.verbosity == Verbosity::Normal {
+            self.bar.at(done, total, what);
         }
     }
 }
