@@ -13,6 +13,7 @@ pub mod memory;
 pub mod passes;
 pub mod pipeline;
 pub mod report;
+pub mod settings;
 pub mod size;
 pub mod table;
 pub mod watch;

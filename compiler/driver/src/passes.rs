@@ -4,6 +4,7 @@
 //! `--time-passes`, `q35c passes` and the page `compiler/PASSES.md` all read this table and no other.
 
 use q35_graph::{Pass, Stage};
+use q35_passes::model;
 
 /// Reads the model.
 pub const IMPORT: Pass = Pass {
@@ -11,6 +12,14 @@ pub const IMPORT: Pass = Pass {
     purpose: "Read the graph and the tensors' headers; the weights stay in their files",
     from: Stage::Source,
     to: Stage::Source,
+};
+
+/// Recognises the model.
+pub const RAISE: Pass = Pass {
+    name: "raise",
+    purpose: "Recognise norms, rotary embeddings, attention with its cache, gates, embedding and head, whatever nodes they are spelled with",
+    from: Stage::Source,
+    to: Stage::Graph,
 };
 
 /// Fills the weights file.
@@ -31,7 +40,8 @@ pub const WRITE_BUNDLE: Pass = Pass {
 
 /// Every pass, in order.
 pub fn all() -> Vec<Pass> {
-    [&[IMPORT][..], &[QUANTIZE, WRITE_BUNDLE]].concat()
+    let model = model::PASSES.iter().map(|row| row.pass);
+    [IMPORT, RAISE].into_iter().chain(model).chain(TARGET.iter().copied()).chain([QUANTIZE, WRITE_BUNDLE]).collect()
 }
 
 /// What `--dump-after` takes.

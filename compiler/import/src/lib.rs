@@ -7,14 +7,18 @@
 //! This crate must not know what a graph *means*: no shapes are inferred, no patterns recognised, no op refused because it is unknown. It must not
 //! know MLIR, targets or number formats either.
 
+mod checkpoint;
+mod decoder;
 mod files;
 mod onnx;
 mod report;
 mod sidecars;
+#[cfg(feature = "synth")]
+pub mod synth;
 
 pub use sidecars::Sidecars;
 
-use q35_diag::{Code, Diagnostic, Result};
+use q35_diag::Result;
 use q35_graph::source::SourceGraph;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,21 +46,21 @@ pub enum ModelKind {
         /// Name and version of the program that wrote it, empty if not recorded.
         producer: String,
     },
+    /// A folder with `config.json` and safetensors files.
+    Checkpoint {
+        /// The configuration's `model_type`.
+        architecture: String,
+    },
 }
 
-/// Opens a model: the path of an `.onnx` file.
+/// Opens a model: an `.onnx` file, or the folder of a Hugging Face checkpoint.
 ///
 /// # Errors
 /// Every problem found in the model's files, as diagnostics.
 pub fn open(path: &Path) -> Result<Imported> {
-    if path.is_dir() {
-        return Err(Diagnostic::error(Code::NotAModel, "this is a folder, not a model file")
-            .at("folder", path.display())
-            .help("name the .onnx file inside it")
-            .into());
-    }
-    let (graph, kind) = onnx::open(path)?;
-    let folder = files::folder_of(path);
+    let is_folder = path.is_dir();
+    let (graph, kind) = if is_folder { checkpoint::open(path)? } else { onnx::open(path)? };
+    let folder = if is_folder { path.to_owned() } else { files::folder_of(path) };
     let sidecars = Sidecars::beside(&folder);
     Ok(Imported { graph, kind, folder, sidecars })
 }

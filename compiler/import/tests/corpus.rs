@@ -140,3 +140,44 @@ fn named_weights_are_the_checkpoint_s() {
     }
     assert!(compared > 150, "only {compared} tensors could be compared");
 }
+
+/// Checkpoint and export of one model agree on what can be compared without running them: the rotation frequencies, the number of products with
+/// weights, and the weights' bytes.
+#[test]
+fn checkpoints_import_like_their_exports() {
+    let Some(corpus) = corpus() else { return };
+    let dense = ["llama-", "llama3-", "mistral-", "phi3-", "qwen2-", "qwen3-", "rustdoc-llama"];
+    let (mut opened, mut frequencies) = (0, 0);
+    for entry in std::fs::read_dir(&corpus).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        if !folder.join("hf").is_dir() {
+            continue;
+        }
+        let checkpoint = q35_import::open(&folder.join("hf"));
+        if !dense.iter().any(|d| name.starts_with(d)) {
+            assert!(checkpoint.unwrap_err().to_string().starts_with("error[Q35-0208]"), "{name}");
+            continue;
+        }
+        let checkpoint = checkpoint.unwrap_or_else(|e| panic!("{name}:\n{e}")).graph;
+        checkpoint.check().unwrap();
+        opened += 1;
+        let config = json(&folder.join("hf/config.json"));
+        let layers = config["num_hidden_layers"].as_u64().unwrap();
+        let per_layer = if name.starts_with("phi3") { 4 } else { 7 };
+        assert_eq!(op_counts(&checkpoint)["MatMul"], layers * (per_layer + 2) + 1, "{name}");
+        let Ok(export) = q35_import::open(&folder.join("model.onnx")) else { continue };
+        let find = |graph: &SourceGraph| {
+            graph.ids().find_map(|id| match &graph.node(id).op {
+                SourceOp::Const(t) if graph.node(id).name.ends_with("inv_freq") => Some(t.clone()),
+                _ => None,
+            })
+        };
+        if let (Some(a), Some(b)) = (find(&checkpoint), find(&export.graph)) {
+            assert_eq!(a.count(), b.count());
+            (0..a.count()).for_each(|i| assert!((a.number(i) / b.number(i) - 1.0).abs() < 5e-7, "{name}: frequency {i}"));
+            frequencies += 1;
+        }
+    }
+    assert!(opened >= 26 && frequencies >= 8, "{opened} opened, frequencies of {frequencies} compared");
+}

@@ -1,4 +1,4 @@
-//! Repository chores: `cargo xtask CHORE [--check]`.
+//! Repository chores: `cargo xtask CHORE [ARGUMENTS]`.
 //!
 //! A chore writes files that are checked in, or, with `--check`, computes them again and compares. What a chore
 //! prints is for people; its exit status is for machines.
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let chore = arguments.first().and_then(|name| CHORES.iter().find(|chore| chore.0 == name));
     let Some((_, _, run)) = chore else {
-        eprintln!("usage: cargo xtask CHORE [--check]");
+        eprintln!("usage: cargo xtask CHORE [ARGUMENTS]");
         for (name, summary, _) in CHORES {
             eprintln!("  {name:<10} {summary}");
         }

@@ -42,7 +42,7 @@ struct Recipe {
 
 const RECIPES: [Recipe; 6] = [
     Recipe { codec: Codec::W7, restarts: 24, rounds: 400, blocks: 8 },
-    Recipe { codec: Codec::W8, restarts: 4, rounds: 400, blocks: 16 },
+    Recipe { codec: Codec::W8, restarts: 4, rounds: 1500, blocks: 16 },
     Recipe { codec: Codec::W9, restarts: 2, rounds: 400, blocks: 16 },
     Recipe { codec: Codec::W10, restarts: 1, rounds: 300, blocks: 16 },
     Recipe { codec: Codec::W11, restarts: 1, rounds: 150, blocks: 32 },
@@ -53,15 +53,16 @@ const RECIPES: [Recipe; 6] = [
 /// their squared distances from it in `UNIT`s.
 type Sums = [i64; 4];
 
-/// The chore. Arguments: nothing, or `--check`.
+/// The chore. Arguments: the codecs to train, all if none is named, and `--check`.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let check = match arguments {
-        [] => false,
-        [flag] if flag == "--check" => true,
-        _ => return Err("tables takes no argument but --check".into()),
-    };
+    let (flags, names): (Vec<&str>, Vec<&str>) = arguments.iter().map(String::as_str).partition(|word| word.starts_with('-'));
+    let check = !flags.is_empty();
+    let known = |name: &&str| RECIPES.iter().any(|recipe| recipe.codec.name() == *name);
+    if flags.iter().any(|flag| *flag != "--check") || !names.iter().all(known) {
+        return Err("tables takes names of trained codecs, w7 to w12, and --check".into());
+    }
     let mut stale = Vec::new();
-    for recipe in &RECIPES {
+    for recipe in RECIPES.iter().filter(|recipe| names.is_empty() || names.contains(&recipe.codec.name())) {
         let path = folder().join(format!("{}.bin", recipe.codec));
         let bytes = train(recipe);
         if !check {

@@ -11,7 +11,7 @@
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
-use crate::{Binding, Device, Manifest, Role, Rows, Step};
+use crate::{Binding, Device, Manifest, Role, Rows, Step, row_stride};
 use q35_diag::{Code, Diagnostic, Diagnostics};
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         found.unless((1..=i32::MAX as u64).contains(&value), || format!("the model's {name} is {value}"));
     }
 
-    let logits_end = manifest.model.vocab.checked_mul(4).and_then(|row| row.checked_add(plan.logits_offset_per_row));
+    let logits_end = row_stride(manifest.model.vocab).and_then(|row| row.checked_add(plan.logits_offset_per_row));
     found.unless(logits_end.is_some_and(|end| end <= plan.bytes_per_logit_row), || "the logits lie outside the arena".to_owned());
     for (what, bytes) in
         [("a token", plan.bytes_per_token), ("a logit row", plan.bytes_per_logit_row), ("the logits' offset", plan.logits_offset_per_row)]

@@ -22,7 +22,7 @@ pub use device::{CpuDevice, Device, Level};
 pub use interface::{Interface, Port, PositionRule, Role};
 pub use manifest::{FileEntry, Manifest, ModelFacts, SCHEMA, WeightEntry};
 pub use mapped::Tensor;
-pub use plan::{Binding, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Size, Step, Variant};
+pub use plan::{Binding, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Size, Step, Variant, row_stride};
 pub use reader::{Bundle, Verify};
 pub use safetensors::tensor::Dtype;
 pub use tensors::{ALIGN, TensorSpec};

@@ -167,8 +167,14 @@ pub struct MemoryPlan {
     pub bytes_per_logit_row: u64,
     /// The layers of the KV cache.
     pub cache: Vec<CacheLayer>,
-    /// Bytes per logit row that come before the logits in the [`Rows::Logits`] section; a row of logits is f32.
+    /// Bytes per logit row that come before the logits in the [`Rows::Logits`] section; a row of logits is f32, and like every
+    /// activation it starts at a multiple of 64 bytes: see [`row_stride`].
     pub logits_offset_per_row: u64,
+}
+
+/// Bytes from one row of `width` f32 numbers to the next, in every activation; `None` on overflow.
+pub fn row_stride(width: u64) -> Option<u64> {
+    width.checked_mul(4)?.checked_next_multiple_of(64)
 }
 
 impl MemoryPlan {

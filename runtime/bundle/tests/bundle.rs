@@ -1,5 +1,7 @@
 //! Bundles written by hand, damaged by hand; every text is pinned.
 
+#![allow(clippy::unwrap_used)]
+
 use q35_bundle::*;
 use q35_diag::Diagnostics;
 use std::fs;

@@ -1,1 +1,42 @@
 //! Loads and executes bundles.
+//!
+//! A [`Session`] is a device with a program, and a KV cache of some slots; it turns tokens into logits. On top of it: text
+//! ([`text`], [`generate`]), files of graph inputs ([`inputs`]), perplexity ([`perplexity`]) and measurements ([`bench`]). Below it:
+//! devices ([`device`]).
+//!
+//! This crate must not know how a bundle was made: no graph, no compiler, no LLVM.
+
+pub mod bench;
+pub mod device;
+pub mod generate;
+pub mod inputs;
+pub mod perplexity;
+mod pool;
+pub mod sampling;
+mod session;
+pub mod text;
+
+pub use session::{Chunk, Logits, Session, Want};
+
+/// How a session is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Device asked for by name; `None` for whatever the bundle was compiled for.
+    pub device: Option<String>,
+    /// Feature level asked for by name; `None` for the best one that this machine can run.
+    pub level: Option<String>,
+    /// Threads; `None` for as many as the system lets this process use.
+    pub threads: Option<usize>,
+    /// Slots of the cache: sequences that are in progress at the same time.
+    pub slots: usize,
+    /// Tokens that a slot holds.
+    pub capacity: usize,
+    /// Tokens of one step; longer inputs are cut.
+    pub max_tokens: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { device: None, level: None, threads: None, slots: 1, capacity: 1024, max_tokens: 256 }
+    }
+}

@@ -100,10 +100,10 @@ mod tests {
         fn windows_are_the_definition(row in prop::collection::vec(any::<u8>(), 1..40), width in 7u32..=12) {
             let count = row.len() * 8 / 7 + 3;
             let all: Vec<u32> = windows(&row, count, width).collect();
-            for j in 0..count {
+            prop_assert_eq!(all.len(), count);
+            for (j, found) in all.into_iter().enumerate() {
                 let expected = window_bit_by_bit(&row, j, width);
-                prop_assert_eq!(window(&row, j, width), expected);
-                prop_assert_eq!(all[j], expected);
+                prop_assert_eq!((window(&row, j, width), found), (expected, expected));
             }
         }
 

@@ -82,8 +82,11 @@ impl Trellis {
     }
 }
 
-/// The forward pass of the search, by overlap.
-const SEARCHES: [fn(&Trellis, &[Lane<f32>], &mut [Lane<u8>]); 6] =
+/// The forward pass of the search: columns in, the best containers into each next state out.
+type Forward = fn(&Trellis, &[Lane<f32>], &mut [Lane<u8>]);
+
+/// The forward pass by overlap.
+const SEARCHES: [Forward; 6] =
     [forward::<0, 1>, forward::<1, 2>, forward::<2, 4>, forward::<3, 8>, forward::<4, 16>, forward::<5, 32>];
 
 /// Fills `back`, using the widest vectors the machine has.

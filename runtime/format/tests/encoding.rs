@@ -1,4 +1,5 @@
 //! Properties of encoding and decoding, over odd shapes and hostile numbers.
+#![allow(clippy::unwrap_used)] // a test may fail
 
 use proptest::prelude::*;
 use q35_format::codec::Storage;

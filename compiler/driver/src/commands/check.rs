@@ -1,14 +1,99 @@
-//! `q35c check`: everything that stands in the way of a compile, at once, from the graph and the headers alone; and what the compiled model would weigh.
+//! `q35c check`: everything that stands in the way of a compile, at once, from the graph and the headers alone; and what the compiled model
+//! would weigh.
 
 use super::Output;
+use crate::account::Account;
 use crate::cli::Check;
-use crate::pipeline;
-use crate::watch::{Verbosity, Watch};
-use q35_diag::Result;
+use crate::pipeline::{self, Prepared};
+use crate::settings::Settings;
+use crate::size;
+use crate::table::{Align, Table};
+use q35_diag::{Diagnostics, Result};
+use q35_graph::Silent;
 
 /// Checks a model.
 pub fn run(options: &Check) -> Result<Output> {
-    let mut watch = Watch::new(Verbosity::Quiet, None);
-    let imported = pipeline::import(&options.model, &mut watch)?;
-    Ok(format!("{} nodes\n", imported.graph.len()).into())
+    let checked = Settings::new(&options.shape)
+        .and_then(|settings| Ok((settings, pipeline::prepare(&options.model, &settings, &mut Silent)?)));
+    match (checked, options.json) {
+        (Ok((_, prepared)), json) => {
+            let finding = Finding::of(&prepared);
+            Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
+        }
+        (Err(diagnostics), true) => Ok(Output { text: super::json(&Refusal { diagnostics })?, success: false }),
+        (Err(diagnostics), false) => Err(diagnostics),
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Refusal {
+    diagnostics: Diagnostics,
+}
+
+/// What is known of a model before it is compiled.
+#[derive(serde::Serialize)]
+struct Finding {
+    name: String,
+    nodes: usize,
+    ops: usize,
+    layers: u64,
+    vocab: u64,
+    context: u64,
+    effective_bits: f64,
+    weight_bytes: u64,
+    cache_bytes: u64,
+    account: Account,
+}
+
+impl Finding {
+    fn of(Prepared { imported, model }: &Prepared) -> Self {
+        let account = Account::of(model);
+        let total = account.total();
+        Self {
+            name: model.facts.name.clone(),
+            nodes: imported.graph.len(),
+            ops: model.graph.len(),
+            layers: model.facts.layers,
+            vocab: model.facts.vocab,
+            context: model.facts.context,
+            effective_bits: total.effective_bits(),
+            weight_bytes: total.bytes,
+            cache_bytes: account.cache_bytes_per_token.saturating_mul(model.facts.context),
+            account,
+        }
+    }
+
+    fn listing(&self) -> String {
+        let mut table = Table::new(&[
+            ("weights", Align::Left),
+            ("numbers", Align::Right),
+            ("f32", Align::Right),
+            ("packed", Align::Right),
+            ("bits", Align::Right),
+        ]);
+        let total = self.account.total();
+        for (name, weights) in self.account.roles.iter().map(|(name, w)| (*name, *w)).chain([("all", total)]) {
+            table.row([
+                name.to_owned(),
+                weights.count.to_string(),
+                size::show(weights.f32_bytes()),
+                size::show(weights.bytes),
+                format!("{:.3}", weights.effective_bits()),
+            ]);
+        }
+        format!(
+            "'{}' can be compiled: {} nodes are {} ops in {} layers, vocabulary {}, context {}\n\n{table}\n\
+             memory to run: {} of weights, {} of cache for {} tokens ({} per token)\n",
+            self.name,
+            self.nodes,
+            self.ops,
+            self.layers,
+            self.vocab,
+            self.context,
+            size::show(self.weight_bytes),
+            size::show(self.cache_bytes),
+            self.context,
+            size::show(self.account.cache_bytes_per_token),
+        )
+    }
 }

@@ -1,23 +1,11 @@
 //! `AttributeProto` becomes an [`Attr`], all but subgraphs, which only the graph builder can make.
 
-use super::proto::{Attribute, Graph};
+use super::proto::{Attribute, Graph, kind};
 use super::tensor::Tensors;
 use crate::report::Report;
 use bytes::Bytes;
 use q35_diag::{Code, Diagnostic};
 use q35_graph::source::Attr;
-
-/// `AttributeProto.AttributeType`.
-mod kind {
-    pub(super) const FLOAT: i32 = 1;
-    pub(super) const INT: i32 = 2;
-    pub(super) const STRING: i32 = 3;
-    pub(super) const TENSOR: i32 = 4;
-    pub(super) const GRAPH: i32 = 5;
-    pub(super) const FLOATS: i32 = 6;
-    pub(super) const INTS: i32 = 7;
-    pub(super) const STRINGS: i32 = 8;
-}
 
 /// The subgraph of an attribute that is one.
 pub(super) fn subgraph(proto: &Attribute) -> Option<&Graph> {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 /// The external files of one model.
-pub(super) struct External {
+pub(crate) struct External {
     folder: PathBuf,
     roots: Vec<PathBuf>,
     mapped: BTreeMap<PathBuf, Storage>,
@@ -38,7 +38,7 @@ struct Short {
 
 impl External {
     /// For the model file at `model`.
-    pub(super) fn new(model: &Path) -> Self {
+    pub(crate) fn new(model: &Path) -> Self {
         let folder = files::folder_of(model);
         let resolved = model.canonicalize().ok().map(|m| files::folder_of(&m));
         let roots = folder.canonicalize().ok().into_iter().chain(resolved).collect();
@@ -75,7 +75,7 @@ impl External {
             )
         })?;
         if !self.files.contains_key(&location) {
-            let storage = self.open(&location);
+            let storage = self.file(&location);
             self.files.insert(location.clone(), State { storage, tensors: 0, first: tensor.to_owned(), short: None });
         }
         let Some(state) = self.files.get_mut(&location) else { return Ok(None) };
@@ -90,7 +90,8 @@ impl External {
         Ok(Some((storage.clone(), offset)))
     }
 
-    fn open(&mut self, location: &str) -> Result<Storage, Diagnostic> {
+    /// Maps the file at `location`, once.
+    pub(crate) fn file(&mut self, location: &str) -> Result<Storage, Diagnostic> {
         let escapes = || {
             Diagnostic::error(Code::PathEscapes, "an external-data location leaves the model's folder")
                 .at("file", location)

@@ -10,18 +10,22 @@ mod frame;
 mod graph;
 mod names;
 mod opsets;
-mod proto;
+pub(crate) mod proto;
 mod tensor;
 #[cfg(test)]
 mod tests;
 mod values;
 
+pub(crate) use external::External;
+
 use crate::report::Report;
 use crate::{ModelKind, files};
+use graph::Builder;
 use q35_diag::{Code, Result};
 use q35_graph::Storage;
 use q35_graph::source::SourceGraph;
 use std::path::Path;
+use tensor::Tensors;
 
 /// Opens the model at `path`.
 pub(crate) fn open(path: &Path) -> Result<(SourceGraph, ModelKind)> {
@@ -32,9 +36,14 @@ pub(crate) fn open(path: &Path) -> Result<(SourceGraph, ModelKind)> {
 fn read(storage: Storage, path: &Path) -> Result<(SourceGraph, ModelKind)> {
     let model = file::decode(&storage).map_err(|problem| problem.at("file", path.display()))?;
     let opsets = opsets::imports(&model.opset_import);
-    let tensors = tensor::Tensors::new(storage, external::External::new(path));
-    let graph =
-        graph::Builder::new(&model.functions, tensors, Report::default()).build(&model.graph.unwrap_or_default(), &opsets)?;
+    let tensors = Tensors::new(storage, External::new(path));
+    let graph = Builder::new(&model.functions, tensors, Report::default()).build(&model.graph.unwrap_or_default(), &opsets)?;
     let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
     Ok((graph, ModelKind::Onnx { opsets, producer }))
+}
+
+/// Imports a graph that [`crate::decoder`] wrote; all its data is external, small constants apart.
+pub(crate) fn build(graph: &proto::Graph, external: External) -> Result<SourceGraph> {
+    let opsets = [(String::new(), crate::decoder::OPSET)].into();
+    Builder::new(&[], Tensors::new(Vec::new().into(), external), Report::default()).build(graph, &opsets)
 }

@@ -3,13 +3,15 @@
 //! Field numbers are those of ONNX IR version 13 and earlier; fields that are not named here (documentation, training, device placement) are skipped
 //! while decoding. `bytes` fields share the decoded buffer, so tensor data in a mapped file is never copied.
 
+pub(crate) mod build;
 mod graph;
 mod tensor;
 mod types;
 
-pub(crate) use graph::{Attribute, Function, Graph, Model, Node, OperatorSet};
+pub(crate) use graph::{Attribute, Function, Graph, Model, Node, OperatorSet, kind};
 pub(crate) use tensor::{Entry, SparseTensor, Tensor};
-pub(crate) use types::{Dimension, DimensionValue, Shape, TensorType, Type, ValueInfo};
+pub(crate) use types::{Dimension, DimensionValue, ValueInfo};
+use types::{Shape, TensorType, Type};
 
 /// Element types by their ONNX number.
 pub(crate) const DTYPES: &[(i32, &str, Option<q35_graph::DType>)] = {

@@ -59,6 +59,6 @@ impl Moments {
     pub(super) fn fit(&self, lane: usize, with_offset: bool) -> Option<Line> {
         let (qm, wm) = if with_offset { (self.q[lane] / self.n, self.mean(lane)) } else { (0.0, 0.0) };
         let scale = (self.wq[lane] - self.n * qm * wm) / (self.qq[lane] - self.n * qm * qm);
-        (scale.is_finite() && scale > 0.0).then(|| Line { scale: scale as f32, offset: (wm - scale * qm) as f32 })
+        (scale.is_finite() && scale > 0.0).then_some(Line { scale: scale as f32, offset: (wm - scale * qm) as f32 })
     }
 }

@@ -120,3 +120,15 @@ pub(crate) struct Function {
     #[prost(string, tag = "13")]
     pub(crate) overload: String,
 }
+
+/// `AttributeProto.AttributeType`, those that are supported.
+pub(crate) mod kind {
+    pub(crate) const FLOAT: i32 = 1;
+    pub(crate) const INT: i32 = 2;
+    pub(crate) const STRING: i32 = 3;
+    pub(crate) const TENSOR: i32 = 4;
+    pub(crate) const GRAPH: i32 = 5;
+    pub(crate) const FLOATS: i32 = 6;
+    pub(crate) const INTS: i32 = 7;
+    pub(crate) const STRINGS: i32 = 8;
+}

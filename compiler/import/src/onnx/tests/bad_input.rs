@@ -33,7 +33,8 @@ fn files_that_are_no_model() {
     );
     assert_eq!(
         refused_path(dir.path(), dir.path()),
-        "error[Q35-0103]: this is a folder, not a model file\n  at folder 'DIR'\n  help: name the .onnx file inside it"
+        "error[Q35-0103]: the folder holds no config.json, so it is no checkpoint\n  at folder 'DIR'\n  \
+         help: name a folder with config.json and *.safetensors, or an .onnx file"
     );
     assert_eq!(
         refused_bytes(b""),
@@ -65,7 +66,7 @@ fn files_that_are_no_model() {
 
 #[test]
 fn truncated_files() {
-    let bytes = holding(vec![raw("w", 1, &[25], &[0; 100])]).encode_to_vec();
+    let bytes = holding(vec![Tensor::raw("w", 1, &[25], vec![0; 100])]).encode_to_vec();
     assert_eq!(
         refused_bytes(&bytes[..bytes.len() - 40]),
         "error[Q35-0105]: the file ends 36 bytes before its content does\n  at file 'DIR/model.onnx'\n  \
@@ -147,14 +148,14 @@ error[Q35-0105]: the file ends at byte 10, but the model needs it up to byte 400
 
 #[test]
 fn tensors_that_contradict_themselves() {
-    let sparse = SparseTensor { values: Some(raw("s", 1, &[], &[0; 4])) };
+    let sparse = SparseTensor { values: Some(Tensor::raw("s", 1, &[], vec![0; 4])) };
     let mut model = holding(vec![
-        raw("a", 1, &[2, 2], &[0; 12]),
-        raw("b", 1, &[1 << 40], &[0; 4]),
-        raw("c", 1, &[i64::MAX, i64::MAX], &[0; 4]),
-        raw("d", 1, &[-1], &[0; 4]),
-        raw("e", 8, &[1], &[0; 4]),
-        raw("f", 99, &[1], &[0; 4]),
+        Tensor::raw("a", 1, &[2, 2], vec![0; 12]),
+        Tensor::raw("b", 1, &[1 << 40], vec![0; 4]),
+        Tensor::raw("c", 1, &[i64::MAX, i64::MAX], vec![0; 4]),
+        Tensor::raw("d", 1, &[-1], vec![0; 4]),
+        Tensor::raw("e", 8, &[1], vec![0; 4]),
+        Tensor::raw("f", 99, &[1], vec![0; 4]),
         Tensor { name: "g".into(), data_type: 7, dims: vec![2], int64_data: vec![1], ..Tensor::default() },
         Tensor { name: "h".into(), data_type: 1, dims: vec![1 << 36], ..Tensor::default() },
     ]);
@@ -192,13 +193,13 @@ fn graphs_that_contradict_themselves() {
         node("Exp", "circle", &["r1"], &["r2"]),
         node("Log", "after", &["r2"], &["after"]),
         Node {
-            attribute: vec![Attribute { ref_attr_name: "q".into(), ..attribute("p", 2) }],
+            attribute: vec![Attribute { ref_attr_name: "q".into(), ..Attribute::of_kind("p", kind::INT) }],
             ..node("Cast", "three", &["x"], &["c"])
         },
-        Node { attribute: vec![attribute("value", 4)], ..node("Constant", "four", &[], &["d"]) },
-        Node { attribute: vec![attribute("sparse_value", 11)], ..node("Constant", "five", &[], &["e"]) },
+        Node { attribute: vec![Attribute::of_kind("value", kind::TENSOR)], ..node("Constant", "four", &[], &["d"]) },
+        Node { attribute: vec![Attribute::of_kind("sparse_value", 11)], ..node("Constant", "five", &[], &["e"]) },
         Node {
-            attribute: vec![Attribute { s: vec![0xFF].into(), ..attribute("mode", 3) }],
+            attribute: vec![Attribute { s: vec![0xFF].into(), ..Attribute::of_kind("mode", kind::STRING) }],
             ..node("Cast", "six", &["x"], &["f"])
         },
     ];

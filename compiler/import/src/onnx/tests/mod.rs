@@ -4,10 +4,8 @@ mod bad_input;
 mod mutation;
 mod structure;
 
-use super::proto::{
-    Attribute, Dimension, DimensionValue, Entry, Function, Graph, Model, Node, OperatorSet, Shape, Tensor, TensorType, Type,
-    ValueInfo,
-};
+use super::proto::build::FLOAT;
+use super::proto::{Attribute, Function, Graph, Model, Node, OperatorSet, Tensor, ValueInfo, kind};
 use crate::Imported;
 use prost::Message;
 use q35_diag::Result;
@@ -21,35 +19,17 @@ fn node(op: &str, name: &str, input: &[&str], output: &[&str]) -> Node {
     Node { op_type: op.into(), name: name.into(), input: strings(input), output: strings(output), ..Node::default() }
 }
 
-/// A value of type `f32[dims]`; an empty `dims` records no type.
-fn value(name: &str, dims: &[&str]) -> ValueInfo {
-    let dim = |d: &&str| Dimension {
-        value: Some(d.parse().map_or_else(|_| DimensionValue::Param((*d).to_owned()), DimensionValue::Value)),
-    };
-    let shape = Shape { dim: dims.iter().map(dim).collect() };
-    let ty = Type { tensor_type: Some(TensorType { elem_type: 1, shape: Some(shape) }) };
-    ValueInfo { name: name.into(), r#type: (!dims.is_empty()).then_some(ty) }
-}
-
-fn attribute(name: &str, r#type: i32) -> Attribute {
-    Attribute { name: name.into(), r#type, ..Attribute::default() }
-}
-
 fn graph_attribute(name: &str, graph: Graph) -> Attribute {
-    Attribute { g: Some(Box::new(graph)), ..attribute(name, 5) }
+    Attribute { g: Some(Box::new(graph)), ..Attribute::of_kind(name, kind::GRAPH) }
 }
 
-fn raw(name: &str, data_type: i32, dims: &[i64], data: &[u8]) -> Tensor {
-    Tensor { name: name.into(), data_type, dims: dims.to_vec(), raw_data: Some(data.to_vec().into()), ..Tensor::default() }
-}
-
+/// A tensor of type `f32[dims]` in another file.
 fn external(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> Tensor {
-    let external_data = entries.iter().map(|(k, v)| Entry { key: (*k).into(), value: (*v).to_owned().into() }).collect();
-    Tensor { name: name.into(), data_type: 1, dims: dims.to_vec(), data_location: 1, external_data, ..Tensor::default() }
+    Tensor::external(name, FLOAT, dims, entries)
 }
 
 fn graph(input: &[&str], node: Vec<Node>, output: &[&str]) -> Graph {
-    let values = |names: &[&str]| names.iter().map(|n| value(n, &[])).collect();
+    let values = |names: &[&str]| names.iter().map(|n| ValueInfo { name: (*n).to_owned(), r#type: None }).collect();
     Graph { node, input: values(input), output: values(output), ..Graph::default() }
 }
 

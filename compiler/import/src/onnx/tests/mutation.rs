@@ -18,25 +18,27 @@ impl Random {
 fn everything() -> Model {
     let body = graph(&["i"], vec![node("Add", "add", &["i", "x"], &["o"])], &["o"]);
     let inner = Node {
-        attribute: vec![Attribute { ref_attr_name: "k".into(), ..attribute("k", 2) }],
+        attribute: vec![Attribute { ref_attr_name: "k".into(), ..Attribute::of_kind("k", kind::INT) }],
         ..node("Op", "op", &["a"], &["r"])
     };
     let attributes = vec![
         graph_attribute("body", body),
-        Attribute { ints: vec![1, 2, 3], ..attribute("axes", 7) },
-        Attribute { floats: vec![1.0], ..attribute("scales", 6) },
-        Attribute { strings: vec!["s".into()], ..attribute("modes", 8) },
-        Attribute { t: Some(Box::new(raw("", 1, &[1], &[0; 4]))), ..attribute("value", 4) },
+        Attribute::ints("axes", &[1, 2, 3]),
+        Attribute { floats: vec![1.0], ..Attribute::of_kind("scales", kind::FLOATS) },
+        Attribute { strings: vec!["s".into()], ..Attribute::of_kind("modes", kind::STRINGS) },
+        Attribute { t: Some(Box::new(Tensor::raw("", 1, &[1], vec![0; 4]))), ..Attribute::of_kind("value", kind::TENSOR) },
     ];
     let nodes = vec![
-        Node { attribute: vec![Attribute { i: 3, ..attribute("k", 2) }], ..call("f", "c", &["x"], &["y"]) },
+        Node { attribute: vec![Attribute::int("k", 3)], ..call("f", "c", &["x"], &["y"]) },
         Node { attribute: attributes, ..node("Loop", "loop", &["y", "", "w"], &["z", "", "zz"]) },
     ];
     let mut graph = graph(&[], nodes, &["z"]);
-    graph.input = vec![value("x", &["batch", "3"])];
-    graph.value_info = vec![value("y", &["batch", "3"])];
-    graph.initializer =
-        vec![raw("w", 7, &[2], &[0; 16]), external("e", &[2], &[("location", "e.bin"), ("offset", "4"), ("length", "8")])];
+    graph.input = vec![ValueInfo::tensor("x", FLOAT, &["batch", "3"])];
+    graph.value_info = vec![ValueInfo::tensor("y", FLOAT, &["batch", "3"])];
+    graph.initializer = vec![
+        Tensor::raw("w", 7, &[2], vec![0; 16]),
+        external("e", &[2], &[("location", "e.bin"), ("offset", "4"), ("length", "8")]),
+    ];
     Model { functions: vec![function("f", &["a"], vec![inner], &["r"])], ..model(graph) }
 }
 

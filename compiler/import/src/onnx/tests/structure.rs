@@ -8,11 +8,17 @@ fn constants_in_every_form() {
         |name: &str, attribute: Attribute| Node { attribute: vec![attribute], ..node("Constant", name, &[], &[name]) };
     let typed = |data_type, dims: &[i64]| Tensor { data_type, dims: dims.to_vec(), ..Tensor::default() };
     let nodes = vec![
-        constant("i", Attribute { i: -7, ..attribute("value_int", 2) }),
-        constant("is", Attribute { ints: vec![1, 2], ..attribute("value_ints", 7) }),
-        constant("f", Attribute { f: 0.5, ..attribute("value_float", 1) }),
-        constant("fs", Attribute { floats: vec![1.5], ..attribute("value_floats", 6) }),
-        constant("t", Attribute { t: Some(Box::new(raw("", 10, &[2], &[0x00, 0x3C, 0x00, 0xC0]))), ..attribute("value", 4) }),
+        constant("i", Attribute::int("value_int", -7)),
+        constant("is", Attribute::ints("value_ints", &[1, 2])),
+        constant("f", Attribute { f: 0.5, ..Attribute::of_kind("value_float", kind::FLOAT) }),
+        constant("fs", Attribute { floats: vec![1.5], ..Attribute::of_kind("value_floats", kind::FLOATS) }),
+        constant(
+            "t",
+            Attribute {
+                t: Some(Box::new(Tensor::raw("", 10, &[2], vec![0x00, 0x3C, 0x00, 0xC0]))),
+                ..Attribute::of_kind("value", kind::TENSOR)
+            },
+        ),
     ];
     let initializers = vec![
         Tensor { name: "f32".into(), float_data: vec![1.0, -2.0], ..typed(1, &[2, 1]) },
@@ -64,8 +70,8 @@ fn nodes_may_come_in_any_order_and_without_names() {
         Node { domain: "ai.onnx".into(), ..node("Neg", "first", &["x"], &["a"]) },
     ];
     let mut graph = graph(&[], nodes, &["y"]);
-    graph.input = vec![value("x", &["batch", "7", "16"])];
-    graph.value_info = vec![value("b", &["batch + 1"])];
+    graph.input = vec![ValueInfo::tensor("x", FLOAT, &["batch", "7", "16"])];
+    graph.value_info = vec![ValueInfo::tensor("b", FLOAT, &["batch + 1"])];
     assert_eq!(
         printed(&model(graph)),
         "\
@@ -81,22 +87,19 @@ return y=%4
 /// `outer(x; scale=3) = inner(x, absent; k=scale)`, `inner(a, b; k, j=default) = Op(a, b; k, j)`, `pass(x) = x`.
 #[test]
 fn functions_are_inlined_with_their_attributes() {
-    let reference = |name: &str, to: &str| Attribute { ref_attr_name: to.into(), ..attribute(name, 2) };
+    let reference = |name: &str, to: &str| Attribute { ref_attr_name: to.into(), ..Attribute::of_kind(name, kind::INT) };
     let inner_node = Node {
         attribute: vec![reference("k", "k"), reference("j", "j"), reference("left_out", "l")],
         ..node("Op", "op", &["a", "b"], &["r"])
     };
-    let inner = Function {
-        attribute_proto: vec![Attribute { i: 9, ..attribute("j", 2) }],
-        ..function("inner", &["a", "b"], vec![inner_node], &["r"])
-    };
+    let inner =
+        Function { attribute_proto: vec![Attribute::int("j", 9)], ..function("inner", &["a", "b"], vec![inner_node], &["r"]) };
     let inner_call = Node { attribute: vec![reference("k", "scale")], ..call("inner", "in", &["x"], &["t"]) };
     let outer = function("outer", &["x"], vec![node("Exp", "", &["t"], &["u"]), inner_call], &["u", "t"]);
     let pass = function("pass", &["x"], vec![], &["x"]);
-    let outer_call =
-        Node { attribute: vec![Attribute { i: 3, ..attribute("scale", 2) }], ..call("outer", "out", &["p"], &["y", "z"]) };
+    let outer_call = Node { attribute: vec![Attribute::int("scale", 3)], ..call("outer", "out", &["p"], &["y", "z"]) };
     let mut graph = graph(&["x"], vec![outer_call, call("pass", "id", &["x"], &["p"])], &["y", "z", "p"]);
-    graph.value_info = vec![value("z", &["5"])];
+    graph.value_info = vec![ValueInfo::tensor("z", FLOAT, &["5"])];
     let model = Model { functions: vec![inner, outer, pass], ..model(graph) };
     assert_eq!(
         printed(&model),
@@ -119,7 +122,7 @@ fn captured_values_become_inputs() {
     let deep_if = Node { attribute: vec![graph_attribute("then_branch", deep)], ..node("If", "nested", &["c"], &["n"]) };
     let then_branch = graph(&[], vec![node("Neg", "neg", &["x"], &["inner"]), deep_if], &["n"]);
     let mut else_branch = graph(&[], vec![], &["k"]);
-    else_branch.initializer = vec![raw("k", 7, &[], &5i64.to_le_bytes())];
+    else_branch.initializer = vec![Tensor::i64s("k", &[], &[5])];
     let branches = vec![graph_attribute("then_branch", then_branch), graph_attribute("else_branch", else_branch)];
     let choose = Node { attribute: branches, ..node("If", "choose", &["c"], &["y"]) };
     assert_eq!(

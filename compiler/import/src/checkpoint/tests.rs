@@ -1,0 +1,238 @@
+//! Checkpoints written tensor by tensor, and everything that can be wrong with them.
+
+use super::config::{Config, Rope};
+use super::rope::frequencies;
+use q35_graph::source::SourceOp;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, serialize_to_file};
+use std::path::Path;
+
+const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true"#;
+
+/// The tensors that `CONFIG` asks for.
+const TENSORS: &[(&str, &[usize])] = &[
+    ("model.embed_tokens.weight", &[10, 8]),
+    ("model.layers.0.input_layernorm.weight", &[8]),
+    ("model.layers.0.self_attn.q_proj.weight", &[8, 8]),
+    ("model.layers.0.self_attn.k_proj.weight", &[4, 8]),
+    ("model.layers.0.self_attn.v_proj.weight", &[4, 8]),
+    ("model.layers.0.self_attn.o_proj.weight", &[8, 8]),
+    ("model.layers.0.post_attention_layernorm.weight", &[8]),
+    ("model.layers.0.mlp.gate_proj.weight", &[6, 8]),
+    ("model.layers.0.mlp.up_proj.weight", &[6, 8]),
+    ("model.layers.0.mlp.down_proj.weight", &[8, 6]),
+    ("model.norm.weight", &[8]),
+];
+
+fn write_tensors(path: &Path, tensors: &[(&str, &[usize])]) {
+    let zeros = vec![0u8; 4096];
+    let view = |dims: &[usize]| {
+        let bytes = dims.iter().product::<usize>() * 4;
+        TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..bytes]).unwrap()
+    };
+    serialize_to_file(tensors.iter().map(|(name, dims)| (*name, view(dims))), None, path).unwrap();
+}
+
+/// A folder with `CONFIG` plus `more`, and these tensors in one file.
+fn folder(more: &str, tensors: &[(&str, &[usize])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), format!("{CONFIG}{more}}}")).unwrap();
+    write_tensors(&dir.path().join("model.safetensors"), tensors);
+    dir
+}
+
+fn refused(dir: &Path) -> String {
+    let text = crate::open(dir).map(|m| m.graph.to_string()).unwrap_err().to_string();
+    text.replace(&*dir.to_string_lossy(), "DIR")
+}
+
+#[test]
+fn a_checkpoint_becomes_a_graph_over_its_own_file() {
+    let dir = folder("", TENSORS);
+    let model = crate::open(dir.path()).unwrap();
+    assert_eq!(model.kind, crate::ModelKind::Checkpoint { architecture: "llama".into() });
+    assert_eq!(model.sidecars.config, Some(dir.path().join("config.json")));
+    model.graph.check().unwrap();
+    let mut found: Vec<(&str, Vec<usize>)> = Vec::new();
+    for id in model.graph.ids() {
+        let node = model.graph.node(id);
+        if let SourceOp::Const(tensor) = &node.op
+            && node.name.ends_with(".weight")
+        {
+            found.push((&node.name, tensor.dims().iter().map(|&d| d as usize).collect()));
+        }
+    }
+    found.sort();
+    let mut expected: Vec<(&str, Vec<usize>)> = TENSORS.iter().map(|(name, dims)| (*name, dims.to_vec())).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn configurations_that_are_refused() {
+    let with = |more: &str| {
+        let text = refused(folder(more, TENSORS).path());
+        text.strip_suffix("\n  at file 'DIR/config.json'").unwrap_or(&text).to_owned()
+    };
+    let cases = [
+        (r#", "hidden_act": "gelu""#, "error[Q35-0207]: activation 'gelu' is not supported in a checkpoint"),
+        (r#", "layer_types": []"#, "error[Q35-0111]: layer_types has 0 entries for 1 layers"),
+        (r#", "layer_types": ["mamba"]"#, "error[Q35-0111]: layer type 'mamba' is not known"),
+        (
+            r#", "layer_types": ["sliding_attention"]"#,
+            "error[Q35-0111]: layer_types has a layer with a window, but sliding_window is not given",
+        ),
+        (r#", "rope_scaling": {"type": "linear"}"#, "error[Q35-0111]: the rope's factor is missing or not positive"),
+        (r#", "rope_scaling": {"rope_type": "new"}"#, "error[Q35-0111]: rope_type 'new' is not known"),
+        (
+            r#", "partial_rotary_factor": 0.1"#,
+            "error[Q35-0111]: rope_theta 10000 with partial_rotary_factor 0.1 rotates nothing",
+        ),
+        (r#", "head_dim": 3"#, "error[Q35-0111]: 1 layers of 2 heads of 3 columns and 1 key heads are no decoder"),
+    ];
+    for (more, expected) in cases {
+        assert_eq!(with(more), expected, "{more}");
+    }
+    assert_eq!(
+        refused(folder(r#", "rope_scaling": {"type": "dynamic", "factor": 2.0}"#, TENSORS).path()),
+        "error[Q35-0207]: rope_type 'dynamic' has frequencies that depend on the length of the text, which is not supported\n  \
+         at file 'DIR/config.json'\n  help: export the model to ONNX for one length and compile that"
+    );
+    assert_eq!(
+        refused(folder(r#", "quantization_config": {"quant_method": "awq"}"#, TENSORS).path()),
+        "error[Q35-0207]: the checkpoint's weights are quantized already\n  at file 'DIR/config.json'\n  \
+         help: use the checkpoint it was made from"
+    );
+    let dir = folder("", TENSORS);
+    let rewrite = |text: &str| {
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        refused(dir.path())
+    };
+    assert_eq!(
+        rewrite(r#"{"model_type": "bert"}"#),
+        "error[Q35-0208]: checkpoints of model type 'bert' are not known; llama, mistral, phi3, qwen2, qwen3 are\n  \
+         at file 'DIR/config.json'\n  help: export the model to ONNX and compile that"
+    );
+    assert_eq!(rewrite(r#"{"model_type": "llama"}"#), "error[Q35-0111]: hidden_size is not given\n  at file 'DIR/config.json'");
+    assert_eq!(
+        rewrite(r#"{"model_type": "llama", "hidden_size": 1000000000000}"#),
+        "error[Q35-0111]: hidden_size is 1000000000000\n  at file 'DIR/config.json'"
+    );
+    assert_eq!(
+        rewrite("{"),
+        "error[Q35-0111]: the configuration cannot be read: EOF while parsing an object at line 1 column 1\n  \
+         at file 'DIR/config.json'"
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    let mut tensors = TENSORS.to_vec();
+    tensors[2].1 = &[8, 4];
+    tensors[10].0 = "model.norm.bias";
+    tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq", &[2]));
+    tensors.push(("lm_head.weight", &[10, 8]));
+    assert_eq!(
+        refused(folder("", &tensors).path()),
+        "\
+error[Q35-0111]: the tensor is [8, 4], but the configuration makes it [8, 8]
+  at tensor 'model.layers.0.self_attn.q_proj.weight'
+error[Q35-0112]: the checkpoint has no such tensor
+  at tensor 'model.norm.weight'
+error[Q35-0113]: the tensor has no place in the model
+  at tensor 'model.norm.bias'"
+    );
+}
+
+#[test]
+fn files_that_are_damaged_or_missing() {
+    let dir = folder("", TENSORS);
+    let weights = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(
+        refused(dir.path()),
+        "error[Q35-0105]: the file's length is not what its header says\n  at file 'model.safetensors'\n  \
+         help: download it again, completely"
+    );
+    std::fs::write(&weights, [b"\x10\0\0\0\0\0\0\0", [b'x'; 16].as_slice()].concat()).unwrap();
+    assert_eq!(
+        refused(dir.path()),
+        "error[Q35-0103]: the file is damaged, or not a safetensors file\n  at file 'model.safetensors'"
+    );
+    std::fs::write(&weights, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    assert!(refused(dir.path()).starts_with("error[Q35-0104]: the file is a Git LFS pointer"));
+    std::fs::remove_file(&weights).unwrap();
+    assert_eq!(
+        refused(dir.path()),
+        "error[Q35-0110]: the folder holds no model.safetensors\n  at folder 'DIR'\n  help: download the *.safetensors files"
+    );
+    let index = |map: &str| {
+        std::fs::write(dir.path().join("model.safetensors.index.json"), format!(r#"{{"weight_map": {{{map}}}}}"#)).unwrap()
+    };
+    write_tensors(&dir.path().join("a.safetensors"), &TENSORS[..5]);
+    index(r#""model.norm.weight": "b.safetensors", "x": "../../etc/passwd", "model.embed_tokens.weight": "a.safetensors""#);
+    assert_eq!(
+        refused(dir.path()),
+        "\
+error[Q35-0106]: an external-data location leaves the model's folder
+  at file '../../etc/passwd'
+  help: keep external data beside the model file; a location must be a relative path without '..'
+error[Q35-0110]: there is no such file
+  at file 'b.safetensors'"
+    );
+    write_tensors(&dir.path().join("b.safetensors"), &TENSORS[5..]);
+    index(r#""model.norm.weight": "b.safetensors", "model.embed_tokens.weight": "a.safetensors""#);
+    assert!(crate::open(dir.path()).is_ok());
+    index(r#""y": "b.safetensors", "model.embed_tokens.weight": "a.safetensors""#);
+    assert_eq!(
+        refused(dir.path()),
+        "error[Q35-0112]: the index says that 'b.safetensors' holds the tensor, but it does not\n  at tensor 'y'"
+    );
+}
+
+/// Against the tables `cos_cache` and `sin_cache` that another program computed for a model with YaRN.
+#[test]
+fn yarn_agrees_with_exported_tables() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/gptoss--genai-fp32");
+    if !folder.is_dir() {
+        return println!("skipped: no corpus");
+    }
+    let config = super::config::read(&std::fs::read(folder.join("hf/config.json")).unwrap()).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 64).unwrap();
+    let graph = crate::open(&folder.join("model.onnx")).unwrap().graph;
+    let table = |name: &str| {
+        graph.ids().find_map(|id| match &graph.node(id).op {
+            SourceOp::Const(tensor) if graph.node(id).name.contains(name) => Some(tensor.clone()),
+            _ => None,
+        })
+    };
+    let (cos, sin) = (table("cos_cache").unwrap(), table("sin_cache").unwrap());
+    assert_eq!(cos.dims()[1], inv_freq.len() as u64);
+    for (i, f) in inv_freq.iter().enumerate() {
+        // Row 1: one position, so the angle is the frequency itself.
+        let (c, s) = (cos.number(cos.dims()[1] + i as u64), sin.number(cos.dims()[1] + i as u64));
+        assert!((s.atan2(c) - f64::from(*f)).abs() < 2e-7 && (c.hypot(s) - f64::from(scale)).abs() < 2e-7, "frequency {i}");
+    }
+}
+
+/// Divided below, kept above, and in between the share of turns that lies above: three frequencies computed by hand.
+#[test]
+fn llama3_blends_by_turns() {
+    let rope = Rope {
+        rope_type: Some("llama3".into()),
+        rope_theta: Some(1e6),
+        factor: Some(4.0),
+        low_freq_factor: Some(1.0),
+        high_freq_factor: Some(3.0),
+        original_max_position_embeddings: Some(1257),
+        ..Rope::default()
+    };
+    let config = Config { rope_parameters: Some(rope), ..Config::default() };
+    let (inv_freq, scale) = frequencies(&config, 6).unwrap();
+    // Turns within 1257 positions: 200.06, 2.0006, 0.02.
+    assert_eq!((inv_freq[0], scale), (1.0, 1.0));
+    assert!((inv_freq[1] - 0.01 * (0.5003 + 0.4997 / 4.0)).abs() < 1e-6);
+    assert!((inv_freq[2] - 0.0001 / 4.0).abs() < 1e-11);
+}

@@ -1,0 +1,190 @@
+//! Runs the manifest's list of steps on a launch-style machine: the same code for every such device.
+//!
+//! The arena has two sections, tokens first; a buffer lies at `section + rows * offset_per_row`. The arena is as large as the largest
+//! step needs; longer prompts come in several steps. Steps over zero rows are skipped.
+
+use super::{Batch, Block, CacheSpan, Device, Machine, Operand, Weight};
+use crate::Options;
+use q35_bundle::{Binding, Bundle, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Step, row_stride};
+use q35_diag::{Code, Diagnostic, Result};
+use std::sync::Arc;
+
+/// A launch-style device with a program loaded.
+pub struct Executor<M> {
+    machine: M,
+    bundle: Arc<Bundle>,
+    arena: Block,
+    inputs: Block,
+    cache: Vec<[Block; 2]>,
+    /// Per step, the placed weight of each argument that is one.
+    weights: Vec<Vec<Option<Weight>>>,
+    slots: u64,
+    capacity: u64,
+    max_tokens: u64,
+}
+
+/// Bytes between the starts of two arrays of the inputs block, for `max` elements each.
+fn input_stride(max: u64) -> u64 {
+    (max * 4).next_multiple_of(q35_bundle::ALIGN)
+}
+
+/// Columns of one half of a layer.
+fn columns(layer: &CacheLayer, part: CachePart) -> u64 {
+    match part {
+        CachePart::Key => layer.key_dim,
+        CachePart::Value => layer.value_dim,
+    }
+}
+
+impl<M: Machine> Executor<M> {
+    /// Allocates working memory and cache, and places the weights.
+    pub fn new(mut machine: M, bundle: &Arc<Bundle>, options: &Options) -> Result<Self> {
+        let manifest = bundle.manifest();
+        let (slots, capacity, max_tokens) = (options.slots as u64, options.capacity as u64, options.max_tokens.max(1) as u64);
+        let too_large = || {
+            let what = format!("a cache of {slots} slots of {capacity} tokens, and steps of {max_tokens} tokens, exceed any memory");
+            Diagnostic::error(Code::AbsurdSize, what).help("ask for a shorter context or fewer slots")
+        };
+        let fits_i32 = |n: u64| n <= i32::MAX as u64;
+        if ![slots, capacity, max_tokens].into_iter().all(fits_i32) {
+            return Err(too_large().into());
+        }
+        let arena = manifest.plan.arena_bytes(max_tokens, max_tokens).ok_or_else(too_large)?;
+        let arena = machine.allocate(arena)?;
+        let inputs = machine.allocate(5 * input_stride(max_tokens))?;
+        let mut cache = Vec::new();
+        for layer in &manifest.plan.cache {
+            let mut half = |part| {
+                let sizes = [slots, capacity, layer.kv_heads, columns(layer, part)];
+                let bytes = sizes.into_iter().try_fold(4u64, u64::checked_mul).ok_or_else(too_large)?;
+                machine.allocate(bytes)
+            };
+            cache.push([half(CachePart::Key)?, half(CachePart::Value)?]);
+        }
+        let mut place = |step: &Step| -> Result<Vec<Option<Weight>>> {
+            let each = step.args.iter().map(|arg| match arg {
+                Binding::Weight(name) => machine.place(name).map(Some),
+                _ => Ok(None),
+            });
+            each.collect()
+        };
+        let weights = manifest.steps.iter().map(&mut place).collect::<Result<_>>()?;
+        Ok(Self { machine, bundle: bundle.clone(), arena, inputs, cache, weights, slots, capacity, max_tokens })
+    }
+
+    fn plan(&self) -> &MemoryPlan {
+        &self.bundle.manifest().plan
+    }
+
+    /// Where a section of the arena starts in a step of `tokens` tokens.
+    fn section(&self, rows: Rows, tokens: u64) -> u64 {
+        match rows {
+            Rows::Tokens => 0,
+            Rows::Logits => tokens * self.plan().bytes_per_token,
+        }
+    }
+
+    fn operand(&self, arg: &Binding, weight: Option<Weight>, dims: &[u64; 4]) -> Operand {
+        match (arg, weight) {
+            (_, Some(weight)) => Operand::Weight(weight),
+            (Binding::Arena { rows, offset_per_row }, _) => {
+                let at = self.section(*rows, dims[Dim::Tokens as usize]) + dims[rows.dim() as usize] * offset_per_row;
+                Operand::Memory(self.arena, at)
+            }
+            (Binding::Cache { layer, part }, _) => Operand::Memory(self.cache[*layer as usize][*part as usize], 0),
+            (Binding::Input(input), _) => Operand::Memory(self.inputs, *input as u64 * input_stride(self.max_tokens)),
+            (Binding::Weight(name), None) => unreachable!("'{name}' was not placed"),
+        }
+    }
+
+    /// Block, offset and length in bytes of every head's part of `span`.
+    fn pieces(&self, span: CacheSpan) -> (Block, Vec<u64>, usize) {
+        let layer = &self.plan().cache[span.layer];
+        let columns = columns(layer, span.part);
+        assert!((span.slot as u64) < self.slots && (span.first + span.count) as u64 <= self.capacity, "span outside the cache");
+        let head = |h: u64| ((span.slot as u64 * layer.kv_heads + h) * self.capacity + span.first as u64) * columns * 4;
+        (self.cache[span.layer][span.part as usize], (0..layer.kv_heads).map(head).collect(), span.count * columns as usize * 4)
+    }
+}
+
+/// Numbers as the machine stores them.
+fn to_bytes<T: Copy, const N: usize>(numbers: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| bytes(*n)).collect()
+}
+
+/// Floats from how the machine stores them.
+fn fill(floats: &mut [f32], bytes: &[u8]) {
+    let (words, _) = bytes.as_chunks::<4>();
+    floats.iter_mut().zip(words).for_each(|(float, word)| *float = f32::from_ne_bytes(*word));
+}
+
+impl<M: Machine> Device for Executor<M> {
+    fn describe(&self) -> String {
+        self.machine.describe()
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens as usize
+    }
+
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+        let bundle = self.bundle.clone();
+        let manifest = bundle.manifest();
+        let (tokens, logit_rows) = (batch.tokens.len() as u64, batch.logit_rows.len() as u64);
+        assert!(tokens <= self.max_tokens && logit_rows <= self.max_tokens, "the batch is larger than the arena");
+        let dims = [tokens, logit_rows, self.slots, self.capacity];
+
+        let arrays = [
+            (Input::Tokens, batch.tokens),
+            (Input::Positions, batch.positions),
+            (Input::Slots, batch.slots),
+            (Input::Index, batch.index),
+            (Input::LogitRows, batch.logit_rows),
+        ];
+        for (input, array) in arrays {
+            self.machine.write(self.inputs, input as u64 * input_stride(self.max_tokens), &to_bytes(array, i32::to_ne_bytes));
+        }
+
+        for (number, step) in manifest.steps.iter().enumerate() {
+            let rows = dims[step.rows.dim() as usize];
+            let variant = step.variants.iter().position(|v| v.max_rows.is_none_or(|max| rows <= max));
+            let Some(variant) = variant.filter(|_| rows > 0) else { continue };
+            let tiles = step.variants[variant].tiles.eval(&dims).filter(|tiles| *tiles <= i64::MAX as u64).ok_or_else(|| {
+                Diagnostic::error(Code::NotABundle, "the number of tiles overflows").at("node", &step.node)
+            })?;
+            let args = step.args.iter().zip(&self.weights[number]);
+            let operands: Vec<Operand> = args.map(|(arg, weight)| self.operand(arg, *weight, &dims)).collect();
+            self.machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles);
+        }
+
+        let vocab = manifest.model.vocab;
+        let stride = row_stride(vocab).unwrap_or_else(|| unreachable!("checked when the bundle was opened"));
+        let start = self.section(Rows::Logits, tokens) + logit_rows * manifest.plan.logits_offset_per_row;
+        let mut bytes = vec![0; vocab as usize * 4];
+        for (row, out) in logits.chunks_exact_mut(vocab as usize).enumerate() {
+            self.machine.read(self.arena, start + row as u64 * stride, &mut bytes);
+            fill(out, &bytes);
+        }
+        Ok(())
+    }
+
+    fn read_cache(&self, span: CacheSpan) -> Vec<f32> {
+        let (block, offsets, bytes) = self.pieces(span);
+        let mut data = vec![0.0; offsets.len() * bytes / 4];
+        let mut piece = vec![0; bytes];
+        for (head, offset) in offsets.into_iter().enumerate() {
+            self.machine.read(block, offset, &mut piece);
+            fill(&mut data[head * bytes / 4..][..bytes / 4], &piece);
+        }
+        data
+    }
+
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) {
+        let (block, offsets, bytes) = self.pieces(span);
+        assert_eq!(data.len() * 4, offsets.len() * bytes, "the data does not fill the span");
+        for (head, offset) in offsets.into_iter().enumerate() {
+            let piece = &data[head * bytes / 4..][..bytes / 4];
+            self.machine.write(block, offset, &to_bytes(piece, f32::to_ne_bytes));
+        }
+    }
+}

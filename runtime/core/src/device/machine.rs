@@ -1,0 +1,41 @@
+//! What a launch-style device does for the executor: memory, weights in place, launches. It knows nothing of models.
+
+use q35_diag::Result;
+
+/// Memory of a machine, by number of allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block(pub usize);
+
+/// A tensor of the weights file, by number of first use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight(pub usize);
+
+/// A kernel argument: an address on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The start of a tensor.
+    Weight(Weight),
+    /// So many bytes into a block.
+    Memory(Block, u64),
+}
+
+/// A launch-style device.
+pub trait Machine: Send {
+    /// One line for reports.
+    fn describe(&self) -> String;
+
+    /// Zeroed memory, aligned to 64 bytes.
+    fn allocate(&mut self, bytes: u64) -> Result<Block>;
+
+    /// Puts a tensor of the bundle where kernels can read it. The name has been checked.
+    fn place(&mut self, tensor: &str) -> Result<Weight>;
+
+    /// Copies into a block.
+    fn write(&mut self, block: Block, offset: u64, bytes: &[u8]);
+
+    /// Copies out of a block.
+    fn read(&self, block: Block, offset: u64, bytes: &mut [u8]);
+
+    /// Runs all `tiles` of a variant of a step and waits for them. `dims` is indexed by [`q35_bundle::Dim`].
+    fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64);
+}

@@ -1,0 +1,71 @@
+//! Continues a prompt token by token.
+
+use crate::sampling::{Sampler, Settings};
+use crate::{Chunk, Session, Want};
+use q35_diag::{Code, Diagnostic, Result};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// The model said so: a stop token.
+    Token,
+    /// As many tokens as were asked for.
+    Count,
+    /// The cache is full.
+    Full,
+}
+
+/// What came out, and how long it took.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// New tokens, without the stop token.
+    pub tokens: Vec<u32>,
+    /// Why there are no more.
+    pub stop: Stop,
+    /// From the start to the logits after the prompt.
+    pub prefill: Duration,
+    /// From there to the end.
+    pub decode: Duration,
+}
+
+/// Continues slot 0 by `prompt` and then by up to `count` tokens. `sink` sees every new token and may end it all by an error.
+pub fn generate(
+    session: &mut Session,
+    prompt: &[u32],
+    count: usize,
+    settings: Settings,
+    stops: &BTreeSet<u32>,
+    mut sink: impl FnMut(u32) -> Result<()>,
+) -> Result<Generation> {
+    if prompt.is_empty() {
+        return Err(Diagnostic::error(Code::BadText, "the prompt has no tokens").help("give at least one token to continue").into());
+    }
+    let mut sampler = Sampler::new(settings);
+    let begin = Instant::now();
+    let mut logits = session.step(&[Chunk { slot: 0, tokens: prompt, positions: None, want: Want::Last }])?;
+    let prefill = begin.elapsed();
+    let mut tokens = Vec::new();
+    let stop = loop {
+        if tokens.len() == count {
+            break Stop::Count;
+        }
+        let token = sampler.choose(logits.row(0));
+        if stops.contains(&token) {
+            break Stop::Token;
+        }
+        tokens.push(token);
+        sink(token)?;
+        if tokens.len() == count {
+            break Stop::Count;
+        }
+        if session.length(0) == session.capacity() {
+            break Stop::Full;
+        }
+        logits = session.step(&[Chunk { slot: 0, tokens: &[token], positions: None, want: Want::Last }])?;
+    };
+    Ok(Generation { tokens, stop, prefill, decode: begin.elapsed() - prefill })
+}
