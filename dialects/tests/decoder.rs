@@ -1,5 +1,7 @@
 //! Whole decoders through the interpreter, against logits that PyTorch computed.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use q35_dialects::interp::{Session, StepInput};
@@ -41,7 +43,8 @@ fn logits_agree_with_pytorch() {
     }
 }
 
-/// Rows of a step do not influence each other but through the cache, so any way to cut a sequence into steps gives the same bits.
+/// Rows of a step do not influence each other but through the cache, so any way to cut a sequence into steps gives the same
+/// bits.
 #[test]
 fn steps_of_any_length_agree() {
     let model = decoder(&SMALL, invented);
@@ -94,6 +97,9 @@ fn bad_steps_are_refused() {
         "error[Q35-0604]: logits are wanted for row 2 of 2",
     ];
     assert_eq!(text, lines.join("\n"));
-    assert_eq!(refuse(StepInput { tokens: vec![3, 11], ..good.clone() }), "error[Q35-0604]: token 11 is outside the vocabulary of 11");
+    assert_eq!(
+        refuse(StepInput { tokens: vec![3, 11], ..good.clone() }),
+        "error[Q35-0604]: token 11 is outside the vocabulary of 11"
+    );
     assert!(refuse(StepInput::sequence(&[3], 5)).contains("holds 1 of the 6 entries"));
 }
