@@ -1,5 +1,8 @@
 //! Raised models, run by the reference evaluation, against the logits and caches that are stored beside every graph of the corpus.
 
+mod common;
+
+use common::{cases, corpus, is_dense};
 use q35_bundle::{PositionRule, Role};
 use q35_dialects::data::{Matrix, ParamValue};
 use q35_dialects::interp::{Entry, Session, StepInput};
@@ -7,17 +10,7 @@ use q35_dialects::{Model, ParamName};
 use q35_passes::raise::{Options, raise};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-fn corpus() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no corpus at {}", folder.display());
-    None
-}
 
 fn values(model: &Model) -> BTreeMap<ParamName, Arc<ParamValue>> {
     let read = |source: &q35_graph::WeightView| {
@@ -146,28 +139,11 @@ fn generate(model: &Model, params: &BTreeMap<ParamName, Arc<ParamValue>>, file: 
     (None, worst)
 }
 
-fn dense(folder: &Path) -> Vec<(String, PathBuf, PathBuf)> {
-    const FAMILIES: &[&str] = &["llama-", "llama3-", "mistral-", "qwen2--", "qwen3--", "phi3-"];
-    let mut found = vec![
-        ("rustdoc-llama/dynamo".to_owned(), folder.join("rustdoc-llama/dynamo/model.onnx"), folder.join("rustdoc-llama")),
-        ("rustdoc-llama/hf-cache".to_owned(), folder.join("rustdoc-llama/hf-cache/model.onnx"), folder.join("rustdoc-llama")),
-    ];
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if FAMILIES.iter().any(|f| name.starts_with(f)) {
-            found.push((name, path.join("model.onnx"), path));
-        }
-    }
-    found.sort();
-    found
-}
-
 #[test]
 fn every_dense_graph_gives_its_stored_logits() {
     let Some(folder) = corpus() else { return };
     let mut bad = Vec::new();
-    for (name, graph, folder) in dense(&folder) {
+    for common::Case { name, graph, folder } in cases(&folder).into_iter().filter(|c| is_dense(&c.name)) {
         let imported = q35_import::open(&graph).unwrap();
         let model = raise(&imported.graph, &Options { name: name.clone(), context: None }).unwrap_or_else(|e| panic!("{name}: {e}"));
         let params = values(&model);
