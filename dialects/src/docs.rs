@@ -38,7 +38,14 @@ fn op(text: &mut String, decl: &OpDecl) {
         format!("{}: {}", operand.name, kinds.join(" or "))
     };
     let operands: Vec<String> = decl.operands.iter().map(operand).collect();
-    let _ = write!(text, "\n### `q35.{}`\n\n`({}) -> {}`\n\n{}\n", decl.name, operands.join(", "), decl.result, paragraphs(decl.doc));
+    let _ = write!(
+        text,
+        "\n### `q35.{}`\n\n`({}) -> {}`\n\n{}\n",
+        decl.name,
+        operands.join(", "),
+        decl.result,
+        paragraphs(decl.doc)
+    );
     fields(text, decl.attrs);
 }
 

@@ -135,8 +135,8 @@ pub trait Semantics {
     /// What it costs, for operands and a result that inference accepted.
     fn cost(&self, operands: &[Ty], result: &Ty, params: &dyn ParamTable) -> Cost;
 
-    /// The value, computed in the plainest way, for operands that inference accepted. Errors are those of the parameters' source and
-    /// of run-time inputs that no type can exclude.
+    /// The value, computed in the plainest way, for operands that inference accepted. Errors are those of the parameters'
+    /// source and of run-time inputs that no type can exclude.
     fn eval(&self, operands: &[&Data], env: &mut Env<'_>) -> q35_diag::Result<Data>;
 }
 
@@ -154,7 +154,12 @@ pub(crate) fn shape(params: &dyn ParamTable, name: &ParamName) -> Result<(u64, u
 }
 
 /// Checks that the parameter `name` is a vector whose length `fits`; `wanted` says which lengths would.
-pub(crate) fn vector(params: &dyn ParamTable, name: &ParamName, wanted: &str, fits: impl Fn(u64) -> bool) -> Result<(), String> {
+pub(crate) fn vector(
+    params: &dyn ParamTable,
+    name: &ParamName,
+    wanted: &str,
+    fits: impl Fn(u64) -> bool,
+) -> Result<(), String> {
     match shape(params, name)? {
         (1, len) if fits(len) => Ok(()),
         (1, len) => Err(format!("@{name} has {len} elements, not {wanted}")),
@@ -195,7 +200,8 @@ mod tests {
         let embed = Embed { table: "t".into() };
         assert_eq!(cost(embed, &[Ty::Ids { rows: Rows::Tokens }], &params), [3 * (4 + 18), 3 * 16 * 4, 0]);
         let attention = |window| Attention { heads: 4, scale: 1.0, window, softcap: None, sinks: None };
-        let operands = [Ty::Act { rows: Rows::Tokens, width: 12 }, Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 }];
+        let operands =
+            [Ty::Act { rows: Rows::Tokens, width: 12 }, Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 }];
         for (window, seen) in [(None, 100), (Some(7), 7)] {
             let expected = [3 * (12 * 4 + seen * 2 * (3 + 5) * 4), 3 * 20 * 4, 3 * 4 * seen * (2 * 3 + 2 * 5 + 2)];
             assert_eq!(cost(attention(window), &operands, &params), expected);

@@ -1,5 +1,6 @@
 //! Programs as MLIR modules: what is built is what is read, and what is wrong is refused.
 #![cfg(feature = "mlir")]
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -195,7 +196,9 @@ fn mlir_refuses_values_outside_the_tables() {
     refuse(&format!("%z = \"q35.scale\"(%s) {{factor = 3 : i64}} : {x}"));
     refuse(&format!("%z = \"q35.hadamard\"(%s) {{block = 8 : i64, seed = 0 : i64, inverse = 1 : i64}} : {x}"));
     refuse(&format!("%z = \"q35.conv\"(%s) : {x}"));
-    refuse("%z = \"q35.rotary\"(%s) {inv_freq = @w, scale = 1.0 : f32} : (!q35.act<\"logits\", 8 : i64>) -> !q35.angles<8 : i64>");
+    refuse(
+        "%z = \"q35.rotary\"(%s) {inv_freq = @w, scale = 1.0 : f32} : (!q35.act<\"logits\", 8 : i64>) -> !q35.angles<8 : i64>",
+    );
     refuse("%z = \"q35.tokens\"() : () -> !q35.ids<\"layers\">");
     refuse("%z = \"q35.tokens\"() : () -> !q35.act<\"tokens\", 8 : i64>");
     refuse("%z = \"q35.add\"(%s) : (!q35.act<\"logits\", 8 : i64>) -> !q35.act<\"logits\", 8 : i64>");
@@ -211,7 +214,10 @@ fn reading_refuses_what_mlir_cannot_see() {
     let with = |op: &str| refuse(&module_text(&format!("{EMBED}{op} loc(\"n\")\n{RETURN}")));
     let x = "(!q35.act<\"logits\", 8 : i64>) -> !q35.act<\"logits\", 8 : i64>";
     assert_eq!(with(&format!("%z = \"q35.softcap\"(%s) {{cap = -1.0 : f32}} : {x}")), "loc(\"n\"): 'cap' is not positive");
-    assert_eq!(with(&format!("%z = \"q35.select\"(%s) {{}} : {x}")), "loc(\"n\"): operand 'x' has one row per logit row already");
+    assert_eq!(
+        with(&format!("%z = \"q35.select\"(%s) {{}} : {x}")),
+        "loc(\"n\"): operand 'x' has one row per logit row already"
+    );
     let text = with(&format!("%z = \"q35.linear\"(%s) {{weight = @w}} : {x}"));
     assert_eq!(text, "loc(\"n\"): the result has type !q35.act<\"logits\", 8 : i64>, inference gives act<logits, 3>");
     let text = with(&format!("%z = \"q35.linear\"(%s) {{weight = @v}} : {x}"));

@@ -12,12 +12,14 @@
 //! }
 //! ```
 //!
-//! * Ops, their attributes and their types are those of the tables; the dialect is defined from IRDL text that [`irdl::text`] makes.
+//! * Ops, their attributes and their types are those of the tables; the dialect is defined from IRDL text that [`irdl::text`]
+//!   makes.
 //! * An op's location is the name of the node of the user's model that it stems from.
 //! * A parameter is a symbol; the module's `q35.params` gives its type. No weight data is ever inside the module.
 //!
-//! IRDL of LLVM 22 checks the number and kind of operands and results, and required attributes. It cannot state optional attributes or what
-//! types of an op have to do with each other: [`read`] checks those, by the same inference that a model passes.
+//! IRDL of LLVM 22 checks the number and kind of operands and results, and required attributes. It cannot state optional
+//! attributes or what types of an op have to do with each other: [`read`] checks those, by the same inference that a model
+//! passes.
 
 mod build;
 pub mod irdl;

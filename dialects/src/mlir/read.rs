@@ -1,7 +1,7 @@
 //! An MLIR module becomes a program: the inverse of `build`.
 //!
-//! The module may come from text that a person edited, so everything that MLIR's verifier does not guarantee is checked: an error is a
-//! sentence with the op's location.
+//! The module may come from text that a person edited, so everything that MLIR's verifier does not guarantee is checked: an
+//! error is a sentence with the op's location.
 
 use super::{NAME, PARAMS, STEP, types};
 use crate::attr::{Attr, Attrs, ParamName};
@@ -9,7 +9,8 @@ use crate::model::{Graph, Program};
 use crate::q35::Op;
 use crate::semantics::Packed;
 use melior::ir::attribute::{
-    ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
+    ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
+    StringAttribute, TypeAttribute,
 };
 use melior::ir::operation::{OperationLike, OperationRef};
 use melior::ir::{Attribute, BlockLike, Identifier, Module, RegionLike, Value as MlirValue, ValueLike};
@@ -73,7 +74,8 @@ fn key(value: MlirValue<'_, '_>) -> usize {
 }
 
 fn operands(op: &OperationRef<'_, '_>, values: &BTreeMap<usize, Value>) -> Result<Vec<Value>, String> {
-    let value = |operand| values.get(&key(operand)).copied().ok_or_else(|| "an operand is not made by a q35 op before it".to_owned());
+    let value =
+        |operand| values.get(&key(operand)).copied().ok_or_else(|| "an operand is not made by a q35 op before it".to_owned());
     op.operands().map(value).collect()
 }
 

@@ -78,6 +78,9 @@ mod tests {
         let ids = Ty::Ids { rows: Rows::Tokens };
         assert_eq!(infer(Embed { table: "t".into() }, &[ids], &[("t", 9, 4)]), Ok(tokens(4)));
         assert_eq!(infer(Embed { table: "t".into() }, &[ids], &[]), Err("there is no parameter @t".into()));
-        assert_eq!(infer(Embed { table: "t".into() }, &[tokens(4)], &[("t", 9, 4)]), Err("operand 'ids' is act<tokens, 4>, not ids".into()));
+        assert_eq!(
+            infer(Embed { table: "t".into() }, &[tokens(4)], &[("t", 9, 4)]),
+            Err("operand 'ids' is act<tokens, 4>, not ids".into())
+        );
     }
 }

@@ -9,7 +9,8 @@ use crate::ty::Ty;
 use q35_format::rotate;
 
 op! {
-    /// The orthonormal rotation `R` of each row, every block alike, as module `rotate` of the format crate defines it to the bit.
+    /// The orthonormal rotation `R` of each row, every block alike, as module `rotate` of the format crate defines it to the
+    /// bit.
     Hadamard = "hadamard"(x: Act) -> Act {
         /// Columns of a block: a power of two that divides the width.
         block: u64,

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
 use q35_bundle::*;
 use q35_diag::Diagnostics;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -177,13 +180,14 @@ fn forge(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path.join("manifest.json")).unwrap();
     assert!(text.contains(from), "{text}");
     let text = text.replace(from, to);
-    let mut hash = BundleWriter::create(&path.with_extension("hash")).unwrap();
-    hash.add_file("x", text.as_bytes()).unwrap();
-    let made = hash.finish(manifest()).unwrap();
-    let with_hash: serde_json::Value = serde_json::from_slice(&fs::read(made.join("manifest.json")).unwrap()).unwrap();
-    let sha256 = with_hash["files"]["x"]["sha256"].as_str().unwrap();
+    put_manifest(path, text.as_bytes());
+}
+
+/// Replaces the manifest, and its hash to match.
+fn put_manifest(path: &Path, json: &[u8]) {
+    let sha256: String = Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(path.join("manifest.sha256"), format!("{sha256}  manifest.json\n")).unwrap();
-    fs::write(path.join("manifest.json"), text).unwrap();
+    fs::write(path.join("manifest.json"), json).unwrap();
 }
 
 #[test]
@@ -300,4 +304,58 @@ fn a_full_disk_is_one_clear_error() {
     drop(weights);
     drop(bundle);
     assert_eq!(children(dir.path()), [""; 0]);
+}
+
+/// JSON pointers of everything in a value that has no parts.
+fn leaves(value: &Value, at: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, v)| leaves(v, &format!("{at}/{}", key.replace('/', "~1")), into)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| leaves(v, &format!("{at}/{i}"), into)),
+        _ => into.push(at.to_owned()),
+    }
+}
+
+/// A manifest with some of its numbers and words replaced.
+fn altered() -> impl Strategy<Value = Vec<u8>> {
+    const WORDS: [&str; 11] = ["0", "1", "7", "64", "-1", "18446744073709551615", "1e300", "null", "[]", "\"../x\"", "\"w\""];
+    prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&WORDS[..])), 1..6).prop_map(|edits| {
+        let mut json = serde_json::to_value(manifest()).unwrap();
+        let mut places = vec![];
+        leaves(&json, "", &mut places);
+        for (at, word) in &edits {
+            if let Some(place) = json.pointer_mut(&places[at.index(places.len())]) {
+                *place = serde_json::from_str(word).unwrap();
+            }
+        }
+        serde_json::to_vec(&json).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_manifest_makes_the_reader_panic(altered in altered(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        let (_dir, path) = bundle(manifest());
+        let mut json = fs::read(path.join("manifest.json")).unwrap();
+        for (at, byte) in flips {
+            let at = at.index(json.len());
+            json[at] = byte;
+        }
+        for json in [altered, json] {
+            put_manifest(&path, &json);
+            let _ = Bundle::open(&path);
+        }
+    }
+
+    #[test]
+    fn no_weights_file_makes_the_reader_panic(header in "[ -~]{0,80}", len in any::<u8>(), tail in prop::collection::vec(any::<u8>(), 0..80)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bundle = BundleWriter::create(&dir.path().join("m.q35")).unwrap();
+        let json = format!(r#"{{"w":{{"dtype":"F32","shape":[{len}],"data_offsets":[0,{}]}}{header}}}"#, tail.len());
+        let file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &tail].concat();
+        bundle.add_file("weights.safetensors", &file[..]).unwrap();
+        bundle.add_file("cpu/model.so", &b""[..]).unwrap();
+        let _ = Bundle::open(&bundle.finish(manifest()).unwrap());
+    }
 }

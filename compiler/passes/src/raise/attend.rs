@@ -64,10 +64,10 @@ impl Raiser<'_> {
         let in_cache = if cached { k_factor / past_factor } else { 1.0 };
         let outside = if cached { past_factor } else { k_factor };
         let turned_scale = if keys.rotation.is_some() && !keys.passes { in_cache } else { 1.0 };
-        let k = self.turned(k, &keys, a.key_dim, turned_scale)?;
-        let k = self.applied(k, in_cache / turned_scale)?;
         let query_scale = if query.rotation.is_some() && !query.passes { turned_scale } else { 1.0 };
         let q = self.turned(q, &query, a.key_dim, query_scale)?;
+        let k = self.turned(k, &keys, a.key_dim, turned_scale)?;
+        let k = self.applied(k, in_cache / turned_scale)?;
         let v = self.applied(v, v_factor / value_factor)?;
         let scale = a.scale * q_factor / query_scale * outside;
 

@@ -6,13 +6,18 @@ use crate::level::Level;
 use crate::linear::geometry::act_stride;
 use crate::linear::testing::{Guarded, Random, compile, levels};
 
-/// The bytes of one kernel argument.
-pub(crate) struct Arg(Vec<u8>);
+/// One kernel argument.
+pub(crate) enum Arg {
+    /// A buffer with this content.
+    Bytes(Vec<u8>),
+    /// The buffer of an earlier argument.
+    Same(usize),
+}
 
 impl Arg {
     /// Any bytes.
     pub(crate) fn bytes(content: &[u8]) -> Self {
-        Arg(content.to_vec())
+        Arg::Bytes(content.to_vec())
     }
 
     /// f32 without padding.
@@ -43,7 +48,10 @@ impl Arg {
 
     /// The content.
     pub(crate) fn content(&self) -> &[u8] {
-        &self.0
+        match self {
+            Arg::Bytes(bytes) => bytes,
+            Arg::Same(_) => &[],
+        }
     }
 
     /// The content as f32.
@@ -86,12 +94,18 @@ pub(crate) fn run(kernel: &dyn Kernel, args: impl AsRef<[Arg]>, dims: [i64; 4], 
         }
     });
     for level in levels() {
-        let buffers: Vec<Guarded> = args.as_ref().iter().map(|arg| Guarded::new(arg.content())).collect();
+        let args = args.as_ref();
+        let buffers: Vec<Guarded> = args.iter().map(|arg| Guarded::new(arg.content())).collect();
+        let place = |(at, arg): (usize, &Arg)| match arg {
+            Arg::Bytes(_) => &buffers[at],
+            Arg::Same(earlier) => &buffers[*earlier],
+        };
+        let places: Vec<&Guarded> = args.iter().enumerate().map(place).collect();
         let cut = tiles / 3;
         for part in [cut..tiles, 0..cut, cut..cut] {
-            loaded.call(&name, level, &buffers.iter().collect::<Vec<_>>(), dims, part);
+            loaded.call(&name, level, &places, dims, part);
         }
-        let after: Vec<Arg> = buffers.iter().map(|buffer| Arg(buffer.read())).collect();
+        let after: Vec<Arg> = places.iter().map(|buffer| Arg::Bytes(buffer.read())).collect();
         check(level, &after);
     }
 }

@@ -11,7 +11,6 @@
 //! | scales | per tile and group: 16 values |
 //! | bias | as it is, with zeros up to a whole tile |
 
-use crate::kernels::{quant_row_bytes, row_bytes};
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec};
 use q35_target::Arrangement;
@@ -30,6 +29,8 @@ pub const QUADS: usize = BLOCK / QUAD;
 pub const PAD: usize = 64;
 /// Bytes before a token's rounded activations.
 pub const HEADER: usize = 64;
+/// Bytes to which rows of activations are aligned.
+pub const ALIGN: usize = 64;
 
 /// Blocks of a row of `cols` columns.
 pub fn blocks(cols: usize) -> usize {
@@ -38,12 +39,12 @@ pub fn blocks(cols: usize) -> usize {
 
 /// Bytes of a row of `width` f32 activations.
 pub fn act_stride(width: usize) -> usize {
-    row_bytes(width as u64) as usize
+    (4 * width).next_multiple_of(ALIGN)
 }
 
 /// Bytes of a row of `width` rounded activations.
 pub fn quant_stride(width: usize) -> usize {
-    quant_row_bytes(width as u64) as usize
+    HEADER + blocks(width) * BLOCK
 }
 
 /// Bytes of a row's stream.

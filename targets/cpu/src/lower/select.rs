@@ -17,7 +17,7 @@ use q35_dialects::{Packed, ParamName, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{NodeId, Value};
 use q35_target::{Request, Section, Target, WeightTensor, cannot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::rc::Rc;
 
@@ -81,7 +81,16 @@ pub(crate) fn codecs() -> Vec<Codec> {
 
 /// Chooses kernels for every op; all ops that have none are reported at once.
 pub(crate) fn select(target: &dyn Target, request: &Request<'_>) -> q35_diag::Result<Selected> {
-    let mut selection = Selection { request, selected: Selected::default(), weights: Weights::default() };
+    let linear_weights = request.graph.ids().filter_map(|id| match &request.graph.node(id).op {
+        Op::Linear(linear) => Some(linear.weight.clone()),
+        _ => None,
+    });
+    let mut selection = Selection {
+        linear_weights: linear_weights.collect(),
+        request,
+        selected: Selected::default(),
+        weights: Weights::default(),
+    };
     let mut errors = Diagnostics::new();
     let Some(order) = request.graph.topological() else {
         return Err(cannot(target, "step", "the graph has a cycle").into());
@@ -99,6 +108,8 @@ pub(crate) fn select(target: &dyn Target, request: &Request<'_>) -> q35_diag::Re
 
 struct Selection<'a> {
     request: &'a Request<'a>,
+    /// Parameters that a linear layer reads; an embedding that shares one reads it in the same arrangement.
+    linear_weights: BTreeSet<ParamName>,
     selected: Selected,
     weights: Weights,
 }
@@ -131,12 +142,14 @@ impl Selection<'_> {
             Op::Embed(op) => {
                 let packed = self.packed(&op.table)?;
                 let table = table(&packed)?;
-                let mut args = vec![self.read(id, 0)?, self.weight(&op.table, Section::Codes, Use::Rows)?];
+                let as_weight = self.linear_weights.contains(&op.table);
+                let used = if as_weight { Use::Tiles } else { Use::Rows };
+                let mut args = vec![self.read(id, 0)?, self.weight(&op.table, Section::Codes, used)?];
                 if matches!(table, Table::Q8(..)) {
-                    args.push(self.weight(&op.table, Section::Scales, Use::Rows)?);
+                    args.push(self.weight(&op.table, Section::Scales, used)?);
                 }
                 args.push(self.write(id)?);
-                one(Embed { width: packed.cols, table }, args)
+                one(Embed { width: packed.cols, table, as_weight }, args)
             }
             Op::RmsNorm(op) => {
                 let width = self.width(id, 0)?;
