@@ -40,7 +40,7 @@ pub type Res<T> = Result<T, Fault>;
 /// Ranks and lists longer than this are nothing a decoder has.
 const LONGEST_LIST: i64 = 64;
 
-/// Chains of views longer than this between two compute nodes are not followed.
+/// Chains of ops longer than this between two compute nodes are not followed, nor are formulas nested deeper.
 const DEEPEST: u32 = 256;
 
 struct Cut {
@@ -144,6 +144,13 @@ impl<'g> Eval<'g> {
         if let Some(&id) = self.elements.get(&key) {
             return Ok(id);
         }
+        let rank = match self.cuts.get(&value) {
+            Some(cut) => cut.index.len(),
+            None => self.shape(value)?.len(),
+        };
+        if rank != index.len() {
+            return self.fault(value.node, format!("has {rank} dimensions where {} are meant", index.len()));
+        }
         let element = if let Some(cut) = self.cuts.get(&value) {
             // A variable of extent 1 is the number 0 already.
             let pairs = cut.index.iter().copied().zip(index.iter().copied());
@@ -156,6 +163,9 @@ impl<'g> Eval<'g> {
                 SourceOp::Call(_) => self.nested(value.node, |eval| table::element(eval, value, index))?,
             }
         };
+        if self.sym.depth(element) > DEEPEST {
+            return self.fault(value.node, "ends a computation that is too long to follow");
+        }
         self.elements.insert(key, element);
         Ok(element)
     }

@@ -54,7 +54,7 @@ impl Raiser<'_> {
             }
         }
         let text = self.eval.sym.show(rest);
-        self.fault(format!("reads a value of no known form: {}", shortened(&text)))
+        self.fault(format!("reads a value of no known form: {}", text))
     }
 
     /// The value itself, the factor applied.
@@ -159,13 +159,4 @@ fn cleaned(factor: f64) -> f64 {
 /// Constants are f32, and their products are formed in f64: what lies within 2^-24 of 1 is 1.
 pub(super) fn is_one(factor: f64) -> bool {
     (factor - 1.0).abs() < 6e-8
-}
-
-/// The beginning of a long text.
-pub(super) fn shortened(text: &str) -> String {
-    const LONGEST: usize = 300;
-    if text.chars().count() <= LONGEST {
-        return text.to_owned();
-    }
-    text.chars().take(LONGEST).chain("...".chars()).collect()
 }

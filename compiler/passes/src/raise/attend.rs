@@ -119,7 +119,7 @@ impl Raiser<'_> {
         {
             return Ok(Some(Past { input, factor }));
         }
-        let text = super::activation::shortened(&self.eval.sym.show(element));
+        let text = self.eval.sym.show(element);
         self.fault(format!("reads earlier tokens from something that is no cache input: {text}"))
     }
 }

@@ -263,7 +263,7 @@ impl Raiser<'_> {
         } else if self.counts_unmasked(position) {
             PositionRule::Unmasked
         } else {
-            let text = super::activation::shortened(&self.eval.sym.show(position));
+            let text = self.eval.sym.show(position);
             return self.fault(format!("rotates by positions of no known form: {text}"));
         };
         self.position_rule(rule)
