@@ -149,6 +149,42 @@ impl Observer for Watch {
     }
 }
 
+/// Keeps the text of what the last pass of a stage left, and passes everything on.
+pub struct Capture<'a> {
+    stage: Stage,
+    inner: &'a mut dyn Observer,
+    text: String,
+}
+
+impl<'a> Capture<'a> {
+    /// Captures a stage.
+    pub fn new(stage: Stage, inner: &'a mut dyn Observer) -> Self {
+        Self { stage, inner, text: String::new() }
+    }
+
+    /// What the last pass of the stage left; empty if none ran.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+}
+
+impl Observer for Capture<'_> {
+    fn before(&mut self, pass: &Pass) {
+        self.inner.before(pass);
+    }
+
+    fn after(&mut self, pass: &Pass, print: &dyn Fn() -> String) {
+        if pass.to == self.stage {
+            self.text = print();
+        }
+        self.inner.after(pass, print);
+    }
+
+    fn progress(&mut self, done: u64, total: u64, what: &str) {
+        self.inner.progress(done, total, what);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +209,18 @@ mod tests {
         assert_eq!(std::fs::read_to_string(dir.path().join("d/001-one.txt")).unwrap(), "left by one");
         assert_eq!(std::fs::read_to_string(dir.path().join("d/002-two.mlir")).unwrap(), "left by two");
         assert!(watch.into_problems().is_empty());
+    }
+
+    #[test]
+    fn a_stage_can_be_captured() {
+        let mut watch = Watch::new(Verbosity::Quiet, None);
+        let mut capture = Capture::new(Stage::Graph, &mut watch);
+        for pass in [ONE, TWO] {
+            capture.before(&pass);
+            capture.after(&pass, &|| pass.name.to_owned());
+        }
+        assert_eq!(capture.into_text(), "one");
+        assert_eq!(watch.timings().len(), 2);
     }
 
     #[test]

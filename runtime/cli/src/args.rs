@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Run the bundles that q35c makes.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "q35", version, max_term_width = 110)]
+#[command(name = "q35", bin_name = "q35", version, max_term_width = 110)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
