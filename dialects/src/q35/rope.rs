@@ -20,8 +20,8 @@ pub enum RopeStyle {
 words!(RopeStyle { Halves = "halves", Interleaved = "interleaved" });
 
 op! {
-    /// Per head of `head_dim` columns, pair `i` of the first `2 * half` columns is turned by angle `i`: `(a, b) -> (a cos - b sin, b cos + a sin)`.
-    /// The columns after them pass. The reference computes in f64 and rounds once.
+    /// Per head of `head_dim` columns, pair `i` of the first `2 * half` columns is turned by angle `i`: `(a, b) -> (a cos - b
+    /// sin, b cos + a sin)`. The columns after them pass. The reference computes in f64 and rounds once.
     Rope = "rope"(x: Act, rotary: Rotary) -> Act {
         /// Columns of a head.
         head_dim: u64,
@@ -105,7 +105,10 @@ mod tests {
         let (op, rotary) = (|head_dim| Rope { head_dim, style: RopeStyle::Halves }, |half| Ty::Rotary { half });
         assert_eq!(infer(op(4), &[tokens(8), rotary(2)], &[]), Ok(tokens(8)));
         assert_eq!(infer(op(4), &[tokens(8), rotary(3)], &[]), Err("3 angles turn more than the 4 columns of a head".into()));
-        assert_eq!(infer(op(3), &[tokens(8), rotary(1)], &[]), Err("heads of 3 columns do not divide the 8 columns of 'x'".into()));
+        assert_eq!(
+            infer(op(3), &[tokens(8), rotary(1)], &[]),
+            Err("heads of 3 columns do not divide the 8 columns of 'x'".into())
+        );
         assert!(infer(op(4), &[tokens(8), tokens(8)], &[]).is_err());
     }
 }
