@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(&path, link::shared_object(&emitted.object, "kernels.so").map_err(|error| error.to_string())?)?;
     println!("compiled in {:.2} s, {} bytes", started.elapsed().as_secs_f64(), emitted.object.len());
     if let Some(path) = args.get(5) {
-        std::fs::write(path, &emitted.assembly)?;
+        std::fs::write(path, emitted.assembly())?;
     }
 
     let bytes = |of: q35_target::Arrangement| of.bytes(rows).ok_or("too large");

@@ -144,7 +144,7 @@ impl Target for Cpu {
 
         observer.before(&EMIT);
         let emitted = llvm::emit(&module, &self.machine());
-        observer.after(&EMIT, &|| emitted.assembly.clone());
+        observer.after(&EMIT, &|| emitted.assembly());
 
         observer.before(&LINK);
         let shared = link::shared_object(&emitted.object, "model.so")?;
