@@ -55,8 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     module.lower(|_, _| ());
-    let machine =
-        if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
+    let machine = if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
     let emitted = llvm::emit(&module, &machine);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("kernels.so");
@@ -91,8 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for level in levels {
         for made in linear.kernels() {
             // SAFETY: the kernels were just made with this signature.
-            let kernel: libloading::Symbol<'_, Function> =
-                unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
+            let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
             let mut best = f64::INFINITY;
             for _ in 0..if level == Level::Base { 2 } else { 7 } {
                 let started = busy();
