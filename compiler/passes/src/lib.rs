@@ -2,4 +2,6 @@
 
 pub mod eval;
 pub mod model;
+pub mod names;
+pub mod raise;
 pub mod sym;

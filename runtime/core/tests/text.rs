@@ -5,7 +5,7 @@
 mod toy;
 
 use q35_bundle::Bundle;
-use q35_runtime::generate::{Stop, generate};
+use q35_runtime::generate::{Event, Stop, generate};
 use q35_runtime::perplexity::perplexity;
 use q35_runtime::sampling::Settings;
 use q35_runtime::text::{Text, stop_tokens};
@@ -32,8 +32,10 @@ fn greedy_generation_and_its_ends() {
         let (_dir, mut session) = session(capacity);
         let mut seen = vec![];
         let stops: BTreeSet<u32> = stops.iter().copied().collect();
-        let result = generate(&mut session, &prompt, count, Settings::default(), &stops, |t| {
-            seen.push(t);
+        let result = generate(&mut session, &prompt, count, Settings::default(), &stops, |event| {
+            if let Event::Token(token) = event {
+                seen.push(token);
+            }
             Ok(())
         });
         let result = result.unwrap();
@@ -84,7 +86,8 @@ fn tokenizers_and_settings_that_cannot_be_used() {
     );
     assert_eq!(stop_tokens(&none).unwrap(), BTreeSet::new());
     let larger = toy::TOKENIZER.replace("\"w7\":7", "\"w7\":7,\"w99\":99");
-    let (_dir, bundle) = with(&[("tokenizer.json", larger.as_bytes()), ("generation_config.json", br#"{"eos_token_id": [2, 7]}"#)]);
+    let (_dir, bundle) =
+        with(&[("tokenizer.json", larger.as_bytes()), ("generation_config.json", br#"{"eos_token_id": [2, 7]}"#)]);
     assert_eq!(
         Text::open(&bundle).unwrap().encode("w99").unwrap_err().to_string(),
         "error[Q35-0601]: the tokenizer gives token 99, which is outside the model's vocabulary of 10\n  at file 'tokenizer.json'"
@@ -93,7 +96,9 @@ fn tokenizers_and_settings_that_cannot_be_used() {
     let (_dir, bundle) = with(&[("generation_config.json", br#"{"eos_token_id": 4}"#)]);
     assert_eq!(stop_tokens(&bundle).unwrap(), BTreeSet::from([4]));
     let (_dir, bundle) = with(&[("generation_config.json", br#"{"eos_token_id": "x"}"#)]);
-    assert!(stop_tokens(&bundle).unwrap_err().to_string().starts_with("error[Q35-0111]: the generation settings are malformed: "));
+    assert!(
+        stop_tokens(&bundle).unwrap_err().to_string().starts_with("error[Q35-0111]: the generation settings are malformed: ")
+    );
 }
 
 #[test]
@@ -111,7 +116,10 @@ fn perplexity_of_a_text_by_windows() {
         }
     }
     assert_eq!((found.scored, found.window, heard), (18, 7, vec![1, 2, 3]));
-    assert!((found.nats - nats / 18.0).abs() < 1e-6 && (found.perplexity - (nats / 18.0).exp()).abs() < 1e-5 * found.perplexity, "{found:?}");
+    assert!(
+        (found.nats - nats / 18.0).abs() < 1e-6 && (found.perplexity - (nats / 18.0).exp()).abs() < 1e-5 * found.perplexity,
+        "{found:?}"
+    );
     let short = perplexity(&mut session, &[1], 7, |_| {}).unwrap_err().to_string();
     assert_eq!(short, "error[Q35-0605]: nothing can be scored: it takes at least two tokens to predict one");
 }

@@ -145,7 +145,9 @@ impl<'g> Eval<'g> {
             return Ok(id);
         }
         let element = if let Some(cut) = self.cuts.get(&value) {
-            let map: HashMap<Id, Id> = cut.index.iter().copied().zip(index.iter().copied()).collect();
+            // A variable of extent 1 is the number 0 already.
+            let pairs = cut.index.iter().copied().zip(index.iter().copied());
+            let map: HashMap<Id, Id> = pairs.filter(|(var, _)| self.sym.as_number(*var).is_none()).collect();
             let element = cut.element;
             self.sym.subst(element, &map)
         } else {

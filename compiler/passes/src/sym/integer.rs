@@ -14,23 +14,7 @@ impl Arena {
         {
             return (self.int(x.div_euclid(d)), self.int(x.rem_euclid(d)));
         }
-        // x = d * whole + rest, where `whole` takes every term that d divides.
-        let (terms, constant) = self.terms(x);
-        let (mut whole, mut rest) = (Vec::new(), Vec::new());
-        for (term, c) in terms {
-            match self.divided(term, c, d) {
-                Some(part) => whole.push(part),
-                None => rest.push((term, c)),
-            }
-        }
-        let mut whole_constant = 0.0;
-        let mut rest_constant = constant;
-        if let Some(d) = self.as_number(d) {
-            whole_constant = (constant / d).floor();
-            rest_constant = constant - d * whole_constant;
-        }
-        let whole = self.linear(&whole, whole_constant);
-        let rest = self.linear(&rest, rest_constant);
+        let (whole, rest) = self.long_division(x, d);
         let room = self.linear(&[(d, 1.0), (rest, -1.0)], -1.0);
         if self.proves_non_negative(rest) && self.proves_non_negative(room) {
             return (whole, rest);
@@ -39,13 +23,33 @@ impl Arena {
         (self.add(whole, quotient), remainder)
     }
 
-    /// `c * term / d` as a coefficient and an expression, if that is exact.
-    fn divided(&mut self, term: Id, c: f64, d: Id) -> Option<(Id, f64)> {
+    /// `x = d * whole + rest`, where `whole` takes every term of `x` that the first term of `d` divides.
+    fn long_division(&mut self, x: Id, d: Id) -> (Id, Id) {
+        let (mut whole, mut rest) = (self.int(0), x);
         if let Some(d) = self.as_number(d) {
-            return ((c / d).fract() == 0.0).then_some((term, c / d));
+            let (terms, constant) = self.terms(x);
+            let parts: Vec<(Id, f64)> = terms.into_iter().filter(|(_, c)| (c / d).fract() == 0.0).map(|(t, c)| (t, c / d)).collect();
+            whole = self.linear(&parts, (constant / d).floor());
+            rest = self.linear(&[(x, 1.0), (whole, -d)], 0.0);
+            return (whole, rest);
         }
-        let (k, monomial) = self.coefficient(d);
-        if (c / k).fract() != 0.0 || matches!(self.node(monomial), Node::Sum(..)) {
+        let (lead_terms, _) = self.terms(d);
+        let Some(&lead) = lead_terms.first() else { return (whole, rest) };
+        // Every round removes a term; what it brings in has fewer of the lead's factors.
+        for _ in 0..64 {
+            let (terms, _) = self.terms(rest);
+            let Some((part, c)) = terms.into_iter().find_map(|(term, c)| self.divided(term, c, lead)) else { break };
+            let part = self.scaled(part, c);
+            let product = self.mul(part, d);
+            whole = self.add(whole, part);
+            rest = self.sub(rest, product);
+        }
+        (whole, rest)
+    }
+
+    /// `c * term / (k * monomial)` as an expression and a coefficient, if that is exact.
+    fn divided(&mut self, term: Id, c: f64, (monomial, k): (Id, f64)) -> Option<(Id, f64)> {
+        if (c / k).fract() != 0.0 {
             return None;
         }
         let mut left = self.factors(term);
@@ -104,6 +108,20 @@ mod tests {
         let (rest, got_d) = a.div_mod(flat, width);
         assert_eq!(got_d, d);
         assert_eq!(a.div_mod(rest, heads), (row, h));
+    }
+
+    #[test]
+    fn sums_divide() {
+        let mut a = Arena::default();
+        let (batch, tokens, past) = (a.dim(Dim::Batch), a.dim(Dim::Tokens), a.dim(Dim::Past));
+        let total = a.add(past, tokens);
+        let (b, t) = (a.var("b", batch), a.var("t", total));
+        let flat = a.mul(b, total);
+        let flat = a.add(flat, t);
+        assert_eq!(a.div_mod(flat, total), (b, t));
+        let (sixteen, eight) = (a.scaled(total, 16.0), a.scaled(batch, 8.0));
+        let all = a.mul(sixteen, eight);
+        assert_eq!(a.exact_quotient(all, sixteen), Some(eight));
     }
 
     #[test]

@@ -6,7 +6,9 @@
 use super::geometry::{act_stride, codes, quant_stride, scales, vector};
 use super::*;
 use super::testing::{Guarded, Loaded, Random, compile, levels};
+use crate::abi::define;
 use q35_format::{Codec, PackedView, ScaleType};
+use q35_mlir::builder::KernelModule;
 
 /// A layer with random contents.
 struct Case {
@@ -50,7 +52,7 @@ impl Case {
     }
 
     /// Runs a variant over the given tile ranges and gives `tokens` rows of outputs.
-    fn run(&self, loaded: &Loaded, variant: Variant, level: Level, x: &Guarded, tokens: usize, parts: &[std::ops::Range<i64>]) -> Vec<f32> {
+    fn run(&self, loaded: &Loaded, kernel: &LinearKernel, level: Level, x: &Guarded, tokens: usize, parts: &[std::ops::Range<i64>]) -> Vec<f32> {
         let spec = &self.linear.spec;
         let bias: Vec<u8> = self.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
         let codes = Guarded::new(&codes(spec).arrange_all(&self.codes));
@@ -64,15 +66,15 @@ impl Case {
         args.push(&y);
         assert_eq!(args.len(), self.linear.arguments().len());
         for part in parts {
-            loaded.call(&self.linear.symbol(variant), level, &args, [tokens as i64, 0, 0, 0], part.clone());
+            loaded.call(&kernel.name(), level, &args, [tokens as i64, 0, 0, 0], part.clone());
         }
         y.read::<f32>().chunks_exact(stride).flat_map(|row| row[..spec.rows()].to_vec()).collect()
     }
 
     fn define(&self, module: &KernelModule<'_>) {
         for level in levels() {
-            for &variant in self.linear.variants() {
-                self.linear.define(module, &self.linear.symbol(variant), variant, level);
+            for kernel in self.linear.kernels() {
+                define(module, &kernel.name(), level, |call| kernel.build(level, call));
             }
         }
     }
@@ -140,12 +142,12 @@ fn check_integers(cases: &[Case], random: &mut Random) {
             let expected: Vec<u32> = integer_oracle(case, &x, &x_scales).iter().map(|y| y.to_bits()).collect();
             let x = Guarded::new(&memory);
             for level in levels() {
-                for &variant in case.linear.variants() {
+                for kernel in case.linear.kernels() {
                     let n = case.tiles();
                     let cut = (random.bits() % (n as u64 + 1)) as i64;
-                    let y = case.run(&loaded, variant, level, &x, tokens, &[cut..n, 0..cut]);
+                    let y = case.run(&loaded, &kernel, level, &x, tokens, &[cut..n, 0..cut]);
                     let y: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
-                    assert!(y == expected, "{} {} for {tokens} tokens", case.linear.symbol(variant), level.name());
+                    assert!(y == expected, "{} {} for {tokens} tokens", kernel.name(), level.name());
                 }
             }
         }
@@ -223,7 +225,8 @@ fn float_codecs_round_as_sums_do() {
             let memory = Guarded::new(&x);
             for level in levels() {
                 let n = case.tiles();
-                let y = case.run(&loaded, Variant::Many, level, &memory, tokens, &[0..n / 2, n / 2..n]);
+                let kernel = case.linear.kernels()[0];
+                let y = case.run(&loaded, &kernel, level, &memory, tokens, &[0..n / 2, n / 2..n]);
                 let mut weights = vec![0.0; cols];
                 for row in 0..rows {
                     case.view().weights(row, &mut weights);
@@ -235,7 +238,7 @@ fn float_codecs_round_as_sums_do() {
                         let roundings = cols.div_ceil(4) + 4;
                         let bound = (terms().map(f64::abs).sum::<f64>() + bias.abs()) * roundings as f64 * 2f64.powi(-24);
                         let found = f64::from(y[token * rows + row]);
-                        assert!((found - exact).abs() <= bound, "{} {} row {row} token {token}: {found}, not {exact}", case.linear.symbol(Variant::Many), level.name());
+                        assert!((found - exact).abs() <= bound, "{} {} row {row} token {token}: {found}, not {exact}", kernel.name(), level.name());
                     }
                 }
             }

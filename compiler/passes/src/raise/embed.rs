@@ -1,0 +1,66 @@
+//! Lookups in the table of embeddings.
+
+use super::{Raised, Raiser, Res};
+use crate::sym::{Id, Node};
+use q35_dialects::q35::{Embed, Tokens};
+use q35_dialects::{Param, ParamRole};
+use q35_graph::{NodeId, Value, WeightView};
+
+impl Raiser<'_> {
+    /// The row (sequence, token) whose id an element of a node's indices is, if it is one.
+    fn token_at(&mut self, node: NodeId) -> Res<Option<(Vec<Id>, [Id; 2])>> {
+        let indices = self.eval.operand(node, 1)?;
+        let at = self.eval.index_vars(indices, "id")?;
+        let element = self.eval.element(indices, &at)?;
+        let ids = self.grid.ids;
+        Ok(match self.eval.sym.node(element) {
+            Node::Load(base, index) if self.eval.value_of(*base) == Some(ids) => match index[..] {
+                [b, s] => Some((at, [b, s])),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// `Gather(table, token ids)`. Other gathers are views.
+    pub(super) fn embed(&mut self, node: NodeId) -> Res<()> {
+        let table = self.eval.operand(node, 0)?;
+        if !self.is_constant(node, 0) || self.eval.call(node)?.int("axis", 0) != 0 {
+            return Ok(());
+        }
+        let Some((at, row)) = self.token_at(node)? else { return Ok(()) };
+        let dims = self.eval.shape(table)?;
+        let &[vocab, width] = &dims[..] else { return self.fault("picks rows of what is no matrix") };
+        let (v, h) = (self.eval.sym.var("v", vocab), self.eval.sym.var("h", width));
+        let element = self.eval.element(table, &[v, h])?;
+        let (Some(rows), Some(cols)) = (self.eval.sym.as_int(vocab), self.eval.sym.as_int(width)) else {
+            return self.fault("has a table of unknown size");
+        };
+        match self.matrix_view(element, v, h, rows as u64, cols as u64) {
+            Some((view, origin)) => self.embed_from(node, at, row, view, origin),
+            None => self.fault("picks rows of a computed table"),
+        }
+    }
+
+    /// Adds the lookup and cuts the node.
+    pub(super) fn embed_from(&mut self, node: NodeId, at: Vec<Id>, row: [Id; 2], view: WeightView, origin: String) -> Res<()> {
+        let width = view.cols();
+        let table = self.param(Param::new(view, ParamRole::Embedding, origin));
+        let tokens = self.once("tokens", Tokens {}, &[])?;
+        let value = self.add(Embed { table }, &[tokens])?;
+        let columns = self.eval.sym.number(width as f64);
+        let h = self.eval.sym.var("h", columns);
+        let index = [at, vec![h]].concat();
+        self.cut(Value { node, result: 0 }, index, Raised::Whole(value, width), [row[0], row[1], h], 1.0);
+        Ok(())
+    }
+
+    /// `GatherBlockQuantized(table, token ids, scales)`.
+    pub(super) fn block_embed(&mut self, node: NodeId) -> Res<()> {
+        let Some((at, row)) = self.token_at(node)? else { return self.fault("picks rows of a quantized table, but not by token") };
+        let shape = self.eval.shape(Value { node, result: 0 })?;
+        let Some(width) = shape.last().and_then(|w| self.eval.sym.as_int(*w)) else { return self.fault("has a table of unknown width") };
+        let (view, origin) = self.block_view(node, [0, 2, 3], None, width as u64)?;
+        self.embed_from(node, at, row, view, origin)
+    }
+}

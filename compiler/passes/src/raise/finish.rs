@@ -1,0 +1,87 @@
+//! The last touches: rows that need no logits are dropped early, parameters get their names, facts are counted.
+
+use super::Raiser;
+use q35_bundle::PositionRule;
+use q35_diag::Result;
+use q35_dialects::q35::{Op, Select};
+use q35_dialects::{Model, ParamRole};
+use q35_graph::{NodeId, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Raiser<'_> {
+    /// Completes the model.
+    ///
+    /// # Panics
+    /// If the model breaks an invariant: that is a bug of the raising.
+    pub(super) fn finish(mut self) -> Result<Model> {
+        self.is_decoder()?;
+        self.model.interface.positions = self.positions.unwrap_or(PositionRule::Column);
+        let mut model = self.model;
+        select_logit_rows(&mut model);
+        mark_head(&mut model);
+        crate::names::assign(&mut model);
+        let facts = &mut model.facts;
+        facts.vocab = model.graph.outputs.first().map_or(0, |(_, v)| model.graph.ty(*v).matrix().map_or(0, |(_, w)| w));
+        facts.hidden = model.graph.ids().find_map(|id| match &model.graph.node(id).op {
+            Op::Embed(_) => model.graph.node(id).results[0].matrix().map(|(_, w)| w),
+            _ => None,
+        }).unwrap_or(0);
+        facts.layers = self.layers.len() as u64;
+        facts.context = self.context;
+        facts.parameters = model.params.values().map(|p| p.source.rows() * p.source.cols()).sum();
+        if let Err(text) = q35_dialects::verify::verify(&model) {
+            panic!("raising broke the model:\n{text}");
+        }
+        Ok(model)
+    }
+}
+
+/// After the last attention everything works row by row, so only rows whose logits are wanted go on.
+fn select_logit_rows(model: &mut Model) {
+    let mut all: BTreeSet<NodeId> = BTreeSet::new();
+    let mut work: Vec<NodeId> =
+        model.graph.ids().filter(|id| matches!(model.graph.node(*id).op, Op::Append(_) | Op::Attention(_))).collect();
+    while let Some(id) = work.pop() {
+        if all.insert(id) {
+            work.extend(model.graph.operands(id).into_iter().flatten().map(|v| v.node));
+        }
+    }
+    let mut selected: BTreeMap<Value, Value> = BTreeMap::new();
+    let mut narrowed = |model: &mut Model, value: Value| -> Value {
+        *selected.entry(value).or_insert_with(|| {
+            let name = model.graph.node(value.node).name.clone();
+            match model.add(name, Select {}, &[value]) {
+                Ok(selected) => selected,
+                Err(text) => panic!("selecting rows of activations: {text}"),
+            }
+        })
+    };
+    let later: Vec<NodeId> = model.graph.ids().filter(|id| !all.contains(id)).collect();
+    for id in later {
+        for (at, value) in model.graph.operands(id).into_iter().enumerate() {
+            if let Some(value) = value.filter(|v| all.contains(&v.node)) {
+                let narrow = narrowed(model, value);
+                model.graph.set_operand(id, at, narrow);
+            }
+        }
+    }
+    let outputs: Vec<(usize, Value)> = model.graph.outputs.iter().map(|(_, v)| *v).enumerate().collect();
+    for (at, value) in outputs {
+        if all.contains(&value.node) {
+            model.graph.outputs[at].1 = narrowed(model, value);
+        }
+    }
+    if let Err(text) = model.reinfer() {
+        panic!("selecting rows of activations: {text}");
+    }
+}
+
+/// The matrix that makes the logits has a role of its own, even when it is the embedding too.
+fn mark_head(model: &mut Model) {
+    let Some(logits) = model.logits() else { return };
+    if let Op::Linear(linear) = &model.graph.node(logits.node).op
+        && let Some(param) = model.params.get_mut(&linear.weight)
+    {
+        param.role = ParamRole::Head;
+    }
+}

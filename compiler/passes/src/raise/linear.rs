@@ -1,0 +1,215 @@
+//! Products with a constant matrix.
+//!
+//! A linear layer is not added to the model where the source has it but where its columns are read: a packed q/k/v product whose columns go
+//! three ways becomes three layers over slices of one weight.
+
+use super::{BTreeMap, HashMap, Raised, Raiser, Res};
+use crate::sym::Id;
+use q35_dialects::q35::Linear;
+use q35_dialects::{Param, ParamRole};
+use q35_graph::{Axis, BlockQuantized, NodeId, Tensor, Value, WeightView};
+
+/// A linear layer whose columns nobody has read yet, and those parts that were made.
+pub(super) struct PendingLinear {
+    input: Value,
+    weight: WeightView,
+    origin: String,
+    node: NodeId,
+    /// By first column, count and bias.
+    made: BTreeMap<(u64, u64, Option<Id>), Value>,
+}
+
+impl PendingLinear {
+    /// Output channels.
+    pub(super) fn width(&self) -> u64 {
+        self.weight.rows()
+    }
+}
+
+impl Raiser<'_> {
+    /// `x W` with a constant `W`.
+    pub(super) fn matmul(&mut self, node: NodeId) -> Res<()> {
+        let (x, w) = (self.eval.operand(node, 0)?, self.eval.operand(node, 1)?);
+        let (dims_x, dims_w) = (self.eval.shape(x)?, self.eval.shape(w)?);
+        let one = self.eval.sym.int(1);
+        if self.is_constant(node, 0) || dims_x.last() == Some(&one) {
+            return Ok(());
+        }
+        let leading = dims_w.len().saturating_sub(2);
+        let (Some(&outputs), true) = (dims_w.last(), dims_w.len() >= 2 && dims_w[..leading].iter().all(|d| *d == one)) else {
+            return self.fault("multiplies with a stack of matrices");
+        };
+        let column = self.eval.sym.var("n", outputs);
+        let inner = self.eval.sym.var("k", dims_w[leading]);
+        let zero = self.eval.sym.int(0);
+        let at = [vec![zero; leading], vec![inner, column]].concat();
+        let element = self.eval.element(w, &at)?;
+        self.product(node, x, element, column, None)
+    }
+
+    /// `alpha A B + beta C`, matrices transposed at will.
+    pub(super) fn gemm(&mut self, node: NodeId) -> Res<()> {
+        let (x, w) = (self.eval.operand(node, 0)?, self.eval.operand(node, 1)?);
+        let call = self.eval.call(node)?;
+        if !self.is_constant(node, 1) || call.int("transA", 0) != 0 {
+            return self.fault("is no product of activations with a constant matrix");
+        }
+        let dims = self.eval.shape(w)?;
+        let transposed = call.int("transB", 0) != 0;
+        let (outputs, inputs) = if transposed { (dims[0], dims[1]) } else { (dims[1], dims[0]) };
+        let (column, inner) = (self.eval.sym.var("n", outputs), self.eval.sym.var("k", inputs));
+        let at = if transposed { [column, inner] } else { [inner, column] };
+        let element = self.eval.element(w, &at)?;
+        let element = self.eval.sym.scaled(element, call.float("alpha", 1.0).into());
+        let bias = match self.eval.graph.operand(node, 2) {
+            Some(c) => {
+                let dims = self.eval.shape(c)?;
+                let zero = self.eval.sym.int(0);
+                let at = match dims.len() {
+                    0 => vec![],
+                    n => [vec![zero; n - 1], vec![if self.eval.sym.as_number(dims[n - 1]) == Some(1.0) { zero } else { column }]].concat(),
+                };
+                let c = self.eval.element(c, &at)?;
+                Some(self.eval.sym.scaled(c, call.float("beta", 1.0).into()))
+            }
+            None => None,
+        };
+        self.product(node, x, element, column, bias)
+    }
+
+    /// Cuts a node that multiplies `x` with the matrix whose element at (inner `k`, `column`) is given, and adds a bias.
+    fn product(&mut self, node: NodeId, x: Value, element: Id, column: Id, bias: Option<Id>) -> Res<()> {
+        let (factor, load) = self.eval.sym.coefficient(element);
+        let shape = self.eval.shape(x)?;
+        let inner_dim = shape.last().copied();
+        let output = Value { node, result: 0 };
+        let Some((_, width)) = self.row_index(output, "n")? else { return self.fault("has outputs of unknown width") };
+        let Some((inputs, cols)) = inner_dim.and_then(|d| Some((self.eval.sym.var("k", d), self.eval.sym.as_int(d)?))) else {
+            return self.fault("has inputs of unknown width");
+        };
+        let Some((view, origin)) = self.matrix_view(load, column, inputs, width, cols as u64) else {
+            return self.fault("multiplies with a computed matrix");
+        };
+        self.layer(node, x, view, origin, factor, bias)
+    }
+
+    /// Cuts a node that is a linear layer with this weight, times a factor, plus a bias per column `n`.
+    fn layer(&mut self, node: NodeId, x: Value, weight: WeightView, origin: String, factor: f64, bias: Option<Id>) -> Res<()> {
+        let Some((at, cols)) = self.row_index(x, "k")? else { return self.fault("has inputs of unknown width") };
+        let Some(&column) = at.last() else { return self.fault("has no inputs") };
+        let element = self.eval.element(x, &at)?;
+        let (element, row) = self.settle(element)?;
+        let (input, scale) = self.activation(element, column, cols)?;
+        let width = weight.rows();
+        let pending = PendingLinear { input, weight, origin, node, made: BTreeMap::new() };
+        let base = self.raise_base(Raised::Linear(pending));
+        let columns = self.eval.sym.number(width as f64);
+        let n = self.eval.sym.var("n", columns);
+        let load = self.eval.sym.load(base, &[row[0], row[1], n]);
+        let mut result = self.eval.sym.scaled(load, factor * scale);
+        if let Some(bias) = bias {
+            result = self.eval.sym.add(result, bias);
+        }
+        let index = [&at[..at.len() - 1], &[n]].concat();
+        self.eval.cut(Value { node, result: 0 }, index, result);
+        Ok(())
+    }
+
+    /// `MatMulNBits(x, integers, scales, zero points, group index, bias)`.
+    pub(super) fn block_matmul(&mut self, node: NodeId) -> Res<()> {
+        let call = self.eval.call(node)?;
+        let (inputs, outputs) = (call.int("K", 0), call.int("N", 0));
+        if inputs <= 0 || outputs <= 0 {
+            return self.fault("has no sizes");
+        }
+        let (view, origin) = self.block_view(node, [1, 2, 3], Some(4), inputs as u64)?;
+        if view.rows() < outputs as u64 {
+            return self.fault("has fewer rows than outputs");
+        }
+        let x = self.eval.operand(node, 0)?;
+        let columns = self.eval.sym.int(outputs);
+        let n = self.eval.sym.var("n", columns);
+        let bias = match self.eval.graph.operand(node, 5) {
+            Some(bias) => Some(self.eval.element(bias, &[n])?),
+            None => None,
+        };
+        self.layer(node, x, view.slice_rows(0..outputs as u64), origin, 1.0, bias)
+    }
+
+    /// The matrix behind operands that hold integers, scales, zero points and a group index.
+    pub(super) fn block_view(&mut self, node: NodeId, at: [usize; 3], group_index: Option<usize>, cols: u64) -> Res<(WeightView, String)> {
+        let call = self.eval.call(node)?;
+        let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
+        let (data, origin) = match self.plain_constant(node, at[0])? {
+            Some(found) => found,
+            None => return self.fault("has no integers"),
+        };
+        let Some((scales, _)) = self.plain_constant(node, at[1])? else { return self.fault("has no scales") };
+        let zero_points = self.plain_constant(node, at[2])?.map(|(t, _)| t);
+        let group_index = match group_index {
+            Some(at) => self.plain_constant(node, at)?.map(|(t, _)| t),
+            None => None,
+        };
+        if !(1..=8).contains(&bits) || block <= 0 {
+            return self.fault("has blocks of no known form");
+        }
+        let per_row = cols.div_ceil(block as u64);
+        let bytes = (per_row * block as u64 * bits as u64).div_ceil(8);
+        let rows = data.count() / bytes.max(1);
+        let blocks = BlockQuantized { bits: bits as u32, block: block as u64, cols, data, scales, zero_points, group_index };
+        match WeightView::blocks(blocks, 0, Axis { len: rows, stride: cols as i64 }, Axis { len: cols, stride: 1 }) {
+            Some(view) => Ok((view, origin)),
+            None => self.fault("has integers and scales that do not fit its sizes"),
+        }
+    }
+
+    /// A constant operand, seen through reshapes.
+    fn plain_constant(&mut self, node: NodeId, at: usize) -> Res<Option<(Tensor, String)>> {
+        let Some(value) = self.eval.graph.operand(node, at) else { return Ok(None) };
+        let index = self.eval.index_vars(value, "raw")?;
+        let element = self.eval.element(value, &index)?;
+        let dims = self.eval.shape(value)?;
+        let mut row_major = vec![1i64; dims.len()];
+        for i in (1..dims.len()).rev() {
+            let Some(dim) = self.eval.sym.as_int(dims[i]) else { return self.fault("has constants of unknown size") };
+            row_major[i - 1] = row_major[i] * dim;
+        }
+        let vars: Vec<(Id, i64)> =
+            index.into_iter().zip(row_major).filter(|(v, _)| self.eval.sym.as_number(*v).is_none()).collect();
+        let names: Vec<Id> = vars.iter().map(|(v, _)| *v).collect();
+        match self.strided(element, &names) {
+            Some((tensor, name, 0, strides)) if strides.iter().zip(&vars).all(|(s, (_, want))| s == want) => Ok(Some((tensor, name))),
+            _ => self.fault(format!("has an operand {at} that is no plain constant")),
+        }
+    }
+
+    /// The value of the columns `start .. start + len` of a linear layer, with a bias per `column`.
+    pub(super) fn linear_columns(&mut self, base: crate::sym::BaseId, start: u64, len: u64, bias: Option<(Id, Id)>) -> Res<Value> {
+        let Some(Raised::Linear(pending)) = self.raised.get(&base) else { return self.consequence() };
+        // The bias is remembered as a function of the first column variable it came with.
+        let key = (start, len, bias.map(|(element, _)| element));
+        if let Some(&value) = pending.made.get(&key) {
+            return Ok(value);
+        }
+        let (input, origin, node) = (pending.input, pending.origin.clone(), pending.node);
+        let weight = pending.weight.slice_rows(start..start + len);
+        let bias = match bias {
+            Some((element, column)) => Some(self.vector(element, column, len, "a bias")?),
+            None => None,
+        };
+        let weight = self.param(Param::new(weight, ParamRole::Linear, origin));
+        let here = std::mem::replace(&mut self.node, node);
+        let value = self.add(Linear { weight, bias }, &[input]);
+        self.node = here;
+        let value = value?;
+        if let Some(Raised::Linear(pending)) = self.raised.get_mut(&base) {
+            pending.made.insert(key, value);
+        }
+        Ok(value)
+    }
+}
+
+/// Substitution of one expression.
+pub(super) fn one(from: Id, to: Id) -> HashMap<Id, Id> {
+    HashMap::from([(from, to)])
+}

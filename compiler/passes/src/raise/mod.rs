@@ -1,0 +1,320 @@
+//! Raising: a source graph becomes a model of q35 ops.
+//!
+//! What enters: a source graph of any exporter. What leaves: a [`Model`], or every node that could not be understood, as diagnostics.
+//!
+//! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
+//! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
+//! elements become loads from the new value, whose index is always (sequence, token, column). Every other node means nothing by itself:
+//! it contributes to the expressions in which norms ([`norm`]), rotations ([`rope`]), masks ([`mask`]), gates ([`glu`]) are recognised,
+//! whatever nodes they were spelled with.
+//!
+//! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing is dropped silently.
+//!
+//! This module must not know exporters, weight values (except small tables of positions), or what becomes of a model.
+
+mod activation;
+mod attend;
+mod attention;
+mod embed;
+mod finish;
+mod fused;
+mod glu;
+mod group_query;
+mod heads;
+mod inputs;
+mod linear;
+mod mask;
+mod norm;
+mod outputs;
+mod params;
+mod report;
+mod residual;
+mod rope;
+mod rotary_table;
+mod sums;
+
+use crate::eval::{Eval, Fault, Res};
+use crate::sym::{Arena, Base, BaseId, Id, Kind, Node};
+use inputs::Grid;
+use linear::PendingLinear;
+use q35_bundle::{Interface, ModelFacts, PositionRule};
+use q35_diag::{Code, Diagnostic, Result};
+use q35_dialects::q35::Op;
+use q35_dialects::{Model, ParamName};
+use q35_graph::source::{SourceGraph, SourceOp};
+use q35_graph::{NodeId, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Context of a model that does not say how long it may get.
+pub const DEFAULT_CONTEXT: u64 = 4096;
+
+/// What the graph itself does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Name of the model.
+    pub name: String,
+    /// Longest context, as the model's configuration gives it.
+    pub context: Option<u64>,
+}
+
+/// What a base of the symbolic arena is in the model.
+enum Raised {
+    /// A value of the model, with its width.
+    Whole(Value, u64),
+    /// A linear layer that is made for those columns that somebody reads.
+    Linear(PendingLinear),
+    /// Something that was not understood and is reported already.
+    Poison,
+}
+
+/// Keys and values of one layer, for recognising the cache outputs.
+struct Layer {
+    /// Inputs with the keys and values of earlier tokens.
+    past: Option<[Value; 2]>,
+    /// New keys and values at (`b`, `s`, head `g`, column `d`).
+    new: [Id; 2],
+    /// The head variable in `new`.
+    head: Id,
+    /// The column variables in `new`.
+    columns: [Id; 2],
+}
+
+/// The work in progress.
+struct Raiser<'g> {
+    eval: Eval<'g>,
+    grid: Grid,
+    model: Model,
+    raised: BTreeMap<BaseId, Raised>,
+    made: HashMap<(Id, u64), (Value, f64)>,
+    vectors: HashMap<(Id, Id, u64), ParamName>,
+    shared: BTreeMap<String, Value>,
+    tables: Vec<(Vec<u32>, ParamName)>,
+    layers: Vec<Layer>,
+    positions: Option<PositionRule>,
+    context: u64,
+    node: NodeId,
+}
+
+/// Raises a graph.
+///
+/// # Errors
+/// Every node that could not be understood, in one list.
+pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
+    let live = live(graph);
+    report::unknown_ops(graph, &live)?;
+    let mut sym = Arena::default();
+    let (grid, dims) = inputs::classify(graph, &live, &mut sym)?;
+    let facts = ModelFacts { name: options.name.clone(), vocab: 0, hidden: 0, layers: 0, context: 0, parameters: 0 };
+    let interface = Interface { inputs: Vec::new(), outputs: Vec::new(), positions: PositionRule::Column };
+    let mut raiser = Raiser {
+        eval: Eval::new(graph, sym, dims),
+        grid,
+        model: Model { graph: q35_dialects::Graph::new(), params: BTreeMap::new(), facts, interface },
+        raised: BTreeMap::new(),
+        made: HashMap::new(),
+        vectors: HashMap::new(),
+        shared: BTreeMap::new(),
+        tables: Vec::new(),
+        layers: Vec::new(),
+        positions: None,
+        context: options.context.unwrap_or(DEFAULT_CONTEXT),
+        node: NodeId::new(0),
+    };
+    let mut faults = Vec::new();
+    for node in graph.topological().unwrap_or_default() {
+        if live.contains(&node) && matches!(graph.node(node).op, SourceOp::Call(_)) {
+            raiser.node = node;
+            if let Err(fault) = raiser.visit(node) {
+                raiser.poison(node);
+                faults.push(fault);
+            }
+        }
+    }
+    if let Err(more) = raiser.outputs() {
+        faults.extend(more);
+    }
+    report::faults(graph, faults)?;
+    raiser.finish()
+}
+
+/// The nodes that outputs depend on.
+fn live(graph: &SourceGraph) -> BTreeSet<NodeId> {
+    let mut live = BTreeSet::new();
+    let mut work: Vec<NodeId> = graph.outputs.iter().map(|(_, value)| value.node).collect();
+    while let Some(node) = work.pop() {
+        if live.insert(node) {
+            work.extend(graph.operands(node).into_iter().flatten().map(|value| value.node));
+        }
+    }
+    live
+}
+
+impl Raiser<'_> {
+    /// Infers a node's shapes and cuts it if it computes.
+    fn visit(&mut self, node: NodeId) -> Res<()> {
+        self.eval.shape(Value { node, result: 0 })?;
+        let call = self.eval.call(node)?;
+        match (call.domain.as_str(), call.op.as_str()) {
+            ("", "Gather") => self.embed(node),
+            ("", "MatMul") if self.is_constant(node, 1) => self.matmul(node),
+            ("", "MatMul") => self.probabilities_times_values(node),
+            ("", "Gemm") => self.gemm(node),
+            ("", "Add") => self.residual(node),
+            ("", "Attention") => self.attention_op(node),
+            ("com.microsoft", "MatMulNBits") => self.block_matmul(node),
+            ("com.microsoft", "GatherBlockQuantized") => self.block_embed(node),
+            ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node),
+            ("com.microsoft", "GroupQueryAttention") => self.group_query(node),
+            _ => Ok(()),
+        }
+    }
+
+    /// A fault at the node being visited.
+    fn fault<T>(&self, why: impl Into<String>) -> Res<T> {
+        self.eval.fault(self.node, why)
+    }
+
+    /// What a fault says that follows from one already reported.
+    fn consequence<T>(&self) -> Res<T> {
+        self.fault("")
+    }
+
+    /// Whether an operand is made of constants only.
+    fn is_constant(&self, node: NodeId, operand: usize) -> bool {
+        let graph = self.eval.graph;
+        let mut work: Vec<NodeId> = graph.operand(node, operand).map(|v| v.node).into_iter().collect();
+        let mut seen = BTreeSet::new();
+        while let Some(node) = work.pop() {
+            if seen.insert(node) {
+                match &graph.node(node).op {
+                    SourceOp::Const(_) => {}
+                    SourceOp::Input => return false,
+                    SourceOp::Call(_) => work.extend(graph.operands(node).into_iter().flatten().map(|v| v.node)),
+                }
+            }
+        }
+        !seen.is_empty()
+    }
+
+    /// The name that a node's ops get in the model.
+    fn name(&self) -> String {
+        self.eval.graph.node(self.node).name.clone()
+    }
+
+    /// Adds an op to the model.
+    fn add(&mut self, op: impl Into<Op>, operands: &[Value]) -> Res<Value> {
+        let name = self.name();
+        self.model.add(name, op, operands).or_else(|why| self.fault(format!("does not fit together: {why}")))
+    }
+
+    /// The value of an op that is the same for the whole step, made at first use.
+    fn once(&mut self, key: &str, op: impl Into<Op>, operands: &[Value]) -> Res<Value> {
+        if let Some(&value) = self.shared.get(key) {
+            return Ok(value);
+        }
+        let value = self.add(op, operands)?;
+        self.shared.insert(key.to_owned(), value);
+        Ok(value)
+    }
+
+    /// Makes the source value's elements loads from something raised, at (sequence, token, column).
+    fn cut(&mut self, source: Value, index: Vec<Id>, raised: Raised, at: [Id; 3], factor: f64) {
+        let base = self.raise_base(raised);
+        let load = self.eval.sym.load(base, &at);
+        let element = self.eval.sym.scaled(load, factor);
+        self.eval.cut(source, index, element);
+    }
+
+    /// A base for something raised.
+    fn raise_base(&mut self, raised: Raised) -> BaseId {
+        let name = format!("%{}", self.raised.len());
+        let base = self.eval.sym.add_base(Base::Opaque(name, Kind::Real));
+        self.raised.insert(base, raised);
+        base
+    }
+
+    /// Whatever depends on this node is not worth reporting.
+    fn poison(&mut self, node: NodeId) {
+        for result in 0..self.eval.graph.node(node).results.len() as u16 {
+            let base = self.raise_base(Raised::Poison);
+            let load = self.eval.sym.load(base, &[]);
+            self.eval.cut(Value { node, result }, Vec::new(), load);
+        }
+    }
+
+    /// Whether an expression depends on something reported already.
+    fn is_poisoned(&self, expr: Id) -> bool {
+        !self.eval.sym.visit(expr, |_, node| match node {
+            Node::Load(base, _) => !matches!(self.raised.get(base), Some(Raised::Poison)),
+            _ => true,
+        })
+    }
+
+    /// Whether an expression depends on anything but constants.
+    fn is_varying(&self, expr: Id) -> bool {
+        !self.eval.sym.visit(expr, |_, node| match node {
+            Node::Load(base, _) => matches!(self.eval.sym.base(*base), Base::Constant(..)),
+            _ => true,
+        })
+    }
+
+    /// Index variables of a value whose last dimension is columns: the grid's own variables where a leading dimension is the
+    /// batch or the tokens. The last is `column`, and the result says how many columns there are.
+    fn row_index(&mut self, value: Value, column: &str) -> Res<Option<(Vec<Id>, u64)>> {
+        let shape = self.eval.shape(value)?;
+        let Some((&last, leading)) = shape.split_last() else { return Ok(None) };
+        let Some(width) = self.eval.sym.as_int(last).filter(|w| *w > 0) else { return Ok(None) };
+        let (mut batch, mut tokens) = (Some(self.grid.batch), Some(self.grid.tokens));
+        let mut index = Vec::with_capacity(shape.len());
+        for (i, &dim) in leading.iter().enumerate() {
+            index.push(if batch == Some(dim) {
+                batch = None;
+                self.grid.b
+            } else if tokens == Some(dim) {
+                tokens = None;
+                self.grid.s
+            } else {
+                self.eval.sym.var(&format!("row{i}"), dim)
+            });
+        }
+        index.push(self.eval.sym.var(column, last));
+        Ok(Some((index, width as u64)))
+    }
+
+    /// Rewrites an expression to the grid's own row (`b`, `s`); also gives the row that its raised loads had.
+    fn settle(&mut self, expr: Id) -> Res<(Id, [Id; 2])> {
+        let mut rows: BTreeSet<[Id; 2]> = BTreeSet::new();
+        let mut loads = Vec::new();
+        self.eval.sym.visit(expr, |id, node| {
+            if let Node::Load(base, index) = node
+                && self.raised.contains_key(base)
+                && let [b, s, column] = index[..]
+            {
+                rows.insert([b, s]);
+                loads.push((id, *base, column));
+            }
+            true
+        });
+        let own = [self.grid.b, self.grid.s];
+        match rows.into_iter().collect::<Vec<_>>()[..] {
+            [row] if row == own => Ok((expr, own)),
+            [row] => {
+                let map: HashMap<Id, Id> = loads.into_iter().map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column]))).collect();
+                Ok((self.eval.sym.subst(expr, &map), row))
+            }
+            [] => self.fault("depends on no activation"),
+            _ => self.fault("mixes different tokens outside an attention"),
+        }
+    }
+}
+
+/// Error for a graph that is no decoder.
+fn not_a_language_model(why: &str) -> Diagnostic {
+    Diagnostic::error(Code::NotALanguageModel, format!("this graph is not a decoder that maps tokens to logits: {why}"))
+        .help("export the model for text generation, with token ids as input and logits as output")
+}
+
+/// The fault is a consequence of another.
+fn is_consequence(fault: &Fault) -> bool {
+    fault.why.is_empty()
+}

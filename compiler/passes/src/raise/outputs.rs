@@ -1,0 +1,129 @@
+//! The graph's outputs: logits, caches, and inputs handed back.
+
+use super::{Raiser, Res, not_a_language_model};
+use crate::eval::Fault;
+use crate::sym::{Id, Node};
+use q35_bundle::{Port, Role};
+use q35_dialects::model::LOGITS;
+use q35_graph::Value;
+use q35_graph::source::SourceOp;
+
+impl Raiser<'_> {
+    /// Recognises every output and writes the interface.
+    pub(super) fn outputs(&mut self) -> Result<(), Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut ports = Vec::new();
+        for (name, value) in self.eval.graph.outputs.clone() {
+            self.node = value.node;
+            match self.output(&name, value) {
+                Ok(role) => {
+                    let dtype = self.dtype(value);
+                    ports.push(Port { name, role, dtype });
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        self.model.interface.outputs = ports;
+        self.model.interface.inputs = self.input_ports();
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn dtype(&self, value: Value) -> String {
+        let recorded = self.eval.graph.node(value.node).results[value.result as usize].dtype;
+        recorded.map_or(String::new(), |d| d.name().to_owned())
+    }
+
+    fn output(&mut self, name: &str, value: Value) -> Res<Role> {
+        let shape = self.eval.shape(value)?;
+        if shape.len() == 4 {
+            return self.cache_output(name, value);
+        }
+        if shape.len() == 3 {
+            let Some((index, width)) = self.row_index(value, "n")? else { return self.fault(format!("gives an output '{name}' of unknown width")) };
+            let element = self.eval.element(value, &index)?;
+            if self.is_poisoned(element) {
+                return self.consequence();
+            }
+            let (element, row) = self.settle(element)?;
+            if row != [self.grid.b, self.grid.s] || self.model.logits().is_some() {
+                return self.fault(format!("gives an output '{name}' that is not one row of logits per token"));
+            }
+            let logits = self.exact(element, index[2], width)?;
+            self.model.graph.outputs.push((LOGITS.to_owned(), logits));
+            return Ok(Role::Logits);
+        }
+        let zeros: Vec<Id> = shape.iter().map(|_| self.eval.sym.int(0)).collect();
+        let element = self.eval.element(value, &zeros)?;
+        if let Node::Load(base, _) = self.eval.sym.node(element)
+            && let Some(input) = self.eval.value_of(*base)
+            && matches!(self.eval.graph.node(input.node).op, SourceOp::Input)
+        {
+            return Ok(Role::Passive(Some(self.eval.graph.node(input.node).results[0].name.clone())));
+        }
+        self.fault(format!("gives an output '{name}' that is neither logits nor a cache"))
+    }
+
+    /// Keys or values of some layer: past entries from its input, new ones as they were appended.
+    fn cache_output(&mut self, name: &str, value: Value) -> Res<Role> {
+        let b = self.grid.b;
+        let own = self.grid.column(&mut self.eval.sym);
+        for at in 0..self.layers.len() {
+            let layer = &self.layers[at];
+            let (past, new, head, columns) = (layer.past, layer.new, layer.head, layer.columns);
+            for which in [0, 1] {
+                let here = self.eval.element(value, &[b, head, own, columns[which]])?;
+                if here != new[which] {
+                    continue;
+                }
+                if let (Some(past), Some(length)) = (past, self.grid.past) {
+                    let p = self.eval.sym.var("p", length);
+                    let index = [b, head, p, columns[which]];
+                    if self.eval.element(value, &index)? != self.eval.element(past[which], &index)? {
+                        continue;
+                    }
+                }
+                return Ok(if which == 0 { Role::PresentKey(at as u32) } else { Role::PresentValue(at as u32) });
+            }
+        }
+        self.fault(format!("gives an output '{name}' that is the cache of no layer"))
+    }
+
+    fn input_ports(&self) -> Vec<Port> {
+        let graph = self.eval.graph;
+        let role = |value: Value| -> Role {
+            if value == self.grid.ids {
+                return Role::TokenIds;
+            }
+            if Some(value) == self.grid.mask {
+                return Role::AttentionMask;
+            }
+            if Some(value) == self.grid.positions {
+                return Role::PositionIds;
+            }
+            let of_layer = self.layers.iter().enumerate().find_map(|(at, layer)| match layer.past? {
+                [key, _] if key == value => Some(Role::PastKey(at as u32)),
+                [_, other] if other == value => Some(Role::PastValue(at as u32)),
+                _ => None,
+            });
+            of_layer.unwrap_or(Role::Passive(None))
+        };
+        let inputs = graph.ids().filter(|id| matches!(graph.node(*id).op, SourceOp::Input));
+        inputs
+            .map(|node| {
+                let value = Value { node, result: 0 };
+                Port { name: graph.node(node).results[0].name.clone(), role: role(value), dtype: self.dtype(value) }
+            })
+            .collect()
+    }
+
+    /// A model has logits and at least one attention.
+    pub(super) fn is_decoder(&self) -> q35_diag::Result<()> {
+        if self.model.logits().is_none() {
+            return Err(not_a_language_model("it has no output of one row of logits per token").into());
+        }
+        if self.layers.is_empty() {
+            return Err(not_a_language_model("no attention was found in it").into());
+        }
+        Ok(())
+    }
+}

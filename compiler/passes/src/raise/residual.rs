@@ -1,0 +1,76 @@
+//! Additions of activations are cuts: without them, every layer's expression would hold all layers before it.
+
+use super::activation::Ask;
+use super::{Raised, Raiser, Res};
+use crate::sym::{Id, Kind, Node};
+use q35_dialects::q35::Add;
+use q35_graph::{NodeId, Value};
+
+impl Raiser<'_> {
+    /// `Add` of two activations. Every other addition is part of some expression.
+    pub(super) fn residual(&mut self, node: NodeId) -> Res<()> {
+        let output = Value { node, result: 0 };
+        if self.eval.kind(output)? != Kind::Real {
+            return Ok(());
+        }
+        let (a, b) = (self.eval.operand(node, 0)?, self.eval.operand(node, 1)?);
+        if self.eval.shape(a)? != self.eval.shape(b)? {
+            return Ok(());
+        }
+        let Some((index, width)) = self.row_index(output, "n")? else { return Ok(()) };
+        let parts = [self.eval.element(a, &index)?, self.eval.element(b, &index)?];
+        self.cut_sum(output, index, &parts, width)
+    }
+
+    /// The sum inside a skip norm.
+    pub(super) fn skip_residual(&mut self, node: NodeId) -> Res<()> {
+        let sum = Value { node, result: 3 };
+        let Some((index, width)) = self.row_index(Value { node, result: 0 }, "n")? else { return self.fault("has rows of unknown width") };
+        let mut parts = Vec::new();
+        for at in [0, 1] {
+            let operand = self.eval.operand(node, at)?;
+            parts.push(self.eval.element(operand, &index)?);
+        }
+        if let (Some(bias), Some(&column)) = (self.eval.graph.operand(node, 3), index.last()) {
+            let bias = self.eval.element(bias, &[column])?;
+            parts[1] = self.eval.sym.add(parts[1], bias);
+        }
+        self.cut_sum(sum, index, &parts, width)
+    }
+
+    fn cut_sum(&mut self, output: Value, index: Vec<Id>, parts: &[Id], width: u64) -> Res<()> {
+        let Some(&column) = index.last() else { return Ok(()) };
+        let mut values = Vec::new();
+        let mut row = None;
+        for &part in parts {
+            if !self.is_plain(part, column, width) {
+                return Ok(());
+            }
+            let (settled, at) = self.settle(part)?;
+            if *row.get_or_insert(at) != at {
+                return self.fault("adds activations of different tokens");
+            }
+            values.push(self.exact(settled, column, width)?);
+        }
+        let Some(row) = row else { return Ok(()) };
+        let sum = self.add(Add {}, &values)?;
+        self.cut(output, index, Raised::Whole(sum, width), [row[0], row[1], column], 1.0);
+        Ok(())
+    }
+
+    /// Whether an expression is a raised value times a constant, or a linear layer with its bias.
+    fn is_plain(&mut self, expr: Id, column: Id, width: u64) -> bool {
+        let (_, rest) = self.content(expr);
+        let (terms, constant) = self.eval.sym.terms(rest);
+        let (varying, fixed): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(t, _)| self.is_varying(*t));
+        let [(term, _)] = varying[..] else { return false };
+        let whole = match self.raised_load(term) {
+            Some((_, at)) => at == column,
+            None => false,
+        };
+        match self.eval.sym.node(rest) {
+            Node::Sum(..) => whole && (fixed.is_empty() && constant == 0.0 || self.linear_load(term, Ask { expr: term, column, width }).is_some()),
+            _ => whole,
+        }
+    }
+}

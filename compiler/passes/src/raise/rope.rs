@@ -1,0 +1,320 @@
+//! Rotary position embeddings, in any spelling.
+//!
+//! An element of a query or key is asked for at a symbolic column. Where its expression branches on the column, it is asked for again,
+//! piece by piece. A rotated piece reads `x(j) cos(p f_i) -+ x(k) sin(p f_i)`; from the columns `j` and `k` of all pieces follow style, width
+//! and the unrotated element `x`, which is then proved to be one formula for all columns.
+
+use super::activation::is_one;
+use super::linear::one;
+use super::{Raiser, Res};
+use crate::sym::{Base, Func, Id, Kind, Node, Power};
+use q35_bundle::PositionRule;
+use q35_dialects::ParamName;
+use q35_dialects::q35::{Positions, RopeStyle, Rotary};
+use q35_graph::Value;
+use std::collections::BTreeSet;
+
+/// A rotation that was seen.
+pub(super) struct Rotation {
+    /// Angle per position of each pair.
+    pub inv_freq: ParamName,
+    /// Pairing.
+    pub style: RopeStyle,
+    /// Factor of rotated columns relative to those that pass, or to the length of the rotation.
+    pub ratio: f64,
+}
+
+/// An element before its rotation.
+pub(super) struct Turned {
+    /// The element as a function of `column`.
+    pub before: Id,
+    /// The column variable.
+    pub column: Id,
+    /// Constant factor that `before` lacks.
+    pub factor: f64,
+    /// The rotation, if there is one.
+    pub rotation: Option<Rotation>,
+    /// Whether some columns are not rotated.
+    pub passes: bool,
+}
+
+/// A cosine or sine of an angle, or an element of a table of them.
+#[derive(Clone, Copy, PartialEq)]
+enum Trig {
+    Cos(Id),
+    Sin(Id),
+    Table(Id),
+}
+
+/// One piece of columns.
+enum Piece {
+    Passing { factor: f64, rest: Id },
+    Rotated { factor: f64, own: Id, partner: Id, minus: bool, cos: Trig, sin: Trig },
+}
+
+type At<'a> = &'a dyn Fn(&mut Raiser, Id) -> Res<Id>;
+
+impl Raiser<'_> {
+    /// Takes an element, a function of the column of a head, out of its rotation.
+    pub(super) fn unrotate(&mut self, element: At, width: u64) -> Res<Turned> {
+        let columns = self.eval.sym.number(width as f64);
+        let d = self.eval.sym.var("d", columns);
+        let whole = element(self, d)?;
+        if self.is_poisoned(whole) {
+            return self.consequence();
+        }
+        let (breaks, parity) = self.breaks(whole, d, width);
+        if breaks.is_empty() && !parity {
+            if self.has_trig(whole) {
+                return self.fault("rotates columns in no regular way");
+            }
+            let (factor, before) = self.content(whole);
+            return Ok(Turned { before, column: d, factor, rotation: None, passes: true });
+        }
+        if parity {
+            return self.interleaved(element, d, width);
+        }
+        let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([width]).collect();
+        self.halves(element, d, &edges)
+    }
+
+    /// Where the expression branches on `d`, and whether it tells even from odd.
+    fn breaks(&self, whole: Id, d: Id, width: u64) -> (BTreeSet<u64>, bool) {
+        let (mut breaks, mut parity) = (BTreeSet::new(), false);
+        self.eval.sym.visit(whole, |_, node| {
+            match node {
+                Node::NonNegative(gap) => {
+                    let (terms, c) = self.eval.sym.terms(*gap);
+                    let at = match terms[..] {
+                        [(x, 1.0)] if x == d => -c,
+                        [(x, -1.0)] if x == d => c + 1.0,
+                        _ => return true,
+                    };
+                    if at > 0.0 && at < width as f64 {
+                        breaks.insert(at as u64);
+                    }
+                }
+                Node::Div(x, n) | Node::Mod(x, n) if *x == d && self.eval.sym.as_int(*n) == Some(2) => parity = true,
+                _ => {}
+            }
+            true
+        });
+        (breaks, parity)
+    }
+
+    fn has_trig(&self, expr: Id) -> bool {
+        !self.eval.sym.visit(expr, |id, _| self.trig(id).is_none())
+    }
+
+    /// A cosine, a sine, or an element of a constant table that depends on the token.
+    fn trig(&self, id: Id) -> Option<Trig> {
+        match self.eval.sym.node(id) {
+            Node::Apply(Func::Cos, angle) => Some(Trig::Cos(*angle)),
+            Node::Apply(Func::Sin, angle) => Some(Trig::Sin(*angle)),
+            Node::Load(base, index) => {
+                let table = matches!(self.eval.sym.base(*base), Base::Constant(..)) && self.eval.sym.base(*base).kind() == Kind::Real;
+                (table && index.iter().any(|at| self.eval.sym.contains(*at, self.grid.s))).then_some(Trig::Table(id))
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads a piece: `factor * rest`, or a rotation.
+    fn piece(&mut self, expr: Id, i: Id) -> Res<Piece> {
+        if !self.has_trig(expr) {
+            let (factor, rest) = self.content(expr);
+            return Ok(Piece::Passing { factor, rest });
+        }
+        let (terms, constant) = self.eval.sym.terms(expr);
+        let mut parts = Vec::new();
+        for &(term, c) in &terms {
+            let factors = self.eval.sym.factors(term);
+            let found = factors.iter().enumerate().find_map(|(at, (f, p))| (*p == Power::ONE).then(|| Some((at, self.trig(*f)?))).flatten());
+            let Some((at, trig)) = found else { return self.fault("rotates only a part of its columns' terms") };
+            let rest: Vec<(Id, Power)> = factors.into_iter().enumerate().filter(|(j, _)| *j != at).map(|(_, f)| f).collect();
+            parts.push((trig, c, self.eval.sym.powers(&rest)));
+        }
+        let &[first, second] = &parts[..] else { return self.fault("rotates columns in no regular way") };
+        if constant != 0.0 {
+            return self.fault("rotates columns in no regular way");
+        }
+        let first_is_cos = match first.0 {
+            Trig::Cos(_) => true,
+            Trig::Sin(_) => false,
+            Trig::Table(load) => self.starts_at_one(load, i),
+        };
+        let (cos, sin) = if first_is_cos { (first, second) } else { (second, first) };
+        if !is_one((cos.1 / sin.1).abs()) {
+            return self.fault("scales cosine and sine differently");
+        }
+        Ok(Piece::Rotated { factor: cos.1, own: cos.2, partner: sin.2, minus: cos.1 * sin.1 < 0.0, cos: cos.0, sin: sin.0 })
+    }
+
+    /// Pairs are column `i` and column `i + half`; columns after both halves pass.
+    fn halves(&mut self, element: At, d: Id, edges: &[u64]) -> Res<Turned> {
+        let half = edges[1];
+        let mut pieces = Vec::new();
+        for pair in edges.windows(2) {
+            let extent = self.eval.sym.number((pair[1] - pair[0]) as f64);
+            let i = self.eval.sym.var("i", extent);
+            let at = self.eval.sym.plus(i, pair[0] as f64);
+            let expr = element(self, at)?;
+            pieces.push((pair[0], i, self.piece(expr, i)?));
+        }
+        let Some(Piece::Rotated { factor, own, cos, sin, .. }) = pieces.first().map(|p| &p.2) else {
+            return self.fault("rotates columns, but not the first");
+        };
+        let (factor, cos, sin, i0) = (*factor, *cos, *sin, pieces[0].1);
+        // The element before the rotation, first as seen in the first half.
+        let before = self.moved(*own, i0, d);
+        let mut passing = None;
+        for (start, i, piece) in &pieces {
+            let at = |r: &mut Self, offset: u64| { let c = r.eval.sym.plus(*i, offset as f64); r.moved(before, d, c) };
+            match piece {
+                Piece::Rotated { factor: f, own, partner, minus, cos: c, sin: s } if *start < 2 * half && half * 2 <= edges[edges.len() - 1] => {
+                    let (here, there) = if *start == 0 { (0, half) } else { (half, 0) };
+                    let (own_wanted, partner_wanted) = (at(self, here), at(self, there));
+                    let same_angles = self.same_table(*c, cos, i0, half)? && self.same_table(*s, sin, i0, half)?;
+                    if *own != own_wanted || *partner != partner_wanted || *minus != (*start == 0) || !is_one(f / factor) || !same_angles {
+                        return self.fault("rotates columns in no regular way");
+                    }
+                }
+                Piece::Passing { factor: f, rest } if *start >= 2 * half => {
+                    if *rest != at(self, *start) || passing.is_some_and(|p: f64| !is_one(p / f)) {
+                        return self.fault("passes columns on that are not its own");
+                    }
+                    passing = Some(*f);
+                }
+                _ => return self.fault("rotates columns in no regular way"),
+            }
+        }
+        let rotated = pieces.iter().filter(|p| matches!(p.2, Piece::Rotated { .. })).count();
+        if rotated != 2 || edges[2] != 2 * half {
+            return self.fault("rotates halves of different width");
+        }
+        self.finished(before, d, factor, passing, RopeStyle::Halves, (cos, sin), i0, half)
+    }
+
+    /// Pairs are columns `2i` and `2i + 1`.
+    fn interleaved(&mut self, element: At, d: Id, width: u64) -> Res<Turned> {
+        let half = width / 2;
+        let extent = self.eval.sym.number(half as f64);
+        let i = self.eval.sym.var("i", extent);
+        let mut pieces = Vec::new();
+        for offset in [0.0, 1.0] {
+            let at = self.eval.sym.linear(&[(i, 2.0)], offset);
+            let expr = element(self, at)?;
+            pieces.push(self.piece(expr, i)?);
+        }
+        let [
+            Piece::Rotated { factor, own: own0, partner: partner0, minus: true, cos, sin },
+            Piece::Rotated { factor: factor1, own: own1, partner: partner1, minus: false, cos: cos1, sin: sin1 },
+        ] = &pieces[..]
+        else {
+            return self.fault("rotates columns in no regular way");
+        };
+        let (even, odd, halved) = (self.eval.sym.scaled(i, 2.0), self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(d, 0.5));
+        let before = self.moved(*own0, i, halved);
+        let [at_even, at_odd] = [even, odd].map(|c| self.moved(before, d, c));
+        let same = cos == cos1 && sin == sin1 && is_one(factor1 / factor) && width.is_multiple_of(2);
+        if !same || (at_even, at_odd) != (*own0, *own1) || (at_odd, at_even) != (*partner0, *partner1) {
+            return self.fault("rotates columns in no regular way");
+        }
+        self.finished(before, d, *factor, None, RopeStyle::Interleaved, (*cos, *sin), i, half)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn finished(&mut self, before: Id, d: Id, factor: f64, passing: Option<f64>, style: RopeStyle, trig: (Trig, Trig), i: Id, half: u64) -> Res<Turned> {
+        let (inv_freq, length) = match trig {
+            (Trig::Cos(a), Trig::Sin(b)) if a == b => (self.frequencies(a, i, half)?, 1.0),
+            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies(cos, sin, i, half)?,
+            _ => return self.fault("takes cosine and sine of different angles"),
+        };
+        let (factor, ratio) = match passing {
+            Some(passing) => (passing, factor / passing * length),
+            None => (factor * length, 1.0),
+        };
+        Ok(Turned { before, column: d, factor, rotation: Some(Rotation { inv_freq, style, ratio }), passes: passing.is_some() })
+    }
+
+    /// An angle is a position times a frequency per pair.
+    fn frequencies(&mut self, angle: Id, i: Id, half: u64) -> Res<ParamName> {
+        let (c, term) = self.eval.sym.coefficient(angle);
+        let (of_pair, others): (Vec<_>, Vec<_>) = self.eval.sym.factors(term).into_iter().partition(|(f, _)| self.eval.sym.contains(*f, i));
+        let (frequency, position) = (self.eval.sym.powers(&of_pair), self.eval.sym.powers(&others));
+        let frequency = self.eval.sym.scaled(frequency, c);
+        self.counts(position)?;
+        self.vector(frequency, i, half, "rotary frequencies")
+    }
+
+    /// Notes how the graph counts positions.
+    pub(super) fn counts(&mut self, position: Id) -> Res<()> {
+        let own = self.grid.column(&mut self.eval.sym);
+        let given = match self.eval.sym.node(position) {
+            Node::Load(base, index) => {
+                self.grid.positions.is_some() && self.eval.value_of(*base) == self.grid.positions && **index == [self.grid.b, self.grid.s]
+            }
+            _ => false,
+        };
+        let rule = if given {
+            PositionRule::Given
+        } else if position == own {
+            PositionRule::Column
+        } else if self.counts_unmasked(position) {
+            PositionRule::Unmasked
+        } else {
+            let text = super::activation::shortened(&self.eval.sym.show(position));
+            return self.fault(format!("rotates by positions of no known form: {text}"));
+        };
+        self.position_rule(rule)
+    }
+
+    /// The rule is one for the whole graph.
+    pub(super) fn position_rule(&mut self, rule: PositionRule) -> Res<()> {
+        match self.positions.replace(rule) {
+            Some(other) if other != rule => self.fault("counts positions in another way than the layers before"),
+            _ => Ok(()),
+        }
+    }
+
+    /// `sum of mask[b, j] over j up to the token, less 1`; at padding it may be anything.
+    fn counts_unmasked(&self, position: Id) -> bool {
+        let counted = |id: Id| {
+            let (terms, c) = self.eval.sym.terms(id);
+            let [(fold, 1.0)] = terms[..] else { return false };
+            let Node::Fold(crate::sym::Combine::Sum, _, body) = *self.eval.sym.node(fold) else { return false };
+            let Some(bound) = self.eval.sym.bound_of(fold) else { return false };
+            c == -1.0
+                && matches!(self.eval.sym.node(body), Node::Load(base, index)
+                    if self.grid.mask.is_some() && self.eval.value_of(*base) == self.grid.mask && **index == [self.grid.b, bound])
+        };
+        match *self.eval.sym.node(position) {
+            Node::Select(_, a, b) => (counted(a) && self.eval.sym.as_number(b).is_some()) || (counted(b) && self.eval.sym.as_number(a).is_some()),
+            _ => counted(position),
+        }
+    }
+
+    /// The rotary of some frequencies, one for the whole step.
+    pub(super) fn rotary(&mut self, rotation: &Rotation, scale: f64) -> Res<Value> {
+        let positions = self.once("positions", Positions {}, &[])?;
+        let scale = if is_one(scale) { 1.0 } else { scale as f32 };
+        let key = format!("rotary {} {scale:?}", rotation.inv_freq);
+        self.once(&key, Rotary { inv_freq: rotation.inv_freq.clone(), scale }, &[positions])
+    }
+
+    /// Whether two angles, or two stretches of a table, are the same for every pair.
+    fn same_table(&mut self, a: Trig, b: Trig, i: Id, half: u64) -> Res<bool> {
+        match (a, b) {
+            (Trig::Table(a), Trig::Table(b)) if a != b => Ok(self.table(a, i, half)?.numbers == self.table(b, i, half)?.numbers),
+            _ => Ok(a == b),
+        }
+    }
+
+    /// Whether an element of a table is not 0 for the first token: then it is a cosine.
+    fn starts_at_one(&mut self, load: Id, i: Id) -> bool {
+        let (s, zero) = (self.grid.s, self.eval.sym.int(0));
+        let first = self.moved(load, s, zero);
+        let first = self.eval.sym.subst(first, &one(i, zero));
+        self.eval.sym.as_number(first).is_some_and(|x| x != 0.0)
+    }
+}
