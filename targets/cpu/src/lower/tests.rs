@@ -2,6 +2,7 @@
 //! really had, and whole programs.
 
 use super::*;
+use crate::linear::geometry::quant_stride;
 use q35_bundle::{Binding, CachePart, Input, MemoryPlan, Rows, Step};
 use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue, QuantMatrix};
 use q35_dialects::interp::{Env, Session, StepInput};
@@ -43,6 +44,11 @@ impl Maker {
     fn linear(&mut self, name: &str, x: Value, outputs: u64, codec: Codec, group: Group, bias: bool) -> Value {
         let (_, inputs) = self.graph.ty(x).matrix().unwrap();
         let weight = self.param(&format!("{name}.weight"), outputs, inputs, codec, group);
+        self.linear_of(name, x, weight, bias)
+    }
+
+    fn linear_of(&mut self, name: &str, x: Value, weight: ParamName, bias: bool) -> Value {
+        let Packed { rows: outputs, cols: inputs, codec, .. } = self.params[&weight];
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs));
         let x = if codec.has_scales() {
             let block = 1 << inputs.trailing_zeros();
@@ -59,7 +65,7 @@ const HIDDEN: u64 = 96;
 const VOCAB: u64 = 67;
 const FFN: u64 = 200;
 
-/// A decoder with two layers that uses most ops.
+/// A decoder with two layers that uses most ops. Its head is the embedding table where their codecs are one.
 fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let mut m = Maker::default();
     let tokens = m.add("ids", q35::Tokens {}, &[]);
@@ -67,7 +73,7 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let inv_freq = m.vector("inv_freq", 4);
     let rotary = m.add("rotary", q35::Rotary { inv_freq, scale: 1.0 }, &[positions]);
     let table = m.param("embed", VOCAB, HIDDEN, embedding, Group::Row);
-    let mut x = m.add("embed", q35::Embed { table }, &[tokens]);
+    let mut x = m.add("embed", q35::Embed { table: table.clone() }, &[tokens]);
     for layer in 0..2u32 {
         let (heads, kv_heads, dim) = (4, 2, 12);
         let norm = m.vector(&format!("{layer}.norm"), HIDDEN);
@@ -103,7 +109,8 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     }
     let x = m.add("select", q35::Select {}, &[x]);
     let head = if codec.has_scales() { Codec::Q8 } else { codec };
-    let logits = m.linear("head", x, VOCAB, head, Group::Row, false);
+    let head = if head == embedding { table } else { m.param("head.weight", VOCAB, HIDDEN, head, Group::Row) };
+    let logits = m.linear_of("head", x, head, false);
     let logits = m.add("cap", q35::Softcap { cap: 5.0 }, &[logits]);
     m.graph.outputs.push(("logits".to_owned(), logits));
     m
@@ -270,7 +277,7 @@ fn data(arena: &Memory, offset: usize, ty: &Ty, counts: (usize, usize)) -> Data 
         Ty::Rotary { half } => Data::Rotary(floats(2 * half as usize, counts.0)),
         Ty::Quant { rows, width } => {
             let width = width as usize;
-            let stride = 64 + width.next_multiple_of(128);
+            let stride = quant_stride(width);
             let row = |row: usize| offset + row * stride;
             let bytes = arena.0.as_flattened();
             let q =
