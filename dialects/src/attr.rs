@@ -1,7 +1,8 @@
 //! Attribute values: what an op carries besides its operands.
 //!
-//! A Rust type that may stand in an op's declaration implements [`Attribute`]: it turns into an [`Attr`] and back, and names its
-//! [`AttrKind`]. Printing, IRDL, MLIR and the documentation page know [`Attr`] and [`AttrKind`] only, never a particular op.
+//! A Rust type that may stand in an op's declaration implements [`Attribute`]: it turns into an [`Attr`] and back, and names
+//! its [`AttrKind`]. Printing, IRDL, MLIR and the documentation page know [`Attr`] and [`AttrKind`] only, never a particular
+//! op.
 
 use std::collections::BTreeMap;
 use std::fmt;

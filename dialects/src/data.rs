@@ -193,3 +193,30 @@ impl ParamValue {
         Matrix::new(cols, (0..rows).flat_map(|row| self.row(row)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use q35_format::encode::encode;
+    use q35_format::{Codec, PackedSpec};
+
+    /// The format crate's own decoding is the other side.
+    #[test]
+    fn decoded_parameters_are_the_numbers_of_the_format() {
+        let weights: Vec<f32> = (0..3 * 70).map(|i| ((i * 37 % 101) as f32 - 50.0) / 30.0).collect();
+        for codec in Codec::all() {
+            let groups: &[Group] = if codec.has_scales() { &[Group::Row, Group::Columns(64)] } else { &[Group::Row] };
+            for group in groups {
+                let symmetric = PackedSpec::new(3, 70, codec, *group).unwrap();
+                for spec in std::iter::once(symmetric).chain(symmetric.with_offsets().ok()) {
+                    let packed = encode(spec, &weights).unwrap();
+                    let view = packed.view().unwrap();
+                    let value = ParamValue::decode(&view);
+                    assert_eq!(value.shape(), (3, 70));
+                    assert_eq!(matches!(value, ParamValue::Integers(_)), codec.has_scales());
+                    assert_eq!(value.matrix().data, view.all_weights(), "{codec} per {group}");
+                }
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Declarations: what IRDL, printing, reading and the documentation page are made from.
 //!
-//! `op!` declares an op once: its struct, and its row in the table of ops. `types!` does the same for the types of values. Neither
-//! knows any particular op.
+//! `op!` declares an op once: its struct, and its row in the table of ops. `types!` does the same for the types of values.
+//! Neither knows any particular op.
 
 use crate::attr::{AttrKind, Attrs};
 use crate::ty::Kind;
@@ -64,7 +64,8 @@ pub trait Declared: Sized {
     fn from_attrs(attrs: &Attrs) -> Result<Self, String>;
 }
 
-/// Declares an op: `Name = "name"(operand: Kind | Kind, ...) -> Kind { attribute: Type, ... }`, each with its meaning as a doc comment.
+/// Declares an op: `Name = "name"(operand: Kind | Kind, ...) -> Kind { attribute: Type, ... }`, each with its meaning as a doc
+/// comment.
 macro_rules! op {
     (
         $(#[doc = $doc:literal])*

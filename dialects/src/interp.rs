@@ -1,7 +1,7 @@
 //! The interpreter: the plainest evaluator of a graph of q35 ops, and the oracle for everything that computes the same.
 //!
-//! It walks the graph in topological order and keeps every value. Sums run in f64 and are rounded to f32 once, where the op's file does
-//! not fix another order. The result does not depend on the number of threads.
+//! It walks the graph in topological order and keeps every value. Sums run in f64 and are rounded to f32 once, where the op's
+//! file does not fix another order. The result does not depend on the number of threads.
 
 use crate::attr::ParamName;
 use crate::data::{Data, Matrix, ParamValue};
@@ -105,7 +105,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A session with an empty cache.
+    /// A session with an empty cache for each layer.
     ///
     /// # Panics
     /// If the graph would not pass verification.
@@ -130,7 +130,8 @@ impl<'a> Session<'a> {
         input.check()?;
         let mut values: BTreeMap<NodeId, Data> = BTreeMap::new();
         for &id in &self.order {
-            let operands: Vec<&Data> = self.graph.operands(id).into_iter().flatten().map(|value| &values[&value.node]).collect();
+            let operands: Vec<&Data> =
+                self.graph.operands(id).into_iter().flatten().map(|value| &values[&value.node]).collect();
             let node = self.graph.node(id);
             let mut env = Env { input, params: self.params, caches: &mut self.caches };
             let data = node.op.eval(&operands, &mut env)?;

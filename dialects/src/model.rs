@@ -2,7 +2,7 @@
 
 use crate::attr::ParamName;
 use crate::q35::Op;
-use crate::semantics::Packed;
+use crate::semantics::{Packed, ParamTable};
 use crate::ty::{Rows, Ty};
 use q35_bundle::{Interface, ModelFacts};
 use q35_format::{Codec, Group};
@@ -108,7 +108,22 @@ pub struct Model {
     pub interface: Interface,
 }
 
+/// All of a model that a target needs: ops and the shapes of their parameters.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The ops. Its one output is [`LOGITS`].
+    pub graph: Graph,
+    /// Shape and storage of the parameters.
+    pub params: BTreeMap<ParamName, Packed>,
+}
+
 impl Model {
+    /// What targets get of it.
+    pub fn program(&self) -> Program {
+        let params = self.params.iter().map(|(name, param)| (name.clone(), param.packed())).collect();
+        Program { graph: self.graph.clone(), params }
+    }
+
     /// Adds an op whose result has the type that inference gives it.
     pub fn add(&mut self, name: impl Into<String>, op: impl Into<Op>, operands: &[Value]) -> Result<Value, String> {
         let op = op.into();
@@ -149,7 +164,7 @@ impl Model {
 }
 
 /// The type that inference gives a node, from the types its operands have now.
-pub(crate) fn infer_node(graph: &Graph, id: NodeId, params: &dyn crate::semantics::ParamTable) -> Result<Ty, String> {
+pub(crate) fn infer_node(graph: &Graph, id: NodeId, params: &dyn ParamTable) -> Result<Ty, String> {
     let node = graph.node(id);
     let mut types = Vec::new();
     for (at, operand) in graph.operands(id).into_iter().enumerate() {

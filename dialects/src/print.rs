@@ -41,7 +41,8 @@ pub fn graph(graph: &Graph) -> String {
 /// The text of a model: facts, parameters, graph.
 pub fn model(model: &Model) -> String {
     let f = &model.facts;
-    let mut text = format!("model '{}': vocab {}, hidden {}, layers {}, context {}\n", f.name, f.vocab, f.hidden, f.layers, f.context);
+    let mut text =
+        format!("model '{}': vocab {}, hidden {}, layers {}, context {}\n", f.name, f.vocab, f.hidden, f.layers, f.context);
     for (name, param) in &model.params {
         let _ = writeln!(text, "@{name} = {} '{}'", param_text(param), param.origin);
     }

@@ -1,7 +1,8 @@
 //! What every op defines besides its declaration: type inference, cost and reference evaluation.
 
-use crate::attr::ParamName;
+use crate::attr::{Attr, Attribute, ParamName};
 use crate::data::Data;
+use crate::decl::{TyDecl, fields};
 use crate::interp::Env;
 use crate::model::Param;
 use crate::ty::Ty;
@@ -22,7 +23,39 @@ pub struct Packed {
     pub group: Group,
 }
 
+/// The declaration of [`Packed`] as a type of the dialect: a parameter's, never a value's.
+pub const PACKED: TyDecl = TyDecl {
+    name: "packed",
+    doc: "A parameter in memory: its shape and how it is stored.",
+    fields: fields!(
+        /// Output channels; 1 for a vector.
+        rows: u64,
+        /// Input columns; the length of a vector.
+        cols: u64,
+        /// How it is stored.
+        codec: Codec,
+        /// Which columns share a scale.
+        group: Group,
+    ),
+};
+
 impl Packed {
+    /// Its parameters, in order of declaration.
+    pub fn fields(&self) -> Vec<Attr> {
+        [self.rows.to_attr(), self.cols.to_attr(), self.codec.to_attr(), self.group.to_attr()].into_iter().flatten().collect()
+    }
+
+    /// The type with these parameters; `None` where they do not fit.
+    pub fn from_fields(fields: &[Attr]) -> Option<Self> {
+        let [rows, cols, codec, group] = fields else { return None };
+        Some(Self {
+            rows: u64::from_attr(Some(rows))?,
+            cols: u64::from_attr(Some(cols))?,
+            codec: Codec::from_attr(Some(codec))?,
+            group: Group::from_attr(Some(group))?,
+        })
+    }
+
     /// Bytes of all its sections; 0 for a shape that cannot be stored.
     pub fn bytes(&self) -> u64 {
         let spec = PackedSpec::new(self.rows as usize, self.cols as usize, self.codec, self.group);
@@ -102,8 +135,8 @@ pub trait Semantics {
     /// What it costs, for operands and a result that inference accepted.
     fn cost(&self, operands: &[Ty], result: &Ty, params: &dyn ParamTable) -> Cost;
 
-    /// The value, computed in the plainest way, for operands that inference accepted. Errors are those of the parameters' source and
-    /// of run-time inputs that no type can exclude.
+    /// The value, computed in the plainest way, for operands that inference accepted. Errors are those of the parameters'
+    /// source and of run-time inputs that no type can exclude.
     fn eval(&self, operands: &[&Data], env: &mut Env<'_>) -> q35_diag::Result<Data>;
 }
 
@@ -121,7 +154,12 @@ pub(crate) fn shape(params: &dyn ParamTable, name: &ParamName) -> Result<(u64, u
 }
 
 /// Checks that the parameter `name` is a vector whose length `fits`; `wanted` says which lengths would.
-pub(crate) fn vector(params: &dyn ParamTable, name: &ParamName, wanted: &str, fits: impl Fn(u64) -> bool) -> Result<(), String> {
+pub(crate) fn vector(
+    params: &dyn ParamTable,
+    name: &ParamName,
+    wanted: &str,
+    fits: impl Fn(u64) -> bool,
+) -> Result<(), String> {
     match shape(params, name)? {
         (1, len) if fits(len) => Ok(()),
         (1, len) => Err(format!("@{name} has {len} elements, not {wanted}")),
@@ -132,4 +170,41 @@ pub(crate) fn vector(params: &dyn ParamTable, name: &ParamName, wanted: &str, fi
 /// `Err(message())` unless `holds`.
 pub(crate) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(message()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::q35::{Attention, Embed, Linear, Op};
+
+    /// Read, written, operations for M = 3 tokens, R = 2 logit rows, and 100 cache entries seen.
+    fn cost(op: impl Into<Op>, operands: &[Ty], params: &BTreeMap<ParamName, Packed>) -> [u64; 3] {
+        let op = op.into();
+        let result = op.infer(operands, params).unwrap();
+        let cost = op.cost(operands, &result, params);
+        [cost.read, cost.written, cost.operations].map(|size| size.eval(&[3, 2, 1, 100]).unwrap())
+    }
+
+    #[test]
+    fn costs_by_hand() {
+        let packed = |rows, cols, codec| Packed { rows, cols, codec, group: Group::Row };
+        let params = BTreeMap::from([
+            ("w".into(), packed(10, 16, Codec::W8)),
+            ("b".into(), packed(1, 10, Codec::F32)),
+            ("t".into(), packed(50, 16, Codec::Q8)),
+        ]);
+        // A row of 16 weights takes 7 bytes and an f16 scale.
+        let linear = Linear { weight: "w".into(), bias: Some("b".into()) };
+        let quant = Ty::Quant { rows: Rows::Logits, width: 16 };
+        assert_eq!(cost(linear, &[quant], &params), [2 * (16 + 4) + 10 * 9 + 10 * 4, 2 * 10 * 4, 2 * 10 * 16 * 2]);
+        let embed = Embed { table: "t".into() };
+        assert_eq!(cost(embed, &[Ty::Ids { rows: Rows::Tokens }], &params), [3 * (4 + 18), 3 * 16 * 4, 0]);
+        let attention = |window| Attention { heads: 4, scale: 1.0, window, softcap: None, sinks: None };
+        let operands =
+            [Ty::Act { rows: Rows::Tokens, width: 12 }, Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 }];
+        for (window, seen) in [(None, 100), (Some(7), 7)] {
+            let expected = [3 * (12 * 4 + seen * 2 * (3 + 5) * 4), 3 * 20 * 4, 3 * 4 * seen * (2 * 3 + 2 * 5 + 2)];
+            assert_eq!(cost(attention(window), &operands, &params), expected);
+        }
+    }
 }

@@ -30,11 +30,12 @@ types! {
         width: u64,
     }
     /// Per token the cosines of `half` angles, then their sines, f32.
-    Rotary = "rotary" {
+    Rotary = "angles" {
         /// Angles.
         half: u64,
     }
-    /// One layer of the KV cache with this step's tokens in it. The bytes live outside the graph: the value says which layer, how it is laid out, and that whoever reads it comes after the writing.
+    /// One layer of the KV cache with this step's tokens in it. The bytes live outside the graph: the value says which layer,
+    /// how it is laid out, and that whoever reads it comes after the writing.
     Cache = "cache" {
         /// Layer, from 0.
         layer: u32,

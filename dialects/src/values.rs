@@ -99,7 +99,9 @@ mod tests {
         let sign = |i| f64::from(rotate::sign(seed, i));
         let r = |i: usize, j: usize| if i & j == 1 { -1.0 } else { 1.0 } * sign(j) / 2f64.sqrt();
         let w = [[1.0, 2.0], [3.0, 4.0]];
-        for (transform, input) in [(Transform::RotateInput { block: 2, seed }, true), (Transform::RotateOutput { block: 2, seed }, false)] {
+        for (transform, input) in
+            [(Transform::RotateInput { block: 2, seed }, true), (Transform::RotateOutput { block: 2, seed }, false)]
+        {
             let found = with(vec![transform]);
             for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let exact: f64 = (0..2).map(|k| if input { w[i][k] * r(j, k) } else { r(i, k) * w[k][j] }).sum();

@@ -5,7 +5,8 @@
 //! 3. There is exactly one output, `logits`, one row per wanted logit row, as wide as the vocabulary.
 //! 4. Every cache layer is appended to exactly once, and every attention reads one.
 //! 5. A weight in a float codec meets activations in f32: only integers multiply integers.
-//! 6. Every parameter is named by some op, can be stored in its codec and group, and its transforms fit its shape.
+//! 6. Every parameter has a name that is not empty, is named by some op, can be stored in its codec and group, and its
+//!    transforms fit its shape.
 //! 7. A vector is one row in f32.
 //! 8. The layers of the cache are numbered from 0 without gaps, as many as the facts say.
 //!
@@ -34,7 +35,8 @@ fn nodes(model: &Model, found: &mut Vec<String>) {
     let graph = &model.graph;
     for id in graph.ids() {
         let node = graph.node(id);
-        let mut violated = |number: u32, text: &str| found.push(format!("invariant {number}: '{}' ({}): {text}", node.name, node.op.name()));
+        let mut violated =
+            |number: u32, text: &str| found.push(format!("invariant {number}: '{}' ({}): {text}", node.name, node.op.name()));
         let [ty] = node.results.as_slice() else {
             violated(1, &format!("{} results", node.results.len()));
             continue;
@@ -93,7 +95,11 @@ fn caches(model: &Model, found: &mut Vec<String>) {
 fn params(model: &Model, found: &mut Vec<String>) {
     let used: BTreeSet<_> = model.graph.ids().flat_map(|id| model.graph.node(id).op.params()).collect();
     for (name, param) in &model.params {
-        let mut violated = |number: u32, text: String| found.push(format!("invariant {number}: @{name} ('{}'): {text}", param.origin));
+        let mut violated =
+            |number: u32, text: String| found.push(format!("invariant {number}: @{name} ('{}'): {text}", param.origin));
+        if name.as_str().is_empty() {
+            violated(6, "its name is empty".to_owned());
+        }
         if !used.contains(name) {
             violated(6, "no op names it".to_owned());
         }

@@ -1,5 +1,7 @@
 //! Each invariant of a model, broken once.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use q35_dialects::q35::{Append, Op, Quantize};
@@ -35,7 +37,10 @@ fn invariant_1_operands_and_results() {
 #[test]
 fn invariant_2_types() {
     let text = broken(|m| m.graph.node_mut(named(m, "model.norm")).results = vec![Ty::Act { rows: Rows::Tokens, width: 8 }]);
-    assert!(text.starts_with("invariant 2: 'model.norm' (rms_norm): has type act<tokens, 8>, inference gives act<logits, 8>"), "{text}");
+    assert!(
+        text.starts_with("invariant 2: 'model.norm' (rms_norm): has type act<tokens, 8>, inference gives act<logits, 8>"),
+        "{text}"
+    );
     let text = broken(|m| drop(m.params.remove(&"inv_freq".into())));
     assert_eq!(text, "invariant 2: 'rotary' (rotary): there is no parameter @inv_freq");
     let text = broken(|m| m.params.get_mut(&"lm_head".into()).unwrap().source = invented("x", 11, 4));
@@ -84,6 +89,9 @@ fn invariants_6_and_7_params() {
     let mut model = decoder(&SMALL, invented);
     unused(&mut model);
     assert_eq!((model.drop_unused_params(), verify(&model)), (1, Ok(())));
+
+    let anonymous = |m: &mut Model| drop(m.params.insert("".into(), m.params[&"lm_head".into()].clone()));
+    assert!(broken(anonymous).contains("invariant 6: @ ('lm_head.weight'): its name is empty"));
 
     let transform = |t: Transform| broken(|m| m.params.get_mut(&"lm_head".into()).unwrap().transforms.push(t));
     assert!(transform(Transform::RotateInput { block: 16, seed: 0 }).ends_with("does not fit 11x8"));

@@ -3,10 +3,14 @@
 //! The binary is also the programs under test: started with `Q35_TEST_AS` naming one, it becomes that program. A test can so run `q35c` as a
 //! child (to read its exit code, its peak memory, or to take its disk away) without knowing where cargo puts binaries.
 
+mod determinism;
+mod disk;
+mod end_to_end;
 mod filetests;
+mod memory;
 mod program;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -14,6 +18,9 @@ fn main() -> ExitCode {
         return exit;
     }
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = [filetests::trials()].into_iter().flatten().collect();
+    let mut trials = filetests::trials();
+    if cfg!(feature = "mlir") {
+        trials.extend([end_to_end::trials(), determinism::trials(), disk::trials(), memory::trials()].into_iter().flatten());
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -6,17 +6,24 @@
 //! This crate must not know ONNX spellings, number formats or machine code: it calls the crates that do.
 
 pub mod account;
+pub mod arrange;
 pub mod cli;
 pub mod commands;
 pub mod divergence;
-pub mod memory;
+pub mod limit;
 pub mod passes;
 pub mod pipeline;
+pub mod prompt;
+pub mod q35;
 pub mod report;
 pub mod settings;
-pub mod size;
-pub mod table;
+pub mod summary;
+pub mod targets;
+pub mod values;
 pub mod watch;
+pub mod weights;
+
+pub use q35_console::{memory, size, table};
 
 use clap::Parser;
 use std::io::Write;

@@ -4,6 +4,7 @@
 //! `--time-passes`, `q35c passes` and the page `compiler/PASSES.md` all read this table and no other.
 
 use q35_graph::{Pass, Stage};
+use crate::targets::TARGETS;
 use q35_passes::model;
 
 /// Reads the model.
@@ -20,6 +21,14 @@ pub const RAISE: Pass = Pass {
     purpose: "Recognise norms, rotary embeddings, attention with its cache, gates, embedding and head, whatever nodes they are spelled with",
     from: Stage::Source,
     to: Stage::Graph,
+};
+
+/// Makes the q35 module.
+pub const Q35: Pass = Pass {
+    name: "build-q35",
+    purpose: "Build the MLIR module of the q35 dialect and verify it; targets read it back, so it is all they get",
+    from: Stage::Graph,
+    to: Stage::Q35,
 };
 
 /// Fills the weights file.
@@ -41,7 +50,7 @@ pub const WRITE_BUNDLE: Pass = Pass {
 /// Every pass, in order.
 pub fn all() -> Vec<Pass> {
     let model = model::PASSES.iter().map(|row| row.pass);
-    [IMPORT, RAISE].into_iter().chain(model).chain(TARGET.iter().copied()).chain([QUANTIZE, WRITE_BUNDLE]).collect()
+    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(TARGETS.iter().flat_map(|target| target.passes())).chain([QUANTIZE, WRITE_BUNDLE]).collect()
 }
 
 /// What `--dump-after` takes.

@@ -1,12 +1,19 @@
 //! The way from a model's path to a bundle, as one list.
 
-use crate::passes;
+use crate::limit::Limit;
+use crate::report::Report;
 use crate::settings::Settings;
+use crate::weights::{self, Written};
+use crate::{passes, q35};
+use q35_bundle::{BundleWriter, Manifest, SCHEMA};
 use q35_diag::{Code, Diagnostic, Result};
+use q35_dialects::model::Program;
 use q35_dialects::{Model, print};
 use q35_graph::{Observer, Pass};
-use q35_import::Imported;
+use q35_import::{Imported, Sidecars};
 use q35_passes::{model, raise};
+use q35_target::{Lowered, Request, Target};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A model, ready for a target: imported, raised, its weights' storage decided.
@@ -23,6 +30,92 @@ pub fn prepare(path: &Path, settings: &Settings, observer: &mut dyn Observer) ->
     let mut model = raise(path, &imported, settings, observer)?;
     model::run(&mut model, &settings.weights, observer);
     Ok(Prepared { imported, model })
+}
+
+/// What of a compile is not in the model or its settings.
+#[derive(Clone, Copy)]
+pub struct Output<'a> {
+    /// Whom it is for.
+    pub target: &'a dyn Target,
+    /// Prefix of every symbol.
+    pub prefix: &'a str,
+    /// The bundle's path.
+    pub path: &'a Path,
+}
+
+/// The whole way. Gives the model as it was compiled, and the manifest of the bundle.
+pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut dyn Observer) -> Result<(Model, Manifest)> {
+    let limit = Limit(settings.max_memory);
+    let Prepared { imported, model } = prepare(path, settings, observer)?;
+    let program = q35::through_mlir(&model, observer)?;
+    let mut bundle = BundleWriter::create(out.path)?;
+    let lowered = lower(&program, out.target, out.prefix, observer)?;
+    limit.check_plan(weights::working_memory(&model))?;
+    let written = write_weights(&model, &lowered, &mut bundle, limit, observer)?;
+    let manifest = finish(&model, &imported, settings, lowered, written, bundle, observer)?;
+    limit.check()?;
+    Ok((model, manifest))
+}
+
+/// Lowers a program to a target's code.
+pub fn lower(program: &Program, target: &dyn Target, prefix: &str, observer: &mut dyn Observer) -> Result<Lowered> {
+    let request = Request { graph: &program.graph, params: &program.params, prefix };
+    target.check(&request)?;
+    target.lower(&request, observer)
+}
+
+fn write_weights(model: &Model, lowered: &Lowered, bundle: &mut BundleWriter, limit: Limit, observer: &mut dyn Observer) -> Result<Written> {
+    observer.before(&passes::QUANTIZE);
+    let written = weights::write(model, &lowered.weights, bundle, limit, observer)?;
+    observer.after(&passes::QUANTIZE, &|| format!("{:#?}\n", written.records));
+    Ok(written)
+}
+
+fn finish(
+    model: &Model,
+    imported: &Imported,
+    settings: &Settings,
+    lowered: Lowered,
+    written: Written,
+    mut bundle: BundleWriter,
+    observer: &mut dyn Observer,
+) -> Result<Manifest> {
+    observer.before(&passes::WRITE_BUNDLE);
+    for (rel, bytes) in &lowered.files {
+        bundle.add_file(rel, bytes.as_slice())?;
+    }
+    for (rel, path) in travelling(&imported.sidecars) {
+        let cannot = |e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display());
+        bundle.add_file(rel, std::fs::File::open(path).map_err(cannot)?)?;
+    }
+    let report = Report::new(model, written.records, lowered.plan.clone());
+    bundle.add_file("report.json", report.text()?.as_bytes())?;
+    let manifest = Manifest {
+        schema: SCHEMA,
+        compiler: concat!("q35c ", env!("CARGO_PKG_VERSION")).to_owned(),
+        options: settings.recorded(model.facts.context),
+        model: model.facts.clone(),
+        interface: model.interface.clone(),
+        device: lowered.device,
+        plan: lowered.plan,
+        steps: lowered.steps,
+        weights: written.entries,
+        files: BTreeMap::new(),
+    };
+    bundle.finish(manifest.clone())?;
+    observer.after(&passes::WRITE_BUNDLE, &|| format!("{manifest:#?}\n"));
+    Ok(manifest)
+}
+
+/// The files that go into a bundle as they are, and their names there.
+fn travelling(sidecars: &Sidecars) -> impl Iterator<Item = (&'static str, &Path)> {
+    let files = [
+        ("tokenizer.json", &sidecars.tokenizer),
+        ("tokenizer_config.json", &sidecars.tokenizer_config),
+        ("generation_config.json", &sidecars.generation_config),
+        ("chat_template.jinja", &sidecars.chat_template),
+    ];
+    files.into_iter().filter_map(|(rel, path)| Some((rel, path.as_deref()?)))
 }
 
 /// Reads a model's graph and headers.

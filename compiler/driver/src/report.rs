@@ -1,6 +1,7 @@
 //! `report.json`: what each node costs and what became of each tensor. For people and dashboards; no runtime reads it.
 
 use q35_bundle::{Dim, MemoryPlan, Size};
+use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::{Model, Ty};
 use std::collections::BTreeMap;
 
@@ -55,6 +56,20 @@ impl Cost {
         // Three digits: the file is for reading.
         let intensity = (intensity * 1000.0).round() / 1000.0;
         Self { bytes, operations, intensity, bound: if intensity < RIDGE { "memory" } else { "compute" } }
+    }
+}
+
+impl<T: serde::Serialize> Report<T> {
+    /// The report of a verified model.
+    pub fn new(model: &Model, tensors: BTreeMap<String, T>, plan: MemoryPlan) -> Self {
+        Self { schema: 1, nodes: costs(model), tensors, plan }
+    }
+
+    /// As JSON with a line end.
+    pub fn text(&self) -> Result<String> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Diagnostic::error(Code::CannotWrite, format!("the report cannot be written: {e}")).at("file", "report.json"))?;
+        Ok(text + "\n")
     }
 }
 

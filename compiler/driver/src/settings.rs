@@ -58,6 +58,18 @@ impl Settings {
             .map(|(name, value)| (name.to_owned(), value))
             .into()
     }
+
+    /// The inverse of [`Self::recorded`]; `None` if something is missing or unknown.
+    pub fn from_recorded(options: &BTreeMap<String, String>) -> Option<Self> {
+        let get = |name: &str| options.get(name).map(String::as_str);
+        let rotate = match get("rotate")? {
+            "on" => true,
+            "off" => false,
+            _ => return None,
+        };
+        let weights = WeightOptions { codec: get("codec")?.parse().ok()?, group: get("group")?.parse().ok()?, rotate };
+        Some(Self { weights, context: Some(get("context")?.parse().ok()?), max_memory: None })
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +104,7 @@ mod tests {
     #[test]
     fn what_is_recorded_has_no_paths_and_no_times() {
         let settings = Settings::new(&shape("split", None, GroupChoice::Columns128)).unwrap();
+        assert_eq!(Settings::from_recorded(&settings.recorded(1024)).unwrap().weights, settings.weights);
         let text = format!("{:?}", settings.recorded(1024));
         assert_eq!(text, r#"{"codec": "split", "context": "1024", "group": "128", "rotate": "on"}"#);
     }

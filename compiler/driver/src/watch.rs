@@ -6,10 +6,9 @@
 use crate::memory;
 use crate::size;
 use crate::table::{Align, Table};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use q35_console::Progress;
 use q35_diag::{Code, Diagnostic, Diagnostics};
 use q35_graph::{Observer, Pass, Stage};
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -58,8 +57,7 @@ pub struct Watch {
     problems: Diagnostics,
     timings: Vec<Timing>,
     started: Vec<Instant>,
-    bar: Option<ProgressBar>,
-    tenths: Option<u64>,
+    bar: Progress,
 }
 
 impl Watch {
@@ -71,8 +69,7 @@ impl Watch {
             problems: Diagnostics::new(),
             timings: Vec::new(),
             started: Vec::new(),
-            bar: None,
-            tenths: None,
+            bar: Progress::default(),
         }
     }
 
@@ -128,13 +125,6 @@ impl Watch {
             );
         }
     }
-
-    fn finish_bar(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        self.tenths = None;
-    }
 }
 
 impl Observer for Watch {
@@ -143,7 +133,7 @@ impl Observer for Watch {
     }
 
     fn after(&mut self, pass: &Pass, print: &dyn Fn() -> String) {
-        self.finish_bar();
+        self.bar.finish();
         let time = self.started.pop().map_or(Duration::ZERO, |t| t.elapsed());
         self.timings.push(Timing { pass: *pass, time, peak: memory::peak() });
         if self.verbosity == Verbosity::Normal {
@@ -153,27 +143,45 @@ impl Observer for Watch {
     }
 
     fn progress(&mut self, done: u64, total: u64, what: &str) {
-        if self.verbosity == Verbosity::Quiet || total == 0 {
-            return;
+        if self.verbosity == Verbosity::Normal {
+            self.bar.at(done, total, what);
         }
-        if std::io::stderr().is_terminal() {
-            let bar = self.bar.get_or_insert_with(|| {
-                let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {eta} left")
-                    .unwrap_or_else(|_| ProgressStyle::default_bar());
-                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8)).with_style(style)
-            });
-            bar.set_length(total);
-            bar.set_message(what.to_owned());
-            bar.set_position(done);
-        } else {
-            let tenths = (u128::from(done) * 10 / u128::from(total)) as u64;
-            if self.tenths.replace(tenths).unwrap_or(0) < tenths {
-                eprintln!("{:>9} %   {what}", tenths * 10);
-            }
+    }
+}
+
+/// Keeps the text of what the last pass of a stage left, and passes everything on.
+pub struct Capture<'a> {
+    stage: Stage,
+    inner: &'a mut dyn Observer,
+    text: String,
+}
+
+impl<'a> Capture<'a> {
+    /// Captures a stage.
+    pub fn new(stage: Stage, inner: &'a mut dyn Observer) -> Self {
+        Self { stage, inner, text: String::new() }
+    }
+
+    /// What the last pass of the stage left; empty if none ran.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+}
+
+impl Observer for Capture<'_> {
+    fn before(&mut self, pass: &Pass) {
+        self.inner.before(pass);
+    }
+
+    fn after(&mut self, pass: &Pass, print: &dyn Fn() -> String) {
+        if pass.to == self.stage {
+            self.text = print();
         }
-        if done >= total {
-            self.finish_bar();
-        }
+        self.inner.after(pass, print);
+    }
+
+    fn progress(&mut self, done: u64, total: u64, what: &str) {
+        self.inner.progress(done, total, what);
     }
 }
 
@@ -201,6 +209,18 @@ mod tests {
         assert_eq!(std::fs::read_to_string(dir.path().join("d/001-one.txt")).unwrap(), "left by one");
         assert_eq!(std::fs::read_to_string(dir.path().join("d/002-two.mlir")).unwrap(), "left by two");
         assert!(watch.into_problems().is_empty());
+    }
+
+    #[test]
+    fn a_stage_can_be_captured() {
+        let mut watch = Watch::new(Verbosity::Quiet, None);
+        let mut capture = Capture::new(Stage::Graph, &mut watch);
+        for pass in [ONE, TWO] {
+            capture.before(&pass);
+            capture.after(&pass, &|| pass.name.to_owned());
+        }
+        assert_eq!(capture.into_text(), "one");
+        assert_eq!(watch.timings().len(), 2);
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod report;
 mod sidecars;
 #[cfg(feature = "synth")]
 pub mod synth;
+#[cfg(test)]
+mod testing;
 
 pub use sidecars::Sidecars;
 

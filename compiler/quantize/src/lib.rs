@@ -52,11 +52,7 @@ pub struct Quantized {
 ///
 /// Errors: numbers that are NaN or infinite, in the file or after the transforms; numbers beyond the range of an `f16` parameter; a row
 /// whose accumulator could overflow; whatever the sink returns. The codes already in the sink are then worthless.
-pub fn quantize(
-    param: &Param,
-    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Quantized> {
+pub fn quantize(param: &Param, sink: &mut dyn FnMut(&[u8]) -> Result<()>, progress: &mut dyn FnMut(u64)) -> Result<Quantized> {
     in_blocks(param, BLOCK_NUMBERS, sink, progress)
 }
 
@@ -132,7 +128,8 @@ fn pack(encoder: &Encoder, rows: &[f32]) -> (q35_format::Packed, Vec<record::Row
     // Whole rows always encode, and what was just encoded passes its own checks.
     let packed = encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}"));
     let view = packed.view().unwrap_or_else(|error| panic!("fresh sections: {error}"));
-    let measured = rows.chunks_exact(cols).enumerate().map(|(row, weights)| record::Row::measure(&view, row, weights)).collect();
+    let measured =
+        rows.chunks_exact(cols).enumerate().map(|(row, weights)| record::Row::measure(&view, row, weights)).collect();
     (packed, measured)
 }
 

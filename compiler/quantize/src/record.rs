@@ -102,7 +102,11 @@ impl Tally {
         let bound = self.largest.1 * 255;
         let has_integers = self.spec.codec().has_scales();
         if has_integers && bound >= 1 << 31 {
-            let what = format!("the sum of output {} over {} inputs could reach {bound}, beyond 32 bits", self.largest.0, self.spec.cols());
+            let what = format!(
+                "the sum of output {} over {} inputs could reach {bound}, beyond 32 bits",
+                self.largest.0,
+                self.spec.cols()
+            );
             return Err(Diagnostic::error(Code::AccumulatorOverflow, what)
                 .at("tensor", &param.origin)
                 .help("store this tensor in a float codec")

@@ -88,7 +88,12 @@ fn transforms_are_their_definitions() {
 
 #[test]
 fn bytes_depend_on_neither_blocks_nor_threads() {
-    for (codec, group) in [(Codec::W8, Group::Row), (Codec::W10, Group::Columns(64)), (Codec::Split, Group::Columns(128)), (Codec::Q8, Group::Row)] {
+    for (codec, group) in [
+        (Codec::W8, Group::Row),
+        (Codec::W10, Group::Columns(64)),
+        (Codec::Split, Group::Columns(128)),
+        (Codec::Q8, Group::Row),
+    ] {
         let param = param(80, 150, codec, group, all_transforms(80, 150));
         let (whole, record, pieces) = pack_in(&param, BLOCK_NUMBERS);
         for (threads, block_numbers) in [(1, 1), (3, 1), (3, BLOCK_NUMBERS)] {
@@ -135,7 +140,8 @@ fn the_record_is_what_the_bytes_say() {
 fn rotation_makes_heavy_tails_gaussian() {
     // One column in eleven is fifty times the rest.
     let outlier = |i: usize| i % 512 % 11 == 9;
-    let values: Vec<f32> = gauss(4, 64 * 512).into_iter().enumerate().map(|(i, x)| if outlier(i) { 50.0 * x } else { x }).collect();
+    let values: Vec<f32> =
+        gauss(4, 64 * 512).into_iter().enumerate().map(|(i, x)| if outlier(i) { 50.0 * x } else { x }).collect();
     let error = |transforms: Vec<Transform>| {
         let mut param = param(64, 512, Codec::W8, Group::Row, transforms);
         param.source = view(64, 512, &values);
@@ -198,7 +204,11 @@ fn accumulators_beyond_32_bits_are_refused() {
     assert_eq!(bound(fits), Some(255 * 127 * fits));
     let text = errors(&row(overflows));
     assert_eq!(text.len(), 1);
-    assert!(text[0].starts_with("error[Q35-0302]: the sum of output 0 over 66312 inputs could reach 2147514120"), "{}", text[0]);
+    assert!(
+        text[0].starts_with("error[Q35-0302]: the sum of output 0 over 66312 inputs could reach 2147514120"),
+        "{}",
+        text[0]
+    );
 }
 
 #[test]

@@ -7,8 +7,11 @@ use std::process::ExitCode;
 
 mod tables;
 
-/// A chore's name, what it does, and the function that does it on the arguments after its name.
-const CHORES: [(&str, &str, fn(&[String]) -> Result<(), String>); 1] =
+/// Does a chore on the arguments after its name.
+type Chore = fn(&[String]) -> Result<(), String>;
+
+/// Name, what it does, and the function that does it.
+const CHORES: [(&str, &str, Chore); 1] =
     [("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run)];
 
 fn main() -> ExitCode {

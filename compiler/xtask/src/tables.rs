@@ -85,7 +85,8 @@ fn folder() -> PathBuf {
 fn train(recipe: &Recipe) -> Vec<u8> {
     let sigma = recipe.codec.facts().sigma;
     let tables = (0..recipe.restarts).map(|restart| {
-        let integers: Vec<[i8; 2]> = train_once(recipe, restart).iter().map(|point| point.map(|x| to_integer(x * sigma))).collect();
+        let integers: Vec<[i8; 2]> =
+            train_once(recipe, restart).iter().map(|point| point.map(|x| to_integer(x * sigma))).collect();
         let points: Vec<[f32; 2]> = integers.iter().map(|pair| pair.map(|x| f32::from(x) / sigma)).collect();
         let error: i64 = encode_stretch(&points, HELD_OUT_FIRST, HELD_OUT).iter().map(|sums| sums[3]).sum();
         (error, integers)

@@ -43,7 +43,12 @@ impl Semantics for Append {
             layer.insert(place, Entry { key: key.row(row).to_vec(), value: value.row(row).to_vec() });
         }
         let kv_heads = self.kv_heads as usize;
-        Ok(Data::Cache(CacheRef { layer: self.layer, kv_heads, key_dim: key.width / kv_heads, value_dim: value.width / kv_heads }))
+        Ok(Data::Cache(CacheRef {
+            layer: self.layer,
+            kv_heads,
+            key_dim: key.width / kv_heads,
+            value_dim: value.width / kv_heads,
+        }))
     }
 }
 
@@ -67,7 +72,10 @@ mod tests {
         let op = |kv_heads| Append { layer: 1, kv_heads };
         let cache = Ty::Cache { layer: 1, kv_heads: 2, key_dim: 4, value_dim: 3 };
         assert_eq!(infer(op(2), &[tokens(8), tokens(6)], &[]), Ok(cache));
-        assert_eq!(infer(op(4), &[tokens(8), tokens(6)], &[]), Err("the 6 columns of 'value' do not divide into 4 heads".into()));
+        assert_eq!(
+            infer(op(4), &[tokens(8), tokens(6)], &[]),
+            Err("the 6 columns of 'value' do not divide into 4 heads".into())
+        );
         assert!(infer(op(0), &[tokens(8), tokens(6)], &[]).is_err());
     }
 }

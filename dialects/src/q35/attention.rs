@@ -10,9 +10,10 @@ use q35_bundle::{Dim, Size};
 use rayon::prelude::*;
 
 op! {
-    /// Token `m` sees the entries `j` of its slot with `j <= index[m]` and, with a window, `j > index[m] - window`. Head `h` of the query reads head
-    /// `h / (heads / kv_heads)` of the cache: `score_j = scale * (q . key_j)`, with a soft cap `cap * tanh(score_j / cap)`; `p = softmax(score)`, where a
-    /// sink is one more score that has no value; `y = sum p_j value_j`. The reference computes in f64 and rounds once.
+    /// Token `m` sees the entries `j` of its slot with `j <= index[m]` and, with a window, `j > index[m] - window`. Head `h` of
+    /// the query reads head `h / (heads / kv_heads)` of the cache: `score_j = scale * (q . key_j)`, with a soft cap `cap *
+    /// tanh(score_j / cap)`; `p = softmax(score)`, where a sink is one more score that has no value; `y = sum p_j value_j`. The
+    /// reference computes in f64 and rounds once.
     Attention = "attention"(query: Act, cache: Cache) -> Act {
         /// Heads of the query.
         heads: u64,
@@ -77,7 +78,10 @@ impl Semantics for Attention {
             let seen: Vec<&Entry> = entries.range((slot, first)..=(slot, index)).map(|(_, entry)| entry).collect();
             let expected = (index - first) as usize + 1;
             if seen.len() != expected {
-                let what = format!("slot {slot} of the cache holds {} of the {expected} entries that a token sees at index {index}", seen.len());
+                let what = format!(
+                    "slot {slot} of the cache holds {} of the {expected} entries that a token sees at index {index}",
+                    seen.len()
+                );
                 return Err(bad_input(what));
             }
             let head = |head| self.head(head, query.row(row), cache, &seen, sinks.as_deref());
@@ -92,7 +96,9 @@ impl Attention {
     /// One head of one token.
     fn head(&self, head: usize, query: &[f32], cache: &CacheRef, seen: &[&Entry], sinks: Option<&[f32]>) -> Vec<f32> {
         let kv_head = head / (self.heads as usize / cache.kv_heads);
-        let of = |row: &[f32], head: usize, dim: usize| -> Vec<f64> { row[head * dim..][..dim].iter().map(|x| f64::from(*x)).collect() };
+        let of = |row: &[f32], head: usize, dim: usize| -> Vec<f64> {
+            row[head * dim..][..dim].iter().map(|x| f64::from(*x)).collect()
+        };
         let query = of(query, head, cache.key_dim);
         let score = |entry: &&Entry| {
             let key = of(&entry.key, kv_head, cache.key_dim);
@@ -128,8 +134,8 @@ mod tests {
         (0..count).map(|i| (i as f32 * step).sin() * 2.0).collect()
     }
 
-    /// Three tokens of slot 0 and two of slot 5, interleaved; 4 query heads over 2 of the cache, keys of 3 columns, values of 2.
-    /// The oracle computes dense scores with an explicit mask over the rows of the batch.
+    /// Three tokens of slot 0 and two of slot 5, interleaved; 4 query heads over 2 of the cache, keys of 3 columns, values of
+    /// 2. The oracle computes dense scores with an explicit mask over the rows of the batch.
     fn check(op: &Attention, sinks: &[f32]) {
         let (slots, index) = ([0, 5, 0, 0, 5], [0, 0, 1, 2, 1]);
         let mut bench = Bench::with_params(&[("s", 4, sinks)]);
@@ -142,7 +148,11 @@ mod tests {
         for m in 0..5 {
             for head in 0..4 {
                 let kv = head / 2;
-                let masked = |n: usize| slots[n] != slots[m] || index[n] > index[m] || op.window.is_some_and(|w| index[n] as i64 <= index[m] as i64 - w as i64);
+                let masked = |n: usize| {
+                    slots[n] != slots[m]
+                        || index[n] > index[m]
+                        || op.window.is_some_and(|w| index[n] as i64 <= index[m] as i64 - w as i64)
+                };
                 let weight = |n: usize| {
                     let dot: f64 = (0..3).map(|i| f64::from(q[m * 12 + head * 3 + i]) * f64::from(k[n * 6 + kv * 3 + i])).sum();
                     let score = dot * f64::from(op.scale);
@@ -151,7 +161,8 @@ mod tests {
                 };
                 let sink = op.sinks.as_ref().map_or(0.0, |_| f64::from(sinks[head]).exp());
                 let total: f64 = (0..5).map(weight).sum::<f64>() + sink;
-                expected.extend((0..2).map(|d| (0..5).map(|n| weight(n) * f64::from(v[n * 4 + kv * 2 + d])).sum::<f64>() / total));
+                expected
+                    .extend((0..2).map(|d| (0..5).map(|n| weight(n) * f64::from(v[n * 4 + kv * 2 + d])).sum::<f64>() / total));
             }
         }
         near(numbers(&y), &expected, 1e-6);
@@ -182,7 +193,10 @@ mod tests {
     fn heads_must_fit_the_cache() {
         let cache = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 };
         assert_eq!(infer(op(), &[tokens(12), cache], &[]), Ok(tokens(20)));
-        assert_eq!(infer(op(), &[tokens(16), cache], &[]), Err("4 heads of 3 columns are not the 16 columns of 'query'".into()));
+        assert_eq!(
+            infer(op(), &[tokens(16), cache], &[]),
+            Err("4 heads of 3 columns are not the 16 columns of 'query'".into())
+        );
         let odd = Attention { heads: 3, ..op() };
         assert_eq!(infer(odd, &[tokens(9), cache], &[]), Err("3 heads do not share the 2 heads of the cache evenly".into()));
         assert!(infer(Attention { window: Some(0), ..op() }, &[tokens(12), cache], &[]).is_err());

@@ -9,8 +9,9 @@ use crate::semantics::{Cost, ParamTable, Semantics, ensure};
 use crate::ty::Ty;
 
 op! {
-    /// `y = f(g) * (u + offset)` with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)`. `f` is the activation; for `silu`, `f(g) = g * sigmoid(alpha * g)`.
-    /// SwiGLU is `silu` without limit, `alpha` 1, `offset` 0. The reference computes in f64 and rounds once.
+    /// `y = f(g) * (u + offset)` with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)`. `f` is the activation; for
+    /// `silu`, `f(g) = g * sigmoid(alpha * g)`. SwiGLU is `silu` without limit, `alpha` 1, `offset` 0. The reference computes
+    /// in f64 and rounds once.
     Glu = "glu"(gate: Act, up: Act) -> Act {
         /// `f`.
         activation: Activation,

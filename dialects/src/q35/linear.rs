@@ -12,11 +12,12 @@ use rayon::prelude::*;
 op! {
     /// `y = x W^T + bias`.
     ///
-    /// With `x` rounded to int8 the integers are multiplied and summed exactly, one sum per row of `W` and group of columns, and then, each
-    /// operation rounded to f32, groups in order: `t = f32(sum q_x q_w) * scale_group`; where the codec has offsets,
-    /// `t = t + f32(sum q_x) * offset_group`; `y = (t_0 + t_1 + ...) * scale_x + bias`.
+    /// With `x` rounded to int8 the integers are multiplied and summed exactly, one sum per row of `W` and group of columns,
+    /// and then, each operation rounded to f32, groups in order: `t = f32(sum q_x q_w) * scale_group`; where the codec has
+    /// offsets, `t = t + f32(sum q_x) * offset_group`; `y = (t_0 + t_1 + ...) * scale_x + bias`.
     ///
-    /// With `x` in f32 the reference sums `x * w` in f64, rounds once to f32 and adds the bias in f32; a quantized `W` counts as the numbers it stands for.
+    /// With `x` in f32 the reference sums `x * w` in f64, rounds once to f32 and adds the bias in f32; a quantized `W` counts
+    /// as the numbers it stands for.
     Linear = "linear"(x: Act | Quant) -> Act {
         /// `W`, `[outputs, inputs]`.
         weight: ParamName,
@@ -189,6 +190,9 @@ mod tests {
         let quant = Ty::Quant { rows: Rows::Logits, width: 3 };
         assert_eq!(infer(op(None), &[quant], &[("w", 5, 3)]), Ok(Ty::Act { rows: Rows::Logits, width: 5 }));
         assert_eq!(infer(op(None), &[tokens(4)], &[("w", 5, 3)]), Err("@w takes 3 inputs, and 'x' has 4 columns".into()));
-        assert_eq!(infer(op(Some("b")), &[tokens(3)], &[("w", 5, 3), ("b", 1, 3)]), Err("@b has 3 elements, not 5 (outputs)".into()));
+        assert_eq!(
+            infer(op(Some("b")), &[tokens(3)], &[("w", 5, 3), ("b", 1, 3)]),
+            Err("@b has 3 elements, not 5 (outputs)".into())
+        );
     }
 }

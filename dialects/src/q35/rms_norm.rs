@@ -9,7 +9,8 @@ use crate::semantics::{Cost, ParamTable, Semantics, ensure, matrix, vector};
 use crate::ty::Ty;
 
 op! {
-    /// Per row, and per group of `group` columns: `y = x / sqrt(mean(x^2) + eps) * weight`. The reference computes in f64 and rounds once.
+    /// Per row, and per group of `group` columns: `y = x / sqrt(mean(x^2) + eps) * weight`. The reference computes in f64 and
+    /// rounds once.
     RmsNorm = "rms_norm"(x: Act) -> Act {
         /// Factors: `group` of them, shared by the groups, or one per column. Absent: 1.
         weight: Option<ParamName>,

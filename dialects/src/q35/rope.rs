@@ -20,8 +20,8 @@ pub enum RopeStyle {
 words!(RopeStyle { Halves = "halves", Interleaved = "interleaved" });
 
 op! {
-    /// Per head of `head_dim` columns, pair `i` of the first `2 * half` columns is turned by angle `i`: `(a, b) -> (a cos - b sin, b cos + a sin)`.
-    /// The columns after them pass. The reference computes in f64 and rounds once.
+    /// Per head of `head_dim` columns, pair `i` of the first `2 * half` columns is turned by angle `i`: `(a, b) -> (a cos - b
+    /// sin, b cos + a sin)`. The columns after them pass. The reference computes in f64 and rounds once.
     Rope = "rope"(x: Act, rotary: Rotary) -> Act {
         /// Columns of a head.
         head_dim: u64,
@@ -79,17 +79,17 @@ mod tests {
     use crate::data::Matrix;
     use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
 
-    /// Two heads of five columns, two angles: the fifth column passes. As complex numbers: (a + bi) * exp(i angle).
+    /// Two heads of seven columns, two angles: three columns pass. As complex numbers: (a + bi) * exp(i angle).
     #[test]
     fn pairs_turn_as_complex_numbers() {
         let angles = [0.3f64, -1.1];
         let table: Vec<f32> = angles.iter().map(|a| a.cos() as f32).chain(angles.iter().map(|a| a.sin() as f32)).collect();
-        let x: Vec<f32> = (1..=10).map(|v| v as f32).collect();
+        let x: Vec<f32> = (1..=14).map(|v| v as f32).collect();
         for (style, pairs) in [(RopeStyle::Halves, [(0, 2), (1, 3)]), (RopeStyle::Interleaved, [(0, 1), (2, 3)])] {
             let rotary = Data::Rotary(Matrix::new(4, table.clone()));
-            let y = Bench::default().eval(Rope { head_dim: 5, style }, &[&act(10, &x), &rotary]);
+            let y = Bench::default().eval(Rope { head_dim: 7, style }, &[&act(14, &x), &rotary]);
             let mut expected: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
-            for head in [0, 5] {
+            for head in [0, 7] {
                 for ((a, b), angle) in pairs.into_iter().zip(angles) {
                     let (re, im) = (f64::from(x[head + a]), f64::from(x[head + b]));
                     let (radius, phase) = (re.hypot(im), im.atan2(re) + angle);
@@ -105,7 +105,10 @@ mod tests {
         let (op, rotary) = (|head_dim| Rope { head_dim, style: RopeStyle::Halves }, |half| Ty::Rotary { half });
         assert_eq!(infer(op(4), &[tokens(8), rotary(2)], &[]), Ok(tokens(8)));
         assert_eq!(infer(op(4), &[tokens(8), rotary(3)], &[]), Err("3 angles turn more than the 4 columns of a head".into()));
-        assert_eq!(infer(op(3), &[tokens(8), rotary(1)], &[]), Err("heads of 3 columns do not divide the 8 columns of 'x'".into()));
+        assert_eq!(
+            infer(op(3), &[tokens(8), rotary(1)], &[]),
+            Err("heads of 3 columns do not divide the 8 columns of 'x'".into())
+        );
         assert!(infer(op(4), &[tokens(8), tokens(8)], &[]).is_err());
     }
 }

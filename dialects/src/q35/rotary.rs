@@ -8,8 +8,9 @@ use crate::semantics::{Cost, ParamTable, Semantics, ensure, shape};
 use crate::ty::{Rows, Ty};
 
 op! {
-    /// Per token the cosines, then the sines, of `angle[i] = f32(position) * inv_freq[i]`, times `scale`. The product that is the angle is rounded to f32;
-    /// cosine and sine of that angle are computed in f64, rounded to f32, and multiplied by `scale` in f32.
+    /// Per token the cosines, then the sines, of `angle[i] = f32(position) * inv_freq[i]`, times `scale`. The product that is
+    /// the angle is rounded to f32; cosine and sine of that angle are computed in f64, rounded to f32, and multiplied by
+    /// `scale` in f32.
     Rotary = "rotary"(positions: Ids) -> Rotary {
         /// Angle per position, one for each pair of rotated columns.
         inv_freq: ParamName,

@@ -62,3 +62,15 @@ fn everything_is_explained() {
         assert!(!op.doc.trim().is_empty() && op.attrs.iter().all(|field| !field.doc.trim().is_empty()), "{}", op.name);
     }
 }
+
+/// IRDL keeps ops and types in one table of symbols.
+#[test]
+fn names_are_unique() {
+    let ops = OPS.iter().map(|op| op.name);
+    let types = crate::ty::Kind::ALL.iter().map(|kind| kind.decl().name);
+    let mut names: Vec<&str> = ops.chain(types).chain([crate::semantics::PACKED.name]).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}

@@ -1,10 +1,13 @@
 //! LLaMA decoders as models, written by hand: from a checkpoint of the corpus, or small ones with invented numbers.
 
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
+#![allow(clippy::unwrap_used)]
 
 use q35_bundle::{Interface, ModelFacts, PositionRule};
 use q35_dialects::interp::StepInput;
-use q35_dialects::q35::{Activation, Add, Append, Attention, Embed, Glu, Linear, Op, Positions, RmsNorm, Rope, RopeStyle, Rotary, Select, Tokens};
+use q35_dialects::q35::{
+    Activation, Add, Append, Attention, Embed, Glu, Linear, Op, Positions, RmsNorm, Rope, RopeStyle, Rotary, Select, Tokens,
+};
 use q35_dialects::{Model, Param, ParamName, ParamRole};
 use q35_graph::{Axis, DType, Storage, Tensor, Value, WeightView};
 use safetensors::SafeTensors;
@@ -28,8 +31,19 @@ pub struct Config {
     pub f16: bool,
 }
 
-pub const SMALL: Config =
-    Config { vocab: 11, hidden: 8, layers: 2, heads: 4, kv_heads: 2, head_dim: 4, ffn: 12, eps: 1e-5, theta: 100.0, tied: false, f16: false };
+pub const SMALL: Config = Config {
+    vocab: 11,
+    hidden: 8,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 4,
+    ffn: 12,
+    eps: 1e-5,
+    theta: 100.0,
+    tied: false,
+    f16: false,
+};
 
 /// A model under construction.
 struct Builder<F> {
@@ -63,7 +77,14 @@ impl<F: FnMut(&str, u64, u64) -> WeightView> Builder<F> {
 /// A model of this architecture; `source` finds tensors by their usual names and has `[rows, cols]` to check or invent.
 pub fn decoder(config: &Config, source: impl FnMut(&str, u64, u64) -> WeightView) -> Model {
     let c = *config;
-    let facts = ModelFacts { name: "decoder".into(), vocab: c.vocab, hidden: c.hidden, layers: c.layers.into(), context: 1024, parameters: 0 };
+    let facts = ModelFacts {
+        name: "decoder".into(),
+        vocab: c.vocab,
+        hidden: c.hidden,
+        layers: c.layers.into(),
+        context: 1024,
+        parameters: 0,
+    };
     let interface = Interface { inputs: vec![], outputs: vec![], positions: PositionRule::Column };
     let mut b = Builder { model: Model { graph: Default::default(), params: BTreeMap::new(), facts, interface }, source };
 

@@ -28,25 +28,35 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         found.unless(is_inside(rel), || format!("file name '{}' leaves the bundle", rel.escape_debug()));
     }
     let Device::Cpu(device) = &manifest.device;
-    found.unless(manifest.files.contains_key(&device.object), || format!("the object '{}' is not among the files", device.object.escape_debug()));
+    found.unless(manifest.files.contains_key(&device.object), || {
+        format!("the object '{}' is not among the files", device.object.escape_debug())
+    });
 
     for (name, value) in [("vocabulary", manifest.model.vocab), ("context", manifest.model.context)] {
         found.unless((1..=i32::MAX as u64).contains(&value), || format!("the model's {name} is {value}"));
     }
 
     let logits_end = row_stride(manifest.model.vocab).and_then(|row| row.checked_add(plan.logits_offset_per_row));
-    found.unless(logits_end.is_some_and(|end| end <= plan.bytes_per_logit_row), || "the logits lie outside the arena".to_owned());
-    for (what, bytes) in
-        [("a token", plan.bytes_per_token), ("a logit row", plan.bytes_per_logit_row), ("the logits' offset", plan.logits_offset_per_row)]
-    {
-        found.unless(bytes % ALIGN == 0 && bytes <= ABSURD, || format!("{what} takes {bytes} bytes of the arena, no sensible multiple of {ALIGN}"));
+    found.unless(logits_end.is_some_and(|end| end <= plan.bytes_per_logit_row), || {
+        "the logits lie outside the arena".to_owned()
+    });
+    for (what, bytes) in [
+        ("a token", plan.bytes_per_token),
+        ("a logit row", plan.bytes_per_logit_row),
+        ("the logits' offset", plan.logits_offset_per_row),
+    ] {
+        found.unless(bytes % ALIGN == 0 && bytes <= ABSURD, || {
+            format!("{what} takes {bytes} bytes of the arena, no sensible multiple of {ALIGN}")
+        });
     }
 
     for (i, layer) in plan.cache.iter().enumerate() {
-        let sound = [layer.key_dim, layer.value_dim].iter().all(|dim| {
-            layer.kv_heads.checked_mul(*dim).is_some_and(|elements| (1..=ABSURD).contains(&elements))
+        let sound = [layer.key_dim, layer.value_dim]
+            .iter()
+            .all(|dim| layer.kv_heads.checked_mul(*dim).is_some_and(|elements| (1..=ABSURD).contains(&elements)));
+        found.unless(sound, || {
+            format!("cache layer {i} has {} heads of {} and {} columns", layer.kv_heads, layer.key_dim, layer.value_dim)
         });
-        found.unless(sound, || format!("cache layer {i} has {} heads of {} and {} columns", layer.kv_heads, layer.key_dim, layer.value_dim));
     }
 
     for step in &manifest.steps {
@@ -58,10 +68,11 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
                         Rows::Tokens => plan.bytes_per_token,
                         Rows::Logits => plan.bytes_per_logit_row,
                     };
-                    (*offset_per_row >= section || offset_per_row % ALIGN != 0).then(|| format!("arena offset {offset_per_row} of {section}"))
+                    (*offset_per_row >= section || offset_per_row % ALIGN != 0)
+                        .then(|| format!("arena offset {offset_per_row} of {section}"))
                 }
                 Binding::Weight(name) => {
-                    let aligned = tensor(name).is_some_and(|data| data.as_ptr().addr() as u64 % ALIGN == 0);
+                    let aligned = tensor(name).is_some_and(|data| (data.as_ptr().addr() as u64).is_multiple_of(ALIGN));
                     (!aligned).then(|| format!("tensor '{}'", name.escape_debug()))
                 }
                 Binding::Cache { layer, .. } => (*layer as usize >= layers).then(|| format!("cache layer {layer} of {layers}")),
@@ -82,12 +93,16 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
             Role::Passive(Some(input)) => interface.inputs.iter().any(|p| p.name == *input),
             _ => true,
         };
-        found.unless(sound, || format!("'{}' of the interface stands for something that does not exist", port.name.escape_debug()));
+        found.unless(sound, || {
+            format!("'{}' of the interface stands for something that does not exist", port.name.escape_debug())
+        });
     }
 
     let mut names = BTreeSet::new();
     for level in &device.levels {
-        found.unless(is_identifier(&level.name) && names.insert(&level.name), || format!("feature level '{}' is misnamed", level.name.escape_debug()));
+        found.unless(is_identifier(&level.name) && names.insert(&level.name), || {
+            format!("feature level '{}' is misnamed", level.name.escape_debug())
+        });
     }
     found.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || "the symbol prefix is no identifier".to_owned());
     found.0
@@ -100,7 +115,8 @@ fn broken(what: String) -> Diagnostic {
 
 /// A C identifier.
 fn is_identifier(text: &str) -> bool {
-    text.chars().enumerate().all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit())) && !text.is_empty()
+    text.chars().enumerate().all(|(i, c)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit()))
+        && !text.is_empty()
 }
 
 /// Collects what is wrong.
@@ -119,7 +135,10 @@ impl Check {
         let ordered = limits.is_sorted_by(|a, b| a < b) && step.variants.last().is_some_and(|v| v.max_rows.is_none());
         let named = step.variants.iter().all(|v| is_identifier(&v.kernel));
         if !(ordered && named) {
-            self.0.push(broken("the kernels of a step are not a choice by number of rows".to_owned()).at("node", step.node.escape_debug()));
+            self.0.push(
+                broken("the kernels of a step are not a choice by number of rows".to_owned())
+                    .at("node", step.node.escape_debug()),
+            );
         }
     }
 }

@@ -29,7 +29,20 @@ mod tests {
         for good in ["weights.safetensors", "cpu/model.so", "a/b/c.d", "..."] {
             assert!(is_inside(good), "{good}");
         }
-        for bad in ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/", "a\\b", "C:x", "a\0b", "manifest.json", "manifest.sha256"] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a//b",
+            "./a",
+            "a/",
+            "a\\b",
+            "C:x",
+            "a\0b",
+            "manifest.json",
+            "manifest.sha256",
+        ] {
             assert!(!is_inside(bad), "{bad:?}");
         }
     }

@@ -45,7 +45,8 @@ impl Bundle {
 
     /// Opens the folder `path`.
     pub fn open_with(path: &Path, verify: Verify) -> Result<Self> {
-        let root = fs::canonicalize(path).map_err(|e| not_a_bundle(format!("the bundle cannot be opened: {e}")).at("bundle", path.display()))?;
+        let root = fs::canonicalize(path)
+            .map_err(|e| not_a_bundle(format!("the bundle cannot be opened: {e}")).at("bundle", path.display()))?;
         let manifest = read_manifest(&root).map_err(|d| d.at("bundle", path.display()))?;
         let mut found = check_files(&root, &manifest, verify);
         if found.has_errors() {
@@ -97,14 +98,14 @@ fn not_a_bundle(what: String) -> Diagnostic {
 
 fn cannot_read(rel: &str, error: &io::Error) -> Diagnostic {
     let code = if error.kind() == io::ErrorKind::NotFound { Code::MissingFile } else { Code::CannotRead };
-    Diagnostic::error(code, format!("cannot be read: {error}")).at("file", rel)
+    Diagnostic::error(code, format!("the file cannot be read: {error}")).at("file", rel)
 }
 
 /// Opens `rel` below `root`, wherever symbolic links lead: never outside.
 fn open_inside(root: &Path, rel: &str) -> io::Result<File> {
     let path = fs::canonicalize(root.join(rel))?;
     if !path.starts_with(root) || !path.is_file() {
-        return Err(io::Error::other("it is no file inside the bundle"));
+        return Err(io::Error::other("it lies outside the bundle, or is no file"));
     }
     File::open(path)
 }
@@ -114,7 +115,9 @@ fn read_manifest(root: &Path) -> std::result::Result<Manifest, Diagnostic> {
     let read = |rel: &str| -> std::result::Result<Vec<u8>, Diagnostic> {
         let mut bytes = Vec::new();
         let limited = open_inside(root, rel).map(|file| file.take(LARGEST_MANIFEST + 1));
-        limited.and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|e| not_a_bundle(format!("the bundle has no usable {rel}: {e}")))?;
+        limited
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(|e| not_a_bundle(format!("the bundle has no usable {rel}: {e}")))?;
         match bytes.len() as u64 > LARGEST_MANIFEST {
             true => Err(Diagnostic::error(Code::AbsurdSize, format!("{rel} has more than {LARGEST_MANIFEST} bytes"))),
             false => Ok(bytes),
@@ -129,12 +132,16 @@ fn read_manifest(root: &Path) -> std::result::Result<Manifest, Diagnostic> {
     let malformed = |e: serde_json::Error| not_a_bundle(format!("{MANIFEST} is malformed: {e}"));
     let schema = serde_json::from_slice::<Head>(&json).map_err(malformed)?.schema;
     if schema != u64::from(SCHEMA) {
-        return Err(Diagnostic::error(Code::SchemaVersion, format!("the bundle has schema version {schema}, and this program reads version {SCHEMA}"))
-            .help("compile the model again with the q35c that belongs to this program"));
+        return Err(Diagnostic::error(
+            Code::SchemaVersion,
+            format!("the bundle has schema version {schema}, and this program reads version {SCHEMA}"),
+        )
+        .help("compile the model again with the q35c that belongs to this program"));
     }
     let expected = format!("{}  {MANIFEST}\n", hash::of_bytes(&json));
     if read(MANIFEST_HASH)? != expected.as_bytes() {
-        return Err(Diagnostic::error(Code::Damaged, format!("{MANIFEST} does not match {MANIFEST_HASH}")).help("copy or compile the bundle again"));
+        return Err(Diagnostic::error(Code::Damaged, format!("{MANIFEST} does not match {MANIFEST_HASH}"))
+            .help("copy or compile the bundle again"));
     }
     serde_json::from_slice(&json).map_err(malformed)
 }
@@ -152,7 +159,14 @@ fn check_files(root: &Path, manifest: &Manifest, verify: Verify) -> Diagnostics 
         mine.filter_map(|(i, (rel, entry))| Some((i, check_file(root, rel, entry, verify).err()?))).collect()
     };
     let mut wrong: Vec<(usize, Diagnostic)> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..workers).map(|worker| scope.spawn({ let share = &share; move || share(worker) })).collect();
+        let running: Vec<_> = (0..workers)
+            .map(|worker| {
+                scope.spawn({
+                    let share = &share;
+                    move || share(worker)
+                })
+            })
+            .collect();
         running.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     wrong.sort_by_key(|(i, _)| *i);
@@ -162,9 +176,12 @@ fn check_files(root: &Path, manifest: &Manifest, verify: Verify) -> Diagnostics 
 
 fn check_file(root: &Path, rel: &str, entry: &FileEntry, verify: Verify) -> std::result::Result<(), Diagnostic> {
     if !is_inside(rel) {
-        return Err(Diagnostic::error(Code::PathEscapes, "the manifest names a file outside the bundle").at("file", rel.escape_debug()));
+        return Err(
+            Diagnostic::error(Code::PathEscapes, "the manifest names a file outside the bundle").at("file", rel.escape_debug())
+        );
     }
-    let damaged = |what: String| Diagnostic::error(Code::Damaged, what).at("file", rel).help("copy or compile the bundle again");
+    let damaged =
+        |what: String| Diagnostic::error(Code::Damaged, what).at("file", rel).help("copy or compile the bundle again");
     let file = open_inside(root, rel).map_err(|e| cannot_read(rel, &e))?;
     let bytes = file.metadata().map_err(|e| cannot_read(rel, &e))?.len();
     if bytes != entry.bytes {

@@ -56,7 +56,9 @@ impl BundleWriter {
     /// Starts a bundle that will appear at `out`. Missing parent folders are made.
     pub fn create(out: &Path) -> Result<Self> {
         if out.file_name().is_none() {
-            return Err(Diagnostic::error(Code::CannotWrite, "this is not the name of a folder").at("bundle", out.display()).into());
+            return Err(Diagnostic::error(Code::CannotWrite, "this is not the name of a folder")
+                .at("bundle", out.display())
+                .into());
         }
         if !may_replace(out) {
             return Err(Diagnostic::error(Code::CannotWrite, "something that is not a bundle is already there")
@@ -91,8 +93,8 @@ impl BundleWriter {
 
     /// Starts the weights file: the header is written now, the tensors follow in the order of `specs`.
     pub fn weights(&mut self, specs: &[TensorSpec]) -> Result<WeightsWriter<'_>> {
-        let (header, stretches) =
-            layout(specs).map_err(|what| Diagnostic::error(Code::AbsurdSize, what).at("file", self.out.join(WEIGHTS).display()))?;
+        let (header, stretches) = layout(specs)
+            .map_err(|what| Diagnostic::error(Code::AbsurdSize, what).at("file", self.out.join(WEIGHTS).display()))?;
         let mut file = self.open(WEIGHTS)?;
         file.write_all(&header).map_err(|e| self.failed(WEIGHTS, &e))?;
         let names = specs.iter().map(|s| s.name.clone()).collect();

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
 use q35_bundle::*;
 use q35_diag::Diagnostics;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -47,7 +50,11 @@ fn manifest() -> Manifest {
 
 fn write(out: &Path, manifest: Manifest) -> Result<PathBuf, Diagnostics> {
     let mut bundle = BundleWriter::create(out)?;
-    let specs = [TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![3, 3] }, TensorSpec::bytes("e", 0), TensorSpec::bytes("z", 64)];
+    let specs = [
+        TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![3, 3] },
+        TensorSpec::bytes("e", 0),
+        TensorSpec::bytes("z", 64),
+    ];
     let mut weights = bundle.weights(&specs)?;
     weights.write("w", &[1; 20])?;
     weights.write("w", &[2; 16])?;
@@ -86,7 +93,7 @@ fn what_is_written_is_read() {
     assert_eq!((w.dtype, w.shape, w.data), (Dtype::F32, &[3, 3][..], &[[1u8; 20].as_slice(), &[2; 16]].concat()[..]));
     assert_eq!(bundle.tensor("z").unwrap().data, [3; 64]);
     assert!(bundle.tensor("e").unwrap().data.is_empty());
-    assert!(["w", "z"].iter().all(|t| bundle.tensor(t).unwrap().data.as_ptr().addr() % 64 == 0));
+    assert!(["w", "z"].iter().all(|t| bundle.tensor(t).unwrap().data.as_ptr().addr().is_multiple_of(64)));
     assert_eq!(bundle.read("cpu/model.so").unwrap().unwrap(), b"not really");
     assert_eq!(bundle.read("tokenizer.json").unwrap(), None);
     assert_eq!(bundle.manifest().steps, manifest().steps);
@@ -134,7 +141,10 @@ fn damage_is_named() {
     assert_eq!(refusal(&path), short.replace("320", &good.len().to_string()).replace("319", &(good.len() - 1).to_string()));
 
     fs::remove_file(&weights).unwrap();
-    assert_eq!(refusal(&path), "error[Q35-0110]: cannot be read: No such file or directory (os error 2)\n  at file 'weights.safetensors'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0110]: the file cannot be read: No such file or directory (os error 2)\n  at file 'weights.safetensors'"
+    );
 }
 
 #[test]
@@ -149,11 +159,20 @@ fn other_schemas_name_both_versions() {
 fn folders_that_are_no_bundles() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.q35");
-    assert_eq!(refusal(&path), "error[Q35-0501]: the bundle cannot be opened: No such file or directory (os error 2)\n  at bundle 'DIR/x.q35'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0501]: the bundle cannot be opened: No such file or directory (os error 2)\n  at bundle 'DIR/x.q35'"
+    );
     fs::create_dir(&path).unwrap();
-    assert_eq!(refusal(&path), "error[Q35-0501]: the bundle has no usable manifest.json: No such file or directory (os error 2)\n  at bundle 'DIR/x.q35'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0501]: the bundle has no usable manifest.json: No such file or directory (os error 2)\n  at bundle 'DIR/x.q35'"
+    );
     fs::write(path.join("manifest.json"), "{\"schema\": 1").unwrap();
-    assert_eq!(refusal(&path), "error[Q35-0501]: manifest.json is malformed: EOF while parsing an object at line 1 column 12\n  at bundle 'DIR/x.q35'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0501]: manifest.json is malformed: EOF while parsing an object at line 1 column 12\n  at bundle 'DIR/x.q35'"
+    );
 }
 
 /// Rewrites the manifest as text and its hash to match: a manifest made to deceive.
@@ -161,13 +180,14 @@ fn forge(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path.join("manifest.json")).unwrap();
     assert!(text.contains(from), "{text}");
     let text = text.replace(from, to);
-    let mut hash = BundleWriter::create(&path.with_extension("hash")).unwrap();
-    hash.add_file("x", text.as_bytes()).unwrap();
-    let made = hash.finish(manifest()).unwrap();
-    let with_hash: serde_json::Value = serde_json::from_slice(&fs::read(made.join("manifest.json")).unwrap()).unwrap();
-    let sha256 = with_hash["files"]["x"]["sha256"].as_str().unwrap();
+    put_manifest(path, text.as_bytes());
+}
+
+/// Replaces the manifest, and its hash to match.
+fn put_manifest(path: &Path, json: &[u8]) {
+    let sha256: String = Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(path.join("manifest.sha256"), format!("{sha256}  manifest.json\n")).unwrap();
-    fs::write(path.join("manifest.json"), text).unwrap();
+    fs::write(path.join("manifest.json"), json).unwrap();
 }
 
 #[test]
@@ -185,7 +205,10 @@ fn symbolic_links_do_not_lead_outside() {
     fs::write(dir.path().join("secret"), "not really").unwrap();
     fs::remove_file(path.join("cpu/model.so")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("secret"), path.join("cpu/model.so")).unwrap();
-    assert_eq!(refusal(&path), "error[Q35-0101]: cannot be read: it is no file inside the bundle\n  at file 'cpu/model.so'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0101]: the file cannot be read: it lies outside the bundle, or is no file\n  at file 'cpu/model.so'"
+    );
 }
 
 #[test]
@@ -195,7 +218,10 @@ fn a_truncated_header_is_an_error_even_when_the_hash_fits() {
     bundle.add_file("weights.safetensors", &[0xff, 0xff, 0, 0, 0, 0, 0, 0, b'{'][..]).unwrap();
     bundle.add_file("cpu/model.so", &b""[..]).unwrap();
     let path = bundle.finish(manifest()).unwrap();
-    assert_eq!(refusal(&path), "error[Q35-0501]: the weights cannot be used: invalid header length\n  at file 'weights.safetensors'");
+    assert_eq!(
+        refusal(&path),
+        "error[Q35-0501]: the weights cannot be used: invalid header length\n  at file 'weights.safetensors'"
+    );
 }
 
 #[test]
@@ -212,7 +238,8 @@ fn contradictions_are_all_reported() {
     m.plan.cache[0].key_dim = u64::MAX;
     m.interface.outputs.push(Port { name: "p".into(), role: Role::PresentKey(9), dtype: "f32".into() });
     let (_dir, path) = bundle(m);
-    let lines: Vec<String> = refusal(&path).lines().map(|l| l.replace("error[Q35-0501]: the manifest contradicts itself: ", "")).collect();
+    let lines: Vec<String> =
+        refusal(&path).lines().map(|l| l.replace("error[Q35-0501]: the manifest contradicts itself: ", "")).collect();
     let expected = "the logits lie outside the arena
 cache layer 0 has 1 heads of 18446744073709551615 and 4 columns
 the kernels of a step are not a choice by number of rows
@@ -266,7 +293,10 @@ fn a_full_disk_is_one_clear_error() {
     std::os::unix::fs::symlink("/dev/full", partial.join("weights.safetensors")).unwrap();
     std::os::unix::fs::symlink("/dev/full", partial.join("report.json")).unwrap();
     let expected = |rel: &str| {
-        format!("error[Q35-0702]: the disk is full\n  at file '{}'\n  help: free some space, or choose an output folder on another disk", out.join(rel).display())
+        format!(
+            "error[Q35-0702]: the disk is full\n  at file '{}'\n  help: free some space, or choose an output folder on another disk",
+            out.join(rel).display()
+        )
     };
     assert_eq!(bundle.add_file("report.json", &b"{}"[..]).unwrap_err().to_string(), expected("report.json"));
     let mut weights = bundle.weights(&[TensorSpec::bytes("w", 4 << 20)]).unwrap();
@@ -274,4 +304,58 @@ fn a_full_disk_is_one_clear_error() {
     drop(weights);
     drop(bundle);
     assert_eq!(children(dir.path()), [""; 0]);
+}
+
+/// JSON pointers of everything in a value that has no parts.
+fn leaves(value: &Value, at: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, v)| leaves(v, &format!("{at}/{}", key.replace('/', "~1")), into)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| leaves(v, &format!("{at}/{i}"), into)),
+        _ => into.push(at.to_owned()),
+    }
+}
+
+/// A manifest with some of its numbers and words replaced.
+fn altered() -> impl Strategy<Value = Vec<u8>> {
+    const WORDS: [&str; 11] = ["0", "1", "7", "64", "-1", "18446744073709551615", "1e300", "null", "[]", "\"../x\"", "\"w\""];
+    prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&WORDS[..])), 1..6).prop_map(|edits| {
+        let mut json = serde_json::to_value(manifest()).unwrap();
+        let mut places = vec![];
+        leaves(&json, "", &mut places);
+        for (at, word) in &edits {
+            if let Some(place) = json.pointer_mut(&places[at.index(places.len())]) {
+                *place = serde_json::from_str(word).unwrap();
+            }
+        }
+        serde_json::to_vec(&json).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_manifest_makes_the_reader_panic(altered in altered(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        let (_dir, path) = bundle(manifest());
+        let mut json = fs::read(path.join("manifest.json")).unwrap();
+        for (at, byte) in flips {
+            let at = at.index(json.len());
+            json[at] = byte;
+        }
+        for json in [altered, json] {
+            put_manifest(&path, &json);
+            let _ = Bundle::open(&path);
+        }
+    }
+
+    #[test]
+    fn no_weights_file_makes_the_reader_panic(header in "[ -~]{0,80}", len in any::<u8>(), tail in prop::collection::vec(any::<u8>(), 0..80)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bundle = BundleWriter::create(&dir.path().join("m.q35")).unwrap();
+        let json = format!(r#"{{"w":{{"dtype":"F32","shape":[{len}],"data_offsets":[0,{}]}}{header}}}"#, tail.len());
+        let file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &tail].concat();
+        bundle.add_file("weights.safetensors", &file[..]).unwrap();
+        bundle.add_file("cpu/model.so", &b""[..]).unwrap();
+        let _ = Bundle::open(&bundle.finish(manifest()).unwrap());
+    }
 }

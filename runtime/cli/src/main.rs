@@ -1,1 +1,5 @@
-fn main() {}
+//! The `q35` command.
+
+fn main() -> std::process::ExitCode {
+    q35::main()
+}

@@ -4,6 +4,7 @@
 use crate::pool::Pool;
 use crate::{Chunk, Options, Session, Want};
 use q35_bundle::{Binding, Bundle};
+use q35_console::memory;
 use q35_diag::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -102,7 +103,7 @@ pub fn bench(bundle: &Arc<Bundle>, options: &Options, runs: usize, mut progress:
         })?;
         cases.push(case(Phase::Decode, batch, decoded, &seconds));
     }
-    let peak_resident_bytes = peak_resident_bytes();
+    let peak_resident_bytes = memory::peak();
     progress("memory bandwidth");
     let single = |phase| cases.iter().find(|c| c.phase == phase && c.batch == 1).map_or(0.0, |c| c.median);
     let weight_bytes_per_step = weight_bytes(bundle);
@@ -142,44 +143,38 @@ fn prefill(session: &mut Session, slot: usize, tokens: &[u32]) -> Result<Duratio
 /// Bytes of the distinct tensors that steps read as a whole.
 fn weight_bytes(bundle: &Bundle) -> u64 {
     let steps = bundle.manifest().steps.iter().filter(|step| step.op != "embed");
-    let names: BTreeSet<&str> = steps.flat_map(|s| &s.args).filter_map(|arg| match arg {
-        Binding::Weight(name) => Some(name.as_str()),
-        _ => None,
-    }).collect();
+    let names: BTreeSet<&str> = steps
+        .flat_map(|s| &s.args)
+        .filter_map(|arg| match arg {
+            Binding::Weight(name) => Some(name.as_str()),
+            _ => None,
+        })
+        .collect();
     names.into_iter().filter_map(|name| bundle.tensor(name)).map(|t| t.data.len() as u64).sum()
 }
 
 /// Bytes per second at which all threads together read a buffer larger than any cache.
 fn read_bandwidth(threads: Option<usize>, runs: usize) -> f64 {
     const PIECES: usize = 256;
-    let wanted = system_bytes("/proc/meminfo", "MemAvailable:").map_or(256 << 20, |free| (free / 4).min(1 << 30));
+    let wanted = memory::available().map_or(256 << 20, |free| (free / 4).min(1 << 30));
     let piece = (wanted as usize / 8 / PIECES).max(1 << 14);
     let buffer = Arc::new(vec![1u64; piece * PIECES]);
     let mut pool = Pool::new(threads);
-    let mut seconds: Vec<f64> = (0..=runs).map(|_| {
-        let buffer = buffer.clone();
-        let begin = Instant::now();
-        pool.run(PIECES, move |n| {
-            let mut sums = [0u64; 32];
-            for words in buffer[n * piece..][..piece].chunks_exact(32) {
-                sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
-            }
-            black_box(sums);
-        });
-        begin.elapsed().as_secs_f64()
-    }).skip(1).collect();
+    let mut seconds: Vec<f64> = (0..=runs)
+        .map(|_| {
+            let buffer = buffer.clone();
+            let begin = Instant::now();
+            pool.run(PIECES, move |n| {
+                let mut sums = [0u64; 32];
+                for words in buffer[n * piece..][..piece].chunks_exact(32) {
+                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
+                }
+                black_box(sums);
+            });
+            begin.elapsed().as_secs_f64()
+        })
+        .skip(1)
+        .collect();
     seconds.sort_by(f64::total_cmp);
     (buffer.len() * 8) as f64 / seconds[seconds.len() / 2]
-}
-
-/// Largest resident memory of this process so far.
-fn peak_resident_bytes() -> Option<u64> {
-    system_bytes("/proc/self/status", "VmHWM:")
-}
-
-/// A line `KEY  N kB` of one of Linux's text files.
-fn system_bytes(file: &str, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|l| l.starts_with(key))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -1,7 +1,7 @@
 //! Continues a prompt token by token.
 
 use crate::sampling::{Sampler, Settings};
-use crate::{Chunk, Session, Want};
+use crate::{Chunk, Logits, Session, Want};
 use q35_diag::{Code, Diagnostic, Result};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -19,6 +19,15 @@ pub enum Stop {
     Full,
 }
 
+/// What happens during a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// So many tokens of the prompt are in the cache.
+    Prompt(usize),
+    /// A new token.
+    Token(u32),
+}
+
 /// What came out, and how long it took.
 #[derive(Clone, Debug)]
 pub struct Generation {
@@ -32,21 +41,31 @@ pub struct Generation {
     pub decode: Duration,
 }
 
-/// Continues slot 0 by `prompt` and then by up to `count` tokens. `sink` sees every new token and may end it all by an error.
+/// Continues slot 0 by `prompt` and then by up to `count` tokens. `sink` hears of every event and may end it all by an error.
 pub fn generate(
     session: &mut Session,
     prompt: &[u32],
     count: usize,
     settings: Settings,
     stops: &BTreeSet<u32>,
-    mut sink: impl FnMut(u32) -> Result<()>,
+    mut sink: impl FnMut(Event) -> Result<()>,
 ) -> Result<Generation> {
     if prompt.is_empty() {
-        return Err(Diagnostic::error(Code::BadText, "the prompt has no tokens").help("give at least one token to continue").into());
+        return Err(Diagnostic::error(Code::BadText, "the prompt has no tokens")
+            .help("give at least one token to continue")
+            .into());
     }
     let mut sampler = Sampler::new(settings);
     let begin = Instant::now();
-    let mut logits = session.step(&[Chunk { slot: 0, tokens: prompt, positions: None, want: Want::Last }])?;
+    session.check_room(0, prompt.len())?;
+    let mut logits = Logits::default();
+    let mut done = 0;
+    for tokens in prompt.chunks(session.max_tokens()) {
+        done += tokens.len();
+        let want = if done == prompt.len() { Want::Last } else { Want::Nothing };
+        logits = session.step(&[Chunk { slot: 0, tokens, positions: None, want }])?;
+        sink(Event::Prompt(done))?;
+    }
     let prefill = begin.elapsed();
     let mut tokens = Vec::new();
     let stop = loop {
@@ -58,7 +77,7 @@ pub fn generate(
             break Stop::Token;
         }
         tokens.push(token);
-        sink(token)?;
+        sink(Event::Token(token))?;
         if tokens.len() == count {
             break Stop::Count;
         }

@@ -35,7 +35,9 @@ pub fn windows(tokens: usize, window: usize) -> (usize, usize) {
 pub fn perplexity(session: &mut Session, tokens: &[u32], window: usize, mut progress: impl FnMut(usize)) -> Result<Perplexity> {
     let (count, window) = windows(tokens.len(), window);
     if window < 2 {
-        return Err(Diagnostic::error(Code::BadText, "nothing can be scored: it takes at least two tokens to predict one").into());
+        return Err(
+            Diagnostic::error(Code::BadText, "nothing can be scored: it takes at least two tokens to predict one").into()
+        );
     }
     let mut total = 0.0;
     for (n, tokens) in tokens.chunks_exact(window).enumerate() {

@@ -5,7 +5,10 @@
 //! not begun. Idle workers spin for a few microseconds, which covers the gap between two launches, and then sleep.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::{AcqRel, Acquire, Relaxed, Release}};
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -70,7 +73,8 @@ impl Pool {
             return (0..chunks).for_each(work);
         }
         let shared = &*self.shared;
-        *shared.job.write().unwrap_or_else(PoisonError::into_inner) = Some(Job { chunks, work: Box::new(work), caller: thread::current() });
+        *shared.job.write().unwrap_or_else(PoisonError::into_inner) =
+            Some(Job { chunks, work: Box::new(work), caller: thread::current() });
         shared.unfinished.store(chunks, Relaxed);
         shared.unclaimed.store(chunks, Release);
         self.workers.iter().take(chunks - 1).for_each(|w| w.thread().unpark());
@@ -157,10 +161,14 @@ mod tests {
 
     #[test]
     fn right_when_there_are_far_more_threads_than_cores() {
-        let pools: Vec<_> = (0..4).map(|_| thread::spawn(|| {
-            let mut pool = Pool::new(Some(16));
-            (0..2000).all(|round| sum(&mut pool, round % 40) == (round % 40) * (round % 40 + 1) / 2)
-        })).collect();
+        let pools: Vec<_> = (0..4)
+            .map(|_| {
+                thread::spawn(|| {
+                    let mut pool = Pool::new(Some(16));
+                    (0..2000).all(|round| sum(&mut pool, round % 40) == (round % 40) * (round % 40 + 1) / 2)
+                })
+            })
+            .collect();
         assert!(pools.into_iter().all(|t| t.join().unwrap()));
     }
 
@@ -171,9 +179,11 @@ mod tests {
         let seen = others.clone();
         pool.run(9, move |n| match n {
             // The first chunk ends only after all the others have: they must all go to the other thread.
-            0 => while seen.load(Acquire) < 8 {
-                thread::yield_now();
-            },
+            0 => {
+                while seen.load(Acquire) < 8 {
+                    thread::yield_now();
+                }
+            }
             _ => {
                 seen.fetch_add(1, AcqRel);
             }

@@ -99,6 +99,11 @@ impl Session {
         self.capacity
     }
 
+    /// Tokens that the device takes at once; [`Session::step`] cuts longer inputs.
+    pub fn max_tokens(&self) -> usize {
+        self.device.max_tokens()
+    }
+
     /// Tokens a slot holds.
     pub fn length(&self, slot: usize) -> usize {
         self.lengths[slot]
@@ -117,7 +122,7 @@ impl Session {
     /// Starts a slot anew with `count` entries; `entries(layer, part)` gives them as `[head][entry][column]`.
     pub fn fill(&mut self, slot: usize, count: usize, mut entries: impl FnMut(usize, CachePart) -> Vec<f32>) -> Result<()> {
         self.lengths[slot] = 0;
-        self.check_room(slot, 0, count)?;
+        self.check_room(slot, count)?;
         for layer in 0..self.bundle.manifest().plan.cache.len() {
             for part in [CachePart::Key, CachePart::Value] {
                 self.device.write_cache(CacheSpan { layer, part, slot, first: 0, count }, &entries(layer, part));
@@ -136,7 +141,8 @@ impl Session {
         let mut rest = &mut values[..];
         for start in (0..arrays.tokens.len()).step_by(max) {
             let range = start..(start + max).min(arrays.tokens.len());
-            let logit_rows: Vec<i32> = (0..).zip(&arrays.wanted[range.clone()]).filter_map(|(row, wanted)| wanted.then_some(row)).collect();
+            let logit_rows: Vec<i32> =
+                (0..).zip(&arrays.wanted[range.clone()]).filter_map(|(row, wanted)| wanted.then_some(row)).collect();
             let (logits, later) = rest.split_at_mut(logit_rows.len() * vocab);
             rest = later;
             let batch = Batch {
@@ -159,7 +165,7 @@ impl Session {
         let (mut wrong, mut arrays, mut lengths) = (Diagnostics::new(), Arrays::default(), self.lengths.clone());
         for chunk in chunks {
             let (length, more) = (lengths[chunk.slot], chunk.tokens.len());
-            wrong.absorb(self.check_room(chunk.slot, length, more));
+            wrong.absorb(self.room_after(chunk.slot, length, more));
             lengths[chunk.slot] += more;
             for (i, token) in chunk.tokens.iter().enumerate() {
                 if *token as usize >= vocab {
@@ -181,7 +187,12 @@ impl Session {
         wrong.into_result(arrays)
     }
 
-    fn check_room(&self, slot: usize, length: usize, more: usize) -> Result<()> {
+    /// An error when `more` tokens do not fit into a slot.
+    pub fn check_room(&self, slot: usize, more: usize) -> Result<()> {
+        self.room_after(slot, self.lengths[slot], more)
+    }
+
+    fn room_after(&self, slot: usize, length: usize, more: usize) -> Result<()> {
         if length + more <= self.capacity {
             return Ok(());
         }

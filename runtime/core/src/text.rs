@@ -20,7 +20,9 @@ pub struct Text {
 }
 
 /// Tokens that arrive one by one, as text that leaves in whole characters.
-pub struct Stream<'a>(DecodeStream<'a, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>);
+pub struct Stream<'a>(
+    DecodeStream<'a, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>,
+);
 
 fn bad_text(what: String) -> Diagnostic {
     Diagnostic::error(Code::BadText, what)
@@ -33,14 +35,16 @@ impl Text {
             Diagnostic::error(Code::NoTokenizer, "the bundle carries no tokenizer, because the model it was made from had none")
                 .help("give token ids with --tokens, or put tokenizer.json beside the model and compile it again")
         })?;
-        let tokenizer = Tokenizer::from_bytes(json)
-            .map_err(|e| Diagnostic::error(Code::NoTokenizer, format!("the tokenizer cannot be used: {e}")).at("file", TOKENIZER))?;
+        let tokenizer = Tokenizer::from_bytes(json).map_err(|e| {
+            Diagnostic::error(Code::NoTokenizer, format!("the tokenizer cannot be used: {e}")).at("file", TOKENIZER)
+        })?;
         Ok(Self { tokenizer, vocab: bundle.manifest().model.vocab })
     }
 
     /// Token ids of `text`, with the special tokens that the tokenizer puts around it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|e| bad_text(format!("the text cannot be tokenized: {e}")))?;
+        let encoding =
+            self.tokenizer.encode_fast(text, true).map_err(|e| bad_text(format!("the text cannot be tokenized: {e}")))?;
         let ids = encoding.get_ids().to_vec();
         match ids.iter().find(|id| u64::from(**id) >= self.vocab) {
             Some(id) => Err(Diagnostic::error(
@@ -84,8 +88,9 @@ pub fn stop_tokens(bundle: &Bundle) -> Result<BTreeSet<u32>> {
         eos_token_id: Option<OneOrMany>,
     }
     let Some(json) = bundle.read(GENERATION)? else { return Ok(BTreeSet::new()) };
-    let settings: Settings = serde_json::from_slice(&json)
-        .map_err(|e| Diagnostic::error(Code::BadConfig, format!("the generation settings are malformed: {e}")).at("file", GENERATION))?;
+    let settings: Settings = serde_json::from_slice(&json).map_err(|e| {
+        Diagnostic::error(Code::BadConfig, format!("the generation settings are malformed: {e}")).at("file", GENERATION)
+    })?;
     Ok(match settings.eos_token_id {
         None => BTreeSet::new(),
         Some(OneOrMany::One(id)) => BTreeSet::from([id]),

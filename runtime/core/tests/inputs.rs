@@ -87,7 +87,10 @@ fn right_padding_an_empty_row_and_no_cache() {
     let manifest = Manifest { interface: toy::interface(PositionRule::Unmasked), ..toy::manifest() };
     let outputs = run(
         manifest,
-        &[ints("input_ids", &[3, 3], &[4, 1, -7, 0, 0, 0, 6, 5, 3]), ints("attention_mask", &[3, 3], &[1, 1, 0, 0, 0, 0, 1, 1, 1])],
+        &[
+            ints("input_ids", &[3, 3], &[4, 1, -7, 0, 0, 0, 6, 5, 3]),
+            ints("attention_mask", &[3, 3], &[1, 1, 0, 0, 0, 0, 1, 1, 1]),
+        ],
     )
     .unwrap();
     let zeros = vec![0.0; VOCAB];
@@ -98,7 +101,8 @@ fn right_padding_an_empty_row_and_no_cache() {
 #[test]
 fn left_padding_counts_as_positions_by_column() {
     let manifest = Manifest { interface: toy::interface(PositionRule::Column), ..toy::manifest() };
-    let outputs = run(manifest, &[ints("input_ids", &[1, 3], &[0, 4, 1]), ints("attention_mask", &[1, 3], &[0, 1, 1])]).unwrap();
+    let outputs =
+        run(manifest, &[ints("input_ids", &[1, 3], &[0, 4, 1]), ints("attention_mask", &[1, 3], &[0, 1, 1])]).unwrap();
     let expected = [vec![vec![0.0; VOCAB]], reference(&mut vec![], &[4, 1], &[1, 2])].concat().concat();
     assert_eq!(read(&outputs, "logits").1, expected);
 }
@@ -112,30 +116,37 @@ fn halves_and_short_integers_are_converted() {
     let keys = layer(&past, |e| e.key).into_iter().flat_map(|x| f16::from_f32(x).to_le_bytes()).collect();
     let values = layer(&past, |e| e.value).into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
     let ids = Tensor("input_ids", Dtype::I32, vec![1, 1], 4i32.to_le_bytes().into());
-    let outputs = run(toy::manifest(), &[ids, half("past.0.key", Dtype::F16, keys), half("past.0.value", Dtype::BF16, values)]).unwrap();
+    let outputs =
+        run(toy::manifest(), &[ids, half("past.0.key", Dtype::F16, keys), half("past.0.value", Dtype::BF16, values)]).unwrap();
     assert_eq!(read(&outputs, "logits").1, expected);
 }
 
 #[test]
 fn files_that_do_not_fit_are_refused_with_every_reason() {
     let zeros = |name, shape: &[usize]| floats(name, shape, &vec![0.0; shape.iter().product()]);
-    assert_eq!(run(toy::manifest(), &[zeros("x", &[1])]).unwrap_err(), "error[Q35-0604]: the file lacks the token ids, 'input_ids'");
+    assert_eq!(
+        run(toy::manifest(), &[zeros("x", &[1])]).unwrap_err(),
+        "error[Q35-0604]: the file lacks the token ids, 'input_ids'"
+    );
     let ids = || ints("input_ids", &[1, 1], &[4]);
     assert_eq!(
         run(toy::manifest(), &[ids(), zeros("attention_mask", &[1, 1]), zeros("position_ids", &[1])]).unwrap_err(),
-        "error[Q35-0604]: it holds F32 instead of i64 or i32\n  at input 'attention_mask'\n\
-         error[Q35-0604]: it has shape [1] instead of [batch, tokens]\n  at input 'position_ids'"
+        "error[Q35-0604]: the tensor holds F32 instead of i64 or i32\n  at input 'attention_mask'\n\
+         error[Q35-0604]: the tensor has shape [1] instead of [batch, tokens]\n  at input 'position_ids'"
     );
     assert_eq!(
         run(toy::manifest(), &[ids(), zeros("past.0.key", &[1, 2, 3, 4]), zeros("past.0.value", &[1, 2, 5, 2])]).unwrap_err(),
-        "error[Q35-0604]: it has shape [1, 2, 3, 4] instead of [1, 2, past, 2]\n  at input 'past.0.key'\n\
-         error[Q35-0604]: it holds 5 tokens, and 'past.0.key' holds 3\n  at input 'past.0.value'"
+        "error[Q35-0604]: the tensor has shape [1, 2, 3, 4] instead of [1, 2, past, 2]\n  at input 'past.0.key'\n\
+         error[Q35-0604]: the tensor holds 5 tokens, and 'past.0.key' holds 3\n  at input 'past.0.value'"
     );
     assert_eq!(
         run(toy::manifest(), &[ids(), zeros("past.0.key", &[1, 2, 3, 2])]).unwrap_err(),
         "error[Q35-0604]: the cache holds 3 tokens in some layers and is absent in others"
     );
-    assert_eq!(run(toy::manifest(), &[ints("input_ids", &[1, 1], &[10])]).unwrap_err(), "error[Q35-0601]: token 10 is outside the vocabulary of 10");
+    assert_eq!(
+        run(toy::manifest(), &[ints("input_ids", &[1, 1], &[10])]).unwrap_err(),
+        "error[Q35-0601]: token 10 is outside the vocabulary of 10"
+    );
     let mut windowed = toy::manifest();
     windowed.plan.cache = vec![CacheLayer { window: Some(2), ..windowed.plan.cache[0] }];
     assert_eq!(

@@ -99,8 +99,14 @@ fn refusal(manifest: Manifest, options: Options) -> String {
 #[test]
 fn machines_that_cannot_run_it() {
     let level = |level: &str| Options { level: Some(level.into()), ..Options::default() };
-    assert_eq!(refusal(toy::manifest(), level("mind")), "error[Q35-0504]: feature level 'mind' needs telepathy, which this CPU lacks");
-    assert_eq!(refusal(toy::manifest(), level("sse")), "error[Q35-0504]: the bundle has no feature level 'sse'\n  help: it has: mind, base");
+    assert_eq!(
+        refusal(toy::manifest(), level("mind")),
+        "error[Q35-0504]: feature level 'mind' needs telepathy, which this CPU lacks"
+    );
+    assert_eq!(
+        refusal(toy::manifest(), level("sse")),
+        "error[Q35-0504]: the bundle has no feature level 'sse'\n  help: it has: mind, base"
+    );
     let device = Options { device: Some("cuda".into()), ..Options::default() };
     assert_eq!(
         refusal(toy::manifest(), device),
@@ -137,16 +143,18 @@ fn absurd_caches_are_refused_before_anything_is_allocated() {
 fn results_do_not_depend_on_threads_even_when_cores_are_scarce() {
     let tokens: Vec<u32> = (0..200).map(|i| i * 7 % 10).collect();
     let expected = toy::logits(&tokens);
-    let crowd: Vec<_> = (0..3).map(|_| {
-        let (tokens, expected) = (tokens.clone(), expected.clone());
-        std::thread::spawn(move || {
-            let (_dir, mut session) = session(1, 256, 64, 16);
-            for _ in 0..5 {
-                session.truncate(0, 0);
-                assert_eq!(rows(&mut session, &[chunk(0, &tokens, Want::All)]), expected);
-            }
+    let crowd: Vec<_> = (0..3)
+        .map(|_| {
+            let (tokens, expected) = (tokens.clone(), expected.clone());
+            std::thread::spawn(move || {
+                let (_dir, mut session) = session(1, 256, 64, 16);
+                for _ in 0..5 {
+                    session.truncate(0, 0);
+                    assert_eq!(rows(&mut session, &[chunk(0, &tokens, Want::All)]), expected);
+                }
+            })
         })
-    }).collect();
+        .collect();
     crowd.into_iter().for_each(|t| t.join().unwrap());
 }
 

@@ -92,7 +92,9 @@ mod tests {
                 *sum += f64::from(x).powi(power as i32) / N as f64;
             }
         }
-        for (power, (expected, four_sigma)) in [(1.0, 1e-9), (0.0, 0.004), (1.0, 0.0056), (0.0, 0.0152), (3.0, 0.039)].into_iter().enumerate() {
+        for (power, (expected, four_sigma)) in
+            [(1.0, 1e-9), (0.0, 0.004), (1.0, 0.0056), (0.0, 0.0152), (3.0, 0.039)].into_iter().enumerate()
+        {
             assert!((moment[power] - expected).abs() < four_sigma, "moment {power}: {}", moment[power]);
         }
     }

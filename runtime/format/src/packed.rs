@@ -346,7 +346,10 @@ mod tests {
         };
         assert_eq!(damage(|p| p.codes[3] = 0x7f), FormatError::Padding { row: 1 });
         assert_eq!(damage(|p| p.scales[3] = 0x7c), FormatError::NotFinite { section: "scales", index: 1 });
-        assert!(matches!(damage(|p| p.codes.truncate(3)), FormatError::SectionSize { section: "codes", expected: 4, found: 3 }));
+        assert!(matches!(
+            damage(|p| p.codes.truncate(3)),
+            FormatError::SectionSize { section: "codes", expected: 4, found: 3 }
+        ));
         assert!(matches!(damage(|p| p.offsets.push(0)), FormatError::SectionSize { section: "offsets", .. }));
     }
 }

@@ -18,6 +18,8 @@
 //! decided for the lower `s`, then the lower `u`. Floating-point operations are never fused or reordered, so that the
 //! result is the same with every vector width.
 
+mod forward;
+
 /// Rows per step.
 pub const LANES: usize = 16;
 
@@ -48,9 +50,15 @@ impl Trellis {
     /// A search over `2^(7 + overlap)` pairs in the order of the window. `overlap` is at most 5.
     pub fn new(pairs: &[[f32; 2]]) -> Self {
         let overlap = pairs.len().trailing_zeros().wrapping_sub(7);
-        assert!(overlap < SEARCHES.len() as u32 && pairs.len() == 128 << overlap, "no trellis over {} pairs", pairs.len());
+        assert!(
+            overlap < forward::BY_OVERLAP.len() as u32 && pairs.len() == 128 << overlap,
+            "no trellis over {} pairs",
+            pairs.len()
+        );
         let states = 1 << overlap;
-        let by_state = |t: usize| (0..states).flat_map(move |s| (s..128).step_by(states).map(move |container: usize| pairs[t << 7 | container]));
+        let by_state = |t: usize| {
+            (0..states).flat_map(move |s| (s..128).step_by(states).map(move |container: usize| pairs[t << 7 | container]))
+        };
         Trellis {
             overlap,
             table: (0..states).flat_map(by_state).map(|[a, b]| [-2.0 * a, -2.0 * b, a * a + b * b]).collect(),
@@ -67,7 +75,7 @@ impl Trellis {
     pub fn search(&self, x: &[Lane<f32>], containers: &mut Vec<Lane<u8>>, scratch: &mut Scratch) {
         let count = x.len().div_ceil(2);
         scratch.back.resize(count << self.overlap, [0; LANES]);
-        SEARCHES[self.overlap as usize](self, x, &mut scratch.back);
+        forward::BY_OVERLAP[self.overlap as usize](self, x, &mut scratch.back);
         containers.clear();
         containers.resize(count, [0; LANES]);
         let mask = (1u8 << self.overlap) - 1;
@@ -80,93 +88,4 @@ impl Trellis {
             }
         }
     }
-}
-
-/// The forward pass of the search: columns in, the best containers into each next state out.
-type Forward = fn(&Trellis, &[Lane<f32>], &mut [Lane<u8>]);
-
-/// The forward pass by overlap.
-const SEARCHES: [Forward; 6] =
-    [forward::<0, 1>, forward::<1, 2>, forward::<2, 4>, forward::<3, 8>, forward::<4, 16>, forward::<5, 32>];
-
-/// Fills `back`, using the widest vectors the machine has.
-fn forward<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature that the function enables has just been detected.
-            return unsafe { forward_avx512::<M, STATES>(trellis, x, back) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature that the function enables has just been detected.
-            return unsafe { forward_avx2::<M, STATES>(trellis, x, back) };
-        }
-    }
-    forward_portable::<M, STATES>(trellis, x, back);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn forward_avx512<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    forward_portable::<M, STATES>(trellis, x, back);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn forward_avx2<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    forward_portable::<M, STATES>(trellis, x, back);
-}
-
-#[inline(always)]
-fn forward_portable<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    let mut cost = [[0.0f32; LANES]; STATES];
-    let count = x.len().div_ceil(2);
-    for (step, (x, back)) in x.chunks(2).zip(back.chunks_exact_mut(STATES)).enumerate() {
-        let (x0, x1, table) = match x {
-            [x0, x1] => (*x0, *x1, &trellis.table),
-            _ => (x[0], [0.0; LANES], &trellis.half),
-        };
-        // Only state 0 follows the last container.
-        let next_states = if step + 1 == count { 1 } else { STATES };
-        let mut next = [[f32::INFINITY; LANES]; STATES];
-        for (t, entries) in table.chunks_exact(128).take(next_states).enumerate() {
-            let mut best = ([f32::INFINITY; LANES], [0i32; LANES]);
-            for (s, (entries, cost)) in entries.chunks_exact(128 / STATES).zip(&cost).enumerate() {
-                for (u, entry) in entries.iter().enumerate() {
-                    best = better(best, cost, entry, &x0, &x1, (u << M | s) as i32);
-                }
-            }
-            let (best, arg) = best;
-            next[t] = best;
-            back[t] = arg.map(|container| container as u8);
-        }
-        let mut least = next[0];
-        for best in &next[1..next_states] {
-            for lane in 0..LANES {
-                least[lane] = least[lane].min(best[lane]);
-            }
-        }
-        for (cost, best) in cost.iter_mut().zip(&next) {
-            for lane in 0..LANES {
-                cost[lane] = best[lane] - least[lane];
-            }
-        }
-    }
-}
-
-/// The better of `best` and `container`, whose window means `entry` and whose path so far costs `cost`.
-#[inline(always)]
-fn better(
-    (best, arg): (Lane<f32>, Lane<i32>),
-    cost: &Lane<f32>,
-    &[a, b, norm]: &Entry,
-    x0: &Lane<f32>,
-    x1: &Lane<f32>,
-    container: i32,
-) -> (Lane<f32>, Lane<i32>) {
-    let total: Lane<f32> = std::array::from_fn(|lane| cost[lane] + (norm + a * x0[lane] + b * x1[lane]));
-    (
-        std::array::from_fn(|lane| if total[lane] < best[lane] { total[lane] } else { best[lane] }),
-        std::array::from_fn(|lane| if total[lane] < best[lane] { container } else { arg[lane] }),
-    )
 }

@@ -35,7 +35,7 @@ fn relative(weights: &[f32], decoded: &[f32]) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Sections have the promised sizes, pass their checks, and every row comes back with a small error.
     #[test]

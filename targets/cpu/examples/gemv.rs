@@ -12,14 +12,15 @@ use q35_format::{Codec, Group, PackedSpec};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::{link, llvm};
-use q35_target_cpu::abi::symbol;
+use q35_target_cpu::abi::{define, symbol};
+use q35_target_cpu::kernels::Kernel;
 use q35_target_cpu::level::Level;
 use q35_target_cpu::linear::{Linear, geometry};
 use std::error::Error;
 use std::ffi::c_void;
 use std::time::Instant;
 
-type Kernel = unsafe extern "C" fn(*const *const c_void, *const i64, i64, i64);
+type Function = unsafe extern "C" fn(*const *const c_void, *const i64, i64, i64);
 
 /// Weights of all copies together, at least this many bytes.
 const TOTAL_BYTES: usize = 256 << 20;
@@ -49,20 +50,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut module = KernelModule::new(&context);
     let levels: Vec<Level> = Level::of(std::env::consts::ARCH).filter(|level| level.is_here()).collect();
     for &level in &levels {
-        for &variant in linear.variants() {
-            linear.define(&module, &linear.symbol(variant), variant, level);
+        for kernel in linear.kernels() {
+            define(&module, &kernel.name(), level, |call| kernel.build(level, call));
         }
     }
     module.lower(|_, _| ());
-    let machine =
-        if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
+    let machine = if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
     let emitted = llvm::emit(&module, &machine);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("kernels.so");
     std::fs::write(&path, link::shared_object(&emitted.object, "kernels.so").map_err(|error| error.to_string())?)?;
     println!("compiled in {:.2} s, {} bytes", started.elapsed().as_secs_f64(), emitted.object.len());
     if let Some(path) = args.get(5) {
-        std::fs::write(path, &emitted.assembly)?;
+        std::fs::write(path, emitted.assembly())?;
     }
 
     let bytes = |of: q35_target::Arrangement| of.bytes(rows).ok_or("too large");
@@ -88,10 +88,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let library = unsafe { libloading::Library::new(&path) }?;
     let tiles = rows.div_ceil(geometry::TILE) as i64;
     for level in levels {
-        for &variant in linear.variants() {
+        for made in linear.kernels() {
             // SAFETY: the kernels were just made with this signature.
-            let kernel: libloading::Symbol<'_, Kernel> =
-                unsafe { library.get(symbol(&linear.symbol(variant), level).as_bytes()) }?;
+            let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
             let mut best = f64::INFINITY;
             for _ in 0..if level == Level::Base { 2 } else { 7 } {
                 let started = busy();
@@ -114,7 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let giga = (rows * cols * tokens) as f64 / best / 1e9;
             println!(
                 "{:24} {:8} {giga:8.1} G weights/s {:6.1} GB/s",
-                format!("{codec} {group} {variant:?}"),
+                format!("{codec} {group} {:?}", made.variant),
                 level.name(),
                 code_bytes as f64 / best / 1e9
             );

@@ -1,6 +1,23 @@
 //! The CPU target: kernels, lowering and object code.
+//!
+//! What enters: a program in the q35 dialect and the shapes of its parameters. What leaves: steps over a memory plan, an object with the
+//! kernels they name at every feature level, a shared object and a C header of the same, and the arrangement of every weight.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`abi`] | how a kernel is called |
+//! | [`level`] | what a kernel may use |
+//! | [`kernels`] | the kernels that are not matrix products |
+//! | [`linear`] | those that are: weights are decoded inside |
+//! | [`lower`] | the passes |
+//!
+//! Nothing outside [`level`] and the instruction-level modules under [`linear`] assumes an architecture. This crate must not know ONNX,
+//! weight data, or how steps are executed.
 
 pub mod abi;
 pub mod kernels;
 pub mod level;
 pub mod linear;
+pub mod lower;
+
+pub use lower::Cpu;

@@ -4,6 +4,9 @@
 //! [`Machine`] only gives the least that all of them share.
 
 use inkwell::OptimizationLevel;
+use inkwell::context::Context;
+use inkwell::memory_buffer::MemoryBuffer;
+use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
@@ -23,14 +26,33 @@ pub struct Machine {
     pub features: String,
 }
 
-/// What comes out of LLVM.
+/// What comes out of LLVM: an object file, and its text for whoever asks.
 pub struct Emitted {
     /// A relocatable, position-independent object file.
     pub object: Vec<u8>,
+    /// The optimised module, as bitcode.
+    bitcode: Vec<u8>,
+    machine: Machine,
+}
+
+impl Emitted {
     /// Assembly text of the same code.
-    pub assembly: String,
+    pub fn assembly(&self) -> String {
+        let code = self.with_module(|module| generate(module, &self.machine.target_machine(), FileType::Assembly));
+        String::from_utf8_lossy(&code).into_owned()
+    }
+
     /// LLVM IR after optimisation.
-    pub ir: String,
+    pub fn ir(&self) -> String {
+        self.with_module(|module| module.print_to_string().to_string())
+    }
+
+    fn with_module<R>(&self, f: impl FnOnce(&Module<'_>) -> R) -> R {
+        let context = Context::create();
+        let buffer = MemoryBuffer::create_from_memory_range_copy(&self.bitcode, "kernels");
+        let module = Module::parse_bitcode_from_buffer(&buffer, &context);
+        f(&module.unwrap_or_else(|error| panic!("LLVM does not read what it wrote: {error}")))
+    }
 }
 
 impl Machine {
@@ -66,7 +88,7 @@ impl Machine {
 /// # Panics
 /// If LLVM refuses the module: a compiler bug.
 pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
-    let context = inkwell::context::Context::create();
+    let context = Context::create();
     let target_machine = machine.target_machine();
     let llvm = ffi::translate(module.mlir(), &context).unwrap_or_else(|| {
         let messages = module.context().take_messages();
@@ -78,20 +100,20 @@ pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
     llvm.run_passes("default<O3>", &target_machine, PassBuilderOptions::create())
         .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
     verify(&llvm, "after optimisation");
-    let ir = llvm.print_to_string().to_string();
-    let write = |kind| {
-        target_machine
-            .write_to_memory_buffer(&llvm, kind)
-            .unwrap_or_else(|error| panic!("LLVM could not emit code: {error}"))
-            .as_slice()
-            .to_vec()
-    };
-    let assembly = String::from_utf8_lossy(&write(FileType::Assembly)).into_owned();
-    Emitted { object: write(FileType::Object), assembly, ir }
+    Emitted {
+        object: generate(&llvm, &target_machine, FileType::Object),
+        bitcode: llvm.write_bitcode_to_memory().as_slice().to_vec(),
+        machine: machine.clone(),
+    }
+}
+
+fn generate(module: &Module<'_>, target_machine: &TargetMachine, kind: FileType) -> Vec<u8> {
+    let buffer = target_machine.write_to_memory_buffer(module, kind);
+    buffer.unwrap_or_else(|error| panic!("LLVM could not emit code: {error}")).as_slice().to_vec()
 }
 
 /// Verifies function by function, so that a failure names the kernel.
-fn verify(module: &inkwell::module::Module<'_>, when: &str) {
+fn verify(module: &Module<'_>, when: &str) {
     for function in module.get_functions() {
         assert!(function.verify(false), "kernel {} is invalid {when}", function.get_name().to_string_lossy());
     }

@@ -180,6 +180,28 @@ fn shuffles_and_lanes() {
 }
 
 #[test]
+fn many_sums_at_once() {
+    let context = Context::new();
+    let module = KernelModule::new(&context);
+    for lanes in [1, 2, 8] {
+        module.function(&format!("sums{lanes}"), &XYN, &FnAttrs::default(), |_, args| {
+            let [x, y, _] = *args else { unreachable!() };
+            let ty = I32.x(lanes);
+            let vectors: Vec<Val<'_>> = (0..lanes).map(|at| x.at(i64::from(at * lanes * 4)).load(ty, 4)).collect();
+            y.store(Val::sums(&vectors), 4);
+        });
+    }
+    let loaded = load(module);
+    let x: Vec<i32> = (0..64).map(|i| i * i + 1).collect();
+    for lanes in [1, 2, 8] {
+        let mut y = vec![0i32; lanes];
+        loaded.call(&format!("sums{lanes}"), &x, &mut y);
+        let expected: Vec<i32> = x.chunks(lanes).take(lanes).map(|v| v.iter().sum()).collect();
+        assert_eq!(y, expected);
+    }
+}
+
+#[test]
 fn tables_and_stack() {
     let context = Context::new();
     let module = KernelModule::new(&context);
@@ -200,7 +222,7 @@ fn tables_and_stack() {
     let mut y = vec![0u8; 256];
     loaded.call("lookup", &x, &mut y);
     assert_eq!(y, x.iter().map(|&v| v.wrapping_mul(v)).collect::<Vec<_>>());
-    assert_eq!(loaded.emitted.ir.matches("private unnamed_addr constant").count(), 1, "equal tables are stored once");
+    assert_eq!(loaded.emitted.ir().matches("private unnamed_addr constant").count(), 1, "equal tables are stored once");
 }
 
 #[test]
@@ -238,9 +260,9 @@ fn feature_levels_live_in_one_module() {
     });
     assert_eq!(passes.len(), q35_mlir::pipeline::PASSES.len());
     let emitted = llvm::emit(&module, &llvm::Machine::x86_64_linux());
-    assert!(emitted.assembly.contains("zmm") && emitted.assembly.contains("xmm"));
-    assert!(emitted.assembly.contains("vfmadd"), "the 512-bit level may fuse");
-    assert!(emitted.assembly.contains("addps"), "the base level rounds twice");
+    assert!(emitted.assembly().contains("zmm") && emitted.assembly().contains("xmm"));
+    assert!(emitted.assembly().contains("vfmadd"), "the 512-bit level may fuse");
+    assert!(emitted.assembly().contains("addps"), "the base level rounds twice");
 }
 
 #[test]
@@ -252,7 +274,7 @@ fn code_for_other_machines() {
     for machine in [llvm::Machine::x86_64_linux(), llvm::Machine::aarch64_linux()] {
         let emitted = llvm::emit(&module, &machine);
         assert!(link::undefined_symbols(&emitted.object).is_empty());
-        assert!(emitted.ir.contains(&machine.triple));
+        assert!(emitted.ir().contains(&machine.triple));
     }
 }
 

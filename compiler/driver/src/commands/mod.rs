@@ -1,8 +1,11 @@
 //! One module per command. Each takes its options and gives the text for stdout, or diagnostics.
 
 pub mod check;
+pub mod compare;
+pub mod compile;
 pub mod doctor;
 pub mod passes;
+pub mod targets;
 
 use crate::cli::{Cli, Command};
 use clap::CommandFactory;
@@ -27,10 +30,12 @@ impl From<String> for Output {
 pub fn run(command: &Command) -> Result<Output> {
     match command {
         Command::Check(options) => check::run(options),
+        Command::Compare(options) => compare::run(options).map(Output::from),
+        Command::Compile(options) => compile::run(options).map(Output::from),
+        Command::Targets(options) => targets::run(options).map(Output::from),
         Command::Passes(options) => passes::run(options).map(Output::from),
         Command::Doctor(options) => doctor::run(options),
         Command::Completions { shell } => Ok(completions(*shell).into()),
-        _ => Ok(String::new().into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::config::{Config, Rope};
 use super::rope::frequencies;
+use crate::testing::Random;
 use q35_graph::source::SourceOp;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize_to_file};
@@ -235,4 +236,48 @@ fn llama3_blends_by_turns() {
     assert_eq!((inv_freq[0], scale), (1.0, 1.0));
     assert!((inv_freq[1] - 0.01 * (0.5003 + 0.4997 / 4.0)).abs() < 1e-6);
     assert!((inv_freq[2] - 0.0001 / 4.0).abs() < 1e-11);
+}
+
+/// The ramp from kept to divided, with its ends rounded outwards: four frequencies computed by hand.
+#[test]
+fn yarn_ramps_between_whole_indices() {
+    let rope = Rope {
+        rope_type: Some("yarn".into()),
+        rope_theta: Some(1e4),
+        factor: Some(4.0),
+        original_max_position_embeddings: Some(628),
+        ..Rope::default()
+    };
+    let config = Config { rope_parameters: Some(rope), ..Config::default() };
+    let (inv_freq, scale) = frequencies(&config, 8).unwrap();
+    // 32 turns at index 0.49, one turn at index 1.9998: the ramp runs from 0 to 2.
+    let expected = [1.0, 0.1 * (0.5 + 0.5 / 4.0), 0.01 / 4.0, 0.001 / 4.0];
+    assert!(inv_freq.iter().zip(expected).all(|(a, b): (&f32, f32)| (a / b - 1.0).abs() < 1e-6), "{inv_freq:?}");
+    assert!((scale - (1.0 + 0.1 * 4f32.ln())).abs() < 1e-6);
+}
+
+#[test]
+fn damaged_checkpoints_never_panic() {
+    let dir = folder(r#", "layer_types": ["full_attention"], "rope_scaling": {"type": "linear", "factor": 2.0}"#, TENSORS);
+    let mut random = Random(3);
+    let (mut opened, mut refused) = (0, 0);
+    for file in ["config.json", "model.safetensors"] {
+        let path = dir.path().join(file);
+        let original = std::fs::read(&path).unwrap();
+        // Only the header of the tensors' file is structure: damage stays in the first 1200 bytes.
+        let structure = original.len().min(1200);
+        for _ in 0..300 {
+            let damaged = [&random.damage(&original[..structure]), &original[structure..]].concat();
+            std::fs::write(&path, damaged).unwrap();
+            match crate::open(dir.path()) {
+                Ok(model) => {
+                    model.graph.check().unwrap();
+                    opened += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        std::fs::write(&path, original).unwrap();
+    }
+    assert!(opened > 100 && refused > 100, "{opened} opened, {refused} refused");
 }

@@ -42,7 +42,8 @@ impl<M: Machine> Executor<M> {
         let manifest = bundle.manifest();
         let (slots, capacity, max_tokens) = (options.slots as u64, options.capacity as u64, options.max_tokens.max(1) as u64);
         let too_large = || {
-            let what = format!("a cache of {slots} slots of {capacity} tokens, and steps of {max_tokens} tokens, exceed any memory");
+            let what =
+                format!("a cache of {slots} slots of {capacity} tokens, and steps of {max_tokens} tokens, exceed any memory");
             Diagnostic::error(Code::AbsurdSize, what).help("ask for a shorter context or fewer slots")
         };
         let fits_i32 = |n: u64| n <= i32::MAX as u64;
@@ -149,9 +150,10 @@ impl<M: Machine> Device for Executor<M> {
             let rows = dims[step.rows.dim() as usize];
             let variant = step.variants.iter().position(|v| v.max_rows.is_none_or(|max| rows <= max));
             let Some(variant) = variant.filter(|_| rows > 0) else { continue };
-            let tiles = step.variants[variant].tiles.eval(&dims).filter(|tiles| *tiles <= i64::MAX as u64).ok_or_else(|| {
-                Diagnostic::error(Code::NotABundle, "the number of tiles overflows").at("node", &step.node)
-            })?;
+            let tiles =
+                step.variants[variant].tiles.eval(&dims).filter(|tiles| *tiles <= i64::MAX as u64).ok_or_else(|| {
+                    Diagnostic::error(Code::NotABundle, "the number of tiles overflows").at("node", &step.node)
+                })?;
             let args = step.args.iter().zip(&self.weights[number]);
             let operands: Vec<Operand> = args.map(|(arg, weight)| self.operand(arg, *weight, &dims)).collect();
             self.machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles);

@@ -42,7 +42,9 @@ fn bad(what: impl Into<String>) -> Diagnostic {
 pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Vec<u8>> {
     let file = SafeTensors::deserialize(file).map_err(|e| bad(format!("this is not a sound safetensors file: {e}")))?;
     let interface = &bundle.manifest().interface;
-    let find = |role: &Role| interface.inputs.iter().find(|port| port.role == *role).and_then(|port| Some((port, file.tensor(&port.name).ok()?)));
+    let find = |role: &Role| {
+        interface.inputs.iter().find(|port| port.role == *role).and_then(|port| Some((port, file.tensor(&port.name).ok()?)))
+    };
 
     let mut wrong = Diagnostics::new();
     let mut optional = |role: Role| find(&role).and_then(|(port, tensor)| wrong.absorb(grid(&port.name, &tensor)));
@@ -66,7 +68,12 @@ pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Vec<u
     for (slot, row) in rows.iter().enumerate() {
         session.fill(slot, row.past.len(), |layer, part| past.entries(bundle, layer, part, slot, &row.past))?;
     }
-    let chunks = rows.iter().enumerate().map(|(slot, row)| Chunk { slot, tokens: &row.tokens, positions: Some(&row.positions), want: Want::All });
+    let chunks = rows.iter().enumerate().map(|(slot, row)| Chunk {
+        slot,
+        tokens: &row.tokens,
+        positions: Some(&row.positions),
+        want: Want::All,
+    });
     let logits = session.step(&chunks.collect::<Vec<_>>())?;
 
     let mut outputs = Vec::new();
@@ -75,7 +82,8 @@ pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Vec<u
             Role::Logits => {
                 let vocab = bundle.manifest().model.vocab as usize;
                 let mut data = vec![0.0; tokens.rows * tokens.columns * vocab];
-                let places = rows.iter().enumerate().flat_map(|(b, row)| row.columns.iter().map(move |c| b * tokens.columns + c));
+                let places =
+                    rows.iter().enumerate().flat_map(|(b, row)| row.columns.iter().map(move |c| b * tokens.columns + c));
                 for (place, values) in places.zip(logits.rows()) {
                     data[place * vocab..][..vocab].copy_from_slice(values);
                 }
@@ -84,7 +92,12 @@ pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Vec<u
             }
             Role::Passive(Some(input)) => {
                 if let Ok(tensor) = file.tensor(input) {
-                    outputs.push(Output { name: &port.name, dtype: tensor.dtype(), shape: tensor.shape().into(), data: tensor.data().into() });
+                    outputs.push(Output {
+                        name: &port.name,
+                        dtype: tensor.dtype(),
+                        shape: tensor.shape().into(),
+                        data: tensor.data().into(),
+                    });
                 }
                 continue;
             }
@@ -121,15 +134,23 @@ fn past<'a>(bundle: &Bundle, batch: usize, find: &dyn Fn(&Role) -> Option<(&'a P
             let [heads, columns] = extents(bundle, layer, part);
             let shape = tensor.shape();
             let [b, h, entries, c] = *shape else {
-                wrong.push(bad(format!("it has shape {shape:?} instead of [batch, heads, past, columns]")).at("input", &port.name));
+                wrong.push(
+                    bad(format!("the tensor has shape {shape:?} instead of [batch, heads, past, columns]"))
+                        .at("input", &port.name),
+                );
                 return None;
             };
             if [b, h, c] != [batch, heads, columns] {
-                wrong.push(bad(format!("it has shape {shape:?} instead of [{batch}, {heads}, past, {columns}]")).at("input", &port.name));
+                wrong.push(
+                    bad(format!("the tensor has shape {shape:?} instead of [{batch}, {heads}, past, {columns}]"))
+                        .at("input", &port.name),
+                );
             }
             let (expected, first) = *length.get_or_insert((entries, &port.name));
             if entries != expected {
-                wrong.push(bad(format!("it holds {entries} tokens, and '{first}' holds {expected}")).at("input", &port.name));
+                wrong.push(
+                    bad(format!("the tensor holds {entries} tokens, and '{first}' holds {expected}")).at("input", &port.name),
+                );
             }
             wrong.absorb(floats(&port.name, &tensor))
         };
@@ -153,7 +174,14 @@ impl Past {
 }
 
 /// The cache after the step as the graph would return it: the past as it came, the new entries in their columns, zeros at padding.
-fn present(session: &Session, past: &Past, rows: &[Row], total: usize, layer: usize, part: CachePart) -> (Vec<usize>, Vec<f32>) {
+fn present(
+    session: &Session,
+    past: &Past,
+    rows: &[Row],
+    total: usize,
+    layer: usize,
+    part: CachePart,
+) -> (Vec<usize>, Vec<f32>) {
     let bundle = session.bundle();
     let [heads, columns] = extents(bundle, layer, part);
     let mut data = vec![0.0; rows.len() * heads * total * columns];

@@ -62,29 +62,39 @@ pub(super) fn rows(
         let mut row = Row::default();
         let valid: Vec<bool> = match mask {
             None => vec![true; past + new],
-            Some(mask) => vec![true; past + new - mask.columns].into_iter().chain(mask.row(b).iter().map(|m| *m != 0)).collect(),
+            Some(mask) => {
+                vec![true; past + new - mask.columns].into_iter().chain(mask.row(b).iter().map(|m| *m != 0)).collect()
+            }
         };
         let ones = valid.iter().take_while(|v| **v).count();
-        let counted = rule == PositionRule::Unmasked && past > 0 && ones >= new && !valid[ones..].contains(&true);
+        let counted = rule == PositionRule::Unmasked && ones >= new && !valid[ones..].contains(&true);
         row.past = if counted { (0..ones - new).collect() } else { (0..past).filter(|p| valid[*p]).collect() };
         row.columns = (0..new).filter(|c| counted || valid[past + c]).collect();
         row.present = row.columns.iter().map(|c| if counted { ones - new + c } else { past + c }).collect();
 
         let visible = || row.past.iter().chain(&row.present);
         if windowed && visible().zip(visible().skip(1)).any(|(a, b)| b - a != 1) {
-            return Err(bad(format!("the mask of row {b} has a hole, and sliding-window attention counts the distance across it")));
+            return Err(bad(format!(
+                "the mask of row {b} has a hole, and sliding-window attention counts the distance across it"
+            )));
         }
         for (i, column) in row.columns.iter().enumerate() {
             let token = tokens.row(b)[*column];
             row.tokens.push(u32::try_from(token).map_err(|_| {
-                Diagnostic::error(q35_diag::Code::TokenOutOfRange, format!("token {token} in row {b}, column {column} is outside any vocabulary"))
+                Diagnostic::error(
+                    q35_diag::Code::TokenOutOfRange,
+                    format!("token {token} in row {b}, column {column} is outside any vocabulary"),
+                )
             })?);
             let position = match (rule, positions) {
                 (PositionRule::Given, Some(p)) => p.row(b % p.rows)[*column],
                 (PositionRule::Unmasked, _) => (row.past.len() + i) as i64,
                 _ => (past + column) as i64,
             };
-            row.positions.push(u32::try_from(position).map_err(|_| bad(format!("position {position} in row {b}, column {column} is no position")))?);
+            row.positions.push(
+                u32::try_from(position)
+                    .map_err(|_| bad(format!("position {position} in row {b}, column {column} is no position")))?,
+            );
         }
         Ok(row)
     };
@@ -101,44 +111,73 @@ mod tests {
     }
 
     fn row(past: &[usize], tokens: &[u32], columns: &[usize], positions: &[u32], present: &[usize]) -> Row {
-        Row { past: past.into(), tokens: tokens.into(), columns: columns.into(), positions: positions.into(), present: present.into() }
+        Row {
+            past: past.into(),
+            tokens: tokens.into(),
+            columns: columns.into(),
+            positions: positions.into(),
+            present: present.into(),
+        }
     }
 
     #[test]
     fn left_padding_with_given_positions_and_a_cache() {
         let (ids, mask, positions) = (grid(&[&[5, 6], &[7, 8]]), grid(&[&[0, 1, 1, 1, 1], &[1; 5]]), grid(&[&[2, 3], &[3, 4]]));
         let found = rows(&ids, Some(&mask), Some(&positions), 3, PositionRule::Given, true).unwrap();
-        assert_eq!(found, [row(&[1, 2], &[5, 6], &[0, 1], &[2, 3], &[3, 4]), row(&[0, 1, 2], &[7, 8], &[0, 1], &[3, 4], &[3, 4])]);
+        assert_eq!(
+            found,
+            [row(&[1, 2], &[5, 6], &[0, 1], &[2, 3], &[3, 4]), row(&[0, 1, 2], &[7, 8], &[0, 1], &[3, 4], &[3, 4])]
+        );
     }
 
     #[test]
     fn padding_counts_as_positions_by_column() {
         let (ids, mask) = (grid(&[&[9, 5, 6]]), grid(&[&[0, 1, 1]]));
-        assert_eq!(rows(&ids, Some(&mask), None, 0, PositionRule::Column, false).unwrap(), [row(&[], &[5, 6], &[1, 2], &[1, 2], &[1, 2])]);
-        assert_eq!(rows(&ids, Some(&mask), None, 0, PositionRule::Given, false).unwrap(), [row(&[], &[5, 6], &[1, 2], &[1, 2], &[1, 2])]);
+        assert_eq!(
+            rows(&ids, Some(&mask), None, 0, PositionRule::Column, false).unwrap(),
+            [row(&[], &[5, 6], &[1, 2], &[1, 2], &[1, 2])]
+        );
+        assert_eq!(
+            rows(&ids, Some(&mask), None, 0, PositionRule::Given, false).unwrap(),
+            [row(&[], &[5, 6], &[1, 2], &[1, 2], &[1, 2])]
+        );
     }
 
     #[test]
     fn right_padding_where_only_ones_are_counted() {
         let (ids, mask) = (grid(&[&[5, 6, -1]]), grid(&[&[1, 1, 0]]));
-        assert_eq!(rows(&ids, Some(&mask), None, 0, PositionRule::Unmasked, false).unwrap(), [row(&[], &[5, 6], &[0, 1], &[0, 1], &[0, 1])]);
+        assert_eq!(
+            rows(&ids, Some(&mask), None, 0, PositionRule::Unmasked, false).unwrap(),
+            [row(&[], &[5, 6], &[0, 1], &[0, 1], &[0, 1])]
+        );
         // One new token on a cache of three entries, of which this row uses two.
         let (ids, mask) = (grid(&[&[5]]), grid(&[&[1, 1, 1, 0]]));
-        assert_eq!(rows(&ids, Some(&mask), None, 3, PositionRule::Unmasked, true).unwrap(), [row(&[0, 1], &[5], &[0], &[2], &[2])]);
+        assert_eq!(
+            rows(&ids, Some(&mask), None, 3, PositionRule::Unmasked, true).unwrap(),
+            [row(&[0, 1], &[5], &[0], &[2], &[2])]
+        );
     }
 
     #[test]
     fn rows_without_any_token_and_batches_without_mask() {
         let ids = grid(&[&[5, 6], &[7, 8]]);
         let mask = grid(&[&[0, 0], &[1, 1]]);
-        assert_eq!(rows(&ids, Some(&mask), None, 0, PositionRule::Column, true).unwrap(), [row(&[], &[], &[], &[], &[]), row(&[], &[7, 8], &[0, 1], &[0, 1], &[0, 1])]);
-        assert_eq!(rows(&ids, None, None, 1, PositionRule::Column, true).unwrap()[1], row(&[0], &[7, 8], &[0, 1], &[1, 2], &[1, 2]));
+        assert_eq!(
+            rows(&ids, Some(&mask), None, 0, PositionRule::Column, true).unwrap(),
+            [row(&[], &[], &[], &[], &[]), row(&[], &[7, 8], &[0, 1], &[0, 1], &[0, 1])]
+        );
+        assert_eq!(
+            rows(&ids, None, None, 1, PositionRule::Column, true).unwrap()[1],
+            row(&[0], &[7, 8], &[0, 1], &[1, 2], &[1, 2])
+        );
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         let ids = grid(&[&[5, -6, 7], &[1, 1, -2]]);
-        let say = |mask: Option<Grid>, positions: Option<Grid>, windowed| rows(&ids, mask.as_ref(), positions.as_ref(), 0, PositionRule::Given, windowed).unwrap_err().to_string();
+        let say = |mask: Option<Grid>, positions: Option<Grid>, windowed| {
+            rows(&ids, mask.as_ref(), positions.as_ref(), 0, PositionRule::Given, windowed).unwrap_err().to_string()
+        };
         assert_eq!(
             say(None, None, false),
             "error[Q35-0601]: token -6 in row 0, column 1 is outside any vocabulary\nerror[Q35-0601]: token -2 in row 1, column 2 is outside any vocabulary"

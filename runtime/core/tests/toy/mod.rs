@@ -99,13 +99,23 @@ pub fn manifest() -> Manifest {
         schema: SCHEMA,
         compiler: "by hand".into(),
         options: Default::default(),
-        model: ModelFacts { name: "toy".into(), vocab: VOCAB as u64, hidden: 4, layers: 1, context: CONTEXT as u64, parameters: 40 },
+        model: ModelFacts {
+            name: "toy".into(),
+            vocab: VOCAB as u64,
+            hidden: 4,
+            layers: 1,
+            context: CONTEXT as u64,
+            parameters: 40,
+        },
         interface: interface(PositionRule::Given),
         device: Device::Cpu(CpuDevice {
             arch: std::env::consts::ARCH.into(),
             object: "cpu/model.so".into(),
             prefix: "toy_".into(),
-            levels: vec![Level { name: "mind".into(), requires: vec!["telepathy".into()] }, Level { name: "base".into(), requires: vec![] }],
+            levels: vec![
+                Level { name: "mind".into(), requires: vec!["telepathy".into()] },
+                Level { name: "base".into(), requires: vec![] },
+            ],
         }),
         plan: MemoryPlan {
             bytes_per_token: 128,
@@ -114,22 +124,51 @@ pub fn manifest() -> Manifest {
             logits_offset_per_row: 64,
         },
         steps: vec![
-            step("embed", vec![Binding::Input(Tokens), table(), arena(64)]),
+            step("embed", vec![Binding::Input(Tokens), table(), arena(0)]),
             step(
                 "append",
-                vec![arena(64), Binding::Input(Positions), Binding::Input(Slots), Binding::Input(Index), cache(CachePart::Key), cache(CachePart::Value)],
+                vec![
+                    arena(0),
+                    Binding::Input(Positions),
+                    Binding::Input(Slots),
+                    Binding::Input(Index),
+                    cache(CachePart::Key),
+                    cache(CachePart::Value),
+                ],
             ),
-            step("mix", vec![arena(64), Binding::Input(Slots), Binding::Input(Index), cache(CachePart::Key), cache(CachePart::Value), arena(0)]),
+            step(
+                "mix",
+                vec![
+                    arena(0),
+                    Binding::Input(Slots),
+                    Binding::Input(Index),
+                    cache(CachePart::Key),
+                    cache(CachePart::Value),
+                    arena(64),
+                ],
+            ),
             Step {
                 rows: Rows::Logits,
                 variants: vec![
                     Variant { max_rows: Some(2), kernel: "head_few".into(), tiles: tiles.clone() },
                     Variant { max_rows: None, kernel: "head_many".into(), tiles },
                 ],
-                ..step("linear", vec![arena(0), Binding::Input(LogitRows), table(), Binding::Arena { rows: Rows::Logits, offset_per_row: 64 }])
+                ..step(
+                    "linear",
+                    vec![
+                        arena(64),
+                        Binding::Input(LogitRows),
+                        table(),
+                        Binding::Arena { rows: Rows::Logits, offset_per_row: 64 },
+                    ],
+                )
             },
         ],
-        weights: [("table".to_owned(), WeightEntry { codec: "f32".into(), shape: [VOCAB as u64, 4], group: 0, effective_bits: 32.0 })].into(),
+        weights: [(
+            "table".to_owned(),
+            WeightEntry { codec: "f32".into(), shape: [VOCAB as u64, 4], group: 0, effective_bits: 32.0 },
+        )]
+        .into(),
         files: Default::default(),
     }
 }
@@ -142,7 +181,11 @@ fn object() -> &'static [u8] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/toy/kernels.c");
         let out = dir.path().join("toy.so");
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-        let status = Command::new(compiler).args(["-shared", "-fPIC", "-O1", "-ffp-contract=off", "-o"]).args([&out, &source]).status().unwrap();
+        let status = Command::new(compiler)
+            .args(["-shared", "-fPIC", "-O1", "-ffp-contract=off", "-o"])
+            .args([&out, &source])
+            .status()
+            .unwrap();
         assert!(status.success());
         std::fs::read(out).unwrap()
     })
@@ -151,7 +194,8 @@ fn object() -> &'static [u8] {
 /// Writes a bundle with the toy's object and weights, and further files.
 pub fn write(out: &Path, manifest: Manifest, files: &[(&str, &[u8])]) -> PathBuf {
     let mut bundle = BundleWriter::create(out).unwrap();
-    let mut weights = bundle.weights(&[TensorSpec { name: "table".into(), dtype: Dtype::F32, shape: vec![VOCAB as u64, 4] }]).unwrap();
+    let mut weights =
+        bundle.weights(&[TensorSpec { name: "table".into(), dtype: Dtype::F32, shape: vec![VOCAB as u64, 4] }]).unwrap();
     let bytes: Vec<u8> = table().iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
     weights.write("table", &bytes).unwrap();
     weights.finish().unwrap();

@@ -51,7 +51,10 @@ impl Moments {
     /// Sum of the squared errors under a line.
     pub(super) fn error(&self, lane: usize, line: Line) -> f64 {
         let (s, o) = (f64::from(line.scale), f64::from(line.offset));
-        self.ww[lane] - 2.0 * (s * self.wq[lane] + o * self.w[lane]) + s * s * self.qq[lane] + 2.0 * s * o * self.q[lane] + o * o * self.n
+        self.ww[lane] - 2.0 * (s * self.wq[lane] + o * self.w[lane])
+            + s * s * self.qq[lane]
+            + 2.0 * s * o * self.q[lane]
+            + o * o * self.n
     }
 
     /// The least-squares line, through the origin unless `with_offset`; `None` where the integers do not determine a

@@ -1,4 +1,7 @@
 //! Token embeddings: a gather of rows from a table in its storage format.
+//!
+//! A table that is the weight of the output head too is stored once, in the arrangement that linear layers read; its rows are then
+//! picked out of that.
 
 use q35_format::{Group, ScaleType};
 use q35_mlir::builder::Val;
@@ -9,8 +12,9 @@ use super::columns::each;
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
+use crate::linear::geometry::{BLOCK, QUAD, QUADS, TILE, panel_bytes};
 
-/// How the table is stored: rows of values without padding.
+/// How the elements of the table are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
     /// IEEE single precision.
@@ -28,8 +32,10 @@ pub enum Table {
 pub struct Embed {
     /// Columns.
     pub width: u64,
-    /// Storage of the table.
+    /// Elements of the table.
     pub table: Table,
+    /// Whether table and scales lie as a linear layer's weight does (see [`geometry`](crate::linear::geometry)), rather than row after row.
+    pub as_weight: bool,
 }
 
 impl Kernel for Embed {
@@ -40,46 +46,74 @@ impl Kernel for Embed {
             Table::Bf16 => "bf16".to_owned(),
             Table::Q8(group, scale) => format!("q8_{group}_{}", scale_name(scale)),
         };
-        format!("embed_{table}_{}", self.width)
+        let place = if self.as_weight { "_as_weight" } else { "" };
+        format!("embed_{table}{place}_{}", self.width)
     }
 
     fn build(&self, level: Level, call: &Call<'_>) {
         let count = lanes(level);
         match self.table {
-            Table::F32 => self.plain(call, count, F32, |v| v),
-            Table::F16 => self.plain(call, count, I16, f16_bits_to_f32),
-            Table::Bf16 => self.plain(call, count, I16, |v| v.bitcast(BF16.x(v.lanes())).to(F32)),
-            Table::Q8(group, scale) => self.scaled(call, count, group, scale),
+            Table::F32 => self.floats(call, count, F32, |v| v),
+            Table::F16 => self.floats(call, count, I16, f16_bits_to_f32),
+            Table::Bf16 => self.floats(call, count, I16, |v| v.bitcast(BF16.x(v.lanes())).to(F32)),
+            Table::Q8(group, scale) => self.bytes(call, count, group, scale),
         }
     }
 }
 
 impl Embed {
     /// A table of values that widen to f32 one by one.
-    fn plain(&self, call: &Call<'_>, count: u32, stored: Ty, widen: impl for<'k> Fn(Val<'k>) -> Val<'k>) {
+    fn floats(&self, call: &Call<'_>, count: u32, stored: Ty, widen: impl for<'k> Fn(Val<'k>) -> Val<'k>) {
         let (ids, table, y) = (call.arg(0), call.arg(1), call.arg(2));
-        let row_bytes = self.width as i64 * i64::from(stored.bytes());
+        let (bytes, tile) = (i64::from(stored.bytes()), TILE as i64);
+        let row_bytes = self.width as i64 * bytes;
         call.for_tiles(|row| {
-            let from = table.at(entry(ids, row) * row_bytes);
-            let to = row_at(y, row, self.width);
-            each(call.b, count, self.width, |at| at.store(to, widen(at.load_as(from, stored))));
+            let (id, to) = (entry(ids, row), row_at(y, row, self.width));
+            if self.as_weight {
+                // Neighbouring columns are a tile of rows apart.
+                let from = table.at(id.div_u(tile) * (row_bytes * tile) + id.rem_u(tile) * bytes);
+                each(call.b, 1, self.width, |at| {
+                    at.store(to, widen(from.at(at.column * (tile * bytes)).load(stored, stored.bytes())));
+                });
+            } else {
+                let from = table.at(id * row_bytes);
+                each(call.b, count, self.width, |at| at.store(to, widen(at.load_as(from, stored))));
+            }
         });
     }
 
     /// Bytes times the scale of their group. Groups are whole vectors.
-    fn scaled(&self, call: &Call<'_>, count: u32, group: Group, scale: ScaleType) {
+    fn bytes<'k>(&self, call: &Call<'k>, count: u32, group: Group, scale: ScaleType) {
         let (ids, table, scales, y) = (call.arg(0), call.arg(1), call.arg(2), call.arg(3));
-        let groups = group.count(self.width as usize) as i64;
+        let width = self.width as usize;
+        let (groups, tile) = (group.count(width) as i64, TILE as i64);
         call.for_tiles(|row| {
-            let id = entry(ids, row);
-            let (from, to) = (table.at(id * self.width as i64), row_at(y, row, self.width));
-            each(call.b, count, self.width, |at| {
-                let group = match group {
-                    Group::Row => id,
-                    Group::Columns(columns) => id * groups + at.column.div_u(i64::from(columns)),
-                };
-                at.store(to, at.load_as(from, I8).to(F32) * load_scale(scales, group, scale));
-            });
+            let (id, to) = (entry(ids, row), row_at(y, row, self.width));
+            let group_of = |column: Val<'k>| match group {
+                Group::Row => call.b.i64(0),
+                Group::Columns(columns) => column.div_u(i64::from(columns)),
+            };
+            if self.as_weight {
+                let (tile_of, row_of) = (id.div_u(tile), id.rem_u(tile));
+                let from = table.at(tile_of * panel_bytes(width) as i64 + row_of * QUAD as i64);
+                // Two quads make eight columns: the even ones, and half a block further on the odd ones.
+                each(call.b, 2 * QUAD as u32, self.width, |at| {
+                    let (block, within) = (at.column.div_u(BLOCK as i64), at.column.rem_u(BLOCK as i64));
+                    let quad = block * QUADS as i64 + within.div_u(2 * QUAD as i64);
+                    let even = from.at(quad * (TILE * QUAD) as i64);
+                    let odd = even.at((QUADS / 2 * TILE * QUAD) as i64);
+                    let load = |address: Val<'k>| address.load(I8.x(QUAD as u32), 1);
+                    let signed = load(even).interleave(load(odd)) ^ -128;
+                    let scale = load_scale(scales, (tile_of * groups + group_of(at.column)) * tile + row_of, scale);
+                    at.store(to, signed.to(F32) * scale);
+                });
+            } else {
+                let from = table.at(id * self.width as i64);
+                each(call.b, count, self.width, |at| {
+                    let scale = load_scale(scales, id * groups + group_of(at.column), scale);
+                    at.store(to, at.load_as(from, I8).to(F32) * scale);
+                });
+            }
         });
     }
 }
@@ -103,31 +137,63 @@ fn scale_name(scale: ScaleType) -> &'static str {
 mod tests {
     use super::super::testing::{Arg, numbers, rows, run};
     use super::*;
+    use crate::linear::geometry;
+    use half::{bf16, f16};
+    use q35_format::{Codec, PackedSpec};
+    use q35_target::Arrangement;
 
-    const IDS: [i32; 4] = [6, 0, 3, 6];
-    const VOCAB: usize = 7;
+    const IDS: [i32; 5] = [20, 0, 3, 16, 3];
+    const VOCAB: usize = 21;
 
-    fn check<const N: usize>(table: Table, width: usize, params: [Arg; N], exact: impl Fn(usize, usize) -> f32) {
+    /// The canonical section, arranged, and its tail.
+    fn arranged(arrangement: &Arrangement, canonical: &[u8]) -> Vec<u8> {
+        let mut tiles = Vec::new();
+        for rows in canonical.chunks(arrangement.tile_rows * arrangement.row_bytes) {
+            let mut tile = vec![0; arrangement.tile_bytes];
+            arrangement.arrange(rows, &mut tile);
+            tiles.extend(tile);
+        }
+        tiles
+    }
+
+    /// Runs both arrangements of a table given by its canonical sections.
+    fn check(table: Table, codec: Codec, width: usize, codes: &[u8], scales: &[u8], exact: impl Fn(usize, usize) -> f32) {
         let expected: Vec<f32> =
             IDS.iter().flat_map(|&id| (0..width).map(|col| exact(id as usize, col)).collect::<Vec<_>>()).collect();
-        let spec = Embed { width: width as u64, table };
-        let args: Vec<Arg> = [Arg::ints(&IDS)].into_iter().chain(params).chain([Arg::zeros(IDS.len(), width)]).collect();
-        run(&spec, args, [4, 0, 0, 0], 4, |level, args| {
-            assert_eq!(rows(args.last().unwrap(), width), expected, "{table:?} {level:?} {width}");
-        });
+        let mut spec = PackedSpec::new(VOCAB, width, codec, Group::Row).unwrap();
+        if let Table::Q8(group, scale) = table {
+            spec = PackedSpec::new(VOCAB, width, codec, group).unwrap().with_scale(scale).unwrap();
+        }
+        for as_weight in [false, true] {
+            let mut args = vec![Arg::ints(&IDS)];
+            if as_weight {
+                args.push(Arg::bytes(&arranged(&geometry::codes(&spec), codes)));
+            } else {
+                args.push(Arg::bytes(codes));
+            }
+            if !scales.is_empty() {
+                let tiles = arranged(&geometry::scales(&spec), scales);
+                args.push(Arg::bytes(if as_weight { &tiles } else { scales }));
+            }
+            args.push(Arg::zeros(IDS.len(), width));
+            run(&Embed { width: width as u64, table, as_weight }, args, [5, 0, 0, 0], 5, |level, args| {
+                assert_eq!(rows(args.last().unwrap(), width), expected, "{table:?} {as_weight} {level:?} {width}");
+            });
+        }
     }
 
     #[test]
     fn float_tables() {
-        for width in [1, 5, 16, 35] {
+        for width in [1, 16, 35] {
             let values = numbers(VOCAB * width, 3.0);
-            check(Table::F32, width, [Arg::floats(&values)], |id, col| values[id * width + col]);
-            let halves: Vec<half::f16> = values.iter().map(|&v| half::f16::from_f32(v)).collect();
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            check(Table::F32, Codec::F32, width, &bytes, &[], |id, col| values[id * width + col]);
+            let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
             let bytes: Vec<u8> = halves.iter().flat_map(|v| v.to_ne_bytes()).collect();
-            check(Table::F16, width, [Arg::bytes(&bytes)], |id, col| halves[id * width + col].to_f32());
-            let brains: Vec<half::bf16> = values.iter().map(|&v| half::bf16::from_f32(v)).collect();
+            check(Table::F16, Codec::F16, width, &bytes, &[], |id, col| halves[id * width + col].to_f32());
+            let brains: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
             let bytes: Vec<u8> = brains.iter().flat_map(|v| v.to_ne_bytes()).collect();
-            check(Table::Bf16, width, [Arg::bytes(&bytes)], |id, col| brains[id * width + col].to_f32());
+            check(Table::Bf16, Codec::Bf16, width, &bytes, &[], |id, col| brains[id * width + col].to_f32());
         }
     }
 
@@ -142,13 +208,13 @@ mod tests {
                     let group = (0..groups).find(|&g| group.columns(width, g).contains(&col)).unwrap();
                     f32::from(codes[id * width + col] as i8) * scale(id * groups + group)
                 };
-                let args = [Arg::bytes(&codes), Arg::floats(&scales)];
-                check(Table::Q8(group, ScaleType::F32), width, args, |id, col| exact(&|i| scales[i], id, col));
-                let halves: Vec<half::f16> = scales.iter().map(|&v| half::f16::from_f32(v)).collect();
+                let bytes: Vec<u8> = scales.iter().flat_map(|v| v.to_ne_bytes()).collect();
+                let table = Table::Q8(group, ScaleType::F32);
+                check(table, Codec::Q8, width, &codes, &bytes, |id, col| exact(&|i| scales[i], id, col));
+                let halves: Vec<f16> = scales.iter().map(|&v| f16::from_f32(v)).collect();
                 let bytes: Vec<u8> = halves.iter().flat_map(|v| v.to_ne_bytes()).collect();
-                let args = [Arg::bytes(&codes), Arg::bytes(&bytes)];
-                let scale = |i: usize| halves[i].to_f32();
-                check(Table::Q8(group, ScaleType::F16), width, args, |id, col| exact(&scale, id, col));
+                let table = Table::Q8(group, ScaleType::F16);
+                check(table, Codec::Q8, width, &codes, &bytes, |id, col| exact(&|i| halves[i].to_f32(), id, col));
             }
         }
     }

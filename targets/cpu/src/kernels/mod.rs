@@ -5,7 +5,7 @@
 //!
 //! 1. Arguments are the op's operands in order (ids, then parameters where the op has them), then the result.
 //! 2. A tile is one row of the result, whatever the rows count, unless [`Kernel::tiles`] says otherwise.
-//! 3. A row of activations is f32 and starts at a multiple of [`row_bytes`]; the bytes after the row are neither read nor written.
+//! 3. A row of activations is f32 and starts at a multiple of [`act_stride`]; the bytes after the row are neither read nor written.
 //! 4. Rows are independent: the result does not depend on how tiles are split among calls.
 //! 5. A kernel may be given the same buffer as operand and result where its documentation says "in place".
 
@@ -29,7 +29,7 @@ pub use attention::Attention;
 pub use embed::{Embed, Table};
 pub use hadamard::Hadamard;
 pub use pointwise::{Operation, Pointwise};
-pub use quantize::{Quantize, quant_row_bytes};
+pub use quantize::Quantize;
 pub use rms_norm::{NormWeight, RmsNorm};
 pub use rope::Rope;
 pub use rotary::Rotary;
@@ -41,6 +41,7 @@ use q35_mlir::types::{I32, I64};
 
 use crate::abi::Call;
 use crate::level::Level;
+use crate::linear::geometry::act_stride;
 
 /// A kernel with all its static facts.
 pub trait Kernel {
@@ -56,11 +57,6 @@ pub trait Kernel {
     fn build(&self, level: Level, call: &Call<'_>);
 }
 
-/// Bytes from one row of `width` f32 activations to the next.
-pub const fn row_bytes(width: u64) -> u64 {
-    (4 * width).next_multiple_of(64)
-}
-
 /// f32 lanes that a level computes at once.
 fn lanes(level: Level) -> u32 {
     match level {
@@ -71,7 +67,7 @@ fn lanes(level: Level) -> u32 {
 
 /// The address of row `row` of a buffer of activations `width` wide.
 fn row_at<'k>(buffer: Val<'k>, row: Val<'k>, width: u64) -> Val<'k> {
-    buffer.at(row * row_bytes(width) as i64)
+    buffer.at(row * act_stride(width as usize) as i64)
 }
 
 /// Entry `at` of an i32 array, as i64.
@@ -82,4 +78,78 @@ fn entry<'k>(array: Val<'k>, at: Val<'k>) -> Val<'k> {
 /// A float as part of a symbol: its bits in hexadecimal.
 fn bits(value: f32) -> String {
     format!("{:08x}", value.to_bits())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::testing::{Arg, numbers, rows, run};
+    use super::*;
+    use crate::abi::define;
+    use q35_dialects::q35::{Activation, RopeStyle};
+    use q35_format::{Group, ScaleType};
+    use q35_mlir::builder::KernelModule;
+    use q35_mlir::context::Context;
+    use q35_mlir::{link, llvm};
+    use std::cell::RefCell;
+
+    #[test]
+    fn in_place_is_the_same() {
+        let (width, tokens) = (48, 3);
+        let rope = |style| Rope { width: 48, head_dim: 24, half: 9, style };
+        let glu = Operation::Glu { activation: Activation::Silu, limit: None, alpha: 1.0, offset: 0.0 };
+        let kernels: [(&dyn Kernel, Option<usize>); 6] = [
+            (&Hadamard { width: 48, block: 16, seed: 3, inverse: false }, None),
+            (&RmsNorm { width: 48, group: 12, eps: 1e-5, weight: NormWeight::None }, None),
+            (&Pointwise { operation: Operation::Softcap(2.0), width: 48, column: false }, None),
+            (&Pointwise { operation: glu, width: 48, column: false }, Some(48)),
+            (&rope(RopeStyle::Halves), Some(18)),
+            (&rope(RopeStyle::Interleaved), Some(18)),
+        ];
+        for (kernel, second) in kernels {
+            let inputs = || {
+                let second = second.map(|width| Arg::rows(&numbers(tokens * width, 1.0), width));
+                [Arg::rows(&numbers(tokens * width, 2.0), width)].into_iter().chain(second).collect::<Vec<_>>()
+            };
+            let results = |result: Arg| {
+                let seen = RefCell::new(Vec::new());
+                let args: Vec<Arg> = inputs().into_iter().chain([result]).collect();
+                run(kernel, args, [3, 0, 0, 0], 3, |_, args| seen.borrow_mut().push(rows(args.last().unwrap(), width)));
+                seen.into_inner()
+            };
+            assert_eq!(results(Arg::zeros(tokens, width)), results(Arg::Same(0)), "{}", kernel.name());
+        }
+    }
+
+    #[test]
+    fn every_kernel_compiles_for_another_architecture() {
+        let kernels: [&dyn Kernel; 9] = [
+            &Append { kv_heads: 2, key_dim: 12, value_dim: 8 },
+            &Attention {
+                heads: 4,
+                kv_heads: 2,
+                key_dim: 12,
+                value_dim: 8,
+                scale: 0.3,
+                window: Some(9),
+                softcap: Some(3.0),
+                sinks: true,
+            },
+            &Embed { width: 70, table: Table::Q8(Group::Columns(64), ScaleType::F16), as_weight: true },
+            &Embed { width: 70, table: Table::Bf16, as_weight: false },
+            &Hadamard { width: 96, block: 32, seed: 1, inverse: true },
+            &Pointwise { operation: Operation::Activate(Activation::Gelu), width: 33, column: false },
+            &Quantize { width: 130 },
+            &Rope { width: 48, head_dim: 24, half: 9, style: RopeStyle::Interleaved },
+            &Rotary { half: 9, scale: 1.0 },
+        ];
+        let context = Context::new();
+        let mut module = KernelModule::new(&context);
+        for kernel in kernels {
+            define(&module, &kernel.name(), Level::Base, |call| kernel.build(Level::Base, call));
+        }
+        module.lower(|_, _| ());
+        let object = llvm::emit(&module, &llvm::Machine::aarch64_linux()).object;
+        assert_eq!(link::undefined_symbols(&object), Vec::<String>::new());
+    }
 }

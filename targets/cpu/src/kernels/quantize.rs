@@ -1,29 +1,21 @@
 //! Rounding of activations to int8, in the layout that the integer matrix products read.
 
 use q35_mlir::builder::Val;
-use q35_mlir::types::{F32, I8, I32};
+use q35_mlir::types::{F32, I1, I8, I32};
 
 use super::columns::fold;
 use super::{Kernel, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
+use crate::linear::geometry::{BLOCK, HEADER, quant_stride};
 
-/// Bytes before the integers of a row: the f32 scale, then zeros.
-const HEADER: u64 = 64;
-/// Columns of a block: 64 bytes of even columns, then 64 bytes of odd ones.
-const BLOCK: u64 = 128;
 /// Adding it rounds an f32 below 2^22 to an integer, ties to even, which is then in the low bits.
 const ROUND: f64 = 12_582_912.0;
 
-/// Bytes from one rounded row of `width` columns to the next.
-pub const fn quant_row_bytes(width: u64) -> u64 {
-    HEADER + width.next_multiple_of(BLOCK)
-}
-
 /// Each row to int8 with one scale, to the bit as the format crate's `activation` defines it. Arguments: x, y.
 ///
-/// A row of y is [`quant_row_bytes`] long: the scale (f32) and 60 zero bytes, then blocks of 128 columns, the even columns before the odd
-/// ones; columns past the width are 0.
+/// The layout of y is the one of [`geometry`](crate::linear::geometry): the scale and zeros, then blocks of 128 columns, the even ones before
+/// the odd ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantize {
     /// Columns.
@@ -35,12 +27,12 @@ impl Kernel for Quantize {
         format!("quantize_{}", self.width)
     }
 
-    fn build(&self, level: Level, call: &Call<'_>) {
+    fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let (b, count) = (call.b, lanes(level));
         let (x, y) = (call.arg(0), call.arg(1));
         call.for_tiles(|row| {
             let from = row_at(x, row, self.width);
-            let to = y.at(row * quant_row_bytes(self.width) as i64);
+            let to = y.at(row * quant_stride(self.width as usize) as i64);
             // The running maximum passes NaN over.
             let largest =
                 fold(b, count, self.width, b.constant(F32.x(count), 0.0), |at, largest| largest.max(at.load(from).abs()));
@@ -48,41 +40,37 @@ impl Kernel for Quantize {
             to.store(b.constant(F32.x(16), 0.0).with_lane(0, amax / 127.0), 4);
             let inverse = amax.eq(0.0).select(b.f32(0.0), b.f32(127.0) / amax);
 
-            let whole = self.width / BLOCK;
-            b.for_(0, whole as i64, 1, |block| {
-                let (from, to) = (from.at(block * (4 * BLOCK as i64)), to.at(block * BLOCK as i64 + HEADER as i64));
-                round_block(from, to, inverse, count, BLOCK);
-            });
-            let rest = self.width % BLOCK;
+            let (whole, rest) = (self.width as usize / BLOCK, self.width as usize % BLOCK);
+            let block = |at: Val<'k>, width: usize| {
+                let (from, to) = (from.at(at * (4 * BLOCK as i64)), to.at(at * BLOCK as i64 + HEADER as i64));
+                round_block(from, to, inverse, count, width);
+            };
+            b.for_(0, whole as i64, 1, |at| block(at, BLOCK));
             if rest > 0 {
-                let (from, to) = (from.at(4 * (whole * BLOCK) as i64), to.at((whole * BLOCK + HEADER) as i64));
-                round_block(from, to, inverse, count, rest);
+                block(b.i64(whole as i64), rest);
             }
         });
     }
 }
 
 /// One block, of which the first `width` columns exist.
-fn round_block<'k>(from: Val<'k>, to: Val<'k>, inverse: Val<'k>, count: u32, width: u64) {
+fn round_block<'k>(from: Val<'k>, to: Val<'k>, inverse: Val<'k>, count: u32, width: usize) {
     let b = from.builder();
-    let step = u64::from(2 * count);
-    let part = |first: u64| {
+    let (ty, lanes) = (F32.x(count), count as usize);
+    let part = |first: usize| {
         let from = from.at(4 * first as i64);
-        let ty = F32.x(count);
-        let present: Vec<bool> = (first..first + u64::from(count)).map(|column| column < width).collect();
-        if present.iter().all(|&present| present) {
-            from.load(ty, 4)
-        } else if present[0] {
-            from.load_masked(ty, 4, b.lanes(q35_mlir::types::I1.elem, &present), 0.0)
-        } else {
-            b.constant(ty, 0.0)
+        let present: Vec<bool> = (first..first + lanes).map(|column| column < width).collect();
+        match present.iter().filter(|&&present| present).count() {
+            0 => b.constant(ty, 0.0),
+            all if all == lanes => from.load(ty, 4),
+            _ => from.load_masked(ty, 4, b.lanes(I1.elem, &present), 0.0),
         }
     };
-    for first in (0..BLOCK).step_by(step as usize) {
-        let (low, high) = (part(first), part(first + u64::from(count)));
+    for first in (0..BLOCK).step_by(2 * lanes) {
+        let (low, high) = (part(first), part(first + lanes));
         for odd in [0, 1] {
             let picked = low.shuffle(high, &(odd..2 * count).step_by(2).collect::<Vec<_>>());
-            let place = to.at((u64::from(odd) * BLOCK / 2 + first / 2) as i64);
+            let place = to.at((odd as usize * BLOCK / 2 + first / 2) as i64);
             place.store(round(picked, inverse), 4);
         }
     }
@@ -104,7 +92,7 @@ mod tests {
 
     fn check(x: &[f32], width: usize) {
         let tokens = x.len() / width;
-        let stride = quant_row_bytes(width as u64) as usize;
+        let stride = quant_stride(width);
         let mut expected = Vec::new();
         for row in x.chunks(width) {
             let mut q = vec![0i8; width];

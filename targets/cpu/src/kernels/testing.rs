@@ -1,17 +1,23 @@
 //! What the tests of this folder share: arguments, an oracle's tolerance, and running a kernel at every level of this machine.
 
 use crate::abi::define;
-use crate::kernels::{Kernel, row_bytes};
+use crate::kernels::Kernel;
 use crate::level::Level;
+use crate::linear::geometry::act_stride;
 use crate::linear::testing::{Guarded, Random, compile, levels};
 
-/// The bytes of one kernel argument.
-pub(crate) struct Arg(Vec<u8>);
+/// One kernel argument.
+pub(crate) enum Arg {
+    /// A buffer with this content.
+    Bytes(Vec<u8>),
+    /// The buffer of an earlier argument.
+    Same(usize),
+}
 
 impl Arg {
     /// Any bytes.
     pub(crate) fn bytes(content: &[u8]) -> Self {
-        Arg(content.to_vec())
+        Arg::Bytes(content.to_vec())
     }
 
     /// f32 without padding.
@@ -26,7 +32,7 @@ impl Arg {
 
     /// Rows of activations; the padding is NaN, so that whoever reads it shows.
     pub(crate) fn rows(content: &[f32], width: usize) -> Self {
-        let stride = row_bytes(width as u64) as usize / 4;
+        let stride = act_stride(width) / 4;
         let mut padded = Vec::new();
         for row in content.chunks(width) {
             padded.extend_from_slice(row);
@@ -42,7 +48,10 @@ impl Arg {
 
     /// The content.
     pub(crate) fn content(&self) -> &[u8] {
-        &self.0
+        match self {
+            Arg::Bytes(bytes) => bytes,
+            Arg::Same(_) => &[],
+        }
     }
 
     /// The content as f32.
@@ -53,7 +62,7 @@ impl Arg {
 
 /// The rows of activations without their padding, which must still be NaN.
 pub(crate) fn rows(arg: &Arg, width: usize) -> Vec<f32> {
-    let stride = row_bytes(width as u64) as usize / 4;
+    let stride = act_stride(width) / 4;
     let all = arg.as_floats();
     assert!(all.chunks(stride).all(|row| row[width..].iter().all(|v| v.is_nan())), "padding was written");
     all.chunks(stride).flat_map(|row| row[..width].to_vec()).collect()
@@ -85,12 +94,18 @@ pub(crate) fn run(kernel: &dyn Kernel, args: impl AsRef<[Arg]>, dims: [i64; 4], 
         }
     });
     for level in levels() {
-        let buffers: Vec<Guarded> = args.as_ref().iter().map(|arg| Guarded::new(arg.content())).collect();
+        let args = args.as_ref();
+        let buffers: Vec<Guarded> = args.iter().map(|arg| Guarded::new(arg.content())).collect();
+        let place = |(at, arg): (usize, &Arg)| match arg {
+            Arg::Bytes(_) => &buffers[at],
+            Arg::Same(earlier) => &buffers[*earlier],
+        };
+        let places: Vec<&Guarded> = args.iter().enumerate().map(place).collect();
         let cut = tiles / 3;
         for part in [cut..tiles, 0..cut, cut..cut] {
-            loaded.call(&name, level, &buffers.iter().collect::<Vec<_>>(), dims, part);
+            loaded.call(&name, level, &places, dims, part);
         }
-        let after: Vec<Arg> = buffers.iter().map(|buffer| Arg(buffer.read())).collect();
+        let after: Vec<Arg> = places.iter().map(|buffer| Arg::Bytes(buffer.read())).collect();
         check(level, &after);
     }
 }

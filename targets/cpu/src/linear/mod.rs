@@ -24,13 +24,13 @@ mod integer;
 mod panel;
 mod stream;
 
-use crate::abi::define;
+use crate::abi::Call;
+use crate::kernels::Kernel;
 use crate::level::Level;
 use frame::Frame;
-use q35_bundle::{Rows, Size};
+use q35_bundle::{Dim, Rows, Size};
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec};
-use q35_mlir::builder::KernelModule;
 
 /// Static facts of a linear layer; layers with equal facts share their kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ pub enum Argument {
 }
 
 /// Which kernel of a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
     /// Up to [`Variant::max_rows`] tokens.
     Few,
@@ -89,16 +89,17 @@ impl Linear {
         [Input, Codes, Scales, Bias, Output].into_iter().filter(has).collect()
     }
 
-    /// The variants, in the order in which a step lists them.
-    pub fn variants(&self) -> &'static [Variant] {
-        match self.spec.codec().facts().storage {
+    /// Its kernels, in the order in which a step lists them.
+    pub fn kernels(&self) -> Vec<LinearKernel> {
+        let variants: &[Variant] = match self.spec.codec().facts().storage {
             Storage::Pairs { .. } => &[Variant::Few, Variant::Many],
             Storage::Float { .. } | Storage::Int8 => &[Variant::Many],
-        }
+        };
+        variants.iter().map(|&variant| LinearKernel { linear: *self, variant }).collect()
     }
 
     /// Symbol of a variant, without prefix and level.
-    pub fn symbol(&self, variant: Variant) -> String {
+    fn symbol(&self, variant: Variant) -> String {
         let spec = &self.spec;
         let mut name = format!("linear_{}", spec.codec());
         if spec.codec().has_scales() {
@@ -112,45 +113,51 @@ impl Linear {
             };
         }
         name += &format!("_{}x{}", spec.rows(), spec.cols());
-        for (holds, suffix) in
-            [(self.bias, "_bias"), (self.rows == Rows::Logits, "_logits"), (variant == Variant::Few, "_few")]
+        for (holds, suffix) in [(self.bias, "_bias"), (self.rows == Rows::Logits, "_logits"), (variant == Variant::Few, "_few")]
         {
             name += if holds { suffix } else { "" };
         }
         name
     }
 
-    /// Tiles of every variant.
-    pub fn tiles(&self) -> Size {
-        Size::constant(self.spec.rows().div_ceil(geometry::TILE) as u64)
-    }
-
     /// Why there is no kernel for it, if there is none.
     pub fn unsupported(&self) -> Option<String> {
         let spec = &self.spec;
         match spec.codec().facts().storage {
-            Storage::Pairs { window } if window > 10 => {
-                Some(format!("codec {} has no kernel on the CPU", spec.codec()))
-            }
+            Storage::Pairs { window } if window > 10 => Some(format!("codec {} has no kernel on the CPU", spec.codec())),
             _ if spec.asymmetric() => Some("offsets beside scales have no kernel on the CPU".to_owned()),
             _ => None,
         }
     }
+}
 
-    /// Defines a variant at a level under `name` (which gets the level's suffix).
-    pub fn define(&self, module: &KernelModule<'_>, name: &str, variant: Variant, level: Level) {
-        let codec = self.spec.codec();
-        define(module, name, level, |call| {
-            let frame = Frame::new(call, level, *self);
-            match (codec.facts().storage, variant, level) {
-                (Storage::Float { .. }, ..) => float::build(call, &frame),
-                (Storage::Int8, ..) => panel::build_stored(call, &frame),
-                (Storage::Pairs { window }, Variant::Few, Level::Avx512) => {
-                    stream::build(call, &frame, codec, window);
-                }
-                (Storage::Pairs { window }, ..) => panel::build(call, &frame, codec, window),
-            }
-        });
+/// A kernel of a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinearKernel {
+    /// The layer.
+    pub linear: Linear,
+    /// Which of its kernels.
+    pub variant: Variant,
+}
+
+impl Kernel for LinearKernel {
+    fn name(&self) -> String {
+        self.linear.symbol(self.variant)
+    }
+
+    fn tiles(&self, _: Dim) -> Size {
+        Size::constant(self.linear.spec.rows().div_ceil(geometry::TILE) as u64)
+    }
+
+    fn build(&self, level: Level, call: &Call<'_>) {
+        let codec = self.linear.spec.codec();
+        let frame = Frame::new(call, level, self.linear);
+        match (codec.facts().storage, self.variant, level) {
+            (Storage::Float { .. }, ..) => float::build(call, &frame),
+            (Storage::Int8, ..) => panel::build_stored(call, &frame),
+            (Storage::Pairs { window }, Variant::Few, Level::Avx512) => stream::build(call, &frame, codec, window),
+            (Storage::Pairs { window }, ..) => panel::build(call, &frame, codec, window),
+        }
     }
 }
 

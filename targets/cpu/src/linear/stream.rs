@@ -43,7 +43,14 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     );
 }
 
-fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: &Chunk<'k>, corrections: Val<'k>, sums: Val<'k>) {
+fn tile_outputs<'k>(
+    f: &Frame<'k>,
+    decoder: &Decoder<'k>,
+    tile: Val<'k>,
+    chunk: &Chunk<'k>,
+    corrections: Val<'k>,
+    sums: Val<'k>,
+) {
     let spec = &f.linear.spec;
     let (tokens, n) = (chunk.x.len(), blocks(spec.cols()));
     let streams = f.codes.at(tile * (TILE * stream_stride(spec.cols())) as i64);
@@ -53,7 +60,7 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: 
         f.b.for_(0, TILE as i64, ROWS as i64, |row| {
             let by_row = row_sums(f, decoder, streams, row, first, end, chunk);
             for token in 0..tokens {
-                let rows: [Val<'k>; ROWS] = std::array::from_fn(|row| by_row[row][token]);
+                let rows: [Val<'k>; ROWS] = by_row.each_ref().map(|sums| sums[token]);
                 let quarters = transpose_add(rows);
                 for part in 0..parts {
                     let count = (4 / parts) as u32;
@@ -93,7 +100,15 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: 
 }
 
 /// For each of the four rows from `row` on and each token, the lanes of the sum over the blocks `first..end`.
-fn row_sums<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, streams: Val<'k>, row: Val<'k>, first: Val<'k>, end: Val<'k>, chunk: &Chunk<'k>) -> Vec<Vec<Val<'k>>> {
+fn row_sums<'k>(
+    f: &Frame<'k>,
+    decoder: &Decoder<'k>,
+    streams: Val<'k>,
+    row: Val<'k>,
+    first: Val<'k>,
+    end: Val<'k>,
+    chunk: &Chunk<'k>,
+) -> [Vec<Val<'k>>; ROWS] {
     let cols = f.linear.spec.cols();
     let stride = stream_stride(cols) as i64;
     let last = blocks(cols) as i64 - 1;
@@ -101,7 +116,7 @@ fn row_sums<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, streams: Val<'k>, row: Val
     let streams = streams.at(row * stride);
     // Four rows at once are no sequence that processors foresee; together they read memory in order, a step of four rows at a time.
     let ahead = (AHEAD.div_ceil(ROWS * stride as usize) * ROWS) as i64 * stride;
-    let zero = vec![vec![f.b.constant(SUMS, 0i64); chunk.x.len()]; ROWS];
+    let zero: [_; ROWS] = std::array::from_fn(|_| vec![f.b.constant(SUMS, 0i64); chunk.x.len()]);
     f.b.for_iter(first, end, 1, zero, |block, mut sums| {
         let follows = ends_with_block.then(|| block.ne(last));
         let stream = streams.at(block * STREAM as i64);

@@ -4,9 +4,11 @@
 //! must lie within the rounding of their sums.
 
 use super::geometry::{act_stride, codes, quant_stride, scales, vector};
-use super::*;
 use super::testing::{Guarded, Loaded, Random, compile, levels};
+use super::*;
+use crate::abi::define;
 use q35_format::{Codec, PackedView, ScaleType};
+use q35_mlir::builder::KernelModule;
 
 /// A layer with random contents.
 struct Case {
@@ -50,7 +52,15 @@ impl Case {
     }
 
     /// Runs a variant over the given tile ranges and gives `tokens` rows of outputs.
-    fn run(&self, loaded: &Loaded, variant: Variant, level: Level, x: &Guarded, tokens: usize, parts: &[std::ops::Range<i64>]) -> Vec<f32> {
+    fn run(
+        &self,
+        loaded: &Loaded,
+        kernel: &LinearKernel,
+        level: Level,
+        x: &Guarded,
+        tokens: usize,
+        parts: &[std::ops::Range<i64>],
+    ) -> Vec<f32> {
         let spec = &self.linear.spec;
         let bias: Vec<u8> = self.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
         let codes = Guarded::new(&codes(spec).arrange_all(&self.codes));
@@ -64,15 +74,15 @@ impl Case {
         args.push(&y);
         assert_eq!(args.len(), self.linear.arguments().len());
         for part in parts {
-            loaded.call(&self.linear.symbol(variant), level, &args, [tokens as i64, 0, 0, 0], part.clone());
+            loaded.call(&kernel.name(), level, &args, [tokens as i64, 0, 0, 0], part.clone());
         }
         y.read::<f32>().chunks_exact(stride).flat_map(|row| row[..spec.rows()].to_vec()).collect()
     }
 
     fn define(&self, module: &KernelModule<'_>) {
         for level in levels() {
-            for &variant in self.linear.variants() {
-                self.linear.define(module, &self.linear.symbol(variant), variant, level);
+            for kernel in self.linear.kernels() {
+                define(module, &kernel.name(), level, |call| kernel.build(level, call));
             }
         }
     }
@@ -92,8 +102,9 @@ fn float_bytes(codec: Codec, v: f32) -> Vec<u8> {
 
 /// Rounded activations: integers, scales, and the memory that kernels read.
 fn rounded(random: &mut Random, tokens: usize, cols: usize) -> (Vec<Vec<i8>>, Vec<f32>, Vec<u8>) {
-    let integers: Vec<Vec<i8>> =
-        (0..tokens).map(|_| (0..cols).map(|_| (random.bits() % 255) as i8).map(|q| if q == -128 { 127 } else { q }).collect()).collect();
+    let integers: Vec<Vec<i8>> = (0..tokens)
+        .map(|_| (0..cols).map(|_| (random.bits() % 255) as i8).map(|q| if q == -128 { 127 } else { q }).collect())
+        .collect();
     let scales: Vec<f32> = random.units(tokens);
     let mut memory = Vec::new();
     for (row, scale) in integers.iter().zip(&scales) {
@@ -140,12 +151,12 @@ fn check_integers(cases: &[Case], random: &mut Random) {
             let expected: Vec<u32> = integer_oracle(case, &x, &x_scales).iter().map(|y| y.to_bits()).collect();
             let x = Guarded::new(&memory);
             for level in levels() {
-                for &variant in case.linear.variants() {
+                for kernel in case.linear.kernels() {
                     let n = case.tiles();
                     let cut = (random.bits() % (n as u64 + 1)) as i64;
-                    let y = case.run(&loaded, variant, level, &x, tokens, &[cut..n, 0..cut]);
+                    let y = case.run(&loaded, &kernel, level, &x, tokens, &[cut..n, 0..cut]);
                     let y: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
-                    assert!(y == expected, "{} {} for {tokens} tokens", case.linear.symbol(variant), level.name());
+                    assert!(y == expected, "{} {} for {tokens} tokens", kernel.name(), level.name());
                 }
             }
         }
@@ -183,10 +194,11 @@ fn every_group_is_exact_where_a_row_fills_its_last_block() {
 fn wide_windows_are_exact() {
     let mut random = Random(2);
     for codec in [Codec::W9, Codec::W10] {
-        let cases: Vec<Case> = [(5, 127, Group::Row), (17, 256, Group::Columns(64)), (33, 129, Group::Columns(128)), (16, 384, Group::Row)]
-            .into_iter()
-            .map(|(rows, cols, group)| Case::new(&mut random, codec, group, ScaleType::F32, rows, cols, false))
-            .collect();
+        let cases: Vec<Case> =
+            [(5, 127, Group::Row), (17, 256, Group::Columns(64)), (33, 129, Group::Columns(128)), (16, 384, Group::Row)]
+                .into_iter()
+                .map(|(rows, cols, group)| Case::new(&mut random, codec, group, ScaleType::F32, rows, cols, false))
+                .collect();
         check_integers(&cases, &mut random);
     }
 }
@@ -223,7 +235,8 @@ fn float_codecs_round_as_sums_do() {
             let memory = Guarded::new(&x);
             for level in levels() {
                 let n = case.tiles();
-                let y = case.run(&loaded, Variant::Many, level, &memory, tokens, &[0..n / 2, n / 2..n]);
+                let kernel = case.linear.kernels()[0];
+                let y = case.run(&loaded, &kernel, level, &memory, tokens, &[0..n / 2, n / 2..n]);
                 let mut weights = vec![0.0; cols];
                 for row in 0..rows {
                     case.view().weights(row, &mut weights);
@@ -235,7 +248,12 @@ fn float_codecs_round_as_sums_do() {
                         let roundings = cols.div_ceil(4) + 4;
                         let bound = (terms().map(f64::abs).sum::<f64>() + bias.abs()) * roundings as f64 * 2f64.powi(-24);
                         let found = f64::from(y[token * rows + row]);
-                        assert!((found - exact).abs() <= bound, "{} {} row {row} token {token}: {found}, not {exact}", case.linear.symbol(Variant::Many), level.name());
+                        assert!(
+                            (found - exact).abs() <= bound,
+                            "{} {} row {row} token {token}: {found}, not {exact}",
+                            kernel.name(),
+                            level.name()
+                        );
                     }
                 }
             }

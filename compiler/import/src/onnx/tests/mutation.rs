@@ -1,18 +1,7 @@
 //! Damaged models never panic: bits flipped and ends cut off by a seeded generator.
 
 use super::*;
-
-/// xorshift64*: Marsaglia's xorshift with a multiplied output, enough to pick places.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % n
-    }
-}
+use crate::testing::Random;
 
 /// A model with one of everything.
 fn everything() -> Model {
@@ -59,16 +48,7 @@ fn damaged_models_never_panic() {
     let (mut opened, mut refused) = (0, 0);
     for (which, original) in originals.iter().enumerate() {
         for _ in 0..if which == 0 { 6000 } else { 200 } {
-            let mut bytes = original.clone();
-            if random.below(8) == 0 {
-                bytes.truncate(random.below(original.len()));
-            }
-            for _ in 0..random.below(4) {
-                if !bytes.is_empty() {
-                    let at = random.below(bytes.len());
-                    bytes[at] ^= 1 << random.below(8);
-                }
-            }
+            let bytes = random.damage(original);
             match super::super::read(bytes.into(), &path) {
                 Ok((graph, _)) => {
                     graph.check().unwrap();

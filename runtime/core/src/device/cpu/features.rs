@@ -35,7 +35,14 @@ mod tests {
     fn agrees_with_the_kernel() {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let flags = info.lines().find(|l| l.starts_with("flags")).unwrap();
-        for (ours, kernels) in [("avx2", "avx2"), ("fma", "fma"), ("avx512f", "avx512f"), ("avx512vbmi", "avx512vbmi"), ("avx512vnni", "avx512_vnni"), ("sse42", "sse4_2")] {
+        for (ours, kernels) in [
+            ("avx2", "avx2"),
+            ("fma", "fma"),
+            ("avx512f", "avx512f"),
+            ("avx512vbmi", "avx512vbmi"),
+            ("avx512vnni", "avx512_vnni"),
+            ("sse42", "sse4_2"),
+        ] {
             assert_eq!(present(ours), flags.split_whitespace().any(|f| f == kernels), "{ours}");
         }
         assert!(!present("neon") && !present("telepathy"));

@@ -4,8 +4,8 @@ mod features;
 mod object;
 
 use super::{Block, Machine, Operand, Weight};
-use crate::pool::Pool;
 use crate::Options;
+use crate::pool::Pool;
 use memmap2::MmapMut;
 use object::{Arguments, Object};
 use q35_bundle::{Bundle, CpuDevice, Level};
@@ -35,7 +35,15 @@ impl Cpu {
     pub(crate) fn new(bundle: Arc<Bundle>, device: &CpuDevice, options: &Options) -> Result<Self> {
         let level = pick(device, options.level.as_deref())?.name.clone();
         let object = Object::load(&bundle, device, &level)?;
-        Ok(Self { bundle, object, level, pool: Pool::new(options.threads), blocks: vec![], weights: vec![], placed: BTreeMap::new() })
+        Ok(Self {
+            bundle,
+            object,
+            level,
+            pool: Pool::new(options.threads),
+            blocks: vec![],
+            weights: vec![],
+            placed: BTreeMap::new(),
+        })
     }
 }
 
@@ -57,7 +65,10 @@ fn pick<'a>(device: &'a CpuDevice, wanted: Option<&str>) -> Result<&'a Level> {
         if lacks.is_empty() {
             return Ok(level);
         }
-        missing.push(Diagnostic::error(Code::FeatureMissing, format!("feature level '{}' needs {}, which this CPU lacks", level.name, lacks.join(", "))));
+        missing.push(Diagnostic::error(
+            Code::FeatureMissing,
+            format!("feature level '{}' needs {}, which this CPU lacks", level.name, lacks.join(", ")),
+        ));
     }
     if missing.is_empty() {
         missing.push(Diagnostic::error(Code::FeatureMissing, "the bundle has no feature level"));
@@ -72,7 +83,8 @@ impl Machine for Cpu {
 
     fn allocate(&mut self, bytes: u64) -> Result<Block> {
         let memory = usize::try_from(bytes.max(1)).map_err(std::io::Error::other).and_then(MmapMut::map_anon).map_err(|e| {
-            Diagnostic::error(Code::MemoryLimit, format!("{bytes} bytes of memory cannot be had: {e}")).help("ask for a shorter context or fewer slots")
+            Diagnostic::error(Code::MemoryLimit, format!("{bytes} bytes of memory cannot be had: {e}"))
+                .help("ask for a shorter context or fewer slots")
         })?;
         self.blocks.push(memory);
         Ok(Block(self.blocks.len() - 1))
@@ -82,7 +94,8 @@ impl Machine for Cpu {
         if let Some(weight) = self.placed.get(tensor) {
             return Ok(*weight);
         }
-        let found = self.bundle.tensor(tensor).unwrap_or_else(|| unreachable!("'{tensor}' was checked when the bundle was opened"));
+        let found =
+            self.bundle.tensor(tensor).unwrap_or_else(|| unreachable!("'{tensor}' was checked when the bundle was opened"));
         self.weights.push(found.data.as_ptr());
         let weight = Weight(self.weights.len() - 1);
         self.placed.insert(tensor.to_owned(), weight);

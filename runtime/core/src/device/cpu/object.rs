@@ -52,8 +52,9 @@ impl Object {
     pub(super) fn load(bundle: &Bundle, device: &CpuDevice, level: &str) -> Result<Self> {
         let path = bundle.path(&device.object).unwrap_or_else(|| unreachable!("checked when the bundle was opened"));
         // SAFETY: loading runs the object's initialisers; it is the code that the user asked us to run, verified against its hash.
-        let library = unsafe { Library::new(&path) }
-            .map_err(|e| Diagnostic::error(Code::CannotRead, format!("the shared object cannot be loaded: {e}")).at("file", &device.object))?;
+        let library = unsafe { Library::new(&path) }.map_err(|e| {
+            Diagnostic::error(Code::CannotRead, format!("the shared object cannot be loaded: {e}")).at("file", &device.object)
+        })?;
         let mut found = Diagnostics::new();
         let mut find = |kernel: &str| {
             let symbol = format!("{}{kernel}__{level}", device.prefix);
@@ -61,7 +62,10 @@ impl Object {
             match unsafe { library.get::<Entry>(symbol.as_str()) } {
                 Ok(entry) => Some(Kernel(*entry)),
                 Err(_) => {
-                    found.push(Diagnostic::error(Code::NotABundle, format!("the shared object lacks the kernel '{symbol}'")).at("file", &device.object));
+                    found.push(
+                        Diagnostic::error(Code::NotABundle, format!("the shared object lacks the kernel '{symbol}'"))
+                            .at("file", &device.object),
+                    );
                     None
                 }
             }

@@ -1,0 +1,71 @@
+//! `q35c compile`: a bundle, or the text of one stage.
+
+use crate::cli::Compile;
+use crate::pipeline::{self, Output};
+use crate::settings::Settings;
+use crate::summary::Summary;
+use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
+use crate::{q35, targets};
+use q35_diag::{Diagnostics, Result};
+use q35_graph::{Observer, Stage};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Compiles a model.
+pub fn run(options: &Compile) -> Result<String> {
+    let verbosity = if options.quiet || options.emit.is_some() { Verbosity::Quiet } else { Verbosity::Normal };
+    let mut watch = Watch::new(verbosity, dumps(options));
+    let result = match options.emit {
+        Some(stage) => emit(options, stage.into(), &mut watch),
+        None => bundle(options, &mut watch),
+    };
+    if options.time_passes {
+        eprint!("{}", watch.timing_table());
+    }
+    let text = result?;
+    watch.into_problems().into_result(text)
+}
+
+fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
+    let started = Instant::now();
+    let mut problems = Diagnostics::new();
+    let settings = problems.absorb(Settings::new(&options.shape));
+    let target = problems.absorb(targets::find(&options.target));
+    let (Some(settings), Some(target)) = (settings, target) else { return Err(problems) };
+    let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
+    let out = Output { target, prefix: &options.prefix, path: &path };
+    let (model, manifest) = pipeline::compile(&options.model, &settings, out, observer)?;
+    let summary = Summary::new(&path, &model, &manifest, started.elapsed());
+    if options.json { super::json(&summary) } else { Ok(summary.listing()) }
+}
+
+/// Runs the passes up to the end of a stage, and gives the text of what is there then.
+fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<String> {
+    let settings = Settings::new(&options.shape)?;
+    let mut capture = Capture::new(stage, observer);
+    if stage == Stage::Source {
+        pipeline::import(&options.model, &mut capture)?;
+        return Ok(capture.into_text());
+    }
+    let model = pipeline::prepare(&options.model, &settings, &mut capture)?.model;
+    if stage > Stage::Graph {
+        let program = q35::through_mlir(&model, &mut capture)?;
+        if stage > Stage::Q35 {
+            pipeline::lower(&program, targets::find(&options.target)?, &options.prefix, &mut capture)?;
+        }
+    }
+    Ok(capture.into_text())
+}
+
+/// The model's name with another extension, in the working directory.
+fn named(options: &Compile, extension: &str) -> PathBuf {
+    PathBuf::from(options.model.file_stem().unwrap_or_default()).with_added_extension(extension)
+}
+
+fn dumps(options: &Compile) -> Option<Dumps> {
+    let after = match options.dump_after.as_deref()? {
+        "all" => DumpAfter::All,
+        name => DumpAfter::Pass(name.to_owned()),
+    };
+    Some(Dumps { folder: options.dump_dir.clone().unwrap_or_else(|| named(options, "dumps")), after })
+}

@@ -1,0 +1,47 @@
+//! `q35c targets`: what there is to compile for, and what each can do.
+
+use crate::cli::Json;
+use crate::table::{Align, Table};
+use crate::targets::TARGETS;
+use q35_diag::Result;
+
+#[derive(serde::Serialize)]
+struct Row {
+    name: &'static str,
+    description: &'static str,
+    runs_on: &'static str,
+    levels: Vec<&'static str>,
+    codecs: Vec<String>,
+    ops: Vec<&'static str>,
+}
+
+/// Lists the targets.
+pub fn run(options: &Json) -> Result<String> {
+    let rows: Vec<Row> = TARGETS
+        .iter()
+        .map(|target| {
+            let can = target.capabilities();
+            Row {
+                name: target.name(),
+                description: target.description(),
+                runs_on: target.label().words(),
+                levels: can.levels,
+                codecs: can.codecs.iter().map(ToString::to_string).collect(),
+                ops: can.ops,
+            }
+        })
+        .collect();
+    if options.json { super::json(&rows) } else { Ok(listing(&rows)) }
+}
+
+fn listing(rows: &[Row]) -> String {
+    let mut table = Table::bare(&[Align::Left; 3]);
+    for row in rows {
+        table.row([row.name, "", row.description]);
+        table.row(["", "runs on", row.runs_on]);
+        table.row(["", "levels", &row.levels.join(" ")]);
+        table.row(["", "codecs", &row.codecs.join(" ")]);
+        table.row(["", "ops", &row.ops.join(" ")]);
+    }
+    table.to_string()
+}

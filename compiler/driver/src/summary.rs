@@ -1,0 +1,91 @@
+//! What a compile has to say in ten lines.
+
+use crate::account::Account;
+use crate::size;
+use crate::table::{Align, Table};
+use q35_bundle::Manifest;
+use q35_dialects::{Model, ParamRole};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+/// The summary of a compile; its JSON form is what `--json` prints.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Summary {
+    /// Where the bundle is.
+    pub bundle: String,
+    /// Numbers in all parameters.
+    pub weights: u64,
+    /// Their bytes as f32.
+    pub f32_bytes: u64,
+    /// Their bytes as stored.
+    pub packed_bytes: u64,
+    /// Bits per weight over all parameters, scales included.
+    pub effective_bits: f64,
+    /// The same over the linear layers without the head.
+    pub linear_bits: f64,
+    /// Bytes of the embedding table.
+    pub embedding_bytes: u64,
+    /// Bytes of the head; 0 if it is the embedding table.
+    pub head_bytes: u64,
+    /// Launches of one step.
+    pub steps: usize,
+    /// Different kernels.
+    pub kernels: usize,
+    /// Bytes of working memory per token of a step.
+    pub arena_bytes_per_token: u64,
+    /// Bytes of KV cache per token of context.
+    pub cache_bytes_per_token: u64,
+    /// Longest context.
+    pub context: u64,
+    /// Peak resident set of the compile.
+    pub peak_bytes: Option<u64>,
+    /// Wall time of the compile.
+    pub seconds: f64,
+}
+
+impl Summary {
+    /// Of a model and what became of it.
+    pub fn new(out: &Path, model: &Model, manifest: &Manifest, time: Duration) -> Self {
+        let account = Account::of(model);
+        let total = account.total();
+        let kernels: BTreeSet<&str> = manifest.steps.iter().flat_map(|s| &s.variants).map(|v| v.kernel.as_str()).collect();
+        Self {
+            bundle: out.display().to_string(),
+            weights: total.count,
+            f32_bytes: total.f32_bytes(),
+            packed_bytes: total.bytes,
+            effective_bits: total.effective_bits(),
+            linear_bits: account.role(ParamRole::Linear).effective_bits(),
+            embedding_bytes: account.role(ParamRole::Embedding).bytes,
+            head_bytes: account.role(ParamRole::Head).bytes,
+            steps: manifest.steps.len(),
+            kernels: kernels.len(),
+            arena_bytes_per_token: manifest.plan.bytes_per_token,
+            cache_bytes_per_token: account.cache_bytes_per_token,
+            context: manifest.model.context,
+            peak_bytes: crate::memory::peak(),
+            seconds: time.as_secs_f64(),
+        }
+    }
+
+    /// Aligned text.
+    pub fn listing(&self) -> String {
+        let head = if self.head_bytes == 0 { "the same table".to_owned() } else { size::show(self.head_bytes) };
+        let cache = self.cache_bytes_per_token;
+        let lines = [
+            ("bundle", self.bundle.clone()),
+            ("weights", format!("{} numbers, {} as f32", self.weights, size::show(self.f32_bytes))),
+            ("packed", format!("{}, {:.3} bits per weight with scales", size::show(self.packed_bytes), self.effective_bits)),
+            ("linear", format!("{:.3} bits per weight with scales", self.linear_bits)),
+            ("embedding", format!("{}, head: {head}", size::show(self.embedding_bytes))),
+            ("program", format!("{} launches of {} kernels per step", self.steps, self.kernels)),
+            ("arena", format!("{} per token", size::show(self.arena_bytes_per_token))),
+            ("cache", format!("{} per token, {} for {}", size::show(cache), size::show(cache.saturating_mul(self.context)), self.context)),
+            ("compile", format!("{:.1} s, peak memory {}", self.seconds, self.peak_bytes.map_or("?".to_owned(), size::show))),
+        ];
+        let mut table = Table::bare(&[Align::Left; 2]);
+        lines.into_iter().for_each(|(name, text)| table.row([name.to_owned(), text]));
+        table.to_string()
+    }
+}

@@ -1,0 +1,208 @@
+//! The command line: names, options and help texts of `q35`, and nothing about what they do.
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use q35_bundle::{Bundle, Verify};
+use q35_diag::Result;
+use q35_runtime::Options;
+use q35_runtime::sampling::Settings;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Run the bundles that q35c makes.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "q35", bin_name = "q35", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a prompt, or run a file of graph inputs
+    Run(Run),
+    /// Compute the perplexity of a text
+    Eval(Eval),
+    /// Measure speed and memory on this machine
+    Bench(Bench),
+    /// Show what is in a bundle
+    Inspect(Inspect),
+}
+
+/// The bundle, and how it is opened.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Opened {
+    /// The bundle, a folder NAME.q35
+    bundle: PathBuf,
+    /// Do not compare the weights with their hash: starts faster, and misses damage
+    #[arg(long)]
+    trust_weights: bool,
+}
+
+impl Opened {
+    /// Opens it.
+    pub(crate) fn open(&self) -> Result<Arc<Bundle>> {
+        let verify = if self.trust_weights { Verify::SkipWeights } else { Verify::All };
+        Bundle::open_with(&self.bundle, verify).map(Arc::new)
+    }
+}
+
+/// What it runs on.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Machine {
+    /// Device; by default the one that the bundle was compiled for
+    #[arg(long)]
+    device: Option<String>,
+    /// Feature level, such as base; by default the best one that this machine can run
+    #[arg(long)]
+    level: Option<String>,
+    /// Threads; by default as many as this process may use
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    threads: Option<u16>,
+}
+
+impl Machine {
+    /// Options for a session with one slot of `capacity` tokens.
+    pub(crate) fn options(&self, capacity: usize) -> Options {
+        Options {
+            device: self.device.clone(),
+            level: self.level.clone(),
+            threads: self.threads.map(usize::from),
+            capacity,
+            ..Options::default()
+        }
+    }
+}
+
+/// `q35 run`.
+#[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("input").required(true)))]
+pub(crate) struct Run {
+    /// The bundle.
+    #[command(flatten)]
+    pub(crate) opened: Opened,
+    /// Text to continue
+    #[arg(long, group = "input")]
+    pub(crate) prompt: Option<String>,
+    /// Token ids to continue, such as 1,2,3; prints token ids
+    #[arg(long, group = "input", value_delimiter = ',', num_args = 1)]
+    pub(crate) tokens: Option<Vec<u32>>,
+    /// Safetensors file of graph inputs, under the names that the source graph gives them
+    #[arg(long, group = "input", requires = "outputs", conflicts_with_all = ["count", "temperature", "top_k", "top_p", "min_p", "seed", "json"])]
+    pub(crate) inputs: Option<PathBuf>,
+    /// Safetensors file to write the graph's outputs to
+    #[arg(long, requires = "inputs")]
+    pub(crate) outputs: Option<PathBuf>,
+    /// New tokens at most
+    #[arg(short = 'n', long = "count", default_value_t = 128)]
+    pub(crate) count: usize,
+    /// How to choose tokens.
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// Where to run.
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Print one JSON object at the end instead of text as it comes
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Sampling {
+    /// Divides the logits before sampling; 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.0, value_parser = temperature)]
+    temperature: f64,
+    /// Keep the so many most probable tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Keep the most probable tokens up to this sum of probabilities
+    #[arg(long, default_value_t = 1.0, value_parser = fraction)]
+    top_p: f64,
+    /// Keep tokens with at least this fraction of the largest probability
+    #[arg(long, default_value_t = 0.0, value_parser = fraction)]
+    min_p: f64,
+    /// Start of the random numbers: the same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Sampling {
+    /// As the sampler wants it.
+    pub(crate) fn settings(&self) -> Settings {
+        let Self { temperature, top_k, top_p, min_p, seed } = *self;
+        Settings { temperature, top_k, top_p, min_p, seed }
+    }
+}
+
+fn number(text: &str, sound: impl Fn(f64) -> bool, what: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x| sound(*x)).ok_or_else(|| format!("it must be {what}"))
+}
+
+fn temperature(text: &str) -> std::result::Result<f64, String> {
+    number(text, |x| x.is_finite() && x >= 0.0, "a number from 0 up")
+}
+
+fn fraction(text: &str) -> std::result::Result<f64, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
+
+/// `q35 eval`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Eval {
+    /// The bundle.
+    #[command(flatten)]
+    pub(crate) opened: Opened,
+    /// Text to predict, in UTF-8
+    #[arg(long)]
+    pub(crate) text: PathBuf,
+    /// Tokens per window; each window starts anew, and its first token is not scored
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) window: u32,
+    /// Where to run.
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `q35 bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Bench {
+    /// The bundle.
+    #[command(flatten)]
+    pub(crate) opened: Opened,
+    /// Runs per case
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) runs: u16,
+    /// Where to run.
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `q35 inspect`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Inspect {
+    /// The bundle.
+    #[command(flatten)]
+    pub(crate) opened: Opened,
+    /// Print a JSON object: a summary, and the manifest
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,32 @@
+//! `q35 eval`: perplexity of a text.
+
+use crate::args::Eval;
+use crate::output;
+use q35_console::Progress;
+use q35_diag::{Code, Diagnostic, Result};
+use q35_runtime::Session;
+use q35_runtime::perplexity::{perplexity, windows};
+use q35_runtime::text::Text;
+
+/// Runs the command.
+pub(crate) fn run(args: &Eval) -> Result<()> {
+    let bundle = args.opened.open()?;
+    let bytes = output::read(&args.text)?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let what = format!("the file is no UTF-8 text: byte {} begins no character", e.utf8_error().valid_up_to());
+        Diagnostic::error(Code::BadText, what).at("file", args.text.display())
+    })?;
+    let tokens = Text::open(&bundle)?.encode(&text)?;
+    let window = (args.window as usize).min(bundle.manifest().model.context as usize);
+    let (count, window) = windows(tokens.len(), window);
+    let mut session = Session::new(bundle, &args.machine.options(window))?;
+    let mut progress = Progress::default();
+    let result = perplexity(&mut session, &tokens, window, |done| progress.at(done as u64, count as u64, "perplexity"))?;
+    if args.json {
+        return output::print_json(&result);
+    }
+    output::print(&format!(
+        "perplexity {:.4} ({} tokens scored, windows of {})\n",
+        result.perplexity, result.scored, result.window
+    ))
+}

@@ -1,0 +1,103 @@
+//! `q35 inspect`: what is in a bundle. Opening it has already proved it sound.
+
+use crate::args::Inspect;
+use crate::output;
+use q35_bundle::{Bundle, Device, Manifest};
+use q35_console::size;
+use q35_console::table::{Align, Table};
+use q35_diag::Result;
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// Figures that follow from the manifest.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Summary {
+    /// Bytes of all files.
+    bytes: u64,
+    /// Weights in all parameters.
+    weights: u64,
+    /// Mean bits per weight, scales included.
+    effective_bits: f64,
+    /// Steps of the program.
+    steps: usize,
+    /// Different kernels among them.
+    kernels: usize,
+    /// Bytes of cache that one token takes.
+    cache_bytes_per_token: u64,
+    /// Bytes of arena that one token of a step takes.
+    arena_bytes_per_token: u64,
+    /// Bytes of arena that one row of logits takes.
+    arena_bytes_per_logit_row: u64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Inspect) -> Result<()> {
+    let bundle = args.opened.open()?;
+    let summary = summary(&bundle);
+    if args.json {
+        return output::print_json(&serde_json::json!({ "summary": summary, "manifest": bundle.manifest() }));
+    }
+    output::print(&text(bundle.manifest(), &summary))
+}
+
+fn summary(bundle: &Bundle) -> Summary {
+    let manifest = bundle.manifest();
+    let count = |shape: [u64; 2]| shape[0].saturating_mul(shape[1]);
+    let weights: u64 = manifest.weights.values().fold(0, |sum, w| sum.saturating_add(count(w.shape)));
+    let bits: f64 = manifest.weights.values().map(|w| w.effective_bits * count(w.shape) as f64).sum();
+    let variants = manifest.steps.iter().flat_map(|s| &s.variants);
+    Summary {
+        bytes: manifest.files.values().fold(0, |sum, file| sum.saturating_add(file.bytes)),
+        weights,
+        effective_bits: if weights == 0 { 0.0 } else { bits / weights as f64 },
+        steps: manifest.steps.len(),
+        kernels: variants.map(|v| &v.kernel).collect::<BTreeSet<_>>().len(),
+        cache_bytes_per_token: manifest.plan.cache.iter().map(|l| 4 * l.kv_heads * (l.key_dim + l.value_dim)).sum(),
+        arena_bytes_per_token: manifest.plan.bytes_per_token,
+        arena_bytes_per_logit_row: manifest.plan.bytes_per_logit_row,
+    }
+}
+
+/// Three tables: facts, parameters, files.
+fn text(manifest: &Manifest, summary: &Summary) -> String {
+    use Align::{Left, Right};
+    let model = &manifest.model;
+    let Device::Cpu(device) = &manifest.device;
+    let levels: Vec<&str> = device.levels.iter().map(|l| l.name.as_str()).collect();
+    let options: Vec<String> = manifest.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut facts = Table::bare(&[Left, Left]);
+    facts.row([
+        "model",
+        &format!("{}: {} parameters, {} layers of width {}", model.name, model.parameters, model.layers, model.hidden),
+    ]);
+    facts.row(["vocabulary", &model.vocab.to_string()]);
+    facts.row(["context", &format!("{} tokens", model.context)]);
+    facts.row(["compiled by", &format!("{} {}", manifest.compiler, options.join(" "))]);
+    facts.row(["device", &format!("{}, {}: {}", manifest.device.name(), device.arch, levels.join(", "))]);
+    facts.row(["weights", &format!("{:.3} bits each, scales included", summary.effective_bits)]);
+    facts.row(["program", &format!("{} steps, {} kernels", summary.steps, summary.kernels)]);
+    facts.row([
+        "memory",
+        &format!(
+            "{} per token of a step, {} per row of logits, {} of cache per token",
+            size::show(summary.arena_bytes_per_token),
+            size::show(summary.arena_bytes_per_logit_row),
+            size::show(summary.cache_bytes_per_token)
+        ),
+    ]);
+
+    let mut parameters =
+        Table::new(&[("parameter", Left), ("codec", Left), ("shape", Right), ("group", Right), ("bits", Right)]);
+    for (name, weight) in &manifest.weights {
+        let group = if weight.group == 0 { "row".to_owned() } else { weight.group.to_string() };
+        let shape = format!("{} x {}", weight.shape[0], weight.shape[1]);
+        parameters.row([name.clone(), weight.codec.clone(), shape, group, format!("{:.3}", weight.effective_bits)]);
+    }
+
+    let mut files = Table::new(&[("file", Left), ("size", Right), ("sha256", Left)]);
+    for (rel, file) in &manifest.files {
+        files.row([rel.clone(), size::show(file.bytes), file.sha256.clone()]);
+    }
+    files.row(["all".to_owned(), size::show(summary.bytes)]);
+    format!("{facts}\n{parameters}\n{files}")
+}

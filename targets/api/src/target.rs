@@ -1,0 +1,143 @@
+//! What every target does.
+
+use crate::Arrangement;
+use q35_bundle::{Device, MemoryPlan, Step};
+use q35_diag::{Code, Diagnostic, Diagnostics, Result};
+use q35_dialects::{Graph, Packed, ParamName};
+use q35_format::Codec;
+use q35_graph::{Observer, Pass};
+use std::collections::BTreeMap;
+
+/// What runs the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// The device itself.
+    Native,
+    /// A model of the chip; nothing has run on silicon.
+    ModelOfTheChip,
+}
+
+impl Label {
+    /// Words for lists and reports.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::ModelOfTheChip => "a model of the chip, not run on silicon",
+        }
+    }
+}
+
+/// What a target can lower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Names of q35 ops.
+    pub ops: Vec<&'static str>,
+    /// Codecs of linear layers.
+    pub codecs: Vec<Codec>,
+    /// Names of feature levels, best first.
+    pub levels: Vec<&'static str>,
+}
+
+/// The program to lower.
+pub struct Request<'a> {
+    /// The ops.
+    pub graph: &'a Graph,
+    /// Shape and storage of the parameters; no data.
+    pub params: &'a BTreeMap<ParamName, Packed>,
+    /// Prefix of every symbol: a C identifier, or empty.
+    pub prefix: &'a str,
+}
+
+/// Which bytes of a packed parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Section {
+    /// The weights.
+    Codes,
+    /// A scale per row and group.
+    Scales,
+    /// An offset per row and group.
+    Offsets,
+}
+
+/// A tensor of the weights file.
+#[derive(Clone, Debug)]
+pub struct WeightTensor {
+    /// The parameter it comes from.
+    pub param: ParamName,
+    /// Which part of it.
+    pub section: Section,
+    /// How its canonical bytes are laid out.
+    pub arrangement: Arrangement,
+}
+
+/// A lowered program.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// What runs it.
+    pub device: Device,
+    /// Memory.
+    pub plan: MemoryPlan,
+    /// The program.
+    pub steps: Vec<Step>,
+    /// Files of the bundle, by relative path.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Tensors of the weights file, by name.
+    pub weights: BTreeMap<String, WeightTensor>,
+}
+
+/// A target.
+pub trait Target {
+    /// The word the command line uses.
+    fn name(&self) -> &'static str;
+
+    /// One line.
+    fn description(&self) -> &'static str;
+
+    /// What runs the code.
+    fn label(&self) -> Label;
+
+    /// What it can lower.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Its passes, in order; the first reads the q35 stage, the last leaves the stage of code.
+    fn passes(&self) -> Vec<Pass>;
+
+    /// Reports every node that has no lowering, by its name in the user's model ([`Code::TargetCannot`]).
+    fn check(&self, request: &Request<'_>) -> Result<()>;
+
+    /// Lowers a program that passed the dialect's verifier. Every pass is shown to `observer`.
+    fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered>;
+}
+
+/// The diagnostic that a node has no lowering.
+pub fn cannot(target: &dyn Target, node: &str, reason: &str) -> Diagnostic {
+    Diagnostic::error(Code::TargetCannot, format!("target '{}' cannot run this: {reason}", target.name())).at("node", node)
+}
+
+/// Checks that a prefix can begin a C identifier.
+pub fn check_prefix(prefix: &str) -> Result<()> {
+    let starts = prefix.chars().next().is_none_or(|c| c.is_ascii_alphabetic() || c == '_');
+    if starts && prefix.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Ok(());
+    }
+    Err(Diagnostics::from(
+        Diagnostic::error(Code::BadOption, format!("the symbol prefix '{prefix}' is no C identifier"))
+            .help("use letters, digits and underscores, and no digit first"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_identifiers() {
+        for good in ["", "q35_", "_x9"] {
+            assert_eq!(check_prefix(good), Ok(()));
+        }
+        for bad in ["9a", "a-b", "a b", "é", "a\n"] {
+            let errors = check_prefix(bad).unwrap_err();
+            assert!(errors.to_string().starts_with("error[Q35-0303]: the symbol prefix"), "{errors}");
+        }
+    }
+}
