@@ -72,7 +72,8 @@ pub enum Attr {
     Strs(Vec<String>),
     /// A tensor.
     Tensor(Tensor),
-    /// A subgraph; values of the outer graph that it reads come as its inputs, and as further operands of the call, in the same order.
+    /// A subgraph; values of the outer graph that it reads come as its inputs, and as further operands of the call, in the same order. All
+    /// subgraphs of a call have the same further inputs, whichever of them reads which.
     Graph(Box<SourceGraph>),
 }
 

@@ -120,7 +120,7 @@ fn executed(bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Run> {
     let logits = session.step(&chunks)?.rows().flatten().copied().collect();
     let mut caches = Vec::new();
     for (layer, shape) in layers.iter().enumerate() {
-        let mut read = |part, dim: u64| {
+        let read = |part, dim: u64| {
             let mut all = Vec::new();
             for (slot, tokens) in prompt.0.iter().enumerate() {
                 let entries = session.read_cache(CacheSpan { layer, part, slot, first: 0, count: tokens.len() });

@@ -83,18 +83,18 @@ impl<'m> Builder<'m> {
         self.report.finish(graph)
     }
 
-    /// Builds a graph; `captured` are the values of the graph around it that become further inputs.
-    fn graph(&mut self, proto: &'m Graph, captured: &[(&'m str, SourceType)], context: Context<'_, 'm>) -> SourceGraph {
+    /// Builds a graph; `captured` are the values of the graph around it that become further inputs, or that are absent there.
+    fn graph(&mut self, proto: &'m Graph, captured: &[(&'m str, Option<SourceType>)], context: Context<'_, 'm>) -> SourceGraph {
         let types = values::index(proto.value_info.iter().chain(&proto.output).chain(&proto.input));
         let context = Context { types: &types, ..context };
         let mut frame = Frame::default();
         let mut scope = Scope::new();
         let constants: BTreeSet<&str> = proto.initializer.iter().map(|t| t.name.as_str()).collect();
         let inputs = proto.input.iter().filter(|i| !constants.contains(i.name.as_str()));
-        let own = inputs.map(|i| (i.name.as_str(), values::of(&types, context.prefix, &i.name)));
+        let own = inputs.map(|i| (i.name.as_str(), Some(values::of(&types, context.prefix, &i.name))));
         for (name, ty) in own.chain(captured.iter().cloned()) {
-            let value = frame.leaf(SourceOp::Input, ty);
-            self.define(&mut scope, name, Some(value));
+            let value = ty.map(|ty| frame.leaf(SourceOp::Input, ty));
+            self.define(&mut scope, name, value);
         }
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().map_or("", |v| v.name.as_str());
@@ -225,14 +225,18 @@ impl<'m> Builder<'m> {
     /// Adds an ordinary node; `call` comes without its attributes.
     fn op(&mut self, frame: &mut Frame, site: Site<'m>, mut call: Call, scope: &Scope<'m>, context: Context<'_, 'm>) {
         let Site { name, attributes, mut operands, results } = site;
-        let mut captured: Vec<(&'m str, SourceType)> = Vec::new();
+        let mut captured: Vec<(&'m str, Option<SourceType>)> = Vec::new();
         let mut seen = BTreeSet::new();
         for free in attributes.values().filter_map(|a| attr::subgraph(a)).flat_map(free_names) {
-            if seen.insert(free)
-                && let Some(value) = self.lookup(scope, free, &name)
-            {
-                operands.push(Some(value));
-                captured.push((free, frame.ty(value).clone()));
+            if !seen.insert(free) {
+                continue;
+            }
+            match self.lookup(scope, free, &name) {
+                Some(value) => {
+                    operands.push(Some(value));
+                    captured.push((free, Some(frame.ty(value).clone())));
+                }
+                None => captured.push((free, None)),
             }
         }
         for (key, proto) in &attributes {

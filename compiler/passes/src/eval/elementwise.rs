@@ -8,8 +8,11 @@ use q35_graph::{DType, NodeId};
 pub(super) type Map = fn(&mut Arena, &[Id]) -> Id;
 
 impl Eval<'_> {
-    pub(super) fn map(&mut self, node: NodeId, index: &[Id], map: Map) -> Res<Id> {
+    pub(super) fn map(&mut self, node: NodeId, index: &[Id], least: usize, map: Map) -> Res<Id> {
         let operands = self.operand_elements(node, index)?;
+        if operands.len() < least {
+            return self.fault(node, format!("needs {least} operands"));
+        }
         Ok(map(&mut self.sym, &operands))
     }
 

@@ -40,7 +40,7 @@ pub type Res<T> = Result<T, Fault>;
 /// Ranks and lists longer than this are nothing a decoder has.
 const LONGEST_LIST: i64 = 64;
 
-/// Chains of views longer than this between two compute nodes are not followed.
+/// Chains of ops longer than this between two compute nodes are not followed, nor are formulas nested deeper.
 const DEEPEST: u32 = 256;
 
 struct Cut {
@@ -57,6 +57,7 @@ pub struct Eval<'g> {
     shapes: BTreeMap<Value, Vec<Id>>,
     kinds: BTreeMap<Value, Kind>,
     elements: HashMap<(Value, Box<[Id]>), Id>,
+    origins: HashMap<Id, NodeId>,
     cuts: BTreeMap<Value, Cut>,
     bases: BTreeMap<Value, BaseId>,
     values: BTreeMap<BaseId, Value>,
@@ -73,6 +74,7 @@ impl<'g> Eval<'g> {
             shapes: inputs,
             kinds: BTreeMap::new(),
             elements: HashMap::new(),
+            origins: HashMap::new(),
             cuts: BTreeMap::new(),
             bases: BTreeMap::new(),
             values: BTreeMap::new(),
@@ -144,6 +146,13 @@ impl<'g> Eval<'g> {
         if let Some(&id) = self.elements.get(&key) {
             return Ok(id);
         }
+        let rank = match self.cuts.get(&value) {
+            Some(cut) => cut.index.len(),
+            None => self.shape(value)?.len(),
+        };
+        if rank != index.len() {
+            return self.fault(value.node, format!("has {rank} dimensions where {} are meant", index.len()));
+        }
         let element = if let Some(cut) = self.cuts.get(&value) {
             // A variable of extent 1 is the number 0 already.
             let pairs = cut.index.iter().copied().zip(index.iter().copied());
@@ -156,8 +165,17 @@ impl<'g> Eval<'g> {
                 SourceOp::Call(_) => self.nested(value.node, |eval| table::element(eval, value, index))?,
             }
         };
+        if self.sym.depth(element) > DEEPEST {
+            return self.fault(value.node, "ends a computation that is too long to follow");
+        }
         self.elements.insert(key, element);
+        self.origins.entry(element).or_insert(value.node);
         Ok(element)
+    }
+
+    /// The node that an expression was first the result of.
+    pub fn origin(&self, expr: Id) -> Option<NodeId> {
+        self.origins.get(&expr).copied()
     }
 
     /// The element of a value as a load from the value itself.

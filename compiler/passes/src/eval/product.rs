@@ -4,6 +4,9 @@ use super::{Eval, Res};
 use crate::sym::Id;
 use q35_graph::{NodeId, Value};
 
+/// What may be a number of heads.
+const HEADS: std::ops::Range<i64> = 1..1 << 20;
+
 /// A product that contracts a dimension of 1 is an outer product, hence elementwise; any other is opaque.
 pub(super) fn matmul(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
     let (a, b) = (eval.operand(node, 0)?, eval.operand(node, 1)?);
@@ -96,7 +99,7 @@ pub(super) fn group_query_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id
     let mut out = eval.dims(node, 0)?;
     let call = eval.call(node)?;
     let (heads, kv_heads) = (call.int("num_heads", 0), call.int("kv_num_heads", 0));
-    if out.len() != 3 || heads <= 0 || kv_heads <= 0 {
+    if out.len() != 3 || !HEADS.contains(&heads) || !HEADS.contains(&kv_heads) {
         return eval.fault(node, "has operands of unknown layout");
     }
     let packed = eval.graph.operand(node, 1).is_none();

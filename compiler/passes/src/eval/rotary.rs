@@ -25,7 +25,7 @@ pub(super) fn rotary(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res
     let here = eval.element(x, index)?;
     let (width, rotated) = match (eval.sym.as_int(width), call.int("rotary_embedding_dim", 0)) {
         (Some(width), 0) => (width, width),
-        (Some(width), rotated) if rotated <= width => (width, rotated),
+        (Some(width), rotated) if (1..=width).contains(&rotated) => (width, rotated),
         _ => return eval.fault(node, "has heads of unknown width"),
     };
     let half = eval.sym.int(rotated / 2);

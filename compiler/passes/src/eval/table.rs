@@ -22,8 +22,8 @@ enum KindRule {
 
 /// How elements follow.
 enum Rule {
-    /// From the operands' elements at the same, broadcast index.
-    Each(Map),
+    /// From the elements of at least this many operands at the same, broadcast index.
+    Each(usize, Map),
     /// In some other way; the shape comes with it.
     Own(Shape, Element),
     /// Not at all: elements stand for themselves until somebody recognises the value.
@@ -56,40 +56,40 @@ const REAL: KindRule = Always(Kind::Real);
 const INTEGER: KindRule = Always(Kind::Integer);
 
 const TABLE: &[Row] = &[
-    row("Add", Of(0), Each(|s, x| s.add(x[0], x[1]))),
-    row("Sub", Of(0), Each(|s, x| s.sub(x[0], x[1]))),
-    row("Mul", Of(0), Each(|s, x| s.mul(x[0], x[1]))),
+    row("Add", Of(0), Each(2, |s, x| s.add(x[0], x[1]))),
+    row("Sub", Of(0), Each(2, |s, x| s.sub(x[0], x[1]))),
+    row("Mul", Of(0), Each(2, |s, x| s.mul(x[0], x[1]))),
     row("Div", Of(0), Own(shapes::broadcast_all, ew::div)),
     row("Mod", Of(0), Own(shapes::broadcast_all, ew::modulo)),
     row("Pow", Of(0), Own(shapes::broadcast_all, ew::pow)),
-    row("Neg", Of(0), Each(|s, x| s.scaled(x[0], -1.0))),
-    row("Sqrt", REAL, Each(|s, x| s.pow(x[0], Power::HALF))),
-    row("Reciprocal", REAL, Each(|s, x| s.pow(x[0], Power::MINUS_ONE))),
-    row("Exp", REAL, Each(|s, x| s.apply(Func::Exp, x[0]))),
-    row("Log", REAL, Each(|s, x| s.apply(Func::Log, x[0]))),
-    row("Sin", REAL, Each(|s, x| s.apply(Func::Sin, x[0]))),
-    row("Cos", REAL, Each(|s, x| s.apply(Func::Cos, x[0]))),
-    row("Tanh", REAL, Each(|s, x| s.apply(Func::Tanh, x[0]))),
-    row("Erf", REAL, Each(|s, x| s.apply(Func::Erf, x[0]))),
-    row("Sigmoid", REAL, Each(|s, x| s.apply(Func::Sigmoid, x[0]))),
-    row("Floor", Of(0), Each(|s, x| s.apply(Func::Floor, x[0]))),
-    row("Relu", Of(0), Each(|s, x| { let zero = s.int(0); s.max(x[0], zero) })),
+    row("Neg", Of(0), Each(1, |s, x| s.scaled(x[0], -1.0))),
+    row("Sqrt", REAL, Each(1, |s, x| s.pow(x[0], Power::HALF))),
+    row("Reciprocal", REAL, Each(1, |s, x| s.pow(x[0], Power::MINUS_ONE))),
+    row("Exp", REAL, Each(1, |s, x| s.apply(Func::Exp, x[0]))),
+    row("Log", REAL, Each(1, |s, x| s.apply(Func::Log, x[0]))),
+    row("Sin", REAL, Each(1, |s, x| s.apply(Func::Sin, x[0]))),
+    row("Cos", REAL, Each(1, |s, x| s.apply(Func::Cos, x[0]))),
+    row("Tanh", REAL, Each(1, |s, x| s.apply(Func::Tanh, x[0]))),
+    row("Erf", REAL, Each(1, |s, x| s.apply(Func::Erf, x[0]))),
+    row("Sigmoid", REAL, Each(1, |s, x| s.apply(Func::Sigmoid, x[0]))),
+    row("Floor", Of(0), Each(1, |s, x| s.apply(Func::Floor, x[0]))),
+    row("Relu", Of(0), Each(1, |s, x| { let zero = s.int(0); s.max(x[0], zero) })),
     row("Swish", REAL, Own(shapes::same_shape, ew::swish)),
     row("Gelu", REAL, Own(shapes::same_shape, ew::gelu)),
-    row("Max", Of(0), Each(|s, x| x[1..].iter().fold(x[0], |m, y| s.max(m, *y)))),
-    row("Min", Of(0), Each(|s, x| x[1..].iter().fold(x[0], |m, y| s.min(m, *y)))),
+    row("Max", Of(0), Each(1, |s, x| x[1..].iter().fold(x[0], |m, y| s.max(m, *y)))),
+    row("Min", Of(0), Each(1, |s, x| x[1..].iter().fold(x[0], |m, y| s.min(m, *y)))),
     row("Clip", Of(0), Own(shapes::same_shape, ew::clip)),
-    row("Equal", TRUTH, Each(|s, x| s.equal(x[0], x[1]))),
-    row("Less", TRUTH, Each(|s, x| s.less(x[0], x[1]))),
-    row("LessOrEqual", TRUTH, Each(|s, x| s.less_equal(x[0], x[1]))),
-    row("Greater", TRUTH, Each(|s, x| s.less(x[1], x[0]))),
-    row("GreaterOrEqual", TRUTH, Each(|s, x| s.less_equal(x[1], x[0]))),
-    row("And", TRUTH, Each(|s, x| s.and(x[0], x[1]))),
-    row("Or", TRUTH, Each(|s, x| s.or(x[0], x[1]))),
-    row("Not", TRUTH, Each(|s, x| s.not(x[0]))),
+    row("Equal", TRUTH, Each(2, |s, x| s.equal(x[0], x[1]))),
+    row("Less", TRUTH, Each(2, |s, x| s.less(x[0], x[1]))),
+    row("LessOrEqual", TRUTH, Each(2, |s, x| s.less_equal(x[0], x[1]))),
+    row("Greater", TRUTH, Each(2, |s, x| s.less(x[1], x[0]))),
+    row("GreaterOrEqual", TRUTH, Each(2, |s, x| s.less_equal(x[1], x[0]))),
+    row("And", TRUTH, Each(2, |s, x| s.and(x[0], x[1]))),
+    row("Or", TRUTH, Each(2, |s, x| s.or(x[0], x[1]))),
+    row("Not", TRUTH, Each(1, |s, x| s.not(x[0]))),
     // Only a row that sees no token at all makes a NaN, and such a row is padding: nobody reads it.
-    row("IsNaN", TRUTH, Each(|s, _| s.truth(false))),
-    row("Where", Of(1), Each(|s, x| s.select(x[0], x[1], x[2]))),
+    row("IsNaN", TRUTH, Each(1, |s, _| s.truth(false))),
+    row("Where", Of(1), Each(3, |s, x| s.select(x[0], x[1], x[2]))),
     row("Cast", By(ew::cast_kind), Own(shapes::same_shape, ew::cast)),
     row("Identity", Of(0), Own(shapes::same_shape, view::identity)),
     row("Dropout", Of(0), Own(shapes::same_shape, view::identity)),
@@ -156,14 +156,14 @@ pub(super) fn kind(eval: &mut Eval, value: Value) -> Res<Kind> {
 
 pub(super) fn shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     match find(eval, node)?.rule {
-        Each(_) => shapes::broadcast_all(eval, node),
+        Each(..) => shapes::broadcast_all(eval, node),
         Own(shape, _) | Opaque(shape) => shape(eval, node),
     }
 }
 
 pub(super) fn element(eval: &mut Eval, value: Value, index: &[Id]) -> Res<Id> {
     match find(eval, value.node)?.rule {
-        Each(map) => eval.map(value.node, index, map),
+        Each(operands, map) => eval.map(value.node, index, operands, map),
         Own(_, element) => element(eval, value.node, value.result, index),
         Opaque(_) => eval.opaque(value, index),
     }

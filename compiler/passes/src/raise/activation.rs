@@ -46,15 +46,20 @@ impl Raiser<'_> {
         if self.is_poisoned(rest) {
             return self.consequence();
         }
+        let (value, inner) = self.on_behalf(&[expr, rest], |r| r.formed(Ask { expr: rest, column, width }))?;
+        let inner = cleaned(inner);
+        self.made.insert((rest, width), (value, inner));
+        Ok((value, cleaned(factor * inner)))
+    }
+
+    fn formed(&mut self, ask: Ask) -> Res<Made> {
         for form in FORMS {
-            if let Some((value, inner)) = form(self, Ask { expr: rest, column, width })? {
-                let inner = cleaned(inner);
-                self.made.insert((rest, width), (value, inner));
-                return Ok((value, cleaned(factor * inner)));
+            if let Some(made) = form(self, ask)? {
+                return Ok(made);
             }
         }
-        let text = self.eval.sym.show(rest);
-        self.fault(format!("reads a value of no known form: {}", shortened(&text)))
+        let text = self.eval.sym.show(ask.expr);
+        self.fault(format!("gives a value of no known form: {text}"))
     }
 
     /// The value itself, the factor applied.
@@ -159,13 +164,4 @@ fn cleaned(factor: f64) -> f64 {
 /// Constants are f32, and their products are formed in f64: what lies within 2^-24 of 1 is 1.
 pub(super) fn is_one(factor: f64) -> bool {
     (factor - 1.0).abs() < 6e-8
-}
-
-/// The beginning of a long text.
-pub(super) fn shortened(text: &str) -> String {
-    const LONGEST: usize = 300;
-    if text.chars().count() <= LONGEST {
-        return text.to_owned();
-    }
-    text.chars().take(LONGEST).chain("...".chars()).collect()
 }

@@ -159,7 +159,7 @@ impl Raiser<'_> {
         match self.eval.sym.node(load) {
             Node::Load(base, _) if self.is_product(*base) => Ok(Parsed { load, base: *base, scale, softcap, mask }),
             _ => {
-                let text = super::activation::shortened(&self.eval.sym.show(rest));
+                let text = self.eval.sym.show(rest);
                 self.fault(format!("weighs values with scores of no known form: {text}"))
             }
         }

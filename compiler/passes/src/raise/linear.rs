@@ -9,6 +9,9 @@ use q35_dialects::q35::Linear;
 use q35_dialects::{Param, ParamRole};
 use q35_graph::{Axis, BlockQuantized, NodeId, Tensor, Value, WeightView};
 
+/// Sizes of quantized matrices stay below this.
+const LARGEST: i64 = 1 << 28;
+
 /// A linear layer whose columns nobody has read yet, and those parts that were made.
 pub(super) struct PendingLinear {
     input: Value,
@@ -119,8 +122,8 @@ impl Raiser<'_> {
     pub(super) fn block_matmul(&mut self, node: NodeId) -> Res<()> {
         let call = self.eval.call(node)?;
         let (inputs, outputs) = (call.int("K", 0), call.int("N", 0));
-        if inputs <= 0 || outputs <= 0 {
-            return self.fault("has no sizes");
+        if ![inputs, outputs].iter().all(|n| (1..LARGEST).contains(n)) {
+            return self.fault("has no plausible sizes");
         }
         let (view, origin) = self.block_view(node, [1, 2, 3], Some(4), inputs as u64)?;
         if view.rows() < outputs as u64 {
@@ -150,7 +153,7 @@ impl Raiser<'_> {
             Some(at) => self.plain_constant(node, at)?.map(|(t, _)| t),
             None => None,
         };
-        if !(1..=8).contains(&bits) || block <= 0 {
+        if ![2, 4, 8].contains(&bits) || !(1..LARGEST).contains(&block) || cols >= LARGEST as u64 {
             return self.fault("has blocks of no known form");
         }
         let per_row = cols.div_ceil(block as u64);

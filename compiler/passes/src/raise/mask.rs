@@ -4,10 +4,13 @@
 //! loads from the attention mask input; tests that always hold have vanished. Recognised are `t <= past + s` (causal), `t > past + s - W`
 //! (a window of W) and `mask[b, t] != 0` (padding, which a ragged batch does not have).
 
-use super::activation::{Ask, Made, shortened};
+use super::activation::{Ask, Made};
 use super::{Raiser, Res};
 use crate::sym::{Base, Id, Kind, Node};
 use q35_graph::Tensor;
+
+/// Constant masks larger than this are not looked through.
+const LARGEST_MASK: u64 = 1 << 26;
 
 /// What a mask says beyond causality.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl Raiser<'_> {
     }
 
     fn strange<T>(&self, part: Id) -> Res<T> {
-        let text = shortened(&self.eval.sym.show(part));
+        let text = self.eval.sym.show(part);
         self.fault(format!("has a mask that is neither causal, nor a window, nor padding: {text}"))
     }
 
@@ -86,6 +89,9 @@ impl Raiser<'_> {
         let (Some(row), Some(column)) = (index.iter().position(|i| *i == s), index.iter().position(|i| *i == t)) else {
             return Ok(None);
         };
+        if tensor.count() > LARGEST_MASK {
+            return self.fault(format!("has a constant mask '{name}' of {} elements", tensor.count()));
+        }
         let fixed = index.iter().enumerate().all(|(i, at)| i == row || i == column || self.eval.sym.as_number(*at) == Some(0.0));
         match fixed.then(|| triangle(&tensor, row, column)).flatten() {
             Some(window) => Ok(Some([Bound::UpTo(0)].into_iter().chain(window.map(Bound::Window)).collect())),

@@ -39,8 +39,8 @@ use inputs::Grid;
 use linear::PendingLinear;
 use q35_bundle::{Interface, ModelFacts, PositionRule};
 use q35_diag::{Code, Diagnostic, Result};
-use q35_dialects::q35::Op;
-use q35_dialects::{Model, ParamName};
+use q35_dialects::q35::{Op, Tokens};
+use q35_dialects::{Model, ParamName, Rows, Ty};
 use q35_graph::source::{SourceGraph, SourceOp};
 use q35_graph::{NodeId, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -101,9 +101,9 @@ struct Raiser<'g> {
 /// Every node that could not be understood, in one list.
 pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
     let live = live(graph);
-    report::unknown_ops(graph, &live)?;
     let mut sym = Arena::default();
     let (grid, dims) = inputs::classify(graph, &live, &mut sym)?;
+    report::unknown_ops(graph, &live)?;
     let facts = ModelFacts { name: options.name.clone(), vocab: 0, hidden: 0, layers: 0, context: 0, parameters: 0 };
     let interface = Interface { inputs: Vec::new(), outputs: Vec::new(), positions: PositionRule::Column };
     let mut raiser = Raiser {
@@ -125,7 +125,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         if live.contains(&node) && matches!(graph.node(node).op, SourceOp::Call(_)) {
             raiser.node = node;
             if let Err(fault) = raiser.visit(node) {
-                raiser.poison(node);
+                raiser.replace(node);
                 faults.push(fault);
             }
         }
@@ -152,7 +152,9 @@ fn live(graph: &SourceGraph) -> BTreeSet<NodeId> {
 impl Raiser<'_> {
     /// Infers a node's shapes and cuts it if it computes.
     fn visit(&mut self, node: NodeId) -> Res<()> {
-        self.eval.shape(Value { node, result: 0 })?;
+        let output = Value { node, result: 0 };
+        self.eval.shape(output)?;
+        self.eval.kind(output)?;
         let call = self.eval.call(node)?;
         match (call.domain.as_str(), call.op.as_str()) {
             ("", "Gather") => self.embed(node),
@@ -196,6 +198,15 @@ impl Raiser<'_> {
         !seen.is_empty()
     }
 
+    /// Does some work in the name of the node that an expression is the result of, if there is one.
+    fn on_behalf<T>(&mut self, exprs: &[Id], work: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
+        let origin = exprs.iter().find_map(|expr| self.eval.origin(*expr)).unwrap_or(self.node);
+        let here = std::mem::replace(&mut self.node, origin);
+        let result = work(self);
+        self.node = here;
+        result
+    }
+
     /// The name that a node's ops get in the model.
     fn name(&self) -> String {
         self.eval.graph.node(self.node).name.clone()
@@ -233,12 +244,24 @@ impl Raiser<'_> {
         base
     }
 
-    /// Whatever depends on this node is not worth reporting.
-    fn poison(&mut self, node: NodeId) {
+    /// Gives a node that was not understood results that stand for anything, so that the nodes after it are still looked at.
+    fn replace(&mut self, node: NodeId) {
         for result in 0..self.eval.graph.node(node).results.len() as u16 {
-            let base = self.raise_base(Raised::Poison);
-            let load = self.eval.sym.load(base, &[]);
-            self.eval.cut(Value { node, result }, Vec::new(), load);
+            let value = Value { node, result };
+            let (b, s) = (self.grid.b, self.grid.s);
+            match self.row_index(value, "n") {
+                Ok(Some((index, width))) if index.len() == 3 && index[..2] == [b, s] => {
+                    let ty = Ty::Act { rows: Rows::Tokens, width };
+                    let stand_in = self.model.graph.add("", Tokens {}.into(), &[], vec![ty]);
+                    self.cut(value, index.clone(), Raised::Whole(Value { node: stand_in, result: 0 }, width), [b, s, index[2]], 1.0);
+                }
+                Ok(Some((index, _))) => {
+                    let base = self.raise_base(Raised::Poison);
+                    let load = self.eval.sym.load(base, &index);
+                    self.eval.cut(value, index, load);
+                }
+                _ => {}
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use q35_dialects::{Param, ParamName, ParamRole};
 use q35_graph::{Axis, Tensor, WeightView};
 
 /// Vectors longer than this are not computed element by element.
-const LONGEST_COMPUTED: u64 = 1 << 22;
+const LONGEST_COMPUTED: u64 = 1 << 17;
 
 impl Raiser<'_> {
     /// The tensor, offset and strides of an element of a constant that moves evenly with each of `vars`.

@@ -70,51 +70,73 @@ impl Arena {
     pub fn load(&mut self, base: BaseId, index: &[Id]) -> Id {
         if let Base::Constant(_, tensor) = self.base(base) {
             let tensor = tensor.clone();
-            if let Some(value) = self.fold_constant(&tensor, index) {
+            if let Some(value) = self.fold_constant(base, &tensor, index) {
                 return value;
             }
         }
         self.intern(Node::Load(base, index.into()))
     }
 
-    fn fold_constant(&mut self, tensor: &Tensor, index: &[Id]) -> Option<Id> {
+    fn fold_constant(&mut self, base: BaseId, tensor: &Tensor, index: &[Id]) -> Option<Id> {
         if index.len() != tensor.dims().len() {
             return None;
         }
-        let mut strides = vec![1u64; index.len()];
-        for i in (1..index.len()).rev() {
-            strides[i - 1] = strides[i] * tensor.dims()[i];
-        }
-        let (mut offset, mut free) = (0u64, Vec::new());
-        for (i, (&at, &dim)) in index.iter().zip(tensor.dims()).enumerate() {
+        let mut fixed = Vec::with_capacity(index.len());
+        for (&at, &dim) in index.iter().zip(tensor.dims()) {
             match self.as_int(at) {
-                Some(at) if (0..dim as i64).contains(&at) => offset += at as u64 * strides[i],
+                Some(at) if (0..dim as i64).contains(&at) => fixed.push(Some(at as u64)),
                 Some(_) => return None,
-                None if dim == 1 => {}
-                None => free.push((at, dim, strides[i])),
+                None => fixed.push(if dim == 1 { Some(0) } else { None }),
             }
         }
-        if free.is_empty() {
-            return Some(self.number(tensor.number(offset)));
+        let key = (base, fixed.into_boxed_slice());
+        if !self.affine.contains_key(&key) {
+            let affine = Affine::of(tensor, &key.1);
+            self.affine.insert(key.clone(), affine);
         }
-        if tensor.dtype().is_float() || tensor.count() > LARGEST_TABLE {
+        let affine = self.affine[&key].clone()?;
+        let free = index.iter().zip(&key.1).filter(|(_, fixed)| fixed.is_none()).map(|(at, _)| *at);
+        let terms: Vec<(Id, f64)> = free.zip(affine.slopes).collect();
+        Some(self.linear(&terms, affine.first))
+    }
+}
+
+/// `first + sum of slope * index`, over the free indices.
+#[derive(Clone, Debug)]
+pub(super) struct Affine {
+    first: f64,
+    slopes: Vec<f64>,
+}
+
+impl Affine {
+    /// The function that a tensor is of those indices that are not fixed. A table of real numbers is one only if none is free.
+    fn of(tensor: &Tensor, fixed: &[Option<u64>]) -> Option<Self> {
+        let (mut offset, mut stride, mut free) = (0u64, 1u64, Vec::new());
+        for (at, &dim) in fixed.iter().zip(tensor.dims()).rev() {
+            match at {
+                Some(at) => offset += at * stride,
+                None => free.push((dim, stride)),
+            }
+            stride = stride.checked_mul(dim)?;
+        }
+        free.reverse();
+        if free.iter().any(|(dim, _)| *dim == 0) || !free.is_empty() && (tensor.dtype().is_float() || tensor.count() > LARGEST_TABLE) {
             return None;
         }
         let first = tensor.number(offset);
-        let slopes: Vec<f64> = free.iter().map(|(_, dim, stride)| if *dim > 1 { tensor.number(offset + stride) - first } else { 0.0 }).collect();
+        let slopes: Vec<f64> = free.iter().map(|(_, stride)| tensor.number(offset + stride) - first).collect();
         let mut at = vec![0u64; free.len()];
         loop {
-            let flat: u64 = offset + at.iter().zip(&free).map(|(i, f)| i * f.2).sum::<u64>();
+            let flat: u64 = offset + at.iter().zip(&free).map(|(i, f)| i * f.1).sum::<u64>();
             let want: f64 = first + at.iter().zip(&slopes).map(|(i, s)| *i as f64 * s).sum::<f64>();
             if tensor.number(flat) != want {
                 return None;
             }
-            let Some(next) = (0..free.len()).rev().find(|&i| at[i] + 1 < free[i].1) else { break };
+            let Some(next) = (0..free.len()).rev().find(|&i| at[i] + 1 < free[i].0) else { break };
             at[next] += 1;
             at[next + 1..].fill(0);
         }
-        let terms: Vec<(Id, f64)> = free.iter().zip(&slopes).map(|(f, s)| (f.0, *s)).collect();
-        Some(self.linear(&terms, first))
+        Some(Self { first, slopes })
     }
 }
 

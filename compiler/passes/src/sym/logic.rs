@@ -3,6 +3,9 @@
 use super::{Arena, Id, Node};
 use std::collections::HashMap;
 
+/// Comparisons of sums with more selections in them are not taken apart: each doubles the cases.
+const MOST_BRANCHES: usize = 3;
+
 impl Arena {
     /// `x >= 0`.
     pub fn non_negative(&mut self, x: Id) -> Id {
@@ -46,6 +49,9 @@ impl Arena {
     /// A comparison of a sum with a selection in it compares in both branches.
     fn lift_select(&mut self, x: Id, compare: fn(&mut Self, Id) -> Id) -> Option<Id> {
         let (terms, _) = self.terms(x);
+        if terms.iter().filter(|(t, _)| matches!(self.node(*t), Node::Select(..))).count() > MOST_BRANCHES {
+            return None;
+        }
         let (at, condition, yes, no) = terms.iter().find_map(|(t, _)| match *self.node(*t) {
             Node::Select(c, yes, no) => Some((*t, c, yes, no)),
             _ => None,

@@ -30,6 +30,7 @@ mod sum;
 pub use base::{Base, BaseId, Kind};
 pub use power::Power;
 
+use base::Affine;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
@@ -146,9 +147,11 @@ pub enum Node {
 pub struct Arena {
     nodes: Vec<Node>,
     integer: Vec<bool>,
+    depths: Vec<u32>,
     ids: HashMap<Node, Id>,
     vars: Vec<(String, Id)>,
     bases: Vec<Base>,
+    affine: HashMap<(BaseId, Box<[Option<u64>]>), Option<Affine>>,
     named: HashMap<(String, Id), Id>,
 }
 
@@ -163,6 +166,11 @@ impl Arena {
         self.integer[id.0 as usize]
     }
 
+    /// Longest way from an expression to a leaf.
+    pub fn depth(&self, id: Id) -> u32 {
+        self.depths[id.0 as usize]
+    }
+
     fn intern(&mut self, node: Node) -> Id {
         if let Some(&id) = self.ids.get(&node) {
             return id;
@@ -171,6 +179,8 @@ impl Arena {
         let id = Id(self.nodes.len() as u32);
         self.nodes.push(node.clone());
         self.integer.push(integer);
+        let depth = self.children(id).iter().map(|c| self.depths[c.0 as usize]).max().unwrap_or(0);
+        self.depths.push(depth + 1);
         self.ids.insert(node, id);
         id
     }

@@ -1,55 +1,82 @@
 //! Expressions as text, for diagnostics of the compiler itself and for reading tests.
 
 use super::{Arena, Base, Combine, Dim, Id, Node, Power};
+use std::fmt::Write;
+
+/// Texts end after about this many bytes: shared parts are written as often as they are used.
+const LONGEST: usize = 300;
 
 impl Arena {
-    /// One line.
+    /// One line, cut off where it gets long.
     pub fn show(&self, id: Id) -> String {
-        let list = |ids: &[Id], sep: &str| ids.iter().map(|i| self.show(*i)).collect::<Vec<_>>().join(sep);
-        match self.node(id) {
-            Node::Number(x) => x.0.to_string(),
-            Node::Dim(dim) => match dim {
-                Dim::Batch => "B".into(),
-                Dim::Tokens => "S".into(),
-                Dim::Past => "P".into(),
-                Dim::Other(name) => format!("'{name}'"),
-            },
-            Node::Var(var) => self.vars[var.0 as usize].0.clone(),
-            Node::Bound(level, _) => format!("#{level}"),
-            Node::Load(base, index) => match self.base(*base) {
-                Base::Constant(name, _) | Base::Opaque(name, _) => format!("{name}[{}]", list(index, ",")),
-            },
-            Node::Sum(terms, constant) => {
-                let mut text: Vec<String> = terms
-                    .iter()
-                    .map(|(t, c)| if c.0 == 1.0 { self.show(*t) } else { format!("{}*{}", c.0, self.show(*t)) })
-                    .collect();
-                if constant.0 != 0.0 {
-                    text.push(constant.0.to_string());
-                }
-                format!("({})", text.join(" + "))
-            }
-            Node::Product(factors) => factors
-                .iter()
-                .map(|(f, p)| if *p == Power::ONE { self.show(*f) } else { format!("{}^{p}", self.show(*f)) })
-                .collect::<Vec<_>>()
-                .join("*"),
-            Node::Apply(func, x) => format!("{}({})", format!("{func:?}").to_lowercase(), self.show(*x)),
-            Node::Div(a, b) => format!("div({}, {})", self.show(*a), self.show(*b)),
-            Node::Mod(a, b) => format!("mod({}, {})", self.show(*a), self.show(*b)),
-            Node::Max(a, b) => format!("max({}, {})", self.show(*a), self.show(*b)),
-            Node::NonNegative(x) => format!("[{} >= 0]", self.show(*x)),
-            Node::Zero(x) => format!("[{} = 0]", self.show(*x)),
-            Node::Not(x) => format!("not {}", self.show(*x)),
-            Node::And(parts) => format!("({})", list(parts, " and ")),
-            Node::Select(c, a, b) => format!("({} ? {} : {})", self.show(*c), self.show(*a), self.show(*b)),
-            Node::Fold(combine, extent, body) => {
-                let word = match combine {
-                    Combine::Sum => "sum",
-                    Combine::Max => "max",
-                };
-                format!("{word}<{}>({})", self.show(*extent), self.show(*body))
-            }
+        let mut text = String::new();
+        self.write(&mut text, id);
+        if text.len() > LONGEST {
+            text.push_str(" ...");
         }
+        text
+    }
+
+    fn write(&self, out: &mut String, id: Id) {
+        if out.len() > LONGEST {
+            return;
+        }
+        // Writing to a string cannot fail.
+        let _ = match self.node(id) {
+            Node::Number(x) => write!(out, "{}", x.0),
+            Node::Dim(Dim::Batch) => out.write_str("B"),
+            Node::Dim(Dim::Tokens) => out.write_str("S"),
+            Node::Dim(Dim::Past) => out.write_str("P"),
+            Node::Dim(Dim::Other(name)) => write!(out, "'{name}'"),
+            Node::Var(var) => out.write_str(&self.vars[var.0 as usize].0),
+            Node::Bound(level, _) => write!(out, "#{level}"),
+            Node::Load(base, index) => {
+                let (Base::Constant(name, _) | Base::Opaque(name, _)) = self.base(*base);
+                self.list(out, name, index, ", ", ["[", "]"])
+            }
+            Node::Sum(terms, constant) => {
+                out.push('(');
+                for (at, (term, c)) in terms.iter().enumerate() {
+                    let _ = match (at, c.0) {
+                        (0, 1.0) => Ok(()),
+                        (0, c) => write!(out, "{c}*"),
+                        (_, 1.0) => out.write_str(" + "),
+                        (_, c) => write!(out, " + {c}*"),
+                    };
+                    self.write(out, *term);
+                }
+                if constant.0 == 0.0 { out.write_str(")") } else { write!(out, " + {})", constant.0) }
+            }
+            Node::Product(factors) => {
+                for (at, (factor, power)) in factors.iter().enumerate() {
+                    out.push_str(if at == 0 { "" } else { "*" });
+                    self.write(out, *factor);
+                    if *power != Power::ONE {
+                        let _ = write!(out, "^{power}");
+                    }
+                }
+                Ok(())
+            }
+            Node::Apply(func, x) => self.list(out, &format!("{func:?}").to_lowercase(), &[*x], "", ["(", ")"]),
+            Node::Div(a, b) => self.list(out, "div", &[*a, *b], ", ", ["(", ")"]),
+            Node::Mod(a, b) => self.list(out, "mod", &[*a, *b], ", ", ["(", ")"]),
+            Node::Max(a, b) => self.list(out, "max", &[*a, *b], ", ", ["(", ")"]),
+            Node::NonNegative(x) => self.list(out, "", &[*x], "", ["[", " >= 0]"]),
+            Node::Zero(x) => self.list(out, "", &[*x], "", ["[", " = 0]"]),
+            Node::Not(x) => self.list(out, "not ", &[*x], "", ["", ""]),
+            Node::And(parts) => self.list(out, "", parts, " and ", ["(", ")"]),
+            Node::Select(c, a, b) => self.list(out, "select", &[*c, *a, *b], ", ", ["(", ")"]),
+            Node::Fold(Combine::Sum, extent, body) => self.list(out, "sum", &[*extent, *body], ", ", ["(", ")"]),
+            Node::Fold(Combine::Max, extent, body) => self.list(out, "largest", &[*extent, *body], ", ", ["(", ")"]),
+        };
+    }
+
+    fn list(&self, out: &mut String, name: &str, items: &[Id], separator: &str, [open, close]: [&str; 2]) -> std::fmt::Result {
+        write!(out, "{name}{open}")?;
+        for (at, item) in items.iter().enumerate() {
+            out.push_str(if at == 0 { "" } else { separator });
+            self.write(out, *item);
+        }
+        out.write_str(close)
     }
 }

@@ -2,6 +2,9 @@
 
 use super::{Arena, Func, Id, Node, Power};
 
+/// Products of integer sums that would have more terms stay products.
+const MOST_TERMS: usize = 256;
+
 impl Arena {
     /// The factors of a term (an expression without coefficient).
     pub fn factors(&self, id: Id) -> Vec<(Id, Power)> {
@@ -19,7 +22,7 @@ impl Arena {
         if let Some(c) = self.as_number(b) {
             return self.scaled(a, c);
         }
-        if self.is_integer(a) && self.is_integer(b) {
+        if self.is_integer(a) && self.is_integer(b) && self.terms(a).0.len() * self.terms(b).0.len() <= MOST_TERMS {
             return self.expand(a, b);
         }
         let (ca, fa) = self.split(a);
@@ -98,8 +101,8 @@ impl Arena {
         if let Some(x) = self.as_number(a) {
             return self.number(x.powf(power.number()));
         }
-        if let (Some(n @ 2..=8), true) = (power.natural(), self.is_integer(a)) {
-            return (1..n).fold(a, |product, _| self.expand(product, a));
+        if let (Some(n @ 2..=4), true) = (power.natural(), self.is_integer(a) && matches!(self.node(a), Node::Sum(..))) {
+            return (1..n).fold(a, |product, _| self.mul(product, a));
         }
         let (mut c, mut rest) = self.coefficient(a);
         if matches!(self.node(rest), Node::Sum(..)) {

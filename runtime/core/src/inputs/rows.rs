@@ -67,7 +67,7 @@ pub(super) fn rows(
             }
         };
         let ones = valid.iter().take_while(|v| **v).count();
-        let counted = rule == PositionRule::Unmasked && past > 0 && ones >= new && !valid[ones..].contains(&true);
+        let counted = rule == PositionRule::Unmasked && ones >= new && !valid[ones..].contains(&true);
         row.past = if counted { (0..ones - new).collect() } else { (0..past).filter(|p| valid[*p]).collect() };
         row.columns = (0..new).filter(|c| counted || valid[past + c]).collect();
         row.present = row.columns.iter().map(|c| if counted { ones - new + c } else { past + c }).collect();

@@ -61,5 +61,11 @@ static void head(void *const *args, const int64_t *dims, int64_t begin, int64_t 
         }
 }
 
-void toy_head_few__base(void *const *args, const int64_t *dims, int64_t begin, int64_t end) { head(args, dims, begin, end); }
-void toy_head_many__base(void *const *args, const int64_t *dims, int64_t begin, int64_t end) { head(args, dims, begin, end); }
+// Each is right only for the numbers of rows it is meant for.
+void toy_head_few__base(void *const *args, const int64_t *dims, int64_t begin, int64_t end) {
+    if (dims[1] <= 2) head(args, dims, begin, end);
+}
+
+void toy_head_many__base(void *const *args, const int64_t *dims, int64_t begin, int64_t end) {
+    if (dims[1] > 2) head(args, dims, begin, end);
+}

@@ -124,11 +124,11 @@ pub fn manifest() -> Manifest {
             logits_offset_per_row: 64,
         },
         steps: vec![
-            step("embed", vec![Binding::Input(Tokens), table(), arena(64)]),
+            step("embed", vec![Binding::Input(Tokens), table(), arena(0)]),
             step(
                 "append",
                 vec![
-                    arena(64),
+                    arena(0),
                     Binding::Input(Positions),
                     Binding::Input(Slots),
                     Binding::Input(Index),
@@ -139,12 +139,12 @@ pub fn manifest() -> Manifest {
             step(
                 "mix",
                 vec![
-                    arena(64),
+                    arena(0),
                     Binding::Input(Slots),
                     Binding::Input(Index),
                     cache(CachePart::Key),
                     cache(CachePart::Value),
-                    arena(0),
+                    arena(64),
                 ],
             ),
             Step {
@@ -156,7 +156,7 @@ pub fn manifest() -> Manifest {
                 ..step(
                     "linear",
                     vec![
-                        arena(0),
+                        arena(64),
                         Binding::Input(LogitRows),
                         table(),
                         Binding::Arena { rows: Rows::Logits, offset_per_row: 64 },

@@ -93,7 +93,6 @@ pub(super) fn correction_memory<'k>(f: &Frame<'k>, tokens: i64) -> Val<'k> {
     f.b.alloca((4 * tokens as usize * groups) as u32, 64)
 }
 
-
 /// A group's exact sum as f32, times its scales: the group's share of the outputs.
 pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
     (sums + correction.load(I32, 4).splat(TILE as u32)).to(OUTPUTS) * scales
@@ -107,9 +106,7 @@ pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chu
         let sums = group_sums(f, panel, chunk, block, quads);
         let scales = f.scales(tile, group);
         let correction = corrections.at(group * (4 * tokens as i64));
-        let add = |(token, output): (usize, &Val<'k>)| {
-            *output + share(sums[token], correction.at(4 * token as i64), scales)
-        };
+        let add = |(token, output): (usize, &Val<'k>)| *output + share(sums[token], correction.at(4 * token as i64), scales);
         outputs.iter().enumerate().map(add).collect()
     });
     for (token, output) in outputs.into_iter().enumerate() {
@@ -137,4 +134,3 @@ fn group_sums<'k>(f: &Frame<'k>, panel: Val<'k>, chunk: &Chunk<'k>, block: Val<'
     });
     sums.into_iter().map(|ways| ways.into_iter().reduce(|a, b| a + b).unwrap_or_else(|| unreachable!("at least one"))).collect()
 }
-

@@ -111,12 +111,16 @@ fn transpose(rows: Vec<Val<'_>>) -> Vec<Val<'_>> {
     // Each round exchanges one bit of the row number with one bit of the lane number.
     [1usize, 2, 4, 8].into_iter().fold(rows, |rows, bit| {
         let lanes = |high: usize| -> Vec<u32> {
-            (0..TILE).map(|lane| ((lane & !bit) | if high == 1 { bit } else { 0 }) as u32 + if lane & bit != 0 { 16 } else { 0 }).collect()
+            (0..TILE)
+                .map(|lane| ((lane & !bit) | if high == 1 { bit } else { 0 }) as u32 + if lane & bit != 0 { 16 } else { 0 })
+                .collect()
         };
         let (low, high) = (lanes(0), lanes(1));
-        (0..TILE).map(|row| {
-            let (a, b) = (rows[row & !bit], rows[row | bit]);
-            a.shuffle(b, if row & bit == 0 { &low } else { &high })
-        }).collect()
+        (0..TILE)
+            .map(|row| {
+                let (a, b) = (rows[row & !bit], rows[row | bit]);
+                a.shuffle(b, if row & bit == 0 { &low } else { &high })
+            })
+            .collect()
     })
 }

@@ -43,7 +43,14 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     );
 }
 
-fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: &Chunk<'k>, corrections: Val<'k>, sums: Val<'k>) {
+fn tile_outputs<'k>(
+    f: &Frame<'k>,
+    decoder: &Decoder<'k>,
+    tile: Val<'k>,
+    chunk: &Chunk<'k>,
+    corrections: Val<'k>,
+    sums: Val<'k>,
+) {
     let spec = &f.linear.spec;
     let (tokens, n) = (chunk.x.len(), blocks(spec.cols()));
     let streams = f.codes.at(tile * (TILE * stream_stride(spec.cols())) as i64);
@@ -93,7 +100,15 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: 
 }
 
 /// For each of the four rows from `row` on and each token, the lanes of the sum over the blocks `first..end`.
-fn row_sums<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, streams: Val<'k>, row: Val<'k>, first: Val<'k>, end: Val<'k>, chunk: &Chunk<'k>) -> [Vec<Val<'k>>; ROWS] {
+fn row_sums<'k>(
+    f: &Frame<'k>,
+    decoder: &Decoder<'k>,
+    streams: Val<'k>,
+    row: Val<'k>,
+    first: Val<'k>,
+    end: Val<'k>,
+    chunk: &Chunk<'k>,
+) -> [Vec<Val<'k>>; ROWS] {
     let cols = f.linear.spec.cols();
     let stride = stream_stride(cols) as i64;
     let last = blocks(cols) as i64 - 1;

@@ -4,8 +4,8 @@
 //! must lie within the rounding of their sums.
 
 use super::geometry::{act_stride, codes, quant_stride, scales, vector};
-use super::*;
 use super::testing::{Guarded, Loaded, Random, compile, levels};
+use super::*;
 use crate::abi::define;
 use q35_format::{Codec, PackedView, ScaleType};
 use q35_mlir::builder::KernelModule;
@@ -52,7 +52,15 @@ impl Case {
     }
 
     /// Runs a variant over the given tile ranges and gives `tokens` rows of outputs.
-    fn run(&self, loaded: &Loaded, kernel: &LinearKernel, level: Level, x: &Guarded, tokens: usize, parts: &[std::ops::Range<i64>]) -> Vec<f32> {
+    fn run(
+        &self,
+        loaded: &Loaded,
+        kernel: &LinearKernel,
+        level: Level,
+        x: &Guarded,
+        tokens: usize,
+        parts: &[std::ops::Range<i64>],
+    ) -> Vec<f32> {
         let spec = &self.linear.spec;
         let bias: Vec<u8> = self.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
         let codes = Guarded::new(&codes(spec).arrange_all(&self.codes));
@@ -94,8 +102,9 @@ fn float_bytes(codec: Codec, v: f32) -> Vec<u8> {
 
 /// Rounded activations: integers, scales, and the memory that kernels read.
 fn rounded(random: &mut Random, tokens: usize, cols: usize) -> (Vec<Vec<i8>>, Vec<f32>, Vec<u8>) {
-    let integers: Vec<Vec<i8>> =
-        (0..tokens).map(|_| (0..cols).map(|_| (random.bits() % 255) as i8).map(|q| if q == -128 { 127 } else { q }).collect()).collect();
+    let integers: Vec<Vec<i8>> = (0..tokens)
+        .map(|_| (0..cols).map(|_| (random.bits() % 255) as i8).map(|q| if q == -128 { 127 } else { q }).collect())
+        .collect();
     let scales: Vec<f32> = random.units(tokens);
     let mut memory = Vec::new();
     for (row, scale) in integers.iter().zip(&scales) {
@@ -185,10 +194,11 @@ fn every_group_is_exact_where_a_row_fills_its_last_block() {
 fn wide_windows_are_exact() {
     let mut random = Random(2);
     for codec in [Codec::W9, Codec::W10] {
-        let cases: Vec<Case> = [(5, 127, Group::Row), (17, 256, Group::Columns(64)), (33, 129, Group::Columns(128)), (16, 384, Group::Row)]
-            .into_iter()
-            .map(|(rows, cols, group)| Case::new(&mut random, codec, group, ScaleType::F32, rows, cols, false))
-            .collect();
+        let cases: Vec<Case> =
+            [(5, 127, Group::Row), (17, 256, Group::Columns(64)), (33, 129, Group::Columns(128)), (16, 384, Group::Row)]
+                .into_iter()
+                .map(|(rows, cols, group)| Case::new(&mut random, codec, group, ScaleType::F32, rows, cols, false))
+                .collect();
         check_integers(&cases, &mut random);
     }
 }
@@ -238,7 +248,12 @@ fn float_codecs_round_as_sums_do() {
                         let roundings = cols.div_ceil(4) + 4;
                         let bound = (terms().map(f64::abs).sum::<f64>() + bias.abs()) * roundings as f64 * 2f64.powi(-24);
                         let found = f64::from(y[token * rows + row]);
-                        assert!((found - exact).abs() <= bound, "{} {} row {row} token {token}: {found}, not {exact}", kernel.name(), level.name());
+                        assert!(
+                            (found - exact).abs() <= bound,
+                            "{} {} row {row} token {token}: {found}, not {exact}",
+                            kernel.name(),
+                            level.name()
+                        );
                     }
                 }
             }

@@ -155,6 +155,26 @@ return y=%3
     );
 }
 
+/// What the caller of a function leaves out is absent in the function's subgraphs too.
+#[test]
+fn absent_values_stay_absent_in_subgraphs() {
+    let body = graph(&[], vec![node("Op", "op", &["b", "a"], &["o"])], &["o"]);
+    let choose = Node { attribute: vec![graph_attribute("then_branch", body)], ..node("If", "if", &["a"], &["r"]) };
+    let functions = vec![function("f", &["a", "b"], vec![choose], &["r"])];
+    assert_eq!(
+        printed(&Model { functions, ..model(graph(&["x"], vec![call("f", "c", &["x"], &["y"])], &["y"])) }),
+        "\
+%0 = input : ? @ x
+%1 = If(%0, %0) {then_branch={
+  %0 = input : ? @ x
+  %1 = Op(_, %0) : ? @ c/op
+  return o=%1
+}} : ? @ c/if
+return y=%1
+"
+    );
+}
+
 #[test]
 fn tensors_of_one_external_file_share_one_mapping() {
     let dir = tempfile::tempdir().unwrap();
