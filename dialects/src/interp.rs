@@ -105,7 +105,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A session with an empty cache.
+    /// A session with an empty cache for each layer.
     ///
     /// # Panics
     /// If the graph would not pass verification.

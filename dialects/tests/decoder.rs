@@ -65,6 +65,23 @@ fn steps_of_any_length_agree() {
     assert_eq!(parts, whole.data);
 }
 
+/// A fresh session has an empty cache per layer, and continues from what is put there.
+#[test]
+fn a_cache_can_be_carried_over() {
+    let model = decoder(&SMALL, invented);
+    let values = SourceValues::new(&model);
+    let mut first = Session::new(&model.graph, &values);
+    first.step(&StepInput::sequence(&[3, 1, 4], 0)).unwrap();
+    let mut second = Session::new(&model.graph, &values);
+    assert_eq!(second.caches().keys().collect::<Vec<_>>(), [&0, &1]);
+    for (layer, entries) in first.caches() {
+        assert_eq!(entries.keys().collect::<Vec<_>>(), [&(0, 0), &(0, 1), &(0, 2)]);
+        second.caches_mut().get_mut(layer).unwrap().extend(entries.clone());
+    }
+    let next = StepInput::sequence(&[1, 5], 3);
+    assert_eq!(second.step(&next).unwrap(), first.step(&next).unwrap());
+}
+
 /// Rotating every linear layer's input, and its weight to match, changes nothing but rounding.
 #[test]
 fn rotations_cancel() {

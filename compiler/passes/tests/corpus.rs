@@ -1,5 +1,6 @@
 //! What the graphs of the corpus raise to, against the configurations of the models they were exported from.
 
+#[allow(dead_code)]
 mod common;
 
 use common::{Case, cases, corpus, is_dense};

@@ -1,5 +1,6 @@
 //! Raised models, run by the reference evaluation, against the logits and caches that are stored beside every graph of the corpus.
 
+#[allow(dead_code)]
 mod common;
 
 use common::{cases, corpus, is_dense};

@@ -79,17 +79,17 @@ mod tests {
     use crate::data::Matrix;
     use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
 
-    /// Two heads of five columns, two angles: the fifth column passes. As complex numbers: (a + bi) * exp(i angle).
+    /// Two heads of seven columns, two angles: three columns pass. As complex numbers: (a + bi) * exp(i angle).
     #[test]
     fn pairs_turn_as_complex_numbers() {
         let angles = [0.3f64, -1.1];
         let table: Vec<f32> = angles.iter().map(|a| a.cos() as f32).chain(angles.iter().map(|a| a.sin() as f32)).collect();
-        let x: Vec<f32> = (1..=10).map(|v| v as f32).collect();
+        let x: Vec<f32> = (1..=14).map(|v| v as f32).collect();
         for (style, pairs) in [(RopeStyle::Halves, [(0, 2), (1, 3)]), (RopeStyle::Interleaved, [(0, 1), (2, 3)])] {
             let rotary = Data::Rotary(Matrix::new(4, table.clone()));
-            let y = Bench::default().eval(Rope { head_dim: 5, style }, &[&act(10, &x), &rotary]);
+            let y = Bench::default().eval(Rope { head_dim: 7, style }, &[&act(14, &x), &rotary]);
             let mut expected: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
-            for head in [0, 5] {
+            for head in [0, 7] {
                 for ((a, b), angle) in pairs.into_iter().zip(angles) {
                     let (re, im) = (f64::from(x[head + a]), f64::from(x[head + b]));
                     let (radius, phase) = (re.hypot(im), im.atan2(re) + angle);

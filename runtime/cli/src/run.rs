@@ -4,7 +4,7 @@ use crate::args::Run;
 use crate::output;
 use q35_console::Progress;
 use q35_diag::Result;
-use q35_runtime::generate::{Event, Generation, generate};
+use q35_runtime::generate::{Event, Generation, Stop, generate};
 use q35_runtime::text::{Text, stop_tokens};
 use q35_runtime::{Session, inputs};
 use serde_json::json;
@@ -53,6 +53,9 @@ pub(crate) fn run(args: &Run) -> Result<()> {
         return print_json(&prompt, &result, text.as_ref());
     }
     output::print("\n")?;
+    if result.stop == Stop::Full {
+        eprintln!("the context of {} tokens is full", session.capacity());
+    }
     eprintln!("{}", speed(prompt.len(), &result, &session.describe()));
     Ok(())
 }

@@ -55,6 +55,17 @@ fn a_prompt_is_continued_as_text_and_token_ids_as_ids() {
 }
 
 #[test]
+fn a_full_context_ends_a_text_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = toy::write(&dir.path().join("toy.q35"), toy::manifest(), &[]);
+    let (code, out, err) = q35(&["run", "BUNDLE", "--tokens", "3,7", "-n", "100"], &path);
+    // 62 new tokens fill the cache of 64, and the last of them gives one more.
+    let ids = toy::greedy(&[3, 7], 63).iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    assert_eq!((code, out), (0, format!("{ids}\n")));
+    assert!(err.starts_with("the context of 64 tokens is full\nprompt of 2 tokens at "), "{err}");
+}
+
+#[test]
 fn graph_inputs_become_graph_outputs() {
     let (dir, path) = bundle();
     let ids: Vec<u8> = [4i64, 1].iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -6,11 +6,12 @@ mod toy;
 
 use q35_bundle::Bundle;
 use q35_runtime::generate::{Event, Stop, generate};
-use q35_runtime::perplexity::perplexity;
+use q35_runtime::perplexity::{perplexity, windows};
 use q35_runtime::sampling::Settings;
 use q35_runtime::text::{Text, stop_tokens};
 use q35_runtime::{Options, Session, bench};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 fn with(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Arc<Bundle>) {
@@ -99,6 +100,40 @@ fn tokenizers_and_settings_that_cannot_be_used() {
     assert!(
         stop_tokens(&bundle).unwrap_err().to_string().starts_with("error[Q35-0111]: the generation settings are malformed: ")
     );
+}
+
+/// The tokenizer of the trained model in the corpus; the toy behind it is never run.
+#[test]
+fn the_corpus_is_tokenized_and_streamed_as_its_makers_did() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/rustdoc-llama");
+    let Ok(tokenizer) = std::fs::read(folder.join("hf/tokenizer.json")) else {
+        println!("skipped: no {}", folder.display());
+        return;
+    };
+    let mut manifest = toy::manifest();
+    manifest.model.vocab = 4096;
+    manifest.plan.bytes_per_logit_row = 4096 * 4 + 64;
+    let dir = tempfile::tempdir().unwrap();
+    let path = toy::write(&dir.path().join("toy.q35"), manifest, &[("tokenizer.json", &tokenizer)]);
+    let text = Text::open(&Bundle::open(&path).unwrap()).unwrap();
+    let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("meta.json")).unwrap()).unwrap();
+
+    let tokens = text.encode(&std::fs::read_to_string(folder.join("test.txt")).unwrap()).unwrap();
+    let (count, window) = windows(tokens.len(), 256);
+    assert_eq!(meta["tokens_scored"].as_u64(), Some((count * (window - 1)) as u64));
+
+    let file = std::fs::read(folder.join("gen.safetensors")).unwrap();
+    let generated = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let ids = |name: &str| -> Vec<u32> {
+        let data = generated.tensor(name).unwrap().data();
+        data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
+    };
+    let all = ids("ref.tokens");
+    assert!(all.starts_with(&ids("prompt")));
+    let mut stream = text.stream();
+    let streamed: String = all.iter().map(|t| stream.push(*t).unwrap()).collect();
+    assert_eq!(streamed, text.decode(&all).unwrap());
+    assert_eq!(Some(&*streamed), meta["greedy"].as_str());
 }
 
 #[test]

@@ -30,15 +30,7 @@ pub struct Arrangement {
 impl Arrangement {
     /// Canonical rows as they are.
     pub fn plain(row_bytes: usize) -> Self {
-        Self {
-            row_bytes,
-            unit: row_bytes,
-            tile_rows: 1,
-            tile_bytes: row_bytes,
-            tail_bytes: 0,
-            flip: 0,
-            place: |_, _, _| 0,
-        }
+        Self { row_bytes, unit: row_bytes, tile_rows: 1, tile_bytes: row_bytes, tail_bytes: 0, flip: 0, place: |_, _, _| 0 }
     }
 
     /// Tiles of a matrix of `rows` rows.

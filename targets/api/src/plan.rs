@@ -96,7 +96,7 @@ pub struct Launch {
 
 /// Plays the launches on a model of the arena in which every 64 bytes remember whose they are, and reports the first violation of:
 /// 1. offsets are aligned, and every access ends inside its section;
-/// 2. a launch does not write what it reads;
+/// 2. a launch does not write what it reads, nor anything twice;
 /// 3. all that is read was written, as the value that is expected, and by no other value since.
 pub fn check(launches: &[Launch], bytes_per_token: u64, bytes_per_logit_row: u64) -> Result<(), String> {
     let mut owners: std::collections::BTreeMap<(Rows, u64), u32> = Default::default();
@@ -120,9 +120,9 @@ pub fn check(launches: &[Launch], bytes_per_token: u64, bytes_per_logit_row: u64
                 return Err(format!("invariant 3: launch {at}: {access:?} finds {:?}", owners.get(&line)));
             }
         }
-        let read: std::collections::BTreeSet<(Rows, u64)> = launch.reads.iter().flat_map(lines).collect();
+        let mut used: std::collections::BTreeSet<(Rows, u64)> = launch.reads.iter().flat_map(lines).collect();
         for access in &launch.writes {
-            if lines(access).any(|line| read.contains(&line)) {
+            if lines(access).any(|line| !used.insert(line)) {
                 return Err(format!("invariant 2: launch {at}: {access:?}"));
             }
             owners.extend(lines(access).map(|line| (line, access.value)));
@@ -148,12 +148,10 @@ mod tests {
             bytes: buffers[at].bytes,
         };
         let end = buffers.iter().map(|b| b.last + 1).max().unwrap_or(0);
-        let select = |holds: &dyn Fn(&Buffer) -> bool| (0..buffers.len()).filter(|&at| holds(&buffers[at])).map(access).collect();
+        let select =
+            |holds: &dyn Fn(&Buffer) -> bool| (0..buffers.len()).filter(|&at| holds(&buffers[at])).map(access).collect();
         (0..end)
-            .map(|now| Launch {
-                reads: select(&|b| b.first < now && now <= b.last),
-                writes: select(&|b| b.first == now),
-            })
+            .map(|now| Launch { reads: select(&|b| b.first < now && now <= b.last), writes: select(&|b| b.first == now) })
             .collect()
     }
 
@@ -213,6 +211,11 @@ mod tests {
         assert!(run(&good, 64).contains("invariant 1"));
         assert!(run(&Placement { offsets: vec![0, 8], ..good.clone() }, 128).contains("invariant 1"));
         assert!(run(&Placement { offsets: vec![0, 0], ..good.clone() }, 128).contains("invariant 2"));
+        let twins = Launch {
+            writes: [0, 1].map(|value| Access { value, rows: Rows::Tokens, offset: 0, bytes: 8 }).into(),
+            reads: vec![],
+        };
+        assert!(check(&[twins], 64, 0).unwrap_err().contains("invariant 2"));
         let lost = [buffer(64, 0, 3), buffer(64, 1, 1)];
         let overwritten = Placement { offsets: vec![0, 0], ..good };
         let mut events = launches(&lost, &overwritten);

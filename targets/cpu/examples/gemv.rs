@@ -55,15 +55,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     module.lower(|_, _| ());
-    let machine =
-        if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
+    let machine = if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
     let emitted = llvm::emit(&module, &machine);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("kernels.so");
     std::fs::write(&path, link::shared_object(&emitted.object, "kernels.so").map_err(|error| error.to_string())?)?;
     println!("compiled in {:.2} s, {} bytes", started.elapsed().as_secs_f64(), emitted.object.len());
     if let Some(path) = args.get(5) {
-        std::fs::write(path, &emitted.assembly)?;
+        std::fs::write(path, emitted.assembly())?;
     }
 
     let bytes = |of: q35_target::Arrangement| of.bytes(rows).ok_or("too large");
@@ -91,8 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for level in levels {
         for made in linear.kernels() {
             // SAFETY: the kernels were just made with this signature.
-            let kernel: libloading::Symbol<'_, Function> =
-                unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
+            let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
             let mut best = f64::INFINITY;
             for _ in 0..if level == Level::Base { 2 } else { 7 } {
                 let started = busy();

@@ -32,9 +32,7 @@ impl Level {
 
     fn facts(self) -> Facts {
         match self {
-            Level::Avx512 => {
-                Facts { name: "avx512", arch: "x86_64", cpu: "x86-64-v4", requires: AVX512, vector_bits: 512 }
-            }
+            Level::Avx512 => Facts { name: "avx512", arch: "x86_64", cpu: "x86-64-v4", requires: AVX512, vector_bits: 512 },
             Level::Base => Facts { name: "base", arch: "", cpu: "", requires: &[], vector_bits: 0 },
         }
     }

@@ -57,6 +57,7 @@ pub struct Eval<'g> {
     shapes: BTreeMap<Value, Vec<Id>>,
     kinds: BTreeMap<Value, Kind>,
     elements: HashMap<(Value, Box<[Id]>), Id>,
+    origins: HashMap<Id, NodeId>,
     cuts: BTreeMap<Value, Cut>,
     bases: BTreeMap<Value, BaseId>,
     values: BTreeMap<BaseId, Value>,
@@ -73,6 +74,7 @@ impl<'g> Eval<'g> {
             shapes: inputs,
             kinds: BTreeMap::new(),
             elements: HashMap::new(),
+            origins: HashMap::new(),
             cuts: BTreeMap::new(),
             bases: BTreeMap::new(),
             values: BTreeMap::new(),
@@ -167,7 +169,13 @@ impl<'g> Eval<'g> {
             return self.fault(value.node, "ends a computation that is too long to follow");
         }
         self.elements.insert(key, element);
+        self.origins.entry(element).or_insert(value.node);
         Ok(element)
+    }
+
+    /// The node that an expression was first the result of.
+    pub fn origin(&self, expr: Id) -> Option<NodeId> {
+        self.origins.get(&expr).copied()
     }
 
     /// The element of a value as a load from the value itself.

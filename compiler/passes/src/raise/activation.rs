@@ -46,15 +46,20 @@ impl Raiser<'_> {
         if self.is_poisoned(rest) {
             return self.consequence();
         }
+        let (value, inner) = self.on_behalf(&[expr, rest], |r| r.formed(Ask { expr: rest, column, width }))?;
+        let inner = cleaned(inner);
+        self.made.insert((rest, width), (value, inner));
+        Ok((value, cleaned(factor * inner)))
+    }
+
+    fn formed(&mut self, ask: Ask) -> Res<Made> {
         for form in FORMS {
-            if let Some((value, inner)) = form(self, Ask { expr: rest, column, width })? {
-                let inner = cleaned(inner);
-                self.made.insert((rest, width), (value, inner));
-                return Ok((value, cleaned(factor * inner)));
+            if let Some(made) = form(self, ask)? {
+                return Ok(made);
             }
         }
-        let text = self.eval.sym.show(rest);
-        self.fault(format!("reads a value of no known form: {}", text))
+        let text = self.eval.sym.show(ask.expr);
+        self.fault(format!("gives a value of no known form: {text}"))
     }
 
     /// The value itself, the factor applied.
@@ -118,10 +123,9 @@ impl Raiser<'_> {
 
     /// A scalar function of an activation.
     fn activated(&mut self, ask: Ask) -> Res<Option<Made>> {
-        let (kind, inner) = match *self.eval.sym.node(ask.expr) {
-            Node::Apply(Func::Sigmoid, inner) => (Activation::Sigmoid, inner),
-            Node::Max(a, b) if self.eval.sym.as_number(a) == Some(0.0) => (Activation::Relu, b),
-            Node::Max(a, b) if self.eval.sym.as_number(b) == Some(0.0) => (Activation::Relu, a),
+        let (kind, inner) = match (self.eval.sym.node(ask.expr), self.rectified(ask.expr)) {
+            (Node::Apply(Func::Sigmoid, inner), _) => (Activation::Sigmoid, *inner),
+            (_, Some(inner)) => (Activation::Relu, inner),
             _ => return Ok(None),
         };
         let value = self.exact(inner, ask.column, ask.width)?;

@@ -102,7 +102,7 @@ impl Raiser<'_> {
     fn turned(&mut self, value: Value, turned: &Turned, head_dim: u64, scale: f64) -> Res<Value> {
         let Some(rotation) = &turned.rotation else { return Ok(value) };
         let rotary = self.rotary(rotation, scale * rotation.ratio)?;
-        self.add(Rope { head_dim, style: rotation.style }, &[value, rotary])
+        self.on_behalf(&[turned.whole], |r| r.add(Rope { head_dim, style: rotation.style }, &[value, rotary]))
     }
 
     /// The cache input behind keys or values at past entries.

@@ -198,6 +198,15 @@ impl Raiser<'_> {
         !seen.is_empty()
     }
 
+    /// Does some work in the name of the node that an expression is the result of, if there is one.
+    fn on_behalf<T>(&mut self, exprs: &[Id], work: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
+        let origin = exprs.iter().find_map(|expr| self.eval.origin(*expr)).unwrap_or(self.node);
+        let here = std::mem::replace(&mut self.node, origin);
+        let result = work(self);
+        self.node = here;
+        result
+    }
+
     /// The name that a node's ops get in the model.
     fn name(&self) -> String {
         self.eval.graph.node(self.node).name.clone()
@@ -297,6 +306,9 @@ impl Raiser<'_> {
 
     /// Rewrites an expression to the grid's own row (`b`, `s`); also gives the row that its raised loads had.
     fn settle(&mut self, expr: Id) -> Res<(Id, [Id; 2])> {
+        if self.is_poisoned(expr) {
+            return self.consequence();
+        }
         let mut rows: BTreeSet<[Id; 2]> = BTreeSet::new();
         let mut loads = Vec::new();
         self.eval.sym.visit(expr, |id, node| {

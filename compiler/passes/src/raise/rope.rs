@@ -26,6 +26,8 @@ pub(super) struct Rotation {
 
 /// An element before its rotation.
 pub(super) struct Turned {
+    /// The element, rotated.
+    pub whole: Id,
     /// The element as a function of `column`.
     pub before: Id,
     /// The column variable.
@@ -69,13 +71,16 @@ impl Raiser<'_> {
                 return self.fault("rotates columns in no regular way");
             }
             let (factor, before) = self.content(whole);
-            return Ok(Turned { before, column: d, factor, rotation: None, passes: true });
+            return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true });
         }
-        if parity {
-            return self.interleaved(element, d, width);
-        }
-        let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([width]).collect();
-        self.halves(element, d, &edges)
+        self.on_behalf(&[whole], |r| {
+            if parity {
+                return r.interleaved(element, d, width);
+            }
+            let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([width]).collect();
+            r.halves(element, d, &edges)
+        })
+        .map(|turned| Turned { whole, ..turned })
     }
 
     /// Where the expression branches on `d`, and whether it tells even from odd.
@@ -234,7 +239,7 @@ impl Raiser<'_> {
             Some(passing) => (passing, factor / passing * length),
             None => (factor * length, 1.0),
         };
-        Ok(Turned { before, column: d, factor, rotation: Some(Rotation { inv_freq, style, ratio }), passes: passing.is_some() })
+        Ok(Turned { whole: before, before, column: d, factor, rotation: Some(Rotation { inv_freq, style, ratio }), passes: passing.is_some() })
     }
 
     /// An angle is a position times a frequency per pair.

@@ -80,9 +80,9 @@ impl<'k> Decoder<'k> {
             choices.extend((8..self.window).map(|bit| (above & (1i64 << (bit - 8))).ne(0)));
         }
         [0, 1].map(|slot| {
-            let found = self.tables[slot].chunks_exact(LOOKUP / 64).map(|t| {
-                call("llvm.x86.avx512.vpermi2var.qi.512", &[t[0], windows, t[1]])
-            });
+            let found = self.tables[slot]
+                .chunks_exact(LOOKUP / 64)
+                .map(|t| call("llvm.x86.avx512.vpermi2var.qi.512", &[t[0], windows, t[1]]));
             choose(found.collect(), &choices)
         })
     }

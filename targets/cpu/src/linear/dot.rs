@@ -40,7 +40,8 @@ fn odd(v: Val<'_>) -> Val<'_> {
 /// Per quarter of four lanes `[sum of quarter of v[0], ..., sum of quarter of v[3]]`, for vectors of sixteen.
 pub(super) fn transpose_add<'k>(v: [Val<'k>; 4]) -> Val<'k> {
     let pick = |a: Val<'k>, b: Val<'k>, within: [u32; 4]| {
-        let lanes: Vec<u32> = (0..16).step_by(4).flat_map(|quarter| within.map(|lane| lane / 4 * 16 + quarter + lane % 4)).collect();
+        let lanes: Vec<u32> =
+            (0..16).step_by(4).flat_map(|quarter| within.map(|lane| lane / 4 * 16 + quarter + lane % 4)).collect();
         a.shuffle(b, &lanes)
     };
     // Lanes of `b` count from 4 in `within`.

@@ -113,8 +113,7 @@ impl Linear {
             };
         }
         name += &format!("_{}x{}", spec.rows(), spec.cols());
-        for (holds, suffix) in
-            [(self.bias, "_bias"), (self.rows == Rows::Logits, "_logits"), (variant == Variant::Few, "_few")]
+        for (holds, suffix) in [(self.bias, "_bias"), (self.rows == Rows::Logits, "_logits"), (variant == Variant::Few, "_few")]
         {
             name += if holds { suffix } else { "" };
         }
@@ -125,9 +124,7 @@ impl Linear {
     pub fn unsupported(&self) -> Option<String> {
         let spec = &self.spec;
         match spec.codec().facts().storage {
-            Storage::Pairs { window } if window > 10 => {
-                Some(format!("codec {} has no kernel on the CPU", spec.codec()))
-            }
+            Storage::Pairs { window } if window > 10 => Some(format!("codec {} has no kernel on the CPU", spec.codec())),
             _ if spec.asymmetric() => Some("offsets beside scales have no kernel on the CPU".to_owned()),
             _ => None,
         }

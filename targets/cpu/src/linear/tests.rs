@@ -4,11 +4,13 @@
 //! must lie within the rounding of their sums.
 
 use super::geometry::{act_stride, codes, quant_stride, scales, vector};
-use super::*;
 use super::testing::{Guarded, Loaded, Random, compile, levels};
+use super::*;
 use crate::abi::define;
 use q35_format::{Codec, PackedView, ScaleType};
 use q35_mlir::builder::KernelModule;
+use q35_mlir::context::Context;
+use q35_mlir::{link, llvm};
 
 /// A layer with random contents.
 struct Case {
@@ -52,7 +54,15 @@ impl Case {
     }
 
     /// Runs a variant over the given tile ranges and gives `tokens` rows of outputs.
-    fn run(&self, loaded: &Loaded, kernel: &LinearKernel, level: Level, x: &Guarded, tokens: usize, parts: &[std::ops::Range<i64>]) -> Vec<f32> {
+    fn run(
+        &self,
+        loaded: &Loaded,
+        kernel: &LinearKernel,
+        level: Level,
+        x: &Guarded,
+        tokens: usize,
+        parts: &[std::ops::Range<i64>],
+    ) -> Vec<f32> {
         let spec = &self.linear.spec;
         let bias: Vec<u8> = self.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
         let codes = Guarded::new(&codes(spec).arrange_all(&self.codes));
@@ -94,8 +104,9 @@ fn float_bytes(codec: Codec, v: f32) -> Vec<u8> {
 
 /// Rounded activations: integers, scales, and the memory that kernels read.
 fn rounded(random: &mut Random, tokens: usize, cols: usize) -> (Vec<Vec<i8>>, Vec<f32>, Vec<u8>) {
-    let integers: Vec<Vec<i8>> =
-        (0..tokens).map(|_| (0..cols).map(|_| (random.bits() % 255) as i8).map(|q| if q == -128 { 127 } else { q }).collect()).collect();
+    let integers: Vec<Vec<i8>> = (0..tokens)
+        .map(|_| (0..cols).map(|_| (random.bits() % 255) as i8).map(|q| if q == -128 { 127 } else { q }).collect())
+        .collect();
     let scales: Vec<f32> = random.units(tokens);
     let mut memory = Vec::new();
     for (row, scale) in integers.iter().zip(&scales) {
@@ -103,6 +114,11 @@ fn rounded(random: &mut Random, tokens: usize, cols: usize) -> (Vec<Vec<i8>>, Ve
         bytes[..4].copy_from_slice(&scale.to_le_bytes());
         for (k, q) in row.iter().enumerate() {
             bytes[64 + k / 128 * 128 + k % 2 * 64 + k % 128 / 2] = *q as u8;
+        }
+        let sum = |q: &[i8]| q.iter().map(|q| i32::from(*q)).sum::<i32>().to_le_bytes();
+        bytes[4..8].copy_from_slice(&sum(row));
+        for (half, q) in row.chunks(64).enumerate() {
+            bytes[64 + cols.next_multiple_of(128) + 4 * half..][..4].copy_from_slice(&sum(q));
         }
         memory.extend(bytes);
     }
@@ -185,10 +201,11 @@ fn every_group_is_exact_where_a_row_fills_its_last_block() {
 fn wide_windows_are_exact() {
     let mut random = Random(2);
     for codec in [Codec::W9, Codec::W10] {
-        let cases: Vec<Case> = [(5, 127, Group::Row), (17, 256, Group::Columns(64)), (33, 129, Group::Columns(128)), (16, 384, Group::Row)]
-            .into_iter()
-            .map(|(rows, cols, group)| Case::new(&mut random, codec, group, ScaleType::F32, rows, cols, false))
-            .collect();
+        let cases: Vec<Case> =
+            [(5, 127, Group::Row), (17, 256, Group::Columns(64)), (33, 129, Group::Columns(128)), (16, 384, Group::Row)]
+                .into_iter()
+                .map(|(rows, cols, group)| Case::new(&mut random, codec, group, ScaleType::F32, rows, cols, false))
+                .collect();
         check_integers(&cases, &mut random);
     }
 }
@@ -238,7 +255,12 @@ fn float_codecs_round_as_sums_do() {
                         let roundings = cols.div_ceil(4) + 4;
                         let bound = (terms().map(f64::abs).sum::<f64>() + bias.abs()) * roundings as f64 * 2f64.powi(-24);
                         let found = f64::from(y[token * rows + row]);
-                        assert!((found - exact).abs() <= bound, "{} {} row {row} token {token}: {found}, not {exact}", kernel.name(), level.name());
+                        assert!(
+                            (found - exact).abs() <= bound,
+                            "{} {} row {row} token {token}: {found}, not {exact}",
+                            kernel.name(),
+                            level.name()
+                        );
                     }
                 }
             }
@@ -271,4 +293,21 @@ fn symbols_say_what_they_are() {
     let spec = PackedSpec::new(10, 7, Codec::Q8, Group::Columns(64)).unwrap();
     let linear = Linear { spec, rows: Rows::Logits, bias: true };
     assert_eq!(linear.symbol(Variant::Many), "linear_q8_g64_10x7_bias_logits");
+}
+
+#[test]
+fn portable_kernels_compile_for_another_architecture() {
+    let context = Context::new();
+    let mut module = KernelModule::new(&context);
+    for (codec, group) in
+        [(Codec::W9, Group::Columns(64)), (Codec::Q8, Group::Row), (Codec::F16, Group::Row), (Codec::Bf16, Group::Row)]
+    {
+        let spec = PackedSpec::new(33, 200, codec, group).unwrap();
+        for kernel in (Linear { spec, rows: Rows::Logits, bias: true }).kernels() {
+            define(&module, &kernel.name(), Level::Base, |call| kernel.build(Level::Base, call));
+        }
+    }
+    module.lower(|_, _| ());
+    let object = llvm::emit(&module, &llvm::Machine::aarch64_linux()).object;
+    assert_eq!(link::undefined_symbols(&object), Vec::<String>::new());
 }

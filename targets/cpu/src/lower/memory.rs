@@ -32,7 +32,7 @@ fn written(arg: &Arg) -> Option<Value> {
     if let Arg::Write(value) = arg { Some(*value) } else { None }
 }
 
-/// Places the values of a program.
+/// Places the values of a program. A value that a launch both writes and reads passes between its parts, and lives as long as it runs.
 ///
 /// # Panics
 /// If the planner's checker finds a collision, or a launch reads what none wrote: compiler bugs.
@@ -59,7 +59,7 @@ pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
         Access { value: at as u32, rows: buffers[at].rows, offset: placement.offsets[at], bytes: buffers[at].bytes }
     };
     let effects = |launch: &Launch| plan::Launch {
-        reads: values(launch, read).map(access).collect(),
+        reads: values(launch, read).filter(|value| !values(launch, written).any(|own| own == *value)).map(access).collect(),
         writes: values(launch, written).map(access).collect(),
     };
     let mut played: Vec<plan::Launch> = selected.launches.iter().map(effects).collect();
@@ -78,7 +78,7 @@ pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
     };
     let step = |launch: &Launch| Step {
         node: launch.node.clone(),
-        op: launch.op.to_owned(),
+        op: launch.op.clone(),
         rows: launch.rows,
         variants: launch
             .choices

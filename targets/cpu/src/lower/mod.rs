@@ -3,12 +3,14 @@
 //! | pass | idea |
 //! | --- | --- |
 //! | `cpu-select` | a kernel and its arguments for every op; equal kernels once |
+//! | `cpu-chain` | neighbouring kernels that work row by row become one |
 //! | `cpu-place` | a place in the arena for every value, checked by playing the program |
 //! | `cpu-build` | the kernels, at every feature level, as an MLIR module |
 //! | those of `q35_mlir::pipeline` | the module to the llvm dialect |
 //! | `cpu-emit` | LLVM: optimised object code |
 //! | `cpu-link` | the shared object and the header |
 
+mod chain;
 mod header;
 mod memory;
 mod select;
@@ -34,24 +36,22 @@ const SELECT: Pass = Pass {
     from: Stage::Q35,
     to: Stage::Target,
 };
+const CHAIN: Pass = Pass {
+    name: "cpu-chain",
+    purpose: "Join neighbouring kernels that work row by row",
+    from: Stage::Target,
+    to: Stage::Target,
+};
 const PLACE: Pass = Pass {
     name: "cpu-place",
     purpose: "Give every value a place in memory while it lives",
     from: Stage::Target,
     to: Stage::Target,
 };
-const BUILD: Pass = Pass {
-    name: "cpu-build",
-    purpose: "Build the kernels at every feature level",
-    from: Stage::Target,
-    to: Stage::Target,
-};
-const EMIT: Pass = Pass {
-    name: "cpu-emit",
-    purpose: "Optimise with LLVM and emit object code",
-    from: Stage::Target,
-    to: Stage::Asm,
-};
+const BUILD: Pass =
+    Pass { name: "cpu-build", purpose: "Build the kernels at every feature level", from: Stage::Target, to: Stage::Target };
+const EMIT: Pass =
+    Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
     Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Asm };
 
@@ -105,7 +105,7 @@ impl Target for Cpu {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        [SELECT, PLACE, BUILD].into_iter().chain(kernel_passes()).chain([EMIT, LINK]).collect()
+        [SELECT, CHAIN, PLACE, BUILD].into_iter().chain(kernel_passes()).chain([EMIT, LINK]).collect()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -117,8 +117,12 @@ impl Target for Cpu {
         let levels = self.levels();
 
         observer.before(&SELECT);
-        let selected = select::select(self, request)?;
+        let mut selected = select::select(self, request)?;
         observer.after(&SELECT, &|| select::print(&selected));
+
+        observer.before(&CHAIN);
+        selected.launches = chain::chain(selected.launches);
+        observer.after(&CHAIN, &|| select::print(&selected));
 
         observer.before(&PLACE);
         let (plan, steps) = memory::place(&selected);
@@ -144,7 +148,7 @@ impl Target for Cpu {
 
         observer.before(&EMIT);
         let emitted = llvm::emit(&module, &self.machine());
-        observer.after(&EMIT, &|| emitted.assembly.clone());
+        observer.after(&EMIT, &|| emitted.assembly());
 
         observer.before(&LINK);
         let shared = link::shared_object(&emitted.object, "model.so")?;

@@ -6,8 +6,8 @@
 
 use super::weights::{Use, Weights};
 use crate::kernels::{
-    Append, Attention, Columns, Embed, Hadamard, Kernel, NormWeight, Operation, Pointwise, Quantize, RmsNorm, Rope, Rotary, Select,
-    Table,
+    Append, Attention, Columns, Embed, Hadamard, Kernel, NormWeight, Operation, Pointwise, Quantize, RmsNorm, Rope, Rotary,
+    Select, Table,
 };
 use crate::linear::Linear;
 use q35_bundle::{CacheLayer, CachePart, Input, Rows};
@@ -47,7 +47,7 @@ pub(crate) struct Choice {
 #[derive(Clone)]
 pub(crate) struct Launch {
     pub(crate) node: String,
-    pub(crate) op: &'static str,
+    pub(crate) op: String,
     pub(crate) rows: Rows,
     pub(crate) choices: Vec<Choice>,
     pub(crate) args: Vec<Arg>,
@@ -129,7 +129,7 @@ impl Selection<'_> {
             Ty::Act { rows, .. } | Ty::Quant { rows, .. } | Ty::Ids { rows } => rows,
             Ty::Rotary { .. } | Ty::Cache { .. } => Rows::Tokens,
         };
-        self.selected.launches.push(Launch { node: node.name.clone(), op: node.op.name(), rows, choices, args });
+        self.selected.launches.push(Launch { node: node.name.clone(), op: node.op.name().to_owned(), rows, choices, args });
         Ok(())
     }
 
@@ -260,7 +260,8 @@ impl Selection<'_> {
             args.push(self.weight(bias, Section::Codes, Use::PaddedVector)?);
         }
         args.push(self.write(id)?);
-        let choice = |kernel: crate::linear::LinearKernel| Choice { max_rows: kernel.variant.max_rows(), kernel: Rc::new(kernel) };
+        let choice =
+            |kernel: crate::linear::LinearKernel| Choice { max_rows: kernel.variant.max_rows(), kernel: Rc::new(kernel) };
         Ok((linear.kernels().into_iter().map(choice).collect(), args))
     }
 

@@ -2,8 +2,9 @@
 //! really had, and whole programs.
 
 use super::*;
+use crate::linear::geometry::quant_stride;
 use q35_bundle::{Binding, CachePart, Input, MemoryPlan, Rows, Step};
-use q35_dialects::data::{Data, Matrix, ParamValue, QuantMatrix};
+use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue, QuantMatrix};
 use q35_dialects::interp::{Env, Session, StepInput};
 use q35_dialects::q35::{self, Activation, Op, RopeStyle};
 use q35_dialects::{Graph, Packed, ParamName, Ty};
@@ -43,6 +44,11 @@ impl Maker {
     fn linear(&mut self, name: &str, x: Value, outputs: u64, codec: Codec, group: Group, bias: bool) -> Value {
         let (_, inputs) = self.graph.ty(x).matrix().unwrap();
         let weight = self.param(&format!("{name}.weight"), outputs, inputs, codec, group);
+        self.linear_of(name, x, weight, bias)
+    }
+
+    fn linear_of(&mut self, name: &str, x: Value, weight: ParamName, bias: bool) -> Value {
+        let Packed { rows: outputs, cols: inputs, codec, .. } = self.params[&weight];
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs));
         let x = if codec.has_scales() {
             let block = 1 << inputs.trailing_zeros();
@@ -59,7 +65,7 @@ const HIDDEN: u64 = 96;
 const VOCAB: u64 = 67;
 const FFN: u64 = 200;
 
-/// A decoder with two layers that uses most ops.
+/// A decoder with two layers that uses most ops. Its head is the embedding table where their codecs are one.
 fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let mut m = Maker::default();
     let tokens = m.add("ids", q35::Tokens {}, &[]);
@@ -67,7 +73,7 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let inv_freq = m.vector("inv_freq", 4);
     let rotary = m.add("rotary", q35::Rotary { inv_freq, scale: 1.0 }, &[positions]);
     let table = m.param("embed", VOCAB, HIDDEN, embedding, Group::Row);
-    let mut x = m.add("embed", q35::Embed { table }, &[tokens]);
+    let mut x = m.add("embed", q35::Embed { table: table.clone() }, &[tokens]);
     for layer in 0..2u32 {
         let (heads, kv_heads, dim) = (4, 2, 12);
         let norm = m.vector(&format!("{layer}.norm"), HIDDEN);
@@ -103,7 +109,8 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     }
     let x = m.add("select", q35::Select {}, &[x]);
     let head = if codec.has_scales() { Codec::Q8 } else { codec };
-    let logits = m.linear("head", x, VOCAB, head, Group::Row, false);
+    let head = if head == embedding { table } else { m.param("head.weight", VOCAB, HIDDEN, head, Group::Row) };
+    let logits = m.linear_of("head", x, head, false);
     let logits = m.add("cap", q35::Softcap { cap: 5.0 }, &[logits]);
     m.graph.outputs.push(("logits".to_owned(), logits));
     m
@@ -192,11 +199,20 @@ impl Machine {
         let cache = lowered.plan.cache.iter().map(|layer| {
             [layer.key_dim, layer.value_dim].map(|dim| Memory::new((4 * slots * capacity * layer.kv_heads * dim) as usize))
         });
-        Self { weights: weights.collect(), cache: cache.collect(), plan: lowered.plan, steps: lowered.steps, library, slots, capacity, _folder: folder }
+        Self {
+            weights: weights.collect(),
+            cache: cache.collect(),
+            plan: lowered.plan,
+            steps: lowered.steps,
+            library,
+            slots,
+            capacity,
+            _folder: folder,
+        }
     }
 
     /// Runs a step at a level; `watch` sees the arena after each launch. Returns the logits' offset and the arena.
-    fn step(&mut self, level: Level, input: &StepInput, mut watch: impl FnMut(usize, &Step, &Memory)) -> (usize, Memory) {
+    fn step(&mut self, level: Level, input: &StepInput, mut watch: impl FnMut(&Step, &Memory)) -> (usize, Memory) {
         type Function = unsafe extern "C" fn(*const *mut c_void, *const i64, i64, i64);
         let (tokens, rows) = (input.tokens.len() as u64, input.logit_rows.len() as u64);
         let dims = [tokens, rows, self.slots, self.capacity];
@@ -208,7 +224,7 @@ impl Machine {
             (Input::Index, input.index.clone()),
             (Input::LogitRows, input.logit_rows.clone()),
         ]);
-        for (at, step) in self.steps.iter().enumerate() {
+        for step in &self.steps {
             let count = dims[step.rows.dim() as usize];
             let variant = step.variants.iter().find(|v| v.max_rows.is_none_or(|most| count <= most)).unwrap();
             let args: Vec<*mut c_void> = step
@@ -217,7 +233,9 @@ impl Machine {
                 .map(|binding| match binding {
                     Binding::Arena { .. } => arena.address(place(&self.plan, binding, tokens, rows)),
                     Binding::Weight(name) => self.weights.get_mut(name).unwrap().address(0),
-                    Binding::Cache { layer, part } => self.cache[*layer as usize][usize::from(*part == CachePart::Value)].address(0),
+                    Binding::Cache { layer, part } => {
+                        self.cache[*layer as usize][usize::from(*part == CachePart::Value)].address(0)
+                    }
                     Binding::Input(input) => inputs.get_mut(input).unwrap().as_mut_ptr().cast(),
                 })
                 .collect();
@@ -230,7 +248,7 @@ impl Machine {
                 kernel(args.as_ptr(), dims.as_ptr(), tiles / 2, tiles);
                 kernel(args.as_ptr(), dims.as_ptr(), 0, tiles / 2);
             }
-            watch(at, step, &arena);
+            watch(step, &arena);
         }
         let logits = Binding::Arena { rows: Rows::Logits, offset_per_row: self.plan.logits_offset_per_row };
         (place(&self.plan, &logits, tokens, rows), arena)
@@ -259,10 +277,11 @@ fn data(arena: &Memory, offset: usize, ty: &Ty, counts: (usize, usize)) -> Data 
         Ty::Rotary { half } => Data::Rotary(floats(2 * half as usize, counts.0)),
         Ty::Quant { rows, width } => {
             let width = width as usize;
-            let stride = 64 + width.next_multiple_of(128);
+            let stride = quant_stride(width);
             let row = |row: usize| offset + row * stride;
             let bytes = arena.0.as_flattened();
-            let q = (0..count(rows)).flat_map(|r| (0..width).map(move |k| row(r) + 64 + k / 128 * 128 + k % 2 * 64 + k % 128 / 2));
+            let q =
+                (0..count(rows)).flat_map(|r| (0..width).map(move |k| row(r) + 64 + k / 128 * 128 + k % 2 * 64 + k % 128 / 2));
             let scales = (0..count(rows)).map(|r| arena.floats(row(r), 1)[0]).collect();
             Data::Quant(QuantMatrix { width, data: q.map(|at| bytes[at] as i8).collect(), scales })
         }
@@ -296,13 +315,15 @@ fn is_exact(op: &Op, operands: &[&Data]) -> bool {
     }
 }
 
-/// Every step on the operands that it really had.
+/// Every op on the operands that it really had.
 fn check_steps(m: &Maker, level: Level) {
-    let (lowered, values) = (lower(m), values(&m.params));
-    let mut machine = Machine::new(lowered, &values, 2, 10);
-    let ids: Vec<_> = m.graph.topological().unwrap();
-    let launched: Vec<_> =
-        ids.iter().filter(|id| !matches!(m.graph.node(**id).op, Op::Tokens(_) | Op::Positions(_))).copied().collect();
+    let values = values(&m.params);
+    let mut machine = Machine::new(lower(m), &values, 2, 10);
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
+    let arg_counts: Vec<usize> =
+        select::select(&Cpu::default(), &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
+    let launched = m.graph.topological().unwrap().into_iter();
+    let launched: Vec<_> = launched.filter(|id| !matches!(m.graph.node(*id).op, Op::Tokens(_) | Op::Positions(_))).collect();
     let plan = machine.plan.clone();
     let mut caches = (0..2).map(|layer| (layer, Default::default())).collect();
     for input in batches() {
@@ -310,34 +331,40 @@ fn check_steps(m: &Maker, level: Level) {
         let at = |binding: &Binding| place(&plan, binding, counts.0 as u64, counts.1 as u64);
         let mut places: BTreeMap<Value, usize> = BTreeMap::new();
         let mut seen: Vec<(Op, Vec<Data>, Data)> = Vec::new();
-        machine.step(level, &input, |number, step, arena| {
-            let id = launched[number];
-            let node = m.graph.node(id);
-            assert_eq!((step.op.as_str(), &step.node), (node.op.name(), &node.name));
-            let operand = |value: Value| match m.graph.node(value.node).op {
-                Op::Tokens(_) => Data::Ids(input.tokens.clone()),
-                Op::Positions(_) => Data::Ids(input.positions.clone()),
-                _ => match *m.graph.ty(value) {
-                    Ty::Cache { layer, kv_heads, key_dim, value_dim } => Data::Cache(q35_dialects::data::CacheRef {
-                        layer,
-                        kv_heads: kv_heads as usize,
-                        key_dim: key_dim as usize,
-                        value_dim: value_dim as usize,
-                    }),
-                    ref ty => data(arena, places[&value], ty, counts),
-                },
-            };
-            let operands: Vec<Data> = m.graph.operands(id).into_iter().flatten().map(operand).collect();
-            let value = Value { node: id, result: 0 };
-            let found = match m.graph.ty(value) {
-                Ty::Cache { .. } => operand(value),
-                ty => {
-                    places.insert(value, at(step.args.last().unwrap()));
-                    data(arena, places[&value], ty, counts)
-                }
-            };
-            seen.push((node.op.clone(), operands, found));
+        let mut parts = launched.iter().zip(&arg_counts);
+        machine.step(level, &input, |step, arena| {
+            let mut last_arg = 0;
+            for op in step.op.split('+') {
+                let (&id, args) = parts.next().unwrap();
+                last_arg += args;
+                let node = m.graph.node(id);
+                assert!(op == node.op.name() && step.node.contains(&node.name), "{op} {}", node.name);
+                let operand = |value: Value| match m.graph.node(value.node).op {
+                    Op::Tokens(_) => Data::Ids(input.tokens.clone()),
+                    Op::Positions(_) => Data::Ids(input.positions.clone()),
+                    _ => match *m.graph.ty(value) {
+                        Ty::Cache { layer, kv_heads, key_dim, value_dim } => Data::Cache(CacheRef {
+                            layer,
+                            kv_heads: kv_heads as usize,
+                            key_dim: key_dim as usize,
+                            value_dim: value_dim as usize,
+                        }),
+                        ref ty => data(arena, places[&value], ty, counts),
+                    },
+                };
+                let operands: Vec<Data> = m.graph.operands(id).into_iter().flatten().map(operand).collect();
+                let value = Value { node: id, result: 0 };
+                let found = match m.graph.ty(value) {
+                    Ty::Cache { .. } => operand(value),
+                    ty => {
+                        places.insert(value, at(&step.args[last_arg - 1]));
+                        data(arena, places[&value], ty, counts)
+                    }
+                };
+                seen.push((node.op.clone(), operands, found));
+            }
         });
+        assert!(parts.next().is_none());
         for (op, operands, found) in seen {
             let operands: Vec<&Data> = operands.iter().collect();
             let mut env = Env { input: &input, params: &values.values, caches: &mut caches };
@@ -380,7 +407,7 @@ fn whole_programs_agree_with_the_interpreter() {
         let mut session = Session::new(&m.graph, &values.values);
         for input in batches() {
             let expected = session.step(&input).unwrap();
-            let (at, arena) = machine.step(level, &input, |_, _, _| ());
+            let (at, arena) = machine.step(level, &input, |_, _| ());
             let ty = Ty::Act { rows: Rows::Logits, width: VOCAB };
             let found = data(&arena, at, &ty, (input.tokens.len(), input.logit_rows.len()));
             for (x, y) in expected.data.iter().zip(&found.act().data) {

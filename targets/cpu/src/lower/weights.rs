@@ -80,8 +80,13 @@ mod tests {
         let spec = PackedSpec::new(20, 64, Codec::Q8, Group::Row).unwrap();
         let name = ParamName::from("table".to_owned());
         let mut weights = Weights::default();
-        let tensors = [(Section::Codes, Use::Rows), (Section::Scales, Use::Rows), (Section::Codes, Use::Tiles), (Section::Codes, Use::Rows)]
-            .map(|(section, used)| weights.tensor(&name, &spec, section, used));
+        let tensors = [
+            (Section::Codes, Use::Rows),
+            (Section::Scales, Use::Rows),
+            (Section::Codes, Use::Tiles),
+            (Section::Codes, Use::Rows),
+        ]
+        .map(|(section, used)| weights.tensor(&name, &spec, section, used));
         assert_eq!(tensors, ["table", "table.scales", "table.tiles", "table"]);
         let tensors = weights.into_tensors();
         assert_eq!(tensors.len(), 3);
