@@ -141,7 +141,7 @@ fn values(params: &BTreeMap<ParamName, Packed>) -> Values {
 
 fn lower(m: &Maker) -> Lowered {
     let request = Request { graph: &m.graph, params: &m.params, prefix: "t_" };
-    Cpu::default().lower(&request, &mut Silent).unwrap()
+    Cpu.lower(&request, &mut Silent).unwrap()
 }
 
 /// Memory aligned as the executor aligns it.
@@ -321,7 +321,7 @@ fn check_steps(m: &Maker, level: Level) {
     let mut machine = Machine::new(lower(m), &values, 2, 10);
     let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
     let arg_counts: Vec<usize> =
-        select::select(&Cpu::default(), &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
+        select::select(&Cpu, &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
     let launched = m.graph.topological().unwrap().into_iter();
     let launched: Vec<_> = launched.filter(|id| !matches!(m.graph.node(*id).op, Op::Tokens(_) | Op::Positions(_))).collect();
     let plan = machine.plan.clone();
@@ -385,8 +385,8 @@ fn check_steps(m: &Maker, level: Level) {
     }
 }
 
-fn levels() -> impl Iterator<Item = Level> {
-    Level::of(std::env::consts::ARCH).filter(|level| level.is_here())
+fn levels_here() -> impl Iterator<Item = Level> {
+    levels().into_iter().filter(|level| level.is_here())
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn each_step_computes_its_op() {
     for (codec, group) in [(Codec::F32, Group::Row), (Codec::W8, Group::Row), (Codec::Split, Group::Columns(64))] {
         let embedding = if codec == Codec::W8 { Codec::Q8 } else { Codec::F16 };
         let m = decoder(codec, group, embedding);
-        levels().for_each(|level| check_steps(&m, level));
+        levels_here().for_each(|level| check_steps(&m, level));
     }
 }
 
@@ -402,7 +402,7 @@ fn each_step_computes_its_op() {
 fn whole_programs_agree_with_the_interpreter() {
     let m = decoder(Codec::F32, Group::Row, Codec::F32);
     let values = values(&m.params);
-    for level in levels() {
+    for level in levels_here() {
         let mut machine = Machine::new(lower(&m), &values, 2, 10);
         let mut session = Session::new(&m.graph, &values.values);
         for input in batches() {
@@ -431,7 +431,7 @@ fn equal_layers_share_kernels_and_bytes_repeat() {
     assert!(kernels.len() < launches);
     let header = String::from_utf8(first.files["cpu/model.h"].clone()).unwrap();
     for kernel in kernels {
-        for level in Level::of(std::env::consts::ARCH) {
+        for level in levels() {
             assert!(header.contains(&format!("void t_{}(", crate::abi::symbol(kernel, level))), "{kernel}");
         }
     }
@@ -465,7 +465,7 @@ fn every_op_without_a_kernel_is_reported() {
         m.params.get_mut(&ParamName::from(name.to_owned())).unwrap().codec = codec;
     }
     let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
-    let cpu = Cpu::default();
+    let cpu = Cpu;
     let errors = cpu.check(&request).unwrap_err();
     let found: Vec<String> = errors.iter().map(|error| error.to_string()).collect();
     assert_eq!(
@@ -497,8 +497,8 @@ fn passes_connect_and_are_observed() {
     let m = decoder(Codec::F32, Group::Row, Codec::F32);
     let mut watch = Watch::default();
     let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
-    let passes = Cpu::default().passes();
-    Cpu::default().lower(&request, &mut watch).unwrap();
+    let passes = Cpu.passes();
+    Cpu.lower(&request, &mut watch).unwrap();
     let seen: Vec<Pass> = watch.0.iter().map(|(pass, _)| *pass).collect();
     assert_eq!(seen, passes);
     assert_eq!(watch.1, passes.iter().map(|pass| pass.name).collect::<Vec<_>>());
