@@ -1,4 +1,5 @@
 //! Raised models, run by the reference evaluation, against the logits and caches that are stored beside every graph of the corpus.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 #[allow(dead_code)]
 mod common;

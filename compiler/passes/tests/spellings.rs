@@ -1,4 +1,5 @@
 //! One decoder in many spellings: each must raise to the same ops, or say what is wrong with it.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 #[allow(dead_code)]
 mod common;

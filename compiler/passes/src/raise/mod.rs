@@ -62,7 +62,7 @@ enum Raised {
     /// A value of the model, with its width.
     Whole(Value, u64),
     /// A linear layer that is made for those columns that somebody reads.
-    Linear(PendingLinear),
+    Linear(Box<PendingLinear>),
     /// Something that was not understood and is reported already.
     Poison,
 }
