@@ -1,5 +1,7 @@
 //! What the graphs of the corpus raise to, against the configurations of the models they were exported from.
+#![allow(clippy::unwrap_used)] // a test may panic
 
+#[allow(dead_code)]
 mod common;
 
 use common::{Case, cases, corpus, is_dense};

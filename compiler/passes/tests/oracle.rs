@@ -1,5 +1,7 @@
 //! Raised models, run by the reference evaluation, against the logits and caches that are stored beside every graph of the corpus.
+#![allow(clippy::unwrap_used)] // a test may panic
 
+#[allow(dead_code)]
 mod common;
 
 use common::{cases, corpus, is_dense};

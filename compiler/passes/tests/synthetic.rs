@@ -1,4 +1,5 @@
 //! Models of the size people deploy, without their weights.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 use q35_import::synth::{Fill, Llama, write_llama};
 use q35_passes::raise::{Options, raise};

@@ -104,7 +104,7 @@ fn regroup(eval: &mut Eval, from: &[Id], to: &[Id], index: &[Id]) -> Vec<Id> {
 
 fn permutation(eval: &mut Eval, node: NodeId, rank: usize) -> Res<Vec<usize>> {
     match eval.call(node)?.ints("perm") {
-        Some(perm) if perm.len() == rank => perm.to_vec().into_iter().map(|p| eval.axis(node, p, rank)).collect(),
+        Some(perm) if perm.len() == rank => perm.iter().map(|p| eval.axis(node, *p, rank)).collect(),
         Some(_) => eval.fault(node, "permutes another number of dimensions"),
         None => Ok((0..rank).rev().collect()),
     }

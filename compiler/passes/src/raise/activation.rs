@@ -123,10 +123,9 @@ impl Raiser<'_> {
 
     /// A scalar function of an activation.
     fn activated(&mut self, ask: Ask) -> Res<Option<Made>> {
-        let (kind, inner) = match *self.eval.sym.node(ask.expr) {
-            Node::Apply(Func::Sigmoid, inner) => (Activation::Sigmoid, inner),
-            Node::Max(a, b) if self.eval.sym.as_number(a) == Some(0.0) => (Activation::Relu, b),
-            Node::Max(a, b) if self.eval.sym.as_number(b) == Some(0.0) => (Activation::Relu, a),
+        let (kind, inner) = match (self.eval.sym.node(ask.expr), self.rectified(ask.expr)) {
+            (Node::Apply(Func::Sigmoid, inner), _) => (Activation::Sigmoid, *inner),
+            (_, Some(inner)) => (Activation::Relu, inner),
             _ => return Ok(None),
         };
         let value = self.exact(inner, ask.column, ask.width)?;

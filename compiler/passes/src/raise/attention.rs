@@ -127,18 +127,22 @@ impl Raiser<'_> {
             // Masked by addition: score + (condition ? 0 : unseen).
             let (terms, constant) = self.eval.sym.terms(rest);
             let added = terms.iter().enumerate().find_map(|(at, (term, c))| match *self.eval.sym.node(*term) {
-                Node::Select(condition, a, b) => match (self.eval.sym.as_number(a)? * c, self.eval.sym.as_number(b)? * c) {
-                    (0.0, low) if low <= UNSEEN => Some((at, condition, true)),
-                    (low, 0.0) if low <= UNSEEN => Some((at, condition, false)),
-                    _ => None,
-                },
+                Node::Select(condition, a, b) => {
+                    let branches = [self.eval.sym.as_number(a)? * c, self.eval.sym.as_number(b)? * c];
+                    // Where seen nothing is added; a constant beside the selection may be a part of that.
+                    [0.0, constant].into_iter().find_map(|shift| match branches.map(|x| x + shift) {
+                        [0.0, low] if low <= UNSEEN => Some((at, condition, true, shift)),
+                        [low, 0.0] if low <= UNSEEN => Some((at, condition, false, shift)),
+                        _ => None,
+                    })
+                }
                 _ => None,
             });
-            let Some((at, condition, seen)) = added else { break };
+            let Some((at, condition, seen, shift)) = added else { break };
             let seen = if seen { condition } else { self.eval.sym.not(condition) };
             mask = self.eval.sym.and(mask, seen);
             let others: Vec<(Id, f64)> = terms.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, t)| *t).collect();
-            rest = self.eval.sym.linear(&others, constant);
+            rest = self.eval.sym.linear(&others, constant - shift);
         }
         (mask, rest)
     }

@@ -1,4 +1,4 @@
-//! Gated units: `f(gate) * up`, where `f` is a sigmoid or a Gaussian linear unit.
+//! Gated units: `f(gate) * up`, where `f` is a sigmoid linear unit, a Gaussian one or a rectifier.
 
 use super::activation::{Ask, Made};
 use super::{Raiser, Res};
@@ -34,16 +34,33 @@ impl Raiser<'_> {
             for unit in UNITS {
                 let whole = (unit.whole)(&mut self.eval.sym, gate);
                 let (scale, term) = self.eval.sym.coefficient(whole);
-                let parts = self.eval.sym.factors(term);
-                if !parts.iter().all(|part| factors.contains(part)) {
-                    continue;
-                }
-                let up = self.eval.sym.quotient(ask.expr, term);
+                // The constants of a unit were rounded to f32 by whoever spelled it.
+                let find = |part: &(Id, Power)| factors.iter().find(|f| f.1 == part.1 && self.eval.sym.is_similar(f.0, part.0)).copied();
+                let Some(found) = self.eval.sym.factors(term).iter().map(find).collect::<Option<Vec<_>>>() else { continue };
+                let unit_here = self.eval.sym.powers(&found);
+                let up = self.eval.sym.quotient(ask.expr, unit_here);
                 let made = self.gated(unit.activation, gate, up, ask)?;
                 return Ok(Some((made.0, made.1 / scale)));
             }
         }
+        // A rectifier is marked by the gate's maximum with 0, not by the gate.
+        for &(factor, power) in &factors {
+            if let (Some(gate), true, true) = (self.rectified(factor), power == Power::ONE, factors.len() > 1) {
+                let up = self.eval.sym.quotient(ask.expr, factor);
+                return Ok(Some(self.gated(Activation::Relu, gate, up, ask)?));
+            }
+        }
         Ok(None)
+    }
+
+    /// `x` of `max(x, 0)`.
+    pub(super) fn rectified(&self, id: Id) -> Option<Id> {
+        let Node::Max(a, b) = *self.eval.sym.node(id) else { return None };
+        match (self.eval.sym.as_number(a), self.eval.sym.as_number(b)) {
+            (Some(0.0), None) => Some(b),
+            (None, Some(0.0)) => Some(a),
+            _ => None,
+        }
     }
 
     fn gated(&mut self, activation: Activation, gate: Id, up: Id, ask: Ask) -> Res<Made> {

@@ -105,7 +105,7 @@ impl Raiser<'_> {
         let (input, scale) = self.activation(element, column, cols)?;
         let width = weight.rows();
         let pending = PendingLinear { input, weight, origin, node, made: BTreeMap::new() };
-        let base = self.raise_base(Raised::Linear(pending));
+        let base = self.raise_base(Raised::Linear(Box::new(pending)));
         let columns = self.eval.sym.number(width as f64);
         let n = self.eval.sym.var("n", columns);
         let load = self.eval.sym.load(base, &[row[0], row[1], n]);

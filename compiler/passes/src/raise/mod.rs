@@ -62,7 +62,7 @@ enum Raised {
     /// A value of the model, with its width.
     Whole(Value, u64),
     /// A linear layer that is made for those columns that somebody reads.
-    Linear(PendingLinear),
+    Linear(Box<PendingLinear>),
     /// Something that was not understood and is reported already.
     Poison,
 }
@@ -306,6 +306,9 @@ impl Raiser<'_> {
 
     /// Rewrites an expression to the grid's own row (`b`, `s`); also gives the row that its raised loads had.
     fn settle(&mut self, expr: Id) -> Res<(Id, [Id; 2])> {
+        if self.is_poisoned(expr) {
+            return self.consequence();
+        }
         let mut rows: BTreeSet<[Id; 2]> = BTreeSet::new();
         let mut loads = Vec::new();
         self.eval.sym.visit(expr, |id, node| {

@@ -54,6 +54,20 @@ enum Piece {
     Rotated { factor: f64, own: Id, partner: Id, minus: bool, cos: Trig, sin: Trig },
 }
 
+/// A rotation, proved to be one for all pairs.
+struct Seen {
+    before: Id,
+    column: Id,
+    factor: f64,
+    /// Factor of the columns that are not rotated, if there are any.
+    passing: Option<f64>,
+    style: RopeStyle,
+    cos: Trig,
+    sin: Trig,
+    pair: Id,
+    half: u64,
+}
+
 type At<'a> = &'a dyn Fn(&mut Raiser, Id) -> Res<Id>;
 
 impl Raiser<'_> {
@@ -197,7 +211,7 @@ impl Raiser<'_> {
         if rotated != 2 || edges[2] != 2 * half {
             return self.fault("rotates halves of different width");
         }
-        self.finished(before, d, factor, passing, RopeStyle::Halves, (cos, sin), i0, half)
+        self.finished(Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half })
     }
 
     /// Pairs are columns `2i` and `2i + 1`.
@@ -225,21 +239,23 @@ impl Raiser<'_> {
         if !same || (at_even, at_odd) != (*own0, *own1) || (at_odd, at_even) != (*partner0, *partner1) {
             return self.fault("rotates columns in no regular way");
         }
-        self.finished(before, d, *factor, None, RopeStyle::Interleaved, (*cos, *sin), i, half)
+        let (factor, cos, sin) = (*factor, *cos, *sin);
+        self.finished(Seen { before, column: d, factor, passing: None, style: RopeStyle::Interleaved, cos, sin, pair: i, half })
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn finished(&mut self, before: Id, d: Id, factor: f64, passing: Option<f64>, style: RopeStyle, trig: (Trig, Trig), i: Id, half: u64) -> Res<Turned> {
-        let (inv_freq, length) = match trig {
-            (Trig::Cos(a), Trig::Sin(b)) if a == b => (self.frequencies(a, i, half)?, 1.0),
-            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies(cos, sin, i, half)?,
+    /// Reads the frequencies behind a rotation that was seen, and says whose the constant factors are.
+    fn finished(&mut self, seen: Seen) -> Res<Turned> {
+        let (inv_freq, length) = match (seen.cos, seen.sin) {
+            (Trig::Cos(a), Trig::Sin(b)) if a == b => (self.frequencies(a, seen.pair, seen.half)?, 1.0),
+            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies(cos, sin, seen.pair, seen.half)?,
             _ => return self.fault("takes cosine and sine of different angles"),
         };
-        let (factor, ratio) = match passing {
-            Some(passing) => (passing, factor / passing * length),
-            None => (factor * length, 1.0),
+        let (factor, ratio) = match seen.passing {
+            Some(passing) => (passing, seen.factor / passing * length),
+            None => (seen.factor * length, 1.0),
         };
-        Ok(Turned { whole: before, before, column: d, factor, rotation: Some(Rotation { inv_freq, style, ratio }), passes: passing.is_some() })
+        let rotation = Rotation { inv_freq, style: seen.style, ratio };
+        Ok(Turned { whole: seen.before, before: seen.before, column: seen.column, factor, rotation: Some(rotation), passes: seen.passing.is_some() })
     }
 
     /// An angle is a position times a frequency per pair.

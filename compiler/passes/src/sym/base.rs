@@ -101,6 +101,9 @@ impl Arena {
     }
 }
 
+/// A constant tensor with some of its indices given.
+pub(super) type Fixed = (BaseId, Box<[Option<u64>]>);
+
 /// `first + sum of slope * index`, over the free indices.
 #[derive(Clone, Debug)]
 pub(super) struct Affine {

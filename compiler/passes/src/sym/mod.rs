@@ -151,7 +151,7 @@ pub struct Arena {
     ids: HashMap<Node, Id>,
     vars: Vec<(String, Id)>,
     bases: Vec<Base>,
-    affine: HashMap<(BaseId, Box<[Option<u64>]>), Option<Affine>>,
+    affine: HashMap<base::Fixed, Option<Affine>>,
     named: HashMap<(String, Id), Id>,
 }
 

@@ -37,6 +37,23 @@ impl Arena {
         !self.visit(id, |at, _| at != part)
     }
 
+    /// Whether two expressions differ in their constants only, and there by no more than a rounding to f32.
+    pub fn is_similar(&self, a: Id, b: Id) -> bool {
+        let near = |x: f64, y: f64| (x - y).abs() <= 2f64.powi(-22) * x.abs().max(y.abs());
+        if a == b {
+            return true;
+        }
+        match (self.node(a), self.node(b)) {
+            (Node::Number(x), Node::Number(y)) => near(x.0, y.0),
+            (Node::Apply(f, x), Node::Apply(g, y)) => f == g && self.is_similar(*x, *y),
+            (Node::Sum(x, c), Node::Sum(y, d)) => {
+                near(c.0, d.0) && x.len() == y.len() && x.iter().zip(y).all(|((x, c), (y, d))| near(c.0, d.0) && self.is_similar(*x, *y))
+            }
+            (Node::Product(x), Node::Product(y)) => x.len() == y.len() && x.iter().zip(y).all(|((x, p), (y, q))| p == q && self.is_similar(*x, *y)),
+            _ => false,
+        }
+    }
+
     /// `id` with every occurrence of a key replaced, back in normal form.
     pub fn subst(&mut self, id: Id, map: &HashMap<Id, Id>) -> Id {
         if map.iter().all(|(from, to)| from == to) {

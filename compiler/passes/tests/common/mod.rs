@@ -1,5 +1,7 @@
 //! What the tests share: where the corpus is.
 
+pub(crate) mod decoder;
+
 use std::path::{Path, PathBuf};
 
 /// The corpus of exported graphs, if it is there.

@@ -1,0 +1,446 @@
+//! One decoder in many spellings: each must raise to the same ops, or say what is wrong with it.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+#[allow(dead_code)]
+mod common;
+
+use common::decoder::{FREQUENCIES, HEADS, HIDDEN, PLAIN, Spelling, WIDTH, Writer, angles, causal, decoder, plain_attention, plain_norm, plain_rope};
+use q35_dialects::Model;
+use q35_dialects::q35::{Activation, Op, RopeStyle};
+use q35_graph::source::Attr;
+use q35_graph::{DType, Tensor, Value};
+use q35_passes::raise::{Options, raise};
+
+fn model(spelling: &Spelling) -> Model {
+    raise(&decoder(spelling), &Options::default()).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn errors(spelling: &Spelling) -> String {
+    match raise(&decoder(spelling), &Options::default()) {
+        Ok(model) => panic!("raises:\n{}", q35_dialects::print::graph(&model.graph)),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+/// The ops, without names.
+fn ops(model: &Model) -> String {
+    let text = q35_dialects::print::graph(&model.graph);
+    text.lines().map(|line| line.split(" '").next().unwrap_or_default().to_owned() + "\n").collect()
+}
+
+/// The one op that `pick` finds.
+fn the<T>(model: &Model, pick: impl Fn(&Op) -> Option<T>) -> T {
+    let mut found: Vec<T> = model.graph.ids().filter_map(|id| pick(&model.graph.node(id).op)).collect();
+    assert_eq!(found.len(), 1);
+    found.remove(0)
+}
+
+#[test]
+fn the_plain_spelling_is_what_it_should_be() {
+    let wanted = "\
+%0 = tokens : ids<tokens>
+%1 = embed(%0) {table = @embed.weight} : act<tokens, 16>
+%2 = rms_norm(%1) {eps = 1e-5, group = 16, weight = @layers.0.attention.norm.weight} : act<tokens, 16>
+%3 = linear(%2) {weight = @layers.0.attention.q.weight} : act<tokens, 16>
+%4 = linear(%2) {weight = @layers.0.attention.k.weight} : act<tokens, 16>
+%5 = linear(%2) {weight = @layers.0.attention.v.weight} : act<tokens, 16>
+%6 = positions : ids<tokens>
+%7 = rotary(%6) {inv_freq = @rotary.inv_freq, scale = 1.0} : rotary<4>
+%8 = rope(%3, %7) {head_dim = 8, style = halves} : act<tokens, 16>
+%9 = rope(%4, %7) {head_dim = 8, style = halves} : act<tokens, 16>
+%10 = append(%9, %5) {kv_heads = 2, layer = 0} : cache<0, 2, 8, 8>
+%11 = attention(%8, %10) {heads = 2, scale = 0.5} : act<tokens, 16>
+%12 = select(%11) : act<logits, 16>
+%13 = linear(%12) {weight = @layers.0.attention.out.weight} : act<logits, 16>
+%14 = select(%1) : act<logits, 16>
+%15 = add(%14, %13) : act<logits, 16>
+%16 = rms_norm(%15) {eps = 1e-5, group = 16, weight = @layers.0.mlp.norm.weight} : act<logits, 16>
+%17 = linear(%16) {weight = @layers.0.mlp.gate.weight} : act<logits, 12>
+%18 = linear(%16) {weight = @layers.0.mlp.up.weight} : act<logits, 12>
+%19 = glu(%17, %18) {activation = silu, alpha = 1.0, offset = 0.0} : act<logits, 12>
+%20 = linear(%19) {weight = @layers.0.mlp.down.weight} : act<logits, 16>
+%21 = add(%15, %20) : act<logits, 16>
+%22 = rms_norm(%21) {eps = 1e-5, group = 16, weight = @norm.weight} : act<logits, 16>
+%23 = linear(%22) {weight = @head.weight} : act<logits, 32>
+output logits = %23
+";
+    assert_eq!(ops(&model(&PLAIN)), wanted);
+}
+
+#[test]
+fn norms_have_many_spellings() {
+    let by_products = |w: &mut Writer, x: Value, weight: Value| {
+        let (eps, axis) = (w.number(1e-5), w.ints(&[-1]));
+        let square = w.op("Mul", &[x, x]);
+        let sum = w.op("ReduceSum", &[square, axis]);
+        let count = w.number(HIDDEN as f32);
+        let mean = w.op("Div", &[sum, count]);
+        let shifted = w.op("Add", &[eps, mean]);
+        let root = w.op("Sqrt", &[shifted]);
+        let normal = w.op("Div", &[x, root]);
+        w.op("Mul", &[normal, weight])
+    };
+    let by_power = |w: &mut Writer, x: Value, weight: Value| {
+        let (two, half, eps, axis) = (w.number(2.0), w.number(-0.5), w.number(1e-5), w.ints(&[-1]));
+        let square = w.op("Pow", &[x, two]);
+        let mean = w.op("ReduceMean", &[square, axis]);
+        let shifted = w.op("Add", &[mean, eps]);
+        let inverse = w.op("Pow", &[shifted, half]);
+        let scaled = w.op("Mul", &[weight, inverse]);
+        w.op("Mul", &[scaled, x])
+    };
+    let fused = |w: &mut Writer, x: Value, weight: Value| w.call("SimplifiedLayerNormalization", &[x, weight], &[("epsilon", Attr::Float(1e-5))]);
+    let wanted = ops(&model(&PLAIN));
+    for norm in [by_products, by_power, fused] {
+        assert_eq!(ops(&model(&Spelling { norm, ..PLAIN })), wanted);
+    }
+}
+
+#[test]
+fn a_norm_may_add_one_to_its_weight() {
+    let norm = |w: &mut Writer, x: Value, weight: Value| {
+        let one = w.number(1.0);
+        let weight = w.op("Add", &[weight, one]);
+        plain_norm(w, x, weight)
+    };
+    let (plain, shifted) = (model(&PLAIN), model(&Spelling { norm, ..PLAIN }));
+    assert_eq!(ops(&plain), ops(&shifted));
+    let weight = |m: &Model| m.params[&"norm.weight".into()].source.get(0, 3);
+    assert_eq!(weight(&shifted), weight(&plain) + 1.0);
+}
+
+#[test]
+fn linear_layers_have_many_spellings() {
+    let flat = |w: &mut Writer, x: Value, weight: Value| {
+        let shape = w.op("Shape", &[x]);
+        let (start, end, open) = (w.ints(&[0]), w.ints(&[2]), w.ints(&[-1]));
+        let leading = w.op("Slice", &[shape, start, end]);
+        let target = w.concat(&[leading, open], 0);
+        let last = w.call("Shape", &[x], &[("start", Attr::Int(2))]);
+        let matrix = w.concat(&[open, last], 0);
+        let x = w.op("Reshape", &[x, matrix]);
+        let weight = w.transpose(weight, &[1, 0]);
+        let y = w.call("Gemm", &[x, weight], &[("transB", Attr::Int(1))]);
+        w.op("Reshape", &[y, target])
+    };
+    let wrapped = |w: &mut Writer, x: Value, weight: Value| {
+        let weight = w.op("Identity", &[weight]);
+        let y = w.op("MatMul", &[x, weight]);
+        w.op("Identity", &[y])
+    };
+    let wanted = ops(&model(&PLAIN));
+    for linear in [flat, wrapped] {
+        assert_eq!(ops(&model(&Spelling { linear, ..PLAIN })), wanted);
+    }
+}
+
+#[test]
+fn rotations_have_many_spellings() {
+    let halves = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let angles = angles(w, ids, frequencies);
+        let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+        let (a, b) = (w.columns(x, 0, WIDTH / 2, 1), w.columns(x, WIDTH / 2, WIDTH, 1));
+        let (ac, bs, bc, r) = (w.op("Mul", &[a, cos]), w.op("Mul", &[b, sin]), w.op("Mul", &[b, cos]), w.op("Mul", &[a, sin]));
+        let (low, high) = (w.op("Sub", &[ac, bs]), w.op("Add", &[bc, r]));
+        w.concat(&[low, high], -1)
+    };
+    let by_product = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let (range, to_column, to_row) = (w.token_range(ids), w.ints(&[1]), w.ints(&[0]));
+        let column = w.op("Unsqueeze", &[frequencies, to_column]);
+        let row = w.op("Unsqueeze", &[range, to_row]);
+        let row = w.call("Cast", &[row], &[("to", Attr::Int(1))]);
+        let angles = w.op("MatMul", &[column, row]);
+        let angles = w.transpose(angles, &[1, 0]);
+        let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+        let axis = w.ints(&[0]);
+        let (cos, sin) = (w.op("Unsqueeze", &[cos, axis]), w.op("Unsqueeze", &[sin, axis]));
+        w.call("RotaryEmbedding", &[x, cos, sin], &[])
+    };
+    let wanted = ops(&model(&PLAIN));
+    for rope in [halves, by_product] {
+        assert_eq!(ops(&model(&Spelling { rope, ..PLAIN })), wanted);
+    }
+}
+
+#[test]
+fn tables_of_cosines_become_frequencies() {
+    let rope = |w: &mut Writer, x: Value, ids: Value, _: Value| {
+        let table = |w: &mut Writer, f: fn(f64) -> f64| {
+            let numbers: Vec<f32> = (0..64).flat_map(|p| FREQUENCIES.iter().chain(&FREQUENCIES).map(move |a| f(f64::from(p as f32 * a)) as f32)).collect();
+            w.constant(Tensor::from_f32(vec![64, 8], &numbers))
+        };
+        let (cos, sin, range) = (table(w, f64::cos), table(w, f64::sin), w.token_range(ids));
+        let (cos, sin) = (w.op("Gather", &[cos, range]), w.op("Gather", &[sin, range]));
+        let (low, high) = (w.columns(x, 0, WIDTH / 2, 1), w.columns(x, WIDTH / 2, i64::MAX, 1));
+        let minus = w.op("Neg", &[high]);
+        let turned = w.concat(&[minus, low], -1);
+        let (a, b) = (w.op("Mul", &[x, cos]), w.op("Mul", &[turned, sin]));
+        w.op("Add", &[a, b])
+    };
+    let raised = model(&Spelling { rope, ..PLAIN });
+    assert_eq!(ops(&raised), ops(&model(&PLAIN)));
+    let frequencies = &raised.params[&"rotary.inv_freq".into()].source;
+    assert!(FREQUENCIES.iter().enumerate().all(|(i, f)| (frequencies.get(0, i as u64) / f - 1.0).abs() < 1e-6));
+    assert_eq!(raised.facts.context, 64);
+}
+
+#[test]
+fn pairs_may_be_interleaved_and_rotations_partial_or_scaled() {
+    let interleaved = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let angles = angles(w, ids, frequencies);
+        let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+        let (a, b) = (w.columns(x, 0, WIDTH, 2), w.columns(x, 1, WIDTH, 2));
+        let (ac, bs, bc, r) = (w.op("Mul", &[a, cos]), w.op("Mul", &[b, sin]), w.op("Mul", &[b, cos]), w.op("Mul", &[a, sin]));
+        let (low, high) = (w.op("Sub", &[ac, bs]), w.op("Add", &[bc, r]));
+        let axis = w.ints(&[-1]);
+        let (low, high) = (w.op("Unsqueeze", &[low, axis]), w.op("Unsqueeze", &[high, axis]));
+        let pairs = w.concat(&[low, high], -1);
+        w.reshape(pairs, &[0, 0, 0, WIDTH])
+    };
+    let raised = model(&Spelling { rope: interleaved, ..PLAIN });
+    assert!(raised.graph.ids().all(|id| !matches!(&raised.graph.node(id).op, Op::Rope(r) if r.style != RopeStyle::Interleaved)));
+    let fused = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let angles = angles(w, ids, frequencies);
+        let axis = w.ints(&[0]);
+        let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+        let (cos, sin) = (w.op("Unsqueeze", &[cos, axis]), w.op("Unsqueeze", &[sin, axis]));
+        w.call("RotaryEmbedding", &[x, cos, sin], &[("interleaved", Attr::Int(1))])
+    };
+    assert_eq!(ops(&model(&Spelling { rope: fused, ..PLAIN })), ops(&raised));
+
+    // Four of eight columns are turned, by cosines and sines times 1.25.
+    let partial = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let two = w.columns(frequencies, 1, 3, 1);
+        let (angles, length) = (angles(w, ids, two), w.number(1.25));
+        let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+        let (cos, sin) = (w.op("Mul", &[cos, length]), w.op("Mul", &[sin, length]));
+        let (a, b, rest) = (w.columns(x, 0, 2, 1), w.columns(x, 2, 4, 1), w.columns(x, 4, i64::MAX, 1));
+        let (ac, bs, bc, r) = (w.op("Mul", &[a, cos]), w.op("Mul", &[b, sin]), w.op("Mul", &[b, cos]), w.op("Mul", &[a, sin]));
+        let (low, high) = (w.op("Sub", &[ac, bs]), w.op("Add", &[bc, r]));
+        w.concat(&[low, high, rest], -1)
+    };
+    let raised = model(&Spelling { rope: partial, ..PLAIN });
+    assert_eq!(the(&raised, |op| if let Op::Rotary(r) = op { Some(r.scale) } else { None }), 1.25);
+    assert_eq!(the(&raised, |op| if let Op::Attention(a) = op { Some(a.scale) } else { None }), 0.5);
+    assert!(ops(&raised).contains("rotary<2>"));
+}
+
+#[test]
+fn a_rotation_by_other_rules_is_refused() {
+    // The sine's sign is turned round in both halves.
+    let backwards = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let minus = w.op("Neg", &[frequencies]);
+        plain_rope(w, x, ids, minus)
+    };
+    // Turning backwards is turning by negative frequencies.
+    assert!(model(&Spelling { rope: backwards, ..PLAIN }).params[&"rotary.inv_freq".into()].source.get(0, 0) < 0.0);
+    let crooked = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let angles = angles(w, ids, frequencies);
+        let both = w.concat(&[angles, angles], -1);
+        let (cos, sin) = (w.op("Cos", &[both]), w.op("Sin", &[both]));
+        let (low, high) = (w.columns(x, 0, WIDTH / 2, 1), w.columns(x, WIDTH / 2, i64::MAX, 1));
+        let turned = w.concat(&[high, low], -1);
+        let (a, b) = (w.op("Mul", &[x, cos]), w.op("Mul", &[turned, sin]));
+        w.op("Add", &[a, b])
+    };
+    assert!(errors(&Spelling { rope: crooked, ..PLAIN }).contains("rotates columns in no regular way"));
+}
+
+#[test]
+fn attention_has_many_spellings() {
+    let eager = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        let k = w.transpose(k, &[0, 1, 3, 2]);
+        let scores = w.op("MatMul", &[q, k]);
+        let root = w.number(2.0);
+        let scores = w.op("Div", &[scores, root]);
+        let (seen, low) = (causal(w, ids), w.number(f32::MIN));
+        let scores = w.op("Where", &[seen, scores, low]);
+        let p = w.call("Softmax", &[scores], &[("axis", Attr::Int(3))]);
+        w.op("MatMul", &[p, v])
+    };
+    let stacked = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        let shape = w.op("Shape", &[q]);
+        let stack = |w: &mut Writer, x: Value| {
+            let (open, tail) = (w.ints(&[-1]), w.call("Shape", &[q], &[("start", Attr::Int(2))]));
+            let target = w.concat(&[open, tail], 0);
+            w.op("Reshape", &[x, target])
+        };
+        let [q, k, v] = [q, k, v].map(|x| stack(w, x));
+        let k = w.transpose(k, &[0, 2, 1]);
+        let scale = w.number(0.5);
+        let scores = w.op("MatMul", &[q, k]);
+        let scores = w.op("Mul", &[scale, scores]);
+        let (low, one) = (w.constant(Tensor::from_f32(vec![1], &[f32::MIN])), w.int(1));
+        let range = w.call("Shape", &[q], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
+        let square = w.concat(&[range, range], 0);
+        let filled = w.call("ConstantOfShape", &[square], &[("value", Attr::Tensor(Tensor::from_f32(vec![1], &[f32::MIN])))]);
+        let _ = (low, ids);
+        let mask = w.call("Trilu", &[filled, one], &[("upper", Attr::Int(1))]);
+        let scores = w.op("Add", &[scores, mask]);
+        let p = w.op("Softmax", &[scores]);
+        let y = w.op("MatMul", &[p, v]);
+        w.op("Reshape", &[y, shape])
+    };
+    let by_number = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        let k = w.transpose(k, &[0, 1, 3, 2]);
+        let scores = w.op("MatMul", &[q, k]);
+        let half = w.number(0.5);
+        let scores = w.op("Mul", &[scores, half]);
+        let seen = causal(w, ids);
+        let seen = w.call("Cast", &[seen], &[("to", Attr::Int(1))]);
+        let (one, low) = (w.number(1.0), w.number(-10000.0));
+        let unseen = w.op("Sub", &[one, seen]);
+        let bias = w.op("Mul", &[unseen, low]);
+        let scores = w.op("Add", &[scores, bias]);
+        let p = w.op("Softmax", &[scores]);
+        let (guard, zero) = (w.op("IsNaN", &[p]), w.number(0.0));
+        let p = w.op("Where", &[guard, zero, p]);
+        w.op("MatMul", &[p, v])
+    };
+    let fused = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| w.call("Attention", &[q, k, v], &[("is_causal", Attr::Int(1)), ("scale", Attr::Float(0.5))]);
+    let wanted = ops(&model(&PLAIN));
+    for attention in [eager, stacked, by_number, fused] {
+        assert_eq!(ops(&model(&Spelling { attention, ..PLAIN })), wanted);
+    }
+}
+
+#[test]
+fn scores_may_be_capped_and_windows_narrow() {
+    let attention = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        let k = w.transpose(k, &[0, 1, 3, 2]);
+        let scores = w.op("MatMul", &[q, k]);
+        let (half, cap) = (w.number(0.5), w.number(30.0));
+        let scores = w.op("Mul", &[scores, half]);
+        let scores = w.op("Div", &[scores, cap]);
+        let scores = w.op("Tanh", &[scores]);
+        let scores = w.op("Mul", &[scores, cap]);
+        let (range, axis, three) = (w.token_range(ids), w.ints(&[1]), w.int(3));
+        let rows = w.op("Unsqueeze", &[range, axis]);
+        let distance = w.op("Sub", &[rows, range]);
+        let near = w.op("Less", &[distance, three]);
+        let seen = causal(w, ids);
+        let seen = w.op("And", &[near, seen]);
+        let (zero, low) = (w.number(0.0), w.number(f32::NEG_INFINITY));
+        let bias = w.op("Where", &[seen, zero, low]);
+        let scores = w.op("Add", &[scores, bias]);
+        let p = w.op("Softmax", &[scores]);
+        w.op("MatMul", &[p, v])
+    };
+    let raised = model(&Spelling { attention, ..PLAIN });
+    let found = the(&raised, |op| if let Op::Attention(a) = op { Some((a.scale, a.window, a.softcap)) } else { None });
+    assert_eq!(found, (0.5, Some(3), Some(30.0)));
+}
+
+#[test]
+fn a_mask_that_shows_the_future_is_refused() {
+    let attention = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| {
+        let k = w.transpose(k, &[0, 1, 3, 2]);
+        let scores = w.op("MatMul", &[q, k]);
+        let p = w.op("Softmax", &[scores]);
+        w.op("MatMul", &[p, v])
+    };
+    let text = errors(&Spelling { attention, ..PLAIN });
+    assert_eq!(text, "error[Q35-0202]: MatMul lets tokens see tokens that come after them\n  at node 'MatMul_4'");
+}
+
+#[test]
+fn gates_have_many_functions() {
+    let spelled = |w: &mut Writer, gate: Value, up: Value| {
+        let (minus, one) = (w.op("Neg", &[gate]), w.number(1.0));
+        let exp = w.op("Exp", &[minus]);
+        let bottom = w.op("Add", &[one, exp]);
+        let silu = w.op("Div", &[gate, bottom]);
+        w.op("Mul", &[up, silu])
+    };
+    assert_eq!(ops(&model(&Spelling { gate: spelled, ..PLAIN })), ops(&model(&PLAIN)));
+    let gelu = |w: &mut Writer, gate: Value, up: Value| {
+        let (root, one, half) = (w.number(std::f32::consts::SQRT_2), w.number(1.0), w.number(0.5));
+        let inner = w.op("Div", &[gate, root]);
+        let erf = w.op("Erf", &[inner]);
+        let sum = w.op("Add", &[erf, one]);
+        let product = w.op("Mul", &[gate, sum]);
+        let gelu = w.op("Mul", &[product, half]);
+        w.op("Mul", &[gelu, up])
+    };
+    let by_tanh = |w: &mut Writer, gate: Value, up: Value| {
+        let gelu = w.call("Gelu", &[gate], &[("approximate", Attr::Str("tanh".to_owned()))]);
+        w.op("Mul", &[gelu, up])
+    };
+    let relu = |w: &mut Writer, gate: Value, up: Value| {
+        let relu = w.op("Relu", &[gate]);
+        w.op("Mul", &[relu, up])
+    };
+    let of = |gate| the(&model(&Spelling { gate, ..PLAIN }), |op| if let Op::Glu(g) = op { Some(g.activation) } else { None });
+    assert_eq!(of(gelu), Activation::Gelu);
+    assert_eq!(of(by_tanh), Activation::GeluTanh);
+    assert_eq!(of(relu), Activation::Relu);
+}
+
+#[test]
+fn embeddings_may_be_scaled_and_logits_capped() {
+    let embedding = |w: &mut Writer, x: Value| {
+        let root = w.number(3.0);
+        w.op("Mul", &[x, root])
+    };
+    let logits = |w: &mut Writer, x: Value| {
+        let cap = w.number(20.0);
+        let x = w.op("Div", &[x, cap]);
+        let x = w.op("Tanh", &[x]);
+        w.op("Mul", &[x, cap])
+    };
+    let raised = model(&Spelling { embedding, logits, ..PLAIN });
+    assert_eq!(the(&raised, |op| if let Op::Softcap(c) = op { Some(c.cap) } else { None }), 20.0);
+    assert_eq!(the(&raised, |op| if let Op::Scale(s) = op { Some(s.factor) } else { None }), 3.0);
+}
+
+#[test]
+fn every_problem_is_named_at_once() {
+    let gate = |w: &mut Writer, gate: Value, up: Value| {
+        let s = w.op("Sin", &[gate]);
+        w.op("Mul", &[s, up])
+    };
+    let logits = |w: &mut Writer, x: Value| w.op("Exp", &[x]);
+    let text = errors(&Spelling { gate, logits, ..PLAIN });
+    assert_eq!(text.matches("error[Q35-0202]").count(), 2, "{text}");
+    assert!(text.contains("Exp") && text.contains("Sin"), "{text}");
+    let unknown = |w: &mut Writer, x: Value, weight: Value| w.op("LayerNormalization", &[x, weight]);
+    let text = errors(&Spelling { norm: unknown, ..PLAIN });
+    assert_eq!(
+        text,
+        "error[Q35-0201]: op 'LayerNormalization' is not supported; the model uses it 3 times\n  \
+         at node 'LayerNormalization_0', 'LayerNormalization_1', 'LayerNormalization_2'"
+    );
+}
+
+#[test]
+fn a_graph_without_tokens_is_no_decoder() {
+    let mut w = Writer::default();
+    let image = w.input("pixels", DType::F32, &["1", "3", "8", "8"]);
+    let weight = w.weights(&[4, 3, 3, 3]);
+    let y = w.op("Conv", &[image, weight]);
+    w.graph.outputs.push(("y".to_owned(), y));
+    let Err(errors) = raise(&w.graph, &Options::default()) else { panic!("raises") };
+    assert_eq!(
+        errors.to_string(),
+        "error[Q35-0205]: this graph is not a decoder that maps tokens to logits: no input of whole numbers picks rows of an embedding table\n  \
+         help: export the model for text generation, with token ids as input and logits as output"
+    );
+}
+
+#[test]
+fn heads_are_shared_by_blocks() {
+    // Keys and values of one head serve both query heads.
+    let attention = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        let one = |w: &mut Writer, x: Value| {
+            let (start, end, axis) = (w.ints(&[0]), w.ints(&[1]), w.ints(&[1]));
+            let x = w.op("Slice", &[x, start, end, axis]);
+            let shape = w.ints(&[1, HEADS, 1, 1]);
+            w.op("Expand", &[x, shape])
+        };
+        let (k, v) = (one(w, k), one(w, v));
+        plain_attention(w, q, k, v, ids)
+    };
+    let raised = model(&Spelling { attention, ..PLAIN });
+    assert_eq!(the(&raised, |op| if let Op::Append(a) = op { Some(a.kv_heads) } else { None }), 1);
+    assert_eq!(raised.params[&"layers.0.attention.k.weight".into()].source.rows(), WIDTH as u64);
+}
