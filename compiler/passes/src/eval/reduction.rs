@@ -120,7 +120,7 @@ fn norm_of(eval: &mut Eval, node: NodeId, x: Value, weight: Option<Value>, index
     let normal = eval.sym.mul(here, inverse);
     let Some(weight) = weight else { return Ok(normal) };
     let weight_dims = eval.shape(weight)?;
-    let at = eval.unbroadcast(&weight_dims, index);
+    let at = eval.unbroadcast(node, &weight_dims, index)?;
     let weight = eval.element(weight, &at)?;
     Ok(eval.sym.mul(normal, weight))
 }
@@ -138,7 +138,7 @@ pub(super) fn skip_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]
             for at in [0, 1, 3] {
                 let Some(value) = eval.graph.operand(node, at) else { continue };
                 let dims = eval.shape(value)?;
-                let part = eval.unbroadcast(&dims, index);
+                let part = eval.unbroadcast(node, &dims, index)?;
                 let part = eval.element(value, &part)?;
                 sum = eval.sym.add(sum, part);
             }

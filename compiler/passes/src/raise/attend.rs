@@ -84,7 +84,7 @@ impl Raiser<'_> {
             (None, None) => None,
             _ => return self.fault("has a cache of keys or of values, but not of both"),
         };
-        self.layers.push(Layer { past, new, head: sharing.g, columns: [d, e] });
+        self.new_layer(Layer { past, new, head: sharing.g, columns: [d, e] })?;
         Ok(attended)
     }
 

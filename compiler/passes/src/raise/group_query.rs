@@ -102,6 +102,7 @@ impl Raiser<'_> {
             },
             _ => false,
         };
+        self.masked |= sums_mask;
         if sums_mask { Ok(()) } else { self.fault("has sequence lengths that are not the attention mask's sums") }
     }
 
@@ -138,7 +139,6 @@ impl Raiser<'_> {
             let column = self.eval.sym.linear(&[(g, head_dim as f64), (d, 1.0)], 0.0);
             self.eval.sym.load(base, &[self.grid.b, self.grid.s, column])
         });
-        self.layers.push(Layer { past, new, head: g, columns: [d, d] });
-        Ok(())
+        self.new_layer(Layer { past, new, head: g, columns: [d, d] })
     }
 }

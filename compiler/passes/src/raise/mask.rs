@@ -25,6 +25,7 @@ impl Raiser<'_> {
         let (mut causal, mut mask) = (false, Mask::default());
         for part in self.eval.sym.conjuncts(truth) {
             if self.is_padding(part, t) {
+                self.masked = true;
                 continue;
             }
             let bounds = match self.table_of_truths(part, t)? {

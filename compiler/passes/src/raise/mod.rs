@@ -91,6 +91,8 @@ struct Raiser<'g> {
     tables: Vec<(Vec<u32>, ParamName)>,
     layers: Vec<Layer>,
     positions: Option<PositionRule>,
+    /// Whether some attention leaves padding out, or some count does.
+    masked: bool,
     context: u64,
     node: NodeId,
 }
@@ -117,6 +119,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         tables: Vec::new(),
         layers: Vec::new(),
         positions: None,
+        masked: false,
         context: options.context.unwrap_or(DEFAULT_CONTEXT),
         node: NodeId::new(0),
     };
@@ -205,6 +208,16 @@ impl Raiser<'_> {
         let result = work(self);
         self.node = here;
         result
+    }
+
+    /// Notes a layer of the cache.
+    fn new_layer(&mut self, layer: Layer) -> Res<()> {
+        let taken = |value: &Value| self.layers.iter().filter_map(|l| l.past).flatten().any(|other| other == *value);
+        if layer.past.iter().flatten().any(taken) {
+            return self.fault("shares its cache with another layer");
+        }
+        self.layers.push(layer);
+        Ok(())
     }
 
     /// The name that a node's ops get in the model.

@@ -282,6 +282,7 @@ impl Raiser<'_> {
         } else if position == own {
             PositionRule::Column
         } else if self.counts_unmasked(position) {
+            self.masked = true;
             PositionRule::Unmasked
         } else {
             let text = self.eval.sym.show(position);
