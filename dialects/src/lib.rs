@@ -17,7 +17,7 @@
 //! | [`q35`] | the ops |
 //! | [`model`] | a graph of ops with its parameters |
 //! | [`verify`] | the numbered invariants of a model |
-//! | [`print`] | short stable text |
+//! | [`mod@print`] | short stable text |
 //! | [`docs`] | the documentation page |
 //! | [`data`], [`interp`] | the reference evaluation, and its values |
 //! | [`values`] | parameters read from the model file |

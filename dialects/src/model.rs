@@ -3,7 +3,7 @@
 use crate::attr::ParamName;
 use crate::q35::Op;
 use crate::semantics::{Packed, ParamTable};
-use crate::ty::{Rows, Ty};
+use crate::ty::Ty;
 use q35_bundle::{Interface, ModelFacts};
 use q35_format::{Codec, Group};
 use q35_graph::{NodeId, Value, WeightView};
@@ -155,11 +155,6 @@ impl Model {
     /// The value that is the logits, if the graph has that output.
     pub fn logits(&self) -> Option<Value> {
         self.graph.outputs.iter().find(|(name, _)| name == LOGITS).map(|(_, value)| *value)
-    }
-
-    /// The type that [`LOGITS`] must have.
-    pub fn logits_ty(&self) -> Ty {
-        Ty::Act { rows: Rows::Logits, width: self.facts.vocab }
     }
 }
 

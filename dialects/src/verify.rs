@@ -1,71 +1,89 @@
-//! The invariants of a model. After verification nothing that consumes the model panics.
+//! The invariants of programs and models. After verification nothing that consumes them panics.
+//!
+//! Of a program, and of the program in a model:
 //!
 //! 1. The graph is well formed (`q35_graph` invariants), and every node has exactly one result and all of its operands.
 //! 2. Every result has the type that inference gives it; every parameter that an op names exists and fits it.
-//! 3. There is exactly one output, `logits`, one row per wanted logit row, as wide as the vocabulary.
-//! 4. Every cache layer is appended to exactly once, and every attention reads one.
+//! 3. There is exactly one output, `logits`: activations with one row per wanted logit row.
+//! 4. The layers of the cache are numbered from 0 without gaps, and each is appended to exactly once.
 //! 5. A weight in a float codec meets activations in f32: only integers multiply integers.
-//! 6. Every parameter has a name that is not empty, is named by some op, can be stored in its codec and group, and its
-//!    transforms fit its shape.
-//! 7. A vector is one row in f32.
-//! 8. The layers of the cache are numbered from 0 without gaps, as many as the facts say.
+//! 6. Every parameter has a name that is not empty, is named by some op, and can be stored in its codec and group.
 //!
-//! A violation is a compiler bug, not a user error: it is a sentence with the invariant's number and the node's name.
+//! Of a model:
+//!
+//! 7. The logits are as wide as the vocabulary, and the cache has as many layers as the facts say.
+//! 8. The transforms of a parameter fit its shape, and a vector is one row in f32.
+//!
+//! A violation in a model is a compiler bug, not a user error: it is a sentence with the invariant's number and the node's name.
 
-use crate::model::{LOGITS, Model, Param, ParamRole, Transform, infer_node};
+use crate::model::{Graph, LOGITS, Model, Param, ParamRole, Program, Transform, infer_node};
 use crate::q35::Op;
-use crate::ty::Ty;
-use q35_format::PackedSpec;
+use crate::ty::{Rows, Ty};
+use q35_format::{Codec, PackedSpec};
+use q35_graph::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Checks every invariant; the error has one violation per line.
+/// Checks every invariant of a model; the error has one violation per line.
 pub fn verify(model: &Model) -> Result<(), String> {
-    let mut found = Vec::new();
-    if let Err(text) = model.graph.check() {
-        return Err(format!("invariant 1: {text}"));
-    }
-    nodes(model, &mut found);
-    output(model, &mut found);
-    caches(model, &mut found);
+    let mut found = program_violations(&model.program())?;
+    facts(model, &mut found);
     params(model, &mut found);
     if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
 }
 
-fn nodes(model: &Model, found: &mut Vec<String>) {
-    let graph = &model.graph;
-    for id in graph.ids() {
-        let node = graph.node(id);
-        let mut violated =
-            |number: u32, text: &str| found.push(format!("invariant {number}: '{}' ({}): {text}", node.name, node.op.name()));
-        let [ty] = node.results.as_slice() else {
-            violated(1, &format!("{} results", node.results.len()));
-            continue;
-        };
-        if graph.operands(id).len() != node.op.decl().operands.len() || graph.operands(id).contains(&None) {
-            violated(1, "operands are missing or too many");
-            continue;
-        }
-        match infer_node(graph, id, &model.params) {
-            Ok(inferred) if inferred == *ty => {}
-            Ok(inferred) => violated(2, &format!("has type {ty}, inference gives {inferred}")),
-            Err(text) => violated(2, &text),
-        }
-        if let Op::Linear(linear) = &node.op
-            && let Some(weight) = model.params.get(&linear.weight)
-            && !weight.codec.has_scales()
-            && graph.operand(id, 0).is_some_and(|x| matches!(graph.ty(x), Ty::Quant { .. }))
-        {
-            violated(5, &format!("@{} is stored as {}, but 'x' is rounded to int8", linear.weight, weight.codec));
-        }
-    }
+/// Checks the invariants of a program; the error has one violation per line.
+pub fn program(program: &Program) -> Result<(), String> {
+    let found = program_violations(program)?;
+    if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
 }
 
-fn output(model: &Model, found: &mut Vec<String>) {
-    match model.graph.outputs.as_slice() {
+/// The violations; an error where the graph cannot even be walked.
+fn program_violations(program: &Program) -> Result<Vec<String>, String> {
+    program.graph.check().map_err(|text| format!("invariant 1: {text}"))?;
+    let mut found = Vec::new();
+    for id in program.graph.ids() {
+        let node = program.graph.node(id);
+        if let Err((number, text)) = node_violation(program, id) {
+            found.push(format!("invariant {number}: '{}' ({}): {text}", node.name, node.op.name()));
+        }
+    }
+    output(&program.graph, &mut found);
+    caches(&program.graph, &mut found);
+    storage(program, &mut found);
+    Ok(found)
+}
+
+/// Number and text of the first invariant that a node breaks.
+fn node_violation(program: &Program, id: NodeId) -> Result<(), (u32, String)> {
+    let graph = &program.graph;
+    let node = graph.node(id);
+    let [ty] = node.results.as_slice() else {
+        return Err((1, format!("{} results", node.results.len())));
+    };
+    let operands = graph.operands(id);
+    if operands.len() != node.op.decl().operands.len() || operands.contains(&None) {
+        return Err((1, "operands are missing or too many".to_owned()));
+    }
+    let inferred = infer_node(graph, id, &program.params).map_err(|text| (2, text))?;
+    if inferred != *ty {
+        return Err((2, format!("has type {ty}, inference gives {inferred}")));
+    }
+    if let Op::Linear(linear) = &node.op
+        && let Some(weight) = program.params.get(&linear.weight)
+        && !weight.codec.has_scales()
+        && graph.operand(id, 0).is_some_and(|x| matches!(graph.ty(x), Ty::Quant { .. }))
+    {
+        return Err((5, format!("@{} is stored as {}, but 'x' is rounded to int8", linear.weight, weight.codec)));
+    }
+    Ok(())
+}
+
+fn output(graph: &Graph, found: &mut Vec<String>) {
+    match graph.outputs.as_slice() {
         [(name, value)] if name == LOGITS => {
-            let node = model.graph.node(value.node);
-            if node.results.get(value.result as usize) != Some(&model.logits_ty()) {
-                found.push(format!("invariant 3: '{}' has no result of type {}", node.name, model.logits_ty()));
+            let node = graph.node(value.node);
+            if !matches!(node.results.get(value.result as usize), Some(Ty::Act { rows: Rows::Logits, .. })) {
+                found.push(format!("invariant 3: the result of '{}' has not one row per logit row", node.name));
             }
         }
         outputs => {
@@ -75,45 +93,64 @@ fn output(model: &Model, found: &mut Vec<String>) {
     }
 }
 
-fn caches(model: &Model, found: &mut Vec<String>) {
-    let mut appended: BTreeMap<u32, &str> = BTreeMap::new();
-    for id in model.graph.ids() {
-        let node = model.graph.node(id);
-        if let Op::Append(append) = &node.op
-            && let Some(other) = appended.insert(append.layer, &node.name)
-        {
-            found.push(format!("invariant 4: '{}' and '{other}' both append to layer {}", node.name, append.layer));
+/// Layers that are appended to, with the names of the nodes that do.
+fn appended(graph: &Graph) -> BTreeMap<u32, Vec<&str>> {
+    let mut layers: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for node in graph.ids().map(|id| graph.node(id)) {
+        if let Op::Append(append) = &node.op {
+            layers.entry(append.layer).or_default().push(&node.name);
         }
     }
-    let expected: BTreeSet<u32> = (0..appended.len() as u32).collect();
-    if !appended.keys().eq(&expected) || model.facts.layers != appended.len() as u64 {
-        let layers: Vec<u32> = appended.keys().copied().collect();
-        found.push(format!("invariant 8: the cache has layers {layers:?}, the model {} layers", model.facts.layers));
+    layers
+}
+
+fn caches(graph: &Graph, found: &mut Vec<String>) {
+    let layers = appended(graph);
+    for (layer, nodes) in layers.iter().filter(|(_, nodes)| nodes.len() > 1) {
+        found.push(format!("invariant 4: '{}' all append to layer {layer}", nodes.join("', '")));
+    }
+    if !layers.keys().copied().eq(0..layers.len() as u32) {
+        found.push(format!("invariant 4: the cache has layers {:?}", layers.keys().collect::<Vec<_>>()));
+    }
+}
+
+fn storage(program: &Program, found: &mut Vec<String>) {
+    let used: BTreeSet<_> = program.graph.ids().flat_map(|id| program.graph.node(id).op.params()).collect();
+    for (name, packed) in &program.params {
+        if name.as_str().is_empty() {
+            found.push("invariant 6: a parameter's name is empty".to_owned());
+        }
+        if !used.contains(name) {
+            found.push(format!("invariant 6: @{name}: no op names it"));
+        }
+        if let Err(text) = PackedSpec::new(packed.rows as usize, packed.cols as usize, packed.codec, packed.group) {
+            found.push(format!("invariant 6: @{name}: {text}"));
+        }
+    }
+}
+
+fn facts(model: &Model, found: &mut Vec<String>) {
+    let layers = appended(&model.graph).len() as u64;
+    if model.facts.layers != layers {
+        found.push(format!("invariant 7: the cache has {layers} layers, the model {}", model.facts.layers));
+    }
+    let width = model.logits().and_then(|value| model.graph.node(value.node).results.first()?.matrix());
+    if let Some((_, width)) = width
+        && width != model.facts.vocab
+    {
+        found.push(format!("invariant 7: the logits have {width} columns, the vocabulary {}", model.facts.vocab));
     }
 }
 
 fn params(model: &Model, found: &mut Vec<String>) {
-    let used: BTreeSet<_> = model.graph.ids().flat_map(|id| model.graph.node(id).op.params()).collect();
     for (name, param) in &model.params {
-        let mut violated =
-            |number: u32, text: String| found.push(format!("invariant {number}: @{name} ('{}'): {text}", param.origin));
-        if name.as_str().is_empty() {
-            violated(6, "its name is empty".to_owned());
+        let mut violated = |text: String| found.push(format!("invariant 8: @{name} ('{}'): {text}", param.origin));
+        let (rows, cols) = (param.source.rows(), param.source.cols());
+        for transform in param.transforms.iter().filter(|transform| !fits(transform, param)) {
+            violated(format!("{transform:?} does not fit {rows}x{cols}"));
         }
-        if !used.contains(name) {
-            violated(6, "no op names it".to_owned());
-        }
-        let packed = param.packed();
-        if let Err(text) = PackedSpec::new(packed.rows as usize, packed.cols as usize, packed.codec, packed.group) {
-            violated(6, text.to_string());
-        }
-        for transform in &param.transforms {
-            if !fits(transform, param) {
-                violated(6, format!("{transform:?} does not fit {}x{}", packed.rows, packed.cols));
-            }
-        }
-        if param.role == ParamRole::Vector && (packed.rows != 1 || packed.codec != q35_format::Codec::F32) {
-            violated(7, format!("a vector of {} rows in {}", packed.rows, packed.codec));
+        if param.role == ParamRole::Vector && (rows != 1 || param.codec != Codec::F32) {
+            violated(format!("a vector of {rows} rows in {}", param.codec));
         }
     }
 }

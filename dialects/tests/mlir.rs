@@ -58,7 +58,7 @@ fn every_op(eps: f32, seed: u64, name: &str) -> Program {
     let q = g.op("q", Linear { weight: "w".into(), bias: Some("b".into()) }, &[rounded]);
     let q = g.op("q rope", Rope { head_dim: 4, style: RopeStyle::Interleaved }, &[q, rotary]);
     let k = g.op("k", Columns { start: 4, len: 4 }, &[q]);
-    let cache = g.op("cache", Append { layer: 7, kv_heads: 1 }, &[k, k]);
+    let cache = g.op("cache", Append { layer: 0, kv_heads: 1 }, &[k, k]);
     let attention = Attention { heads: 2, scale: eps, window: Some(3), softcap: Some(50.0), sinks: Some("s".into()) };
     let y = g.op("attention", attention, &[q, cache]);
     let y = g.op("plain attention", Attention { heads: 2, scale: 0.5, window: None, softcap: None, sinks: None }, &[y, cache]);
@@ -242,6 +242,11 @@ fn reading_refuses_what_mlir_cannot_see() {
     assert_eq!(text, "@step has arguments or more than one block");
     let anonymous = module_text(&format!("{EMBED}{RETURN}")).replace("ids<\"tokens\">\n", "ids<\"tokens\"> loc(\"\")\n");
     assert!(read(&context.parse(&anonymous).unwrap()).is_ok());
+    let unused =
+        module_text(&format!("{EMBED}{RETURN}")).replace("{w =", "{v = !q35.packed<1 : i64, 8 : i64, \"f32\", \"row\">, w =");
+    assert_eq!(refuse(&unused), "invariant 6: @v: no op names it");
+    let renamed = module_text(&format!("{EMBED}{RETURN}")).replace("q35.name = \"logits\"", "q35.name = \"y\"");
+    assert_eq!(refuse(&renamed), "invariant 3: outputs are [y]");
     let nameless = module_text(&format!("{EMBED}{RETURN}")).replace("{q35.name = \"logits\"}", "{}");
     assert!(refuse(&nameless).ends_with("result 0 of @step has no 'q35.name'"));
 }

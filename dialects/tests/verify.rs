@@ -6,7 +6,7 @@ mod support;
 
 use q35_dialects::q35::{Append, Op, Quantize};
 use q35_dialects::{Model, ParamRole, Rows, Transform, Ty, verify::verify};
-use q35_format::Codec;
+use q35_format::{Codec, Group};
 use q35_graph::{NodeId, Value};
 use support::{SMALL, decoder, invented};
 
@@ -51,20 +51,28 @@ fn invariant_2_types() {
 fn invariant_3_output() {
     assert_eq!(broken(|m| m.graph.outputs.clear()), "invariant 3: outputs are []");
     let text = broken(|m| m.graph.outputs[0].1.node = named(m, "model.norm"));
-    assert_eq!(text, "invariant 3: 'model.norm' has no result of type act<logits, 11>");
+    assert_eq!(text, "invariant 7: the logits have 8 columns, the vocabulary 11");
+    let text = broken(|m| m.graph.outputs[0].1.node = named(m, "embed"));
+    assert!(text.starts_with("invariant 3: the result of 'embed' has not one row per logit row\n"), "{text}");
 }
 
 #[test]
-fn invariants_4_and_8_caches() {
+fn invariants_4_and_7_caches() {
     let text = broken(|m| {
         let id = named(m, "model.layers.1.self_attn.cache");
         m.graph.node_mut(id).op = Op::Append(Append { layer: 0, kv_heads: 2 });
         m.reinfer().unwrap();
     });
-    let expected = "invariant 4: 'model.layers.1.self_attn.cache' and 'model.layers.0.self_attn.cache' both append to layer 0\n\
-                    invariant 8: the cache has layers [0], the model 2 layers";
+    let expected = "invariant 4: 'model.layers.0.self_attn.cache', 'model.layers.1.self_attn.cache' all append to layer 0\n\
+                    invariant 7: the cache has 1 layers, the model 2";
     assert_eq!(text, expected);
-    assert_eq!(broken(|m| m.facts.layers = 3), "invariant 8: the cache has layers [0, 1], the model 3 layers");
+    let text = broken(|m| {
+        let id = named(m, "model.layers.1.self_attn.cache");
+        m.graph.node_mut(id).op = Op::Append(Append { layer: 5, kv_heads: 2 });
+        m.reinfer().unwrap();
+    });
+    assert_eq!(text, "invariant 4: the cache has layers [0, 5]");
+    assert_eq!(broken(|m| m.facts.layers = 3), "invariant 7: the cache has 2 layers, the model 3");
 }
 
 #[test]
@@ -83,23 +91,25 @@ fn invariant_5_integers_multiply_integers() {
 }
 
 #[test]
-fn invariants_6_and_7_params() {
+fn invariants_6_and_8_params() {
     let unused = |m: &mut Model| drop(m.params.insert("stray".into(), m.params[&"lm_head".into()].clone()));
-    assert_eq!(broken(unused), "invariant 6: @stray ('lm_head.weight'): no op names it");
+    assert_eq!(broken(unused), "invariant 6: @stray: no op names it");
     let mut model = decoder(&SMALL, invented);
     unused(&mut model);
     assert_eq!((model.drop_unused_params(), verify(&model)), (1, Ok(())));
 
     let anonymous = |m: &mut Model| drop(m.params.insert("".into(), m.params[&"lm_head".into()].clone()));
-    assert!(broken(anonymous).contains("invariant 6: @ ('lm_head.weight'): its name is empty"));
+    assert!(broken(anonymous).starts_with("invariant 6: a parameter's name is empty\n"));
 
     let transform = |t: Transform| broken(|m| m.params.get_mut(&"lm_head".into()).unwrap().transforms.push(t));
     assert!(transform(Transform::RotateInput { block: 16, seed: 0 }).ends_with("does not fit 11x8"));
     assert!(transform(Transform::RotateOutput { block: 2, seed: 0 }).ends_with("does not fit 11x8"));
     assert!(transform(Transform::ScaleRows(invented("x", 1, 8))).ends_with("does not fit 11x8"));
     assert!(transform(Transform::ScaleColumns(invented("x", 1, 11))).ends_with("does not fit 11x8"));
+    let text = broken(|m| m.params.get_mut(&"lm_head".into()).unwrap().group = Group::Columns(64));
+    assert_eq!(text, "invariant 6: @lm_head: codec `f32` does not support column groups");
     let text = broken(|m| m.params.get_mut(&"model.norm".into()).unwrap().codec = Codec::Q8);
-    assert_eq!(text, "invariant 7: @model.norm ('model.norm.weight'): a vector of 1 rows in q8");
+    assert_eq!(text, "invariant 8: @model.norm ('model.norm.weight'): a vector of 1 rows in q8");
     let text = broken(|m| m.params.get_mut(&"lm_head".into()).unwrap().role = ParamRole::Vector);
-    assert_eq!(text, "invariant 7: @lm_head ('lm_head.weight'): a vector of 11 rows in f32");
+    assert_eq!(text, "invariant 8: @lm_head ('lm_head.weight'): a vector of 11 rows in f32");
 }

@@ -4,7 +4,7 @@
 //! `--time-passes`, `q35c passes` and the page `compiler/PASSES.md` all read this table and no other.
 
 use q35_graph::{Pass, Stage};
-use crate::targets::TARGETS;
+use crate::targets;
 use q35_passes::model;
 
 /// Reads the model.
@@ -49,8 +49,9 @@ pub const WRITE_BUNDLE: Pass = Pass {
 
 /// Every pass, in order.
 pub fn all() -> Vec<Pass> {
+    let targets = targets::all();
     let model = model::PASSES.iter().map(|row| row.pass);
-    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(TARGETS.iter().flat_map(|target| target.passes())).chain([QUANTIZE, WRITE_BUNDLE]).collect()
+    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(targets.iter().flat_map(|target| target.passes())).chain([QUANTIZE, WRITE_BUNDLE]).collect()
 }
 
 /// What `--dump-after` takes.

@@ -3,24 +3,24 @@
 use q35_diag::{Code, Diagnostic, Result};
 use q35_target::Target;
 
-/// Every target of this build, in the order of listings.
-#[cfg(feature = "mlir")]
-pub const TARGETS: &[&dyn Target] = &[&q35_target_cpu::Cpu];
-
-/// Every target of this build: all need LLVM.
-#[cfg(not(feature = "mlir"))]
-pub const TARGETS: &[&dyn Target] = &[];
+/// Every target of this build, in the order of listings. Without LLVM there is none.
+pub fn all() -> Vec<Box<dyn Target>> {
+    vec![
+        #[cfg(feature = "mlir")]
+        Box::new(q35_target_cpu::Cpu::default()),
+    ]
+}
 
 /// The target of a name.
 ///
 /// # Errors
 /// [`Code::UnknownTarget`], naming those there are.
-pub fn find(name: &str) -> Result<&'static dyn Target> {
-    TARGETS.iter().copied().find(|target| target.name() == name).ok_or_else(|| unknown(name).into())
+pub fn find(name: &str) -> Result<Box<dyn Target>> {
+    all().into_iter().find(|target| target.name() == name).ok_or_else(|| unknown(name).into())
 }
 
 fn unknown(name: &str) -> Diagnostic {
-    let known: Vec<&str> = TARGETS.iter().map(|target| target.name()).collect();
+    let known: Vec<&str> = all().iter().map(|target| target.name()).collect();
     let help = match known[..] {
         [] => "this q35c was built without LLVM and MLIR, and without them there are no targets".to_owned(),
         _ => format!("known targets: {}", known.join(", ")),
@@ -34,11 +34,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_an_unknown_one_is_told() {
-        let mut names: Vec<_> = TARGETS.iter().map(|t| t.name()).collect();
+        let mut names: Vec<_> = all().iter().map(|t| t.name()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), TARGETS.len());
-        assert!(TARGETS.iter().all(|target| find(target.name()).is_ok()));
+        assert_eq!(names.len(), all().len());
+        assert!(names.into_iter().all(|name| find(name).is_ok()));
         let text = find("abacus").err().unwrap().to_string();
         assert!(text.starts_with("error[Q35-0401]: target 'abacus' is not known\n  at option '--target'\n  help: "), "{text}");
     }

@@ -8,6 +8,7 @@ use crate::attr::{Attr, Attrs, ParamName};
 use crate::model::{Graph, Program};
 use crate::q35::Op;
 use crate::semantics::Packed;
+use crate::verify;
 use melior::ir::attribute::{
     ArrayAttribute, BoolAttribute, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
     StringAttribute, TypeAttribute,
@@ -17,7 +18,7 @@ use melior::ir::{Attribute, BlockLike, Identifier, Module, RegionLike, Value as 
 use q35_graph::Value;
 use std::collections::BTreeMap;
 
-/// The program of a module. Nodes are numbered in the order of the module's ops.
+/// The program of a module, verified. Nodes are numbered in the order of the module's ops.
 pub fn read(module: &Module<'_>) -> Result<Program, String> {
     let params = params(module)?;
     let mut functions = operations(module.body().first_operation());
@@ -39,7 +40,9 @@ pub fn read(module: &Module<'_>) -> Result<Program, String> {
             values.insert(key, value);
         }
     }
-    Ok(Program { graph, params })
+    let program = Program { graph, params };
+    verify::program(&program)?;
+    Ok(program)
 }
 
 fn params(module: &Module<'_>) -> Result<BTreeMap<ParamName, Packed>, String> {

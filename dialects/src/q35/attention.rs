@@ -52,7 +52,8 @@ impl Semantics for Attention {
         if let Some(sinks) = &self.sinks {
             vector(params, sinks, &format!("{} (heads)", self.heads), |len| len == self.heads)?;
         }
-        Ok(Ty::Act { rows, width: self.heads * value_dim })
+        let width = self.heads.checked_mul(value_dim).ok_or("the result has more columns than can be counted")?;
+        Ok(Ty::Act { rows, width })
     }
 
     fn cost(&self, operands: &[Ty], result: &Ty, params: &dyn ParamTable) -> Cost {

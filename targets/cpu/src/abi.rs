@@ -35,6 +35,11 @@ impl<'k> Call<'k> {
         self.dims.at(8 * dim as i64).load(I64, 8)
     }
 
+    /// The call of one tile of a kernel whose arguments start at argument `first` of this one.
+    pub(crate) fn part(&self, first: usize, tile: Val<'k>) -> Self {
+        Self { b: self.b, begin: tile, end: tile + 1, args: self.args.at(8 * first as i64), dims: self.dims }
+    }
+
     /// `body(tile)` for every tile of this call.
     #[track_caller]
     pub fn for_tiles(&self, body: impl FnOnce(Val<'k>)) {

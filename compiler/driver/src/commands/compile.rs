@@ -33,7 +33,7 @@ fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let target = problems.absorb(targets::find(&options.target));
     let (Some(settings), Some(target)) = (settings, target) else { return Err(problems) };
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
-    let out = Output { target, prefix: &options.prefix, path: &path };
+    let out = Output { target: target.as_ref(), prefix: &options.prefix, path: &path };
     let (model, manifest) = pipeline::compile(&options.model, &settings, out, observer)?;
     let summary = Summary::new(&path, &model, &manifest, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
@@ -51,7 +51,7 @@ fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<
     if stage > Stage::Graph {
         let program = q35::through_mlir(&model, &mut capture)?;
         if stage > Stage::Q35 {
-            pipeline::lower(&program, targets::find(&options.target)?, &options.prefix, &mut capture)?;
+            pipeline::lower(&program, targets::find(&options.target)?.as_ref(), &options.prefix, &mut capture)?;
         }
     }
     Ok(capture.into_text())

@@ -2,7 +2,7 @@
 
 use crate::cli::Json;
 use crate::table::{Align, Table};
-use crate::targets::TARGETS;
+use crate::targets;
 use q35_diag::Result;
 
 #[derive(serde::Serialize)]
@@ -17,7 +17,7 @@ struct Row {
 
 /// Lists the targets.
 pub fn run(options: &Json) -> Result<String> {
-    let rows: Vec<Row> = TARGETS
+    let rows: Vec<Row> = targets::all()
         .iter()
         .map(|target| {
             let can = target.capabilities();

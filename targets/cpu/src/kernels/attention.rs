@@ -71,7 +71,7 @@ impl Kernel for Attention {
             let query = row_at(query, token, self.heads * self.key_dim).at(head * key_bytes);
             let y = row_at(y, token, self.heads * self.value_dim).at(head * value_bytes);
             let last = entry(index, token);
-            let first = self.window.map_or(b.i64(0), |window| (last - (window as i64 - 1)).max(0));
+            let first = self.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
 
             let zeros = b.constant(F32.x(count), 0.0);
             each(b, count, self.value_dim, |at| at.store(y, zeros));

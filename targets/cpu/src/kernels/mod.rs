@@ -11,6 +11,7 @@
 
 mod append;
 mod attention;
+mod chain;
 mod columns;
 mod embed;
 mod hadamard;
@@ -26,6 +27,7 @@ mod testing;
 
 pub use append::Append;
 pub use attention::Attention;
+pub use chain::Chain;
 pub use embed::{Embed, Table};
 pub use hadamard::Hadamard;
 pub use pointwise::{Operation, Pointwise};

@@ -4,7 +4,7 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | rounded activations, one token | a header of 64 bytes (f32 scale), then per block the 64 even columns, then the 64 odd ones, i8; columns past K are 0 |
+//! | rounded activations, one token | a header of 64 bytes: f32 scale, i32 sum of the integers, zeros; per block the 64 even columns, then the 64 odd ones, i8; then per half block of 64 columns the i32 sum of its integers; columns past K are 0 |
 //! | `split`, `w7`, `w8`, `w9`, `w10` | per row a stream of 56 bytes per block, and [`PAD`] bytes after the last row |
 //! | `q8` | per tile and quad (4 activation bytes that follow each other): 16 rows x 4 bytes, unsigned (plus 128) |
 //! | `f32`, `f16`, `bf16` | per tile and column: 16 values |
@@ -44,6 +44,11 @@ pub fn act_stride(width: usize) -> usize {
 
 /// Bytes of a row of `width` rounded activations.
 pub fn quant_stride(width: usize) -> usize {
+    (quant_sums(width) + 2 * 4 * blocks(width)).next_multiple_of(ALIGN)
+}
+
+/// Place of the sums of half blocks in a row of `width` rounded activations.
+pub fn quant_sums(width: usize) -> usize {
     HEADER + blocks(width) * BLOCK
 }
 

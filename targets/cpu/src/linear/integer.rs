@@ -6,7 +6,7 @@
 
 use super::dot::{BYTES, SUMS, dot, quad};
 use super::frame::{Chunk, Frame, OUTPUTS};
-use super::geometry::{BLOCK, QUAD, QUADS, TILE, blocks, group_quads};
+use super::geometry::{BLOCK, HEADER, QUAD, QUADS, TILE, blocks, group_quads, quant_sums};
 use crate::level::Level;
 use q35_format::Group;
 use q35_mlir::builder::Val;
@@ -55,58 +55,35 @@ pub(super) fn for_groups<'k, C: q35_mlir::builder::Carry<'k>>(
     (whole * n..spec.groups()).fold(state, |state, group| body(f.number(group), f.number(whole), &parts[group % n], state))
 }
 
-/// What the weights' bias adds to each group's sum, negated: i32 per group and token of the chunk, group by group, in `memory`.
-pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, memory: Val<'k>) {
-    let ones = f.b.constant(BYTES, 1i64);
-    let tokens = chunk.x.len() as i64;
-    for (token, x) in chunk.x.iter().enumerate() {
-        let store = |group: Val<'k>, sum: Val<'k>| {
-            memory.at((group * tokens + token as i64) * 4).store(sum * -f.weight_bias(), 4);
-        };
-        let add = |sums, block: Val<'k>| {
-            let at = x.at(block * BLOCK as i64);
-            dot(f.level, dot(f.level, sums, ones, at.load(BYTES, 1)), ones, at.at(BLOCK as i64 / 2).load(BYTES, 1))
-        };
-        let zero = f.b.constant(SUMS, 0i64);
-        let n = blocks(f.linear.spec.cols());
-        match f.linear.spec.group() {
-            Group::Row => {
-                store(f.number(0), f.b.for_iter(0, n as i64, 1, zero, |block, sums| add(sums, block)).sum());
-            }
-            group => f.b.for_(0, n as i64, 1, |block| {
-                let parts = group_quads(group).len() as u32;
-                let lanes = 16 / parts;
-                let sums = add(zero, block);
-                for part in 0..parts {
-                    store(block * i64::from(parts) + i64::from(part), sums.slice(part * lanes, lanes).sum());
-                }
-            }),
+/// What the weights' bias adds to a group's sum for each token of a chunk, negated: i32.
+pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, group: Val<'k>) -> Vec<Val<'k>> {
+    let spec = &f.linear.spec;
+    let halves = (quant_sums(spec.cols()) - HEADER) as i64;
+    let sum = |x: &Val<'k>| match spec.group() {
+        Group::Row => x.at(4 - HEADER as i64).load(I32, 4),
+        Group::Columns(columns) => {
+            let parts = i64::from(columns) / (BLOCK as i64 / 2);
+            let half = |part: i64| x.at(group * (4 * parts) + (halves + 4 * part)).load(I32, 4);
+            (1..parts).fold(half(0), |sum, part| sum + half(part))
         }
-    }
-}
-
-/// Memory for [`corrections`] of `tokens` tokens; to be called outside loops.
-pub(super) fn correction_memory<'k>(f: &Frame<'k>, tokens: i64) -> Val<'k> {
-    let parts = group_quads(f.linear.spec.group()).len();
-    // The last block's groups are all written, whether they exist or not.
-    let groups = f.linear.spec.groups().next_multiple_of(parts);
-    f.b.alloca((4 * tokens as usize * groups) as u32, 64)
+    };
+    chunk.x.iter().map(|x| sum(x) * -f.weight_bias()).collect()
 }
 
 /// A group's exact sum as f32, times its scales: the group's share of the outputs.
 pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
-    (sums + correction.load(I32, 4).splat(TILE as u32)).to(OUTPUTS) * scales
+    (sums + correction).to(OUTPUTS) * scales
 }
 
 /// Computes and stores the outputs of a tile for a chunk of tokens from the tile's unsigned weights at `panel`.
-pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chunk<'k>, corrections: Val<'k>) {
+pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chunk<'k>) {
     let tokens = chunk.x.len();
     let zero = vec![f.no_sum(); tokens];
     let outputs = for_groups(f, zero, |group, block, quads, outputs| {
+        let corrections = corrections(f, chunk, group);
         let sums = group_sums(f, panel, chunk, block, quads);
         let scales = f.scales(tile, group);
-        let correction = corrections.at(group * (4 * tokens as i64));
-        let add = |(token, output): (usize, &Val<'k>)| *output + share(sums[token], correction.at(4 * token as i64), scales);
+        let add = |(token, output): (usize, &Val<'k>)| *output + share(sums[token], corrections[token], scales);
         outputs.iter().enumerate().map(add).collect()
     });
     for (token, output) in outputs.into_iter().enumerate() {

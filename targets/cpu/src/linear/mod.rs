@@ -32,6 +32,9 @@ use q35_bundle::{Dim, Rows, Size};
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec};
 
+/// Most inputs of a layer that multiplies integers: a decoded tile then takes 1 MiB of stack, and no sum of products of bytes exceeds 31 bits.
+const MOST_INPUTS: usize = 1 << 16;
+
 /// Static facts of a linear layer; layers with equal facts share their kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Linear {
@@ -125,6 +128,9 @@ impl Linear {
         let spec = &self.spec;
         match spec.codec().facts().storage {
             Storage::Pairs { window } if window > 10 => Some(format!("codec {} has no kernel on the CPU", spec.codec())),
+            Storage::Pairs { .. } | Storage::Int8 if spec.cols() > MOST_INPUTS => {
+                Some(format!("a layer with {} inputs has no kernel on the CPU, {MOST_INPUTS} are the most", spec.cols()))
+            }
             _ if spec.asymmetric() => Some("offsets beside scales have no kernel on the CPU".to_owned()),
             _ => None,
         }

@@ -21,30 +21,25 @@ const VECTORS: i64 = QUADS as i64;
 
 /// Stored 8-bit weights, any number of tokens.
 pub(super) fn build_stored<'k>(call: &Call<'k>, f: &Frame<'k>) {
-    let memory = integer::correction_memory(f, shape(f.level).tokens[0]);
     let bytes = panel_bytes(f.linear.spec.cols()) as i64;
-    call.for_tiles(|tile| multiply(f, tile, f.codes.at(tile * bytes), memory));
+    call.for_tiles(|tile| multiply(f, tile, f.codes.at(tile * bytes)));
 }
 
 /// Streams, any number of tokens.
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u32) {
     let cols = f.linear.spec.cols();
-    let memory = integer::correction_memory(f, shape(f.level).tokens[0]);
     let panel = f.b.alloca(panel_bytes(cols) as u32, 64);
     let tile_bytes = (TILE * stream_stride(cols)) as i64;
     let decode = decoder(f, codec, window);
     call.for_tiles(|tile| {
         let streams = f.codes.at(tile * tile_bytes);
         f.b.for_(0, blocks(cols) as i64, 1, |block| decode(streams, panel, block));
-        multiply(f, tile, panel, memory);
+        multiply(f, tile, panel);
     });
 }
 
-fn multiply<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, memory: Val<'k>) {
-    f.for_chunks(shape(f.level).tokens, |chunk| {
-        integer::corrections(f, chunk, memory);
-        integer::tile(f, tile, panel, chunk, memory);
-    });
+fn multiply<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>) {
+    f.for_chunks(shape(f.level).tokens, |chunk| integer::tile(f, tile, panel, chunk));
 }
 
 /// Decodes one block (the last argument) of sixteen streams (the first) into a panel (the second).

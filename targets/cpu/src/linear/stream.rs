@@ -6,7 +6,7 @@ use super::decode::Decoder;
 use super::dot::{BYTES, SUMS, dot, sum_quarters, transpose_add};
 use super::frame::{Chunk, Frame};
 use super::geometry::{BLOCK, STREAM, TILE, blocks, group_quads, stream_stride};
-use super::integer::{self, share};
+use super::integer::{corrections, share};
 use crate::abi::Call;
 use q35_format::{Codec, Group};
 use q35_mlir::builder::Val;
@@ -21,14 +21,12 @@ const AHEAD: usize = 4096;
 const SUMS_BYTES: i64 = (4 * TILE) as i64;
 
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u32) {
-    let corrections = integer::correction_memory(f, MOST as i64);
     let parts = group_quads(f.linear.spec.group()).len();
     let sums = f.b.alloca((parts * MOST) as u32 * SUMS_BYTES as u32, 64);
     let decoder = Decoder::new(f.b, codec, window);
     let body = |tokens: &[Val<'k>]| {
         let chunk = f.chunk(tokens);
-        integer::corrections(f, &chunk, corrections);
-        call.for_tiles(|tile| tile_outputs(f, &decoder, tile, &chunk, corrections, sums));
+        call.for_tiles(|tile| tile_outputs(f, &decoder, tile, &chunk, sums));
     };
     let zero = f.number(0);
     f.b.if_else(
@@ -43,14 +41,7 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     );
 }
 
-fn tile_outputs<'k>(
-    f: &Frame<'k>,
-    decoder: &Decoder<'k>,
-    tile: Val<'k>,
-    chunk: &Chunk<'k>,
-    corrections: Val<'k>,
-    sums: Val<'k>,
-) {
+fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: &Chunk<'k>, sums: Val<'k>) {
     let spec = &f.linear.spec;
     let (tokens, n) = (chunk.x.len(), blocks(spec.cols()));
     let streams = f.codes.at(tile * (TILE * stream_stride(spec.cols())) as i64);
@@ -72,10 +63,10 @@ fn tile_outputs<'k>(
     };
     let add = |group: Val<'k>, part: usize, outputs: Vec<Val<'k>>| -> Vec<Val<'k>> {
         let scales = f.scales(tile, group);
+        let corrections = corrections(f, chunk, group);
         let one = |(token, output): (usize, Val<'k>)| {
             let group_sums = sums.at((part * tokens + token) as i64 * SUMS_BYTES).load(SUMS, 64);
-            let correction = corrections.at((group * tokens as i64 + token as i64) * 4);
-            output + share(group_sums, correction, scales)
+            output + share(group_sums, corrections[token], scales)
         };
         outputs.into_iter().enumerate().map(one).collect()
     };

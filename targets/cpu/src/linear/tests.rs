@@ -9,6 +9,8 @@ use super::*;
 use crate::abi::define;
 use q35_format::{Codec, PackedView, ScaleType};
 use q35_mlir::builder::KernelModule;
+use q35_mlir::context::Context;
+use q35_mlir::{link, llvm};
 
 /// A layer with random contents.
 struct Case {
@@ -112,6 +114,11 @@ fn rounded(random: &mut Random, tokens: usize, cols: usize) -> (Vec<Vec<i8>>, Ve
         bytes[..4].copy_from_slice(&scale.to_le_bytes());
         for (k, q) in row.iter().enumerate() {
             bytes[64 + k / 128 * 128 + k % 2 * 64 + k % 128 / 2] = *q as u8;
+        }
+        let sum = |q: &[i8]| q.iter().map(|q| i32::from(*q)).sum::<i32>().to_le_bytes();
+        bytes[4..8].copy_from_slice(&sum(row));
+        for (half, q) in row.chunks(64).enumerate() {
+            bytes[64 + cols.next_multiple_of(128) + 4 * half..][..4].copy_from_slice(&sum(q));
         }
         memory.extend(bytes);
     }
@@ -286,4 +293,21 @@ fn symbols_say_what_they_are() {
     let spec = PackedSpec::new(10, 7, Codec::Q8, Group::Columns(64)).unwrap();
     let linear = Linear { spec, rows: Rows::Logits, bias: true };
     assert_eq!(linear.symbol(Variant::Many), "linear_q8_g64_10x7_bias_logits");
+}
+
+#[test]
+fn portable_kernels_compile_for_another_architecture() {
+    let context = Context::new();
+    let mut module = KernelModule::new(&context);
+    for (codec, group) in
+        [(Codec::W9, Group::Columns(64)), (Codec::Q8, Group::Row), (Codec::F16, Group::Row), (Codec::Bf16, Group::Row)]
+    {
+        let spec = PackedSpec::new(33, 200, codec, group).unwrap();
+        for kernel in (Linear { spec, rows: Rows::Logits, bias: true }).kernels() {
+            define(&module, &kernel.name(), Level::Base, |call| kernel.build(Level::Base, call));
+        }
+    }
+    module.lower(|_, _| ());
+    let object = llvm::emit(&module, &llvm::Machine::aarch64_linux()).object;
+    assert_eq!(link::undefined_symbols(&object), Vec::<String>::new());
 }

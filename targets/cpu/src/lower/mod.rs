@@ -28,6 +28,7 @@ use q35_mlir::llvm::{self, Machine};
 use q35_mlir::{link, pipeline};
 use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
 use std::collections::BTreeMap;
+use std::env::consts::ARCH;
 use std::rc::Rc;
 
 const SELECT: Pass = Pass {
@@ -55,27 +56,16 @@ const EMIT: Pass =
 const LINK: Pass =
     Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Asm };
 
-/// The CPU.
-#[derive(Clone, Debug)]
-pub struct Cpu {
-    arch: String,
+/// The CPU: the architecture that this program runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu;
+
+fn levels() -> Vec<Level> {
+    Level::of(ARCH).collect()
 }
 
-impl Default for Cpu {
-    /// The architecture that this program runs on.
-    fn default() -> Self {
-        Self { arch: std::env::consts::ARCH.to_owned() }
-    }
-}
-
-impl Cpu {
-    fn levels(&self) -> Vec<Level> {
-        Level::of(&self.arch).collect()
-    }
-
-    fn machine(&self) -> Machine {
-        if self.arch == "aarch64" { Machine::aarch64_linux() } else { Machine::x86_64_linux() }
-    }
+fn machine() -> Machine {
+    if ARCH == "aarch64" { Machine::aarch64_linux() } else { Machine::x86_64_linux() }
 }
 
 /// The rows of the MLIR passes.
@@ -97,11 +87,7 @@ impl Target for Cpu {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            ops: select::ops(),
-            codecs: select::codecs(),
-            levels: self.levels().into_iter().map(Level::name).collect(),
-        }
+        Capabilities { ops: select::ops(), codecs: select::codecs(), levels: levels().into_iter().map(Level::name).collect() }
     }
 
     fn passes(&self) -> Vec<Pass> {
@@ -114,7 +100,7 @@ impl Target for Cpu {
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
-        let levels = self.levels();
+        let levels = levels();
 
         observer.before(&SELECT);
         let mut selected = select::select(self, request)?;
@@ -147,7 +133,7 @@ impl Target for Cpu {
         });
 
         observer.before(&EMIT);
-        let emitted = llvm::emit(&module, &self.machine());
+        let emitted = llvm::emit(&module, &machine());
         observer.after(&EMIT, &|| emitted.assembly());
 
         observer.before(&LINK);
@@ -158,7 +144,7 @@ impl Target for Cpu {
 
         let object = "cpu/model.so".to_owned();
         let device = Device::Cpu(CpuDevice {
-            arch: self.arch.clone(),
+            arch: ARCH.to_owned(),
             object: object.clone(),
             prefix: request.prefix.to_owned(),
             levels: levels.iter().map(|level| level.requirements()).collect(),

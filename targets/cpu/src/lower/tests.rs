@@ -2,6 +2,7 @@
 //! really had, and whole programs.
 
 use super::*;
+use crate::linear::geometry::quant_stride;
 use q35_bundle::{Binding, CachePart, Input, MemoryPlan, Rows, Step};
 use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue, QuantMatrix};
 use q35_dialects::interp::{Env, Session, StepInput};
@@ -43,6 +44,11 @@ impl Maker {
     fn linear(&mut self, name: &str, x: Value, outputs: u64, codec: Codec, group: Group, bias: bool) -> Value {
         let (_, inputs) = self.graph.ty(x).matrix().unwrap();
         let weight = self.param(&format!("{name}.weight"), outputs, inputs, codec, group);
+        self.linear_of(name, x, weight, bias)
+    }
+
+    fn linear_of(&mut self, name: &str, x: Value, weight: ParamName, bias: bool) -> Value {
+        let Packed { rows: outputs, cols: inputs, codec, .. } = self.params[&weight];
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs));
         let x = if codec.has_scales() {
             let block = 1 << inputs.trailing_zeros();
@@ -59,7 +65,7 @@ const HIDDEN: u64 = 96;
 const VOCAB: u64 = 67;
 const FFN: u64 = 200;
 
-/// A decoder with two layers that uses most ops.
+/// A decoder with two layers that uses most ops. Its head is the embedding table where their codecs are one.
 fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let mut m = Maker::default();
     let tokens = m.add("ids", q35::Tokens {}, &[]);
@@ -67,7 +73,7 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let inv_freq = m.vector("inv_freq", 4);
     let rotary = m.add("rotary", q35::Rotary { inv_freq, scale: 1.0 }, &[positions]);
     let table = m.param("embed", VOCAB, HIDDEN, embedding, Group::Row);
-    let mut x = m.add("embed", q35::Embed { table }, &[tokens]);
+    let mut x = m.add("embed", q35::Embed { table: table.clone() }, &[tokens]);
     for layer in 0..2u32 {
         let (heads, kv_heads, dim) = (4, 2, 12);
         let norm = m.vector(&format!("{layer}.norm"), HIDDEN);
@@ -103,7 +109,8 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     }
     let x = m.add("select", q35::Select {}, &[x]);
     let head = if codec.has_scales() { Codec::Q8 } else { codec };
-    let logits = m.linear("head", x, VOCAB, head, Group::Row, false);
+    let head = if head == embedding { table } else { m.param("head.weight", VOCAB, HIDDEN, head, Group::Row) };
+    let logits = m.linear_of("head", x, head, false);
     let logits = m.add("cap", q35::Softcap { cap: 5.0 }, &[logits]);
     m.graph.outputs.push(("logits".to_owned(), logits));
     m
@@ -134,7 +141,7 @@ fn values(params: &BTreeMap<ParamName, Packed>) -> Values {
 
 fn lower(m: &Maker) -> Lowered {
     let request = Request { graph: &m.graph, params: &m.params, prefix: "t_" };
-    Cpu::default().lower(&request, &mut Silent).unwrap()
+    Cpu.lower(&request, &mut Silent).unwrap()
 }
 
 /// Memory aligned as the executor aligns it.
@@ -270,7 +277,7 @@ fn data(arena: &Memory, offset: usize, ty: &Ty, counts: (usize, usize)) -> Data 
         Ty::Rotary { half } => Data::Rotary(floats(2 * half as usize, counts.0)),
         Ty::Quant { rows, width } => {
             let width = width as usize;
-            let stride = 64 + width.next_multiple_of(128);
+            let stride = quant_stride(width);
             let row = |row: usize| offset + row * stride;
             let bytes = arena.0.as_flattened();
             let q =
@@ -314,7 +321,7 @@ fn check_steps(m: &Maker, level: Level) {
     let mut machine = Machine::new(lower(m), &values, 2, 10);
     let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
     let arg_counts: Vec<usize> =
-        select::select(&Cpu::default(), &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
+        select::select(&Cpu, &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
     let launched = m.graph.topological().unwrap().into_iter();
     let launched: Vec<_> = launched.filter(|id| !matches!(m.graph.node(*id).op, Op::Tokens(_) | Op::Positions(_))).collect();
     let plan = machine.plan.clone();
@@ -378,8 +385,8 @@ fn check_steps(m: &Maker, level: Level) {
     }
 }
 
-fn levels() -> impl Iterator<Item = Level> {
-    Level::of(std::env::consts::ARCH).filter(|level| level.is_here())
+fn levels_here() -> impl Iterator<Item = Level> {
+    levels().into_iter().filter(|level| level.is_here())
 }
 
 #[test]
@@ -387,7 +394,7 @@ fn each_step_computes_its_op() {
     for (codec, group) in [(Codec::F32, Group::Row), (Codec::W8, Group::Row), (Codec::Split, Group::Columns(64))] {
         let embedding = if codec == Codec::W8 { Codec::Q8 } else { Codec::F16 };
         let m = decoder(codec, group, embedding);
-        levels().for_each(|level| check_steps(&m, level));
+        levels_here().for_each(|level| check_steps(&m, level));
     }
 }
 
@@ -395,7 +402,7 @@ fn each_step_computes_its_op() {
 fn whole_programs_agree_with_the_interpreter() {
     let m = decoder(Codec::F32, Group::Row, Codec::F32);
     let values = values(&m.params);
-    for level in levels() {
+    for level in levels_here() {
         let mut machine = Machine::new(lower(&m), &values, 2, 10);
         let mut session = Session::new(&m.graph, &values.values);
         for input in batches() {
@@ -424,7 +431,7 @@ fn equal_layers_share_kernels_and_bytes_repeat() {
     assert!(kernels.len() < launches);
     let header = String::from_utf8(first.files["cpu/model.h"].clone()).unwrap();
     for kernel in kernels {
-        for level in Level::of(std::env::consts::ARCH) {
+        for level in levels() {
             assert!(header.contains(&format!("void t_{}(", crate::abi::symbol(kernel, level))), "{kernel}");
         }
     }
@@ -458,7 +465,7 @@ fn every_op_without_a_kernel_is_reported() {
         m.params.get_mut(&ParamName::from(name.to_owned())).unwrap().codec = codec;
     }
     let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
-    let cpu = Cpu::default();
+    let cpu = Cpu;
     let errors = cpu.check(&request).unwrap_err();
     let found: Vec<String> = errors.iter().map(|error| error.to_string()).collect();
     assert_eq!(
@@ -490,8 +497,8 @@ fn passes_connect_and_are_observed() {
     let m = decoder(Codec::F32, Group::Row, Codec::F32);
     let mut watch = Watch::default();
     let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
-    let passes = Cpu::default().passes();
-    Cpu::default().lower(&request, &mut watch).unwrap();
+    let passes = Cpu.passes();
+    Cpu.lower(&request, &mut watch).unwrap();
     let seen: Vec<Pass> = watch.0.iter().map(|(pass, _)| *pass).collect();
     assert_eq!(seen, passes);
     assert_eq!(watch.1, passes.iter().map(|pass| pass.name).collect::<Vec<_>>());
