@@ -23,7 +23,11 @@ pub(super) fn reduce_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     let dims = eval.dims(node, 0)?;
     let axes = reduced(eval, node, dims.len())?;
     let (keep, one) = (eval.call(node)?.int("keepdims", 1) != 0, eval.sym.int(1));
-    let shape = dims.iter().enumerate().filter(|(i, _)| keep || !axes.contains(i)).map(|(i, d)| if axes.contains(&i) { one } else { *d });
+    let shape = dims
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| keep || !axes.contains(i))
+        .map(|(i, d)| if axes.contains(&i) { one } else { *d });
     Ok(vec![shape.collect()])
 }
 

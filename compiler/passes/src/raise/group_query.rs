@@ -108,7 +108,8 @@ impl Raiser<'_> {
 
     /// The rotation that cosines and sines by position give.
     fn table_rotation(&mut self, node: NodeId) -> Res<Rotation> {
-        let style = if self.eval.call(node)?.int("rotary_interleaved", 0) == 0 { RopeStyle::Halves } else { RopeStyle::Interleaved };
+        let style =
+            if self.eval.call(node)?.int("rotary_interleaved", 0) == 0 { RopeStyle::Halves } else { RopeStyle::Interleaved };
         let (cos, sin) = (self.eval.operand(node, 7)?, self.eval.operand(node, 8)?);
         let dims = self.eval.shape(cos)?;
         let &[rows, half] = &dims[..] else { return self.fault("rotates by tables of unknown layout") };

@@ -266,7 +266,13 @@ impl Raiser<'_> {
                 Ok(Some((index, width))) if index.len() == 3 && index[..2] == [b, s] => {
                     let ty = Ty::Act { rows: Rows::Tokens, width };
                     let stand_in = self.model.graph.add("", Tokens {}.into(), &[], vec![ty]);
-                    self.cut(value, index.clone(), Raised::Whole(Value { node: stand_in, result: 0 }, width), [b, s, index[2]], 1.0);
+                    self.cut(
+                        value,
+                        index.clone(),
+                        Raised::Whole(Value { node: stand_in, result: 0 }, width),
+                        [b, s, index[2]],
+                        1.0,
+                    );
                 }
                 Ok(Some((index, _))) => {
                     let base = self.raise_base(Raised::Poison);
@@ -338,7 +344,10 @@ impl Raiser<'_> {
         match rows.into_iter().collect::<Vec<_>>()[..] {
             [row] if row == own => Ok((expr, own)),
             [row] => {
-                let map: HashMap<Id, Id> = loads.into_iter().map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column]))).collect();
+                let map: HashMap<Id, Id> = loads
+                    .into_iter()
+                    .map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column])))
+                    .collect();
                 Ok((self.eval.sym.subst(expr, &map), row))
             }
             [] => self.fault("depends on no activation"),

@@ -39,7 +39,9 @@ impl Raiser<'_> {
             return self.cache_output(name, value);
         }
         if shape.len() == 3 {
-            let Some((index, width)) = self.row_index(value, "n")? else { return self.fault(format!("gives an output '{name}' of unknown width")) };
+            let Some((index, width)) = self.row_index(value, "n")? else {
+                return self.fault(format!("gives an output '{name}' of unknown width"));
+            };
             let element = self.eval.element(value, &index)?;
             if self.is_poisoned(element) {
                 return self.consequence();
