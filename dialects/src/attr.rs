@@ -163,20 +163,22 @@ pub(crate) use words;
 /// Implements [`Attribute`] for a type whose `Display` and `FromStr` are inverse.
 macro_rules! text {
     ($($ty:ty)*) => { $(
-        impl Attribute for $ty {
-            const KIND: AttrKind = AttrKind::Text;
-            fn to_attr(&self) -> Option<Attr> {
-                Some(Attr::Word(self.to_string()))
+        impl $crate::attr::Attribute for $ty {
+            const KIND: $crate::attr::AttrKind = $crate::attr::AttrKind::Text;
+            fn to_attr(&self) -> Option<$crate::attr::Attr> {
+                Some($crate::attr::Attr::Word(self.to_string()))
             }
-            fn from_attr(attr: Option<&Attr>) -> Option<Self> {
+            fn from_attr(attr: Option<&$crate::attr::Attr>) -> Option<Self> {
                 match attr {
-                    Some(Attr::Word(word)) => word.parse().ok(),
+                    Some($crate::attr::Attr::Word(word)) => word.parse().ok(),
                     _ => None,
                 }
             }
         }
     )* };
 }
+
+pub(crate) use text;
 
 text! { q35_format::Codec q35_format::Group }
 

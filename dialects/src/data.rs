@@ -52,6 +52,19 @@ pub struct QuantMatrix {
     pub scales: Vec<f32>,
 }
 
+/// Which experts rows go to, and with what weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts to choose from.
+    pub experts: usize,
+    /// Experts per row.
+    pub choices: usize,
+    /// Per row `choices` experts, the best first.
+    pub chosen: Vec<u32>,
+    /// Their weights.
+    pub weights: Vec<f32>,
+}
+
 impl QuantMatrix {
     /// Row `at`.
     pub fn row(&self, at: usize) -> &[i8] {
@@ -85,6 +98,8 @@ pub enum Data {
     Rotary(Matrix),
     /// A layer of the cache.
     Cache(CacheRef),
+    /// Experts and weights.
+    Routing(Routing),
 }
 
 /// Unwraps the variant that the types guarantee.
@@ -115,6 +130,8 @@ impl Data {
         rotary: Rotary -> Matrix;
         /// A layer of the cache.
         cache: Cache -> CacheRef;
+        /// Experts and weights.
+        routing: Routing -> Routing;
     }
 }
 

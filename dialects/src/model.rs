@@ -20,6 +20,8 @@ pub const LOGITS: &str = "logits";
 pub enum ParamRole {
     /// The weight of a linear layer.
     Linear,
+    /// The linear layer that scores the experts of a layer.
+    Router,
     /// The linear layer that makes the logits.
     Head,
     /// The table of token embeddings.
@@ -33,6 +35,7 @@ impl ParamRole {
     pub fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
+            Self::Router => "router",
             Self::Head => "head",
             Self::Embedding => "embedding",
             Self::Vector => "vector",

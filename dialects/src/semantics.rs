@@ -5,8 +5,8 @@ use crate::data::Data;
 use crate::decl::{TyDecl, fields};
 use crate::interp::Env;
 use crate::model::Param;
-use crate::ty::Ty;
-use q35_bundle::{Dim, Rows, Size};
+use crate::ty::{Rows, Ty};
+use q35_bundle::{Dim, Size};
 use q35_format::{Codec, Group, PackedSpec};
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ impl Cost {
         Self {
             read: Size(operands.iter().flat_map(|ty| row_bytes(ty).0).collect()),
             written: row_bytes(result),
-            operations: Size::per(per_element * width, rows.dim()),
+            operations: rows.size(per_element * width),
         }
     }
 
@@ -118,9 +118,10 @@ impl Cost {
 /// Bytes of a value.
 pub fn row_bytes(ty: &Ty) -> Size {
     match *ty {
-        Ty::Ids { rows } => Size::per(4, rows.dim()),
-        Ty::Act { rows, width } => Size::per(4 * width, rows.dim()),
-        Ty::Quant { rows, width } => Size::per(width + 4, rows.dim()),
+        Ty::Ids { rows } => rows.size(4),
+        Ty::Act { rows, width } => rows.size(4 * width),
+        Ty::Quant { rows, width } => rows.size(width + 4),
+        Ty::Routing { rows, choices, .. } => rows.size(8 * u64::from(choices)),
         Ty::Rotary { half } => Size::per(8 * half, Dim::Tokens),
         Ty::Cache { .. } => Size::default(),
     }

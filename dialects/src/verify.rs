@@ -68,12 +68,12 @@ fn node_violation(program: &Program, id: NodeId) -> Result<(), (u32, String)> {
     if inferred != *ty {
         return Err((2, format!("has type {ty}, inference gives {inferred}")));
     }
-    if let Op::Linear(linear) = &node.op
-        && let Some(weight) = program.params.get(&linear.weight)
+    if let Some(name) = node.op.layer_weight()
+        && let Some(weight) = program.params.get(name)
         && !weight.codec.has_scales()
         && graph.operand(id, 0).is_some_and(|x| matches!(graph.ty(x), Ty::Quant { .. }))
     {
-        return Err((5, format!("@{} is stored as {}, but 'x' is rounded to int8", linear.weight, weight.codec)));
+        return Err((5, format!("@{name} is stored as {}, but 'x' is rounded to int8", weight.codec)));
     }
     Ok(())
 }

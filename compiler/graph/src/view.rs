@@ -44,14 +44,18 @@ enum Base {
     Blocks(BlockQuantized),
 }
 
-/// A matrix of `rows` by `cols` numbers somewhere in a model file.
+/// A matrix of `rows` by `cols` numbers somewhere in a model file, or a stack of equally large ones, one below the other.
 #[derive(Clone, Debug)]
 pub struct WeightView {
     base: Base,
     offset: i64,
+    stack: Axis,
     rows: Axis,
     cols: Axis,
 }
+
+/// The stack of a view that is no stack.
+const SINGLE: Axis = Axis { len: 1, stride: 0 };
 
 impl WeightView {
     /// A view of a dense tensor. `None` if any element would lie outside it.
@@ -72,7 +76,24 @@ impl WeightView {
     /// The whole of a tensor as one row.
     pub fn vector(tensor: Tensor) -> Self {
         let len = tensor.count();
-        Self { base: Base::Dense(tensor), offset: 0, rows: Axis { len: 1, stride: 0 }, cols: Axis { len, stride: 1 } }
+        Self { base: Base::Dense(tensor), offset: 0, stack: SINGLE, rows: SINGLE, cols: Axis { len, stride: 1 } }
+    }
+
+    /// The matrices that lie at each step of an axis from this one, which is no stack itself; their rows follow one another. `None` if any
+    /// element would lie outside, or there are too many rows to count.
+    pub fn stacked(self, stack: Axis) -> Option<Self> {
+        let count = match &self.base {
+            Base::Dense(tensor) => tensor.count(),
+            Base::Blocks(blocks) => {
+                let per_row = (blocks.cols.div_ceil(blocks.block) * blocks.block * u64::from(blocks.bits)).div_ceil(8);
+                (blocks.data.count() / per_row.max(1)).checked_mul(blocks.cols)?
+            }
+        };
+        stack.len.checked_mul(self.rows.len)?;
+        let reach = i64::try_from(stack.len.checked_sub(1)?).ok()?.checked_mul(stack.stride)?;
+        let last = self.offset.checked_add(reach)?;
+        let fits = Self::checked(self.base.clone(), count, last, self.rows, self.cols).is_some();
+        (fits && self.stack == SINGLE).then_some(Self { stack, ..self })
     }
 
     fn checked(base: Base, count: u64, offset: i64, rows: Axis, cols: Axis) -> Option<Self> {
@@ -80,12 +101,17 @@ impl WeightView {
         let (r, c) = (reach(rows)?, reach(cols)?);
         let low = offset.checked_add(r.min(0))?.checked_add(c.min(0))?;
         let high = offset.checked_add(r.max(0))?.checked_add(c.max(0))?;
-        (low >= 0 && (high as u64) < count).then_some(Self { base, offset, rows, cols })
+        (low >= 0 && (high as u64) < count).then_some(Self { base, offset, stack: SINGLE, rows, cols })
     }
 
-    /// Output channels.
+    /// Output channels, of all matrices of a stack.
     pub fn rows(&self) -> u64 {
-        self.rows.len
+        self.stack.len * self.rows.len
+    }
+
+    /// Matrices of the stack, 1 if it is none.
+    pub fn matrices(&self) -> u64 {
+        self.stack.len
     }
 
     /// Input columns.
@@ -93,7 +119,7 @@ impl WeightView {
         self.cols.len
     }
 
-    /// The rows `range` of this view, as a view.
+    /// The rows `range` of this view, or of every matrix of the stack, as a view.
     ///
     /// # Panics
     /// If the range is empty or leaves the view.
@@ -106,7 +132,11 @@ impl WeightView {
     }
 
     /// Rows become columns.
+    ///
+    /// # Panics
+    /// If the view is a stack.
     pub fn transposed(&self) -> Self {
+        assert!(self.stack == SINGLE, "a stack is not transposed");
         Self { rows: self.cols, cols: self.rows, ..self.clone() }
     }
 
@@ -118,14 +148,19 @@ impl WeightView {
         }
     }
 
-    /// Two views with equal identity hold the same numbers: address of the bytes, offset and axes.
-    pub fn identity(&self) -> (usize, usize, i64, Axis, Axis) {
+    /// Two views with equal identity hold the same numbers: address of the bytes, offset, and axes of stack, rows and columns.
+    pub fn identity(&self) -> (usize, usize, i64, [Axis; 3]) {
         let tensor = match &self.base {
             Base::Dense(tensor) => tensor,
             Base::Blocks(blocks) => &blocks.data,
         };
         let (address, range) = tensor.identity();
-        (address, range.start, self.offset, self.rows, self.cols)
+        (address, range.start, self.offset, [self.stack, self.rows, self.cols])
+    }
+
+    /// Elements before a row.
+    fn row_start(&self, row: u64) -> i64 {
+        self.offset + (row / self.rows.len) as i64 * self.stack.stride + (row % self.rows.len) as i64 * self.rows.stride
     }
 
     /// One element.
@@ -133,8 +168,8 @@ impl WeightView {
     /// # Panics
     /// If it is outside the view.
     pub fn get(&self, row: u64, col: u64) -> f32 {
-        assert!(row < self.rows.len && col < self.cols.len);
-        let at = (self.offset + row as i64 * self.rows.stride + col as i64 * self.cols.stride) as u64;
+        assert!(row < self.rows() && col < self.cols.len);
+        let at = (self.row_start(row) + col as i64 * self.cols.stride) as u64;
         match &self.base {
             Base::Dense(tensor) => tensor.number(at) as f32,
             Base::Blocks(blocks) => blocks.get(at / blocks.cols, at % blocks.cols),
@@ -147,7 +182,7 @@ impl WeightView {
     /// If the range leaves the view or `out` has another length.
     pub fn read_rows(&self, range: Range<u64>, out: &mut [f32]) {
         let cols = self.cols.len as usize;
-        assert!(range.end <= self.rows.len && out.len() as u64 == (range.end - range.start) * self.cols.len);
+        assert!(range.end <= self.rows() && out.len() as u64 == (range.end - range.start) * self.cols.len);
         let Base::Dense(tensor) = &self.base else {
             for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
                 line.iter_mut().enumerate().for_each(|(col, x)| *x = self.get(row, col as u64));
@@ -167,8 +202,9 @@ impl WeightView {
         };
         let size = (tensor.dtype().bits() / 8) as usize;
         let bytes = tensor.bytes();
-        let first = self.offset + range.start as i64 * self.rows.stride;
-        let at = |row: usize, col: usize| (first + row as i64 * self.rows.stride + col as i64 * self.cols.stride) as usize * size;
+        let at = |row: usize, col: usize| {
+            (self.row_start(range.start + row as u64) + col as i64 * self.cols.stride) as usize * size
+        };
         // Stored-order traversal, in tiles where the stored order is not the row order.
         const TILE: usize = 64;
         let rows = (range.end - range.start) as usize;
@@ -247,6 +283,26 @@ mod tests {
         assert_eq!(out, [1.0, 5.0, 9.0, 2.0, 6.0, 10.0]);
         assert_eq!(view.get(1, 2), 10.0);
         assert_eq!(view.transposed().get(2, 1), 10.0);
+    }
+
+    #[test]
+    fn a_stack_reads_one_matrix_below_the_other() {
+        // Two matrices [in = 2, out = 3]; the view is the outputs 1..3 of each.
+        let axis = |len, stride| Axis { len, stride };
+        let one = WeightView::dense(counting(&[2, 2, 3]), 0, axis(3, 1), axis(2, 3)).unwrap();
+        assert!(one.clone().stacked(axis(3, 6)).is_none());
+        assert!(one.clone().stacked(axis(0, 6)).is_none());
+        assert!(one.clone().stacked(axis(2, i64::MAX)).is_none());
+        let both = one.stacked(axis(2, 6)).unwrap();
+        assert!(both.clone().stacked(axis(1, 1)).is_none());
+        let view = both.slice_rows(1..3);
+        assert_eq!((view.rows(), view.matrices()), (4, 2));
+        let mut out = [0.0; 8];
+        view.read_rows(0..4, &mut out);
+        assert_eq!(out, [1.0, 4.0, 2.0, 5.0, 7.0, 10.0, 8.0, 11.0]);
+        view.read_rows(1..3, &mut out[..4]);
+        assert_eq!(out[..4], [2.0, 5.0, 7.0, 10.0]);
+        assert_eq!(view.get(3, 1), 11.0);
     }
 
     #[test]

@@ -45,33 +45,53 @@ impl Semantics for Linear {
     fn eval(&self, operands: &[&Data], env: &mut Env<'_>) -> q35_diag::Result<Data> {
         let weight = env.params.value(&self.weight)?;
         let bias = self.bias.as_ref().map(|name| env.params.value(name)).transpose()?.map(|value| value.row(0));
-        let mut y = match (operands[0], &*weight) {
-            (Data::Quant(x), ParamValue::Integers(w)) => integers(x, w),
-            (Data::Quant(x), ParamValue::Float(w)) => floats(&dequantized(x), w),
-            (x, ParamValue::Float(w)) => floats(x.act(), w),
-            (x, w) => floats(x.act(), &w.matrix()),
-        };
-        if let Some(bias) = bias {
-            y.data.iter_mut().enumerate().for_each(|(at, y)| *y += bias[at % bias.len()]);
-        }
-        Ok(Data::Act(y))
+        let (rows, outputs) = (row_count(operands[0]), weight.shape().0);
+        Ok(Data::Act(products(operands[0], &weight, bias.as_deref(), [rows, outputs], |row| (row, 0))))
     }
+}
+
+/// Rows of activations, plain or rounded.
+pub(super) fn row_count(x: &Data) -> usize {
+    match x {
+        Data::Quant(x) => x.scales.len(),
+        x => x.act().rows(),
+    }
+}
+
+/// The matrix `[rows, outputs]` whose row `r` is the product of a row of `x` with `outputs` rows of the weight, plus their bias; `of`
+/// says which row, and the first row of the weight.
+pub(super) fn products(
+    x: &Data,
+    weight: &ParamValue,
+    bias: Option<&[f32]>,
+    [rows, outputs]: [usize; 2],
+    of: impl Fn(usize) -> (usize, usize) + Sync,
+) -> Matrix {
+    let dot: Box<dyn Fn(usize, usize) -> f32 + Sync> = match (x, weight) {
+        (Data::Quant(x), ParamValue::Integers(w)) => Box::new(|row, output| integer_dot(x, w, row, output)),
+        (Data::Quant(x), ParamValue::Float(w)) => {
+            let x = dequantized(x);
+            Box::new(move |row, output| dot(x.row(row), w.row(output)) as f32)
+        }
+        (x, ParamValue::Float(w)) => Box::new(|row, output| dot(x.act().row(row), w.row(output)) as f32),
+        (x, w) => {
+            let w = w.matrix();
+            Box::new(move |row, output| dot(x.act().row(row), w.row(output)) as f32)
+        }
+    };
+    let element = |at: usize| {
+        let (row, first) = of(at / outputs);
+        let output = first + at % outputs;
+        let y = dot(row, output);
+        bias.map_or(y, |bias| y + bias[output])
+    };
+    Matrix::new(outputs, (0..rows * outputs).into_par_iter().with_min_len(256).map(element).collect())
 }
 
 /// The numbers that rounded activations stand for.
 fn dequantized(x: &QuantMatrix) -> Matrix {
     let number = |(at, q): (usize, &i8)| f32::from(*q) * x.scales[at / x.width];
     Matrix::new(x.width, x.data.iter().enumerate().map(number).collect())
-}
-
-/// `f(row, output)` for every row and output.
-fn product(rows: usize, outputs: usize, f: impl Fn(usize, usize) -> f32 + Sync) -> Matrix {
-    let data = (0..rows * outputs).into_par_iter().with_min_len(256).map(|at| f(at / outputs, at % outputs)).collect();
-    Matrix::new(outputs, data)
-}
-
-fn floats(x: &Matrix, w: &Matrix) -> Matrix {
-    product(x.rows(), w.rows(), |row, output| dot(x.row(row), w.row(output)) as f32)
 }
 
 /// Sum of products in f64. Element `k` goes to partial sum `k % 8`, and the partial sums are added in order.
@@ -85,22 +105,20 @@ fn dot(x: &[f32], w: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
-fn integers(x: &QuantMatrix, w: &Integers) -> Matrix {
+fn integer_dot(x: &QuantMatrix, w: &Integers, row: usize, output: usize) -> f32 {
     let groups = w.group.count(w.cols);
-    product(x.scales.len(), w.q.len() / w.cols, |row, output| {
-        let (q_x, q_w) = (x.row(row), &w.q[output * w.cols..][..w.cols]);
-        let mut y = 0.0f32;
-        for group in 0..groups {
-            let columns = w.group.columns(w.cols, group);
-            let at = output * groups + group;
-            let mut t = exact_dot(&q_x[columns.clone()], &q_w[columns.clone()]) as f32 * w.scales[at];
-            if let Some(offsets) = &w.offsets {
-                t += q_x[columns].iter().map(|q| i32::from(*q)).sum::<i32>() as f32 * offsets[at];
-            }
-            y = if group == 0 { t } else { y + t };
+    let (q_x, q_w) = (x.row(row), &w.q[output * w.cols..][..w.cols]);
+    let mut y = 0.0f32;
+    for group in 0..groups {
+        let columns = w.group.columns(w.cols, group);
+        let at = output * groups + group;
+        let mut t = exact_dot(&q_x[columns.clone()], &q_w[columns.clone()]) as f32 * w.scales[at];
+        if let Some(offsets) = &w.offsets {
+            t += q_x[columns].iter().map(|q| i32::from(*q)).sum::<i32>() as f32 * offsets[at];
         }
-        y * x.scales[row]
-    })
+        y = if group == 0 { t } else { y + t };
+    }
+    y * x.scales[row]
 }
 
 /// # Panics

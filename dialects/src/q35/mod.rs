@@ -6,7 +6,9 @@ mod add;
 mod append;
 mod attention;
 mod columns;
+mod combine;
 mod embed;
+mod expert_linear;
 mod glu;
 mod hadamard;
 mod linear;
@@ -16,6 +18,7 @@ mod quantize;
 mod rms_norm;
 mod rope;
 mod rotary;
+mod route;
 mod scale;
 mod select;
 mod softcap;
@@ -23,6 +26,7 @@ mod tokens;
 
 pub use activation::Activation;
 pub use rope::RopeStyle;
+pub use route::{GroupScore, Scoring};
 
 use crate::attr::{Attr, Attrs, ParamName};
 use crate::data::Data;
@@ -95,6 +99,9 @@ ops! {
     scale::Scale
     softcap::Softcap
     columns::Columns
+    route::Route
+    expert_linear::ExpertLinear
+    combine::Combine
     select::Select
 }
 
@@ -111,6 +118,15 @@ impl Op {
             _ => None,
         };
         self.attrs().into_values().filter_map(param).collect()
+    }
+
+    /// The weight of a linear layer, or the stack of weights of one layer's experts.
+    pub fn layer_weight(&self) -> Option<&ParamName> {
+        match self {
+            Self::Linear(op) => Some(&op.weight),
+            Self::ExpertLinear(op) => Some(&op.weight),
+            _ => None,
+        }
     }
 
     /// The type of its result; an error says what does not fit, in terms of the declaration's names.

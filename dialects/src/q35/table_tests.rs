@@ -24,6 +24,20 @@ pub(crate) fn samples() -> Vec<Op> {
         Scale { factor: -0.3 }.into(),
         Softcap { cap: 30.0 }.into(),
         Columns { start: 1, len: 2 }.into(),
+        Route {
+            scoring: Scoring::Sigmoid,
+            choices: 2,
+            correction: Some(name("c")),
+            groups: 4,
+            top_groups: 2,
+            group_score: GroupScore::Two,
+            normalize: true,
+            eps: 1e-20,
+            scale: 2.5,
+        }
+        .into(),
+        ExpertLinear { weight: name("w"), bias: Some(name("b")) }.into(),
+        Combine {}.into(),
         Select {}.into(),
     ]
 }

@@ -18,6 +18,8 @@ enum KindRule {
     Always(Kind),
     /// Computed.
     By(fn(&mut Eval, NodeId) -> Res<Kind>),
+    /// One rule per result.
+    Per(&'static [KindRule]),
 }
 
 /// How elements follow.
@@ -48,7 +50,7 @@ const fn contrib(op: &'static str, kind: KindRule, rule: Rule) -> Row {
     Row { domain: MICROSOFT, op, kind, rule }
 }
 
-use KindRule::{Always, By, Of};
+use KindRule::{Always, By, Of, Per};
 use Rule::{Each, Opaque, Own};
 
 const TRUTH: KindRule = Always(Kind::Truth);
@@ -131,6 +133,7 @@ const TABLE: &[Row] = &[
     row("MatMul", Of(0), Own(shapes::product_shape, product::matmul)),
     row("Gemm", Of(0), Opaque(product::gemm_shape)),
     row("Softmax", Of(0), Opaque(shapes::same_shape)),
+    row("TopK", Per(&[Of(0), INTEGER]), Opaque(shapes::top_k)),
     row("Attention", Of(0), Opaque(product::attention_shape)),
     contrib("MatMulNBits", Of(0), Opaque(product::blocks_shape)),
     contrib("GatherBlockQuantized", Of(2), Opaque(product::gather_blocks_shape)),
@@ -151,13 +154,21 @@ pub fn is_known(domain: &str, op: &str) -> bool {
 }
 
 pub(super) fn kind(eval: &mut Eval, value: Value) -> Res<Kind> {
-    match find(eval, value.node)?.kind {
+    rule_kind(eval, value, &find(eval, value.node)?.kind)
+}
+
+fn rule_kind(eval: &mut Eval, value: Value, rule: &KindRule) -> Res<Kind> {
+    match rule {
         Of(at) => {
-            let operand = eval.operand(value.node, at)?;
+            let operand = eval.operand(value.node, *at)?;
             eval.kind(operand)
         }
-        Always(kind) => Ok(kind),
+        Always(kind) => Ok(*kind),
         By(kind) => kind(eval, value.node),
+        Per(rules) => match rules.get(value.result as usize) {
+            Some(rule) => rule_kind(eval, value, rule),
+            None => eval.fault(value.node, format!("has no result {}", value.result)),
+        },
     }
 }
 

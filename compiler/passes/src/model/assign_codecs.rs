@@ -1,9 +1,11 @@
 //! `assign-codecs`: gives every parameter its codec and group by its role.
 //!
-//! | codec asked for | linear | head, embedding | vectors |
+//! | codec asked for | linear | head, embedding | routers, vectors |
 //! | --- | --- | --- | --- |
 //! | a float codec | that codec | that codec | f32 |
 //! | an integer codec | that codec, in the groups asked for | q8, a scale per row | f32 |
+//!
+//! A router is small, and the nearest two of its scores decide which expert is read: it is never rounded.
 
 use super::WeightOptions;
 use q35_dialects::model::{Model, ParamRole};
@@ -12,7 +14,7 @@ use q35_format::{Codec, Group};
 pub(super) fn run(model: &mut Model, options: &WeightOptions) {
     for param in model.params.values_mut() {
         (param.codec, param.group) = match (param.role, options.codec.has_scales()) {
-            (ParamRole::Vector, _) => (Codec::F32, Group::Row),
+            (ParamRole::Vector | ParamRole::Router, _) => (Codec::F32, Group::Row),
             (_, false) => (options.codec, Group::Row),
             (ParamRole::Linear, true) => (options.codec, options.group),
             (ParamRole::Head | ParamRole::Embedding, true) => (Codec::Q8, Group::Row),

@@ -5,7 +5,7 @@
 //! 1. **The residual stream.** `rms_norm` without a weight commutes with any rotation of the whole row: `norm(R x) = R norm(x)`. If
 //!    everything that writes to the stream (`embed`, linear layers, through `add`, `scale` and `select`) writes `R x`, then what the
 //!    rotated readers see needs no `hadamard`: the norm's weight moves into the columns of the layers behind it,
-//!    `W diag(w) R^T`. A reader whose weight is also the embedding table cannot take the norm's weight in; its norm turns the
+//!    `W diag(w) R^T`. What experts write is summed first, and the sum rotated: one rotation in place of one per expert. A reader whose weight is also the embedding table cannot take the norm's weight in; its norm turns the
 //!    stream back (`R^T`) before, and rotates again behind.
 //! 2. **Attention.** Its output is linear in the values, head by head. A rotation of each head's columns therefore moves from the input
 //!    of the output projection into the rows of the value projection; its block shrinks to what divides a head.
@@ -49,12 +49,9 @@ fn rotation(model: &Model, id: NodeId) -> Option<u64> {
     }
 }
 
-/// The weight of a linear layer.
+/// The weight of a linear layer, or of one of experts.
 fn weight(model: &Model, id: NodeId) -> Option<ParamName> {
-    match &model.graph.node(id).op {
-        Op::Linear(linear) => Some(linear.weight.clone()),
-        _ => None,
-    }
+    model.graph.node(id).op.layer_weight().cloned()
 }
 
 /// How many nodes name a parameter.
@@ -87,6 +84,7 @@ struct Stream {
     block: u64,
     values: BTreeSet<Value>,
     linears: BTreeSet<NodeId>,
+    sums: BTreeSet<NodeId>,
     tables: BTreeSet<ParamName>,
     norms: BTreeSet<NodeId>,
 }
@@ -96,8 +94,14 @@ impl Stream {
     fn around(model: &Model, hadamard: NodeId) -> Option<Self> {
         let block = rotation(model, hadamard)?;
         let norm = model.graph.operand(hadamard, 0)?.node;
-        let mut stream =
-            Self { block, values: BTreeSet::new(), linears: BTreeSet::new(), tables: BTreeSet::new(), norms: BTreeSet::new() };
+        let mut stream = Self {
+            block,
+            values: BTreeSet::new(),
+            linears: BTreeSet::new(),
+            sums: BTreeSet::new(),
+            tables: BTreeSet::new(),
+            norms: BTreeSet::new(),
+        };
         stream.norms.insert(stream.reader(model, norm)?);
         let mut work = vec![model.graph.operand(norm, 0)?];
         while let Some(value) = work.pop() {
@@ -126,6 +130,9 @@ impl Stream {
             }
             Op::Linear(_) if is_own(model, value.node) => {
                 self.linears.insert(value.node);
+            }
+            Op::Combine(_) => {
+                self.sums.insert(value.node);
             }
             Op::Add(_) | Op::Scale(_) | Op::Select(_) => {
                 for operand in model.graph.operands(value.node).into_iter().flatten() {
@@ -165,6 +172,13 @@ impl Stream {
         }
         for linear in &self.linears {
             rotate_output(model, *linear, self.block);
+        }
+        for sum in &self.sums {
+            let y = result(*sum);
+            let name = model.graph.node(*sum).name.clone();
+            let op = Hadamard { block: self.block, seed: ROTATION_SEED, inverse: false };
+            let turned = model.add(name, op, &[y]).unwrap_or_else(|text| panic!("a sum's row can be rotated: {text}"));
+            model.graph.replace_uses(y, turned, &[turned.node]);
         }
         for norm in &self.norms {
             self.fold_norm(model, *norm);

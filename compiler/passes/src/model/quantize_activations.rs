@@ -4,7 +4,7 @@
 
 use super::WeightOptions;
 use q35_dialects::Model;
-use q35_dialects::q35::{Op, Quantize};
+use q35_dialects::q35::Quantize;
 use q35_dialects::ty::Ty;
 use q35_graph::Value;
 use std::collections::BTreeMap;
@@ -12,9 +12,8 @@ use std::collections::BTreeMap;
 pub(super) fn run(model: &mut Model, _: &WeightOptions) {
     let mut rounded: BTreeMap<Value, Value> = BTreeMap::new();
     for id in model.graph.ids().collect::<Vec<_>>() {
-        let node = model.graph.node(id);
-        let Op::Linear(linear) = &node.op else { continue };
-        if !model.params[&linear.weight].codec.has_scales() {
+        let Some(weight) = model.graph.node(id).op.layer_weight() else { continue };
+        if !model.params[weight].codec.has_scales() {
             continue;
         }
         let Some(x) = model.graph.operand(id, 0).filter(|x| matches!(model.graph.ty(*x), Ty::Act { .. })) else { continue };

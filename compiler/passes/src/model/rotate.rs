@@ -30,8 +30,7 @@ pub(super) fn run(model: &mut Model, options: &WeightOptions) {
     let mut rotated: BTreeMap<Value, Value> = BTreeMap::new();
     let mut weights: BTreeSet<ParamName> = BTreeSet::new();
     for id in model.graph.ids().collect::<Vec<NodeId>>() {
-        let Op::Linear(linear) = &model.graph.node(id).op else { continue };
-        let weight = linear.weight.clone();
+        let Some(weight) = model.graph.node(id).op.layer_weight().cloned() else { continue };
         let param = &model.params[&weight];
         let block = block(param.source.cols() as usize) as u64;
         if param.codec.window().is_none() || block < SMALLEST || tables.contains(&weight) {

@@ -83,7 +83,9 @@ impl Raiser<'_> {
     /// The base and the column of an expression that is an element of something raised.
     pub(super) fn raised_load(&self, expr: Id) -> Option<(crate::sym::BaseId, Id)> {
         match self.eval.sym.node(expr) {
-            Node::Load(base, index) if self.raised.contains_key(base) && index.len() == 3 => Some((*base, index[2])),
+            Node::Load(base, index) if self.raised.contains_key(base) && (3..=4).contains(&index.len()) => {
+                index.last().map(|column| (*base, *column))
+            }
             _ => None,
         }
     }

@@ -19,6 +19,7 @@ impl Raiser<'_> {
         let mut model = self.model;
         select_logit_rows(&mut model);
         mark_head(&mut model);
+        mark_routers(&mut model);
         crate::names::assign(&mut model);
         let facts = &mut model.facts;
         facts.vocab = model.graph.outputs.first().map_or(0, |(_, v)| model.graph.ty(*v).matrix().map_or(0, |(_, w)| w));
@@ -87,5 +88,17 @@ fn mark_head(model: &mut Model) {
         && let Some(param) = model.params.get_mut(&linear.weight)
     {
         param.role = ParamRole::Head;
+    }
+}
+
+/// So has a matrix that scores experts.
+fn mark_routers(model: &mut Model) {
+    for id in model.graph.ids().collect::<Vec<_>>() {
+        let (Op::Route(_), Some(logits)) = (&model.graph.node(id).op, model.graph.operand(id, 0)) else { continue };
+        if let Op::Linear(linear) = &model.graph.node(logits.node).op
+            && let Some(param) = model.params.get_mut(&linear.weight)
+        {
+            param.role = ParamRole::Router;
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{BTreeMap, HashMap, Raised, Raiser, Res};
 use crate::sym::Id;
-use q35_dialects::q35::Linear;
+use q35_dialects::q35::{ExpertLinear, Linear};
 use q35_dialects::{Param, ParamRole};
 use q35_graph::{Axis, BlockQuantized, NodeId, Tensor, Value, WeightView};
 
@@ -18,14 +18,26 @@ pub(super) struct PendingLinear {
     weight: WeightView,
     origin: String,
     node: NodeId,
+    /// The choice of experts, if the weight is a stack of theirs.
+    routing: Option<Value>,
     /// By first column, count and bias.
     made: BTreeMap<(u64, u64, Option<Id>), Value>,
 }
 
 impl PendingLinear {
-    /// Output channels.
+    /// A layer that nobody has read yet.
+    pub(super) fn new(input: Value, weight: WeightView, origin: String, node: NodeId, routing: Option<Value>) -> Self {
+        Self { input, weight, origin, node, routing, made: BTreeMap::new() }
+    }
+
+    /// The choice of experts, if the weight is a stack of theirs.
+    pub(super) fn routing(&self) -> Option<Value> {
+        self.routing
+    }
+
+    /// Output channels, of one expert.
     pub(super) fn width(&self) -> u64 {
-        self.weight.rows()
+        self.weight.rows() / self.weight.matrices()
     }
 }
 
@@ -107,7 +119,7 @@ impl Raiser<'_> {
         let (element, row) = self.settle(element)?;
         let (input, scale) = self.activation(element, column, cols)?;
         let width = weight.rows();
-        let pending = PendingLinear { input, weight, origin, node, made: BTreeMap::new() };
+        let pending = PendingLinear::new(input, weight, origin, node, None);
         let base = self.raise_base(Raised::Linear(Box::new(pending)));
         let columns = self.eval.sym.number(width as f64);
         let n = self.eval.sym.var("n", columns);
@@ -211,15 +223,21 @@ impl Raiser<'_> {
         if let Some(&value) = pending.made.get(&key) {
             return Ok(value);
         }
-        let (input, origin, node) = (pending.input, pending.origin.clone(), pending.node);
+        let (input, origin, node, routing) = (pending.input, pending.origin.clone(), pending.node, pending.routing);
         let weight = pending.weight.slice_rows(start..start + len);
+        if bias.is_some() && routing.is_some() {
+            return self.fault("adds one bias to all experts");
+        }
         let bias = match bias {
             Some((element, column)) => Some(self.vector(element, column, len, "a bias")?),
             None => None,
         };
         let weight = self.param(Param::new(weight, ParamRole::Linear, origin));
         let here = std::mem::replace(&mut self.node, node);
-        let value = self.add(Linear { weight, bias }, &[input]);
+        let value = match routing {
+            Some(routing) => self.add(ExpertLinear { weight, bias }, &[input, routing]),
+            None => self.add(Linear { weight, bias }, &[input]),
+        };
         self.node = here;
         let value = value?;
         if let Some(Raised::Linear(pending)) = self.raised.get_mut(&base) {

@@ -4,7 +4,8 @@
 //!
 //! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
-//! elements become loads from the new value, whose index is always (sequence, token, column). Every other node means nothing by itself:
+//! elements become loads from the new value, whose index is always (sequence, token, column), or (sequence, token, choice, column) for
+//! rows that are routed to experts. Every other node means nothing by itself:
 //! it contributes to the expressions in which norms ([`norm`]), rotations ([`rope`]), masks ([`mask`]), gates ([`glu`]) are recognised,
 //! whatever nodes they were spelled with.
 //!
@@ -16,6 +17,7 @@ mod activation;
 mod attend;
 mod attention;
 mod embed;
+mod experts;
 mod finish;
 mod fused;
 mod glu;
@@ -31,6 +33,7 @@ mod report;
 mod residual;
 mod rope;
 mod rotary_table;
+mod routing;
 mod sums;
 
 use crate::eval::{Eval, Fault, Res};
@@ -90,6 +93,7 @@ struct Raiser<'g> {
     shared: BTreeMap<String, Value>,
     tables: Vec<(Vec<u32>, ParamName)>,
     layers: Vec<Layer>,
+    routings: BTreeMap<NodeId, routing::Routing>,
     positions: Option<PositionRule>,
     /// Whether some attention leaves padding out, or some count does.
     masked: bool,
@@ -118,6 +122,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         shared: BTreeMap::new(),
         tables: Vec::new(),
         layers: Vec::new(),
+        routings: BTreeMap::new(),
         positions: None,
         masked: false,
         context: options.context.unwrap_or(DEFAULT_CONTEXT),
@@ -162,7 +167,11 @@ impl Raiser<'_> {
         match (call.domain.as_str(), call.op.as_str()) {
             ("", "Gather") => self.embed(node),
             ("", "MatMul") if self.is_constant(node, 1) => self.matmul(node),
-            ("", "MatMul") => self.probabilities_times_values(node),
+            ("", "MatMul") => match self.gathered_product(node)? {
+                true => Ok(()),
+                false => self.probabilities_times_values(node),
+            },
+            ("", "ReduceSum") => self.weighted_sum(node),
             ("", "Gemm") => self.gemm(node),
             ("", "Add") => self.residual(node),
             ("", "Attention") => self.attention_op(node),
@@ -325,34 +334,64 @@ impl Raiser<'_> {
 
     /// Rewrites an expression to the grid's own row (`b`, `s`); also gives the row that its raised loads had.
     fn settle(&mut self, expr: Id) -> Res<(Id, [Id; 2])> {
+        match self.settle_routed(expr)? {
+            (settled, row, None) => Ok((settled, row)),
+            _ => self.fault("reads what experts gave before it is summed"),
+        }
+    }
+
+    /// The same for rows that may be routed: they get the row's own choice too, and the result has the choice that was there.
+    fn settle_routed(&mut self, expr: Id) -> Res<(Id, [Id; 2], Option<Id>)> {
         if self.is_poisoned(expr) {
             return self.consequence();
         }
-        let mut rows: BTreeSet<[Id; 2]> = BTreeSet::new();
+        let (mut rows, mut choices) = (BTreeSet::new(), BTreeSet::new());
         let mut loads = Vec::new();
         self.eval.sym.visit(expr, |id, node| {
             if let Node::Load(base, index) = node
                 && self.raised.contains_key(base)
-                && let [b, s, column] = index[..]
             {
-                rows.insert([b, s]);
-                loads.push((id, *base, column));
+                match index[..] {
+                    [b, s, column] => {
+                        rows.insert([b, s]);
+                        loads.push((id, *base, None, column));
+                    }
+                    [b, s, choice, column] => {
+                        rows.insert([b, s]);
+                        choices.insert(choice);
+                        loads.push((id, *base, Some(choice), column));
+                    }
+                    _ => {}
+                }
             }
             true
         });
         let own = [self.grid.b, self.grid.s];
-        match rows.into_iter().collect::<Vec<_>>()[..] {
-            [row] if row == own => Ok((expr, own)),
-            [row] => {
-                let map: HashMap<Id, Id> = loads
-                    .into_iter()
-                    .map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column])))
-                    .collect();
-                Ok((self.eval.sym.subst(expr, &map), row))
+        let choice = match choices.into_iter().collect::<Vec<_>>()[..] {
+            [] => None,
+            [choice] => Some(choice),
+            _ => return self.fault("mixes what different experts gave"),
+        };
+        let row = match rows.into_iter().collect::<Vec<_>>()[..] {
+            [row] => row,
+            [] => return self.fault("depends on no activation"),
+            _ => return self.fault("mixes different tokens outside an attention"),
+        };
+        let mut map = HashMap::new();
+        for (id, base, choice, column) in loads {
+            let moved = match choice {
+                Some(_) => {
+                    let own_choice = self.own_choice(base);
+                    self.eval.sym.load(base, &[own[0], own[1], own_choice, column])
+                }
+                None => self.eval.sym.load(base, &[own[0], own[1], column]),
+            };
+            if moved != id {
+                map.insert(id, moved);
             }
-            [] => self.fault("depends on no activation"),
-            _ => self.fault("mixes different tokens outside an attention"),
         }
+        let settled = if map.is_empty() { expr } else { self.eval.sym.subst(expr, &map) };
+        Ok((settled, row, choice))
     }
 }
 
