@@ -89,6 +89,7 @@ fn purpose(model: &Model, id: NodeId) -> Option<&'static str> {
             (Op::Attention(_), _) => Some("attention.q"),
             (Op::Glu(_), 0) => Some("mlp.gate"),
             (Op::Glu(_), _) => Some("mlp.up"),
+            (Op::Route(_), _) => Some("mlp.router"),
             (Op::Rope(_) | Op::RmsNorm(_) | Op::Scale(_) | Op::Select(_) | Op::Columns(_) | Op::Activate(_), _) => {
                 purpose(model, user)
             }
@@ -136,6 +137,16 @@ fn stem(model: &Model, id: NodeId, layers: &BTreeMap<NodeId, u64>) -> String {
                 (None, None) => place("norm", before.saturating_sub(1)),
             }
         }
+        Op::ExpertLinear(_) => {
+            let part = match (purpose(model, id), source(model, id).map(|from| &model.graph.node(from).op)) {
+                (Some("mlp.gate"), _) => "experts.gate",
+                (Some("mlp.up"), _) => "experts.up",
+                (_, Some(Op::Glu(_) | Op::Activate(_))) => "experts.down",
+                _ => "experts.linear",
+            };
+            place(part, before.saturating_sub(1))
+        }
+        Op::Route(_) => place("mlp.router", before.saturating_sub(1)),
         Op::Attention(_) => place("attention", before.saturating_sub(1)),
         other => place(other.name(), before),
     }

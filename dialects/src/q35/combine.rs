@@ -27,9 +27,7 @@ impl Semantics for Combine {
     fn eval(&self, operands: &[&Data], _: &mut Env<'_>) -> q35_diag::Result<Data> {
         let (x, routing) = (operands[0].act(), operands[1].routing());
         let mut y = Vec::with_capacity(x.data.len() / routing.choices);
-        for (choices, weights) in
-            x.data.chunks(x.width * routing.choices).zip(routing.weights.chunks(routing.choices))
-        {
+        for (choices, weights) in x.data.chunks(x.width * routing.choices).zip(routing.weights.chunks(routing.choices)) {
             for column in 0..x.width {
                 let terms = weights.iter().zip(choices.iter().skip(column).step_by(x.width));
                 y.push(terms.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32);

@@ -81,10 +81,8 @@ mod tests {
     #[test]
     fn each_row_meets_its_expert() {
         // Three experts of two outputs and one input; two rows with two choices.
-        let mut bench = Bench::with_params(&[
-            ("w", 1, &[1.0, 2.0, 10.0, 20.0, 100.0, 200.0]),
-            ("b", 6, &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
-        ]);
+        let mut bench =
+            Bench::with_params(&[("w", 1, &[1.0, 2.0, 10.0, 20.0, 100.0, 200.0]), ("b", 6, &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])]);
         let routing = Data::Routing(Routing { experts: 3, choices: 2, chosen: vec![2, 0, 1, 2], weights: vec![0.0; 4] });
         let shared = bench.eval(op(None), &[&act(1, &[1.0, 3.0]), &routing]);
         assert_eq!(numbers(&shared), [100.0, 200.0, 1.0, 2.0, 30.0, 60.0, 300.0, 600.0]);

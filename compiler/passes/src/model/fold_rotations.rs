@@ -289,12 +289,11 @@ impl Values {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_same_function, count, model, options};
+    use super::super::testing::{assert_same_function, count, experts, model, options};
     use super::*;
     use q35_format::Codec;
 
-    fn folded(tied: bool) -> (Model, Model) {
-        let before = model(tied);
+    fn folded(before: Model) -> (Model, Model) {
         let mut m = before.clone();
         let options = options(Codec::W8);
         super::super::assign_codecs::run(&mut m, &options);
@@ -306,7 +305,7 @@ mod tests {
 
     #[test]
     fn an_untied_model_keeps_one_rotation_a_layer() {
-        let (before, after) = folded(false);
+        let (before, after) = folded(model(false));
         // The input of the down projection.
         assert_eq!(count(&after, "hadamard"), 1);
         assert_same_function(&before, &after);
@@ -314,9 +313,19 @@ mod tests {
 
     #[test]
     fn a_tied_head_turns_the_stream_back_and_forth() {
-        let (before, after) = folded(true);
+        let (before, after) = folded(model(true));
         assert_eq!(count(&after, "hadamard"), 3);
         assert_same_function(&before, &after);
+    }
+
+    #[test]
+    fn the_sum_of_experts_is_rotated_once() {
+        // That, and the input of the experts' down projection; with a tied head the norm turns back and forth too.
+        for (tied, rotations) in [(false, 2), (true, 4)] {
+            let (before, after) = folded(experts(tied));
+            assert_eq!(count(&after, "hadamard"), rotations);
+            assert_same_function(&before, &after);
+        }
     }
 
     #[test]

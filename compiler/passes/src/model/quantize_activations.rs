@@ -27,7 +27,7 @@ pub(super) fn run(model: &mut Model, _: &WeightOptions) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{count, model, options};
+    use super::super::testing::{count, experts, model, options};
     use super::*;
     use q35_format::Codec;
 
@@ -38,6 +38,17 @@ mod tests {
         run(&mut m, &options(Codec::W8));
         // q, k, v share one; o, gate+up, down and the head have one each.
         assert_eq!(count(&m, "quantize"), 5);
+        q35_dialects::verify::verify(&m).unwrap();
+    }
+
+    #[test]
+    fn experts_round_their_input_and_routers_do_not() {
+        let mut m = experts(false);
+        super::super::assign_codecs::run(&mut m, &options(Codec::W8));
+        run(&mut m, &options(Codec::W8));
+        // q, k, v share one; o, gate+up, down and the head have one each.
+        assert_eq!(count(&m, "quantize"), 5);
+        assert_eq!(m.params[&"router".into()].codec, Codec::F32);
         q35_dialects::verify::verify(&m).unwrap();
     }
 

@@ -7,7 +7,8 @@ use q35_dialects::data::{Matrix, ParamValue};
 use q35_dialects::interp::{Session, StepInput};
 use q35_dialects::model::{LOGITS, Model, Param, ParamRole, Transform};
 use q35_dialects::q35::{
-    Activation, Add, Append, Attention, Embed, Glu, Linear, Op, Positions, RmsNorm, Rope, RopeStyle, Rotary, Select, Tokens,
+    Activation, Add, Append, Attention, Combine, Embed, ExpertLinear, Glu, Linear, Op, Positions, RmsNorm, Rope, RopeStyle,
+    Rotary, Route, Scoring, Select, Tokens,
 };
 use q35_format::{Codec, Group, gauss::Gauss, rotate};
 use q35_graph::{Axis, Tensor, Value, WeightView};
@@ -19,6 +20,7 @@ const HEADS: u64 = 4;
 const KV_HEADS: u64 = 2;
 const HEAD: u64 = 8;
 const FFN: u64 = 24;
+const EXPERTS: u64 = 3;
 const VOCAB: u64 = 11;
 
 pub(super) fn options(codec: Codec) -> WeightOptions {
@@ -67,6 +69,34 @@ impl Builder {
 
 /// A decoder of one layer with random weights, biases on values and output projection.
 pub(super) fn model(tied: bool) -> Model {
+    decoder(tied, |b, n| {
+        let gate = b.linear("gate", n, FFN, HIDDEN, false);
+        let up = b.linear("up", n, FFN, HIDDEN, false);
+        let y = b.add("glu", Glu::plain(Activation::Silu), &[gate, up]);
+        b.linear("down", y, HIDDEN, FFN, false)
+    })
+}
+
+/// The same with a choice of two of three experts in place of the feed-forward layer.
+pub(super) fn experts(tied: bool) -> Model {
+    decoder(tied, |b, n| {
+        let logits = b.param("router", ParamRole::Router, EXPERTS, HIDDEN);
+        let logits = b.add("router", Linear { weight: logits, bias: None }, &[n]);
+        let route = Route { normalize: true, ..Route::plain(Scoring::Softmax, 2) };
+        let routing = b.add("route", route, &[logits]);
+        let layer = |b: &mut Builder, name: &str, x: Value, outputs: u64, inputs: u64| {
+            let weight = b.param(name, ParamRole::Linear, EXPERTS * outputs, inputs);
+            b.add(name, ExpertLinear { weight, bias: None }, &[x, routing])
+        };
+        let gate = layer(b, "gate", n, FFN, HIDDEN);
+        let up = layer(b, "up", n, FFN, HIDDEN);
+        let y = b.add("glu", Glu::plain(Activation::Silu), &[gate, up]);
+        let y = layer(b, "down", y, HIDDEN, FFN);
+        b.add("combine", Combine {}, &[y, routing])
+    })
+}
+
+fn decoder(tied: bool, feed_forward: impl FnOnce(&mut Builder, Value) -> Value) -> Model {
     let facts = ModelFacts { name: "m".into(), vocab: VOCAB, hidden: HIDDEN, layers: 1, context: 64, parameters: 0 };
     let interface = Interface { inputs: vec![], outputs: vec![], positions: PositionRule::Given };
     let model = Model { graph: Default::default(), params: BTreeMap::new(), facts, interface };
@@ -89,10 +119,7 @@ pub(super) fn model(tied: bool) -> Model {
     let o = b.linear("o", a, HIDDEN, HEADS * HEAD, true);
     let x = b.add("residual", Add {}, &[x, o]);
     let n = b.norm("norm2", x);
-    let gate = b.linear("gate", n, FFN, HIDDEN, false);
-    let up = b.linear("up", n, FFN, HIDDEN, false);
-    let y = b.add("glu", Glu::plain(Activation::Silu), &[gate, up]);
-    let y = b.linear("down", y, HIDDEN, FFN, false);
+    let y = feed_forward(&mut b, n);
     let x = b.add("residual2", Add {}, &[x, y]);
     let x = b.add("select", Select {}, &[x]);
     let n = b.norm("norm3", x);

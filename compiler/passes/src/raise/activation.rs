@@ -136,11 +136,20 @@ impl Raiser<'_> {
         Ok(Some((self.add(Activate { kind }, &[value])?, 1.0)))
     }
 
-    /// A product of two activations.
+    /// A product of two activations, of which one may be a number per row.
     fn multiplied(&mut self, ask: Ask) -> Res<Option<Made>> {
         let factors = self.eval.sym.factors(ask.expr);
         if factors.len() < 2 || factors.iter().any(|(_, p)| *p != Power::ONE) {
             return Ok(None);
+        }
+        let (columns, rows): (Vec<_>, Vec<_>) =
+            factors.iter().copied().partition(|(f, _)| self.eval.sym.contains(*f, ask.column));
+        if !columns.is_empty() && !rows.is_empty() {
+            let (columns, row) = (self.eval.sym.powers(&columns), self.eval.sym.powers(&rows));
+            let only = self.eval.sym.int(0);
+            let (a, fa) = self.activation(columns, ask.column, ask.width)?;
+            let (b, fb) = self.activation(row, only, 1)?;
+            return Ok(Some((self.add(Mul {}, &[a, b])?, fa * fb)));
         }
         let (first, _) = factors[0];
         let rest = self.eval.sym.powers(&factors[1..]);

@@ -54,7 +54,7 @@ impl Raiser<'_> {
         };
         let x = self.eval.element(x, &at_x)?;
         let (x, row_x, choice_x) = self.settle_routed(x)?;
-        if row_x != row || choice_x.is_some_and(|c| c != choice) {
+        if !self.is_same_row(row_x, row) || choice_x.is_some_and(|c| c != choice) {
             return self.fault("multiplies with experts of other tokens");
         }
         let (input, scale) = self.activation(x, k, cols as u64)?;
@@ -105,7 +105,8 @@ impl Raiser<'_> {
         let Some(&column) = index.last() else { return self.consequence() };
         let (experts, row, at) = self.settle_routed(experts)?;
         let Some(rows) = self.rows_in(weights, topk) else { return self.fault("sums experts without their weights") };
-        if at != Some(choice) || self.routed_row(topk, &rows)? != row {
+        let routed = self.routed_row(topk, &rows)?;
+        if at != Some(choice) || !self.is_same_row(routed, row) {
             return self.fault("sums experts of other tokens");
         }
         let (value, inner) = self.activation(experts, column, width)?;
@@ -115,6 +116,14 @@ impl Raiser<'_> {
         let sum = self.add(Sum {}, &[value, routing.value])?;
         self.cut(output, index, Raised::Whole(sum, width), [row[0], row[1], column], 1.0);
         Ok(())
+    }
+
+    /// Whether two rows are one, in whatever way their quotients and remainders are spelled.
+    fn is_same_row(&mut self, a: [Id; 2], b: [Id; 2]) -> bool {
+        a.into_iter().zip(b).all(|(a, b)| {
+            let difference = self.eval.sym.sub(a, b);
+            self.eval.sym.as_number(difference) == Some(0.0)
+        })
     }
 
     /// A routed value inside an expression, and the `TopK` that routed it.

@@ -19,8 +19,35 @@ impl Arena {
         if self.proves_non_negative(rest) && self.proves_non_negative(room) {
             return (whole, rest);
         }
-        let (quotient, remainder) = self.atomic_div(rest, d);
+        let (quotient, remainder) = match self.coarse_division(rest, d) {
+            Some(divided) => divided,
+            None => self.atomic_div(rest, d),
+        };
         (self.add(whole, quotient), remainder)
+    }
+
+    /// `floor((g y + r) / (g e)) = floor(y / e)` for `0 <= r < g`: what is finer than the divisor's content only passes through.
+    fn coarse_division(&mut self, x: Id, d: Id) -> Option<(Id, Id)> {
+        let (parts, constant) = self.terms(d);
+        let content = parts.iter().map(|(_, c)| *c).chain((constant != 0.0).then_some(constant)).reduce(gcd)?;
+        if content <= 1.0 || self.as_number(d).is_some() {
+            return None;
+        }
+        let (terms, constant) = self.terms(x);
+        let (coarse, fine): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(_, c)| (c / content).fract() == 0.0);
+        let above = (constant / content).floor();
+        let coarse: Vec<(Id, f64)> = coarse.into_iter().map(|(t, c)| (t, c / content)).collect();
+        if coarse.is_empty() {
+            return None;
+        }
+        let (y, r) = (self.linear(&coarse, above), self.linear(&fine, constant - above * content));
+        let room = self.linear(&[(r, -1.0)], content - 1.0);
+        if !self.proves_non_negative(r) || !self.proves_non_negative(room) {
+            return None;
+        }
+        let e = self.scaled(d, 1.0 / content);
+        let (quotient, remainder) = self.div_mod(y, e);
+        Some((quotient, self.linear(&[(remainder, content), (r, 1.0)], 0.0)))
     }
 
     /// `x = d * whole + rest`, where `whole` takes every term of `x` that the first term of `d` divides.
@@ -89,6 +116,15 @@ impl Arena {
     }
 }
 
+/// Greatest common divisor of whole numbers, by Euclid.
+fn gcd(a: f64, b: f64) -> f64 {
+    let (mut a, mut b) = (a.abs(), b.abs());
+    while b != 0.0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Dim;
@@ -123,6 +159,25 @@ mod tests {
         let (sixteen, eight) = (a.scaled(total, 16.0), a.scaled(batch, 8.0));
         let all = a.mul(sixteen, eight);
         assert_eq!(a.exact_quotient(all, sixteen), Some(eight));
+    }
+
+    /// Row `2 t + j` of what was repeated twice, with `t` a flat index of batch and tokens.
+    #[test]
+    fn repeated_rows_come_apart_like_the_rows_themselves() {
+        let mut a = Arena::default();
+        let (batch, tokens, two) = (a.dim(Dim::Batch), a.dim(Dim::Tokens), a.int(2));
+        let rows = a.mul(batch, tokens);
+        let (t, j) = (a.var("t", rows), a.var("j", two));
+        let repeated = a.linear(&[(t, 2.0), (j, 1.0)], 0.0);
+        let doubled = a.scaled(tokens, 2.0);
+        let (whole, rest) = a.div_mod(t, tokens);
+        let rest = a.linear(&[(rest, 2.0), (j, 1.0)], 0.0);
+        assert_eq!(a.div_mod(repeated, doubled), (whole, rest));
+        // The room for the fine part is exact: with three values it would carry.
+        let three = a.int(3);
+        let j = a.var("j", three);
+        let carried = a.linear(&[(t, 2.0), (j, 1.0)], 0.0);
+        assert_ne!(a.div_mod(carried, doubled).0, whole);
     }
 
     #[test]

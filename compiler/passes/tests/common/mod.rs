@@ -42,3 +42,8 @@ pub(crate) fn is_dense(name: &str) -> bool {
     const DENSE: &[&str] = &["llama-", "llama3-", "mistral-", "qwen2--", "qwen3--", "phi3-", "rustdoc-llama"];
     DENSE.iter().any(|family| name.starts_with(family))
 }
+
+/// Whether a graph of the corpus has experts in a form that raises.
+pub(crate) fn has_known_experts(name: &str) -> bool {
+    ["rustdoc-moe/dynamo", "mixtral--dynamo-batched", "qwen2moe--dynamo-batched-cache"].contains(&name)
+}

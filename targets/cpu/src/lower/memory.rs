@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 /// Section and bytes per row of a value; `None` for those that take no arena.
 fn size(ty: &Ty) -> Option<(Rows, u64)> {
     let (rows, bytes) = match *ty {
-        Ty::Act { rows, width } => (rows, act_stride(width as usize)),
-        Ty::Quant { rows, width } => (rows, quant_stride(width as usize)),
-        Ty::Rotary { half } => (Rows::Tokens, act_stride(2 * half as usize)),
-        Ty::Ids { .. } | Ty::Cache { .. } => return None,
+        Ty::Act { rows, width } => (rows.section(), act_stride(width as usize)),
+        Ty::Quant { rows, width } => (rows.section(), quant_stride(width as usize)),
+        Ty::Rotary { half } => ((Rows::Tokens, 1), act_stride(2 * half as usize)),
+        Ty::Ids { .. } | Ty::Cache { .. } | Ty::Routing { .. } => return None,
     };
-    Some((rows, bytes as u64))
+    Some((rows.0, rows.1 * bytes as u64))
 }
 
 /// The values of a launch that lie in the arena.

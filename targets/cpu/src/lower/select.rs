@@ -65,9 +65,21 @@ pub(crate) struct Selected {
     pub(crate) types: BTreeMap<Value, Ty>,
 }
 
-/// The ops that [`select`] knows: all of the dialect.
+/// Why a node of a mixture of experts has no kernel.
+const ROUTED: &str = "there are no kernels for rows that are routed to experts";
+
+/// The section that rows lie in, if they are not routed.
+fn unrouted(rows: q35_dialects::Rows) -> Result<Rows, String> {
+    match rows.section() {
+        (section, 1) => Ok(section),
+        _ => Err(ROUTED.to_owned()),
+    }
+}
+
+/// The ops that [`select`] knows: all of the dialect but those of a mixture of experts.
 pub(crate) fn ops() -> Vec<&'static str> {
-    q35_dialects::q35::OPS.iter().map(|decl| decl.name).collect()
+    let known = |name: &&str| !["route", "expert_linear", "combine"].contains(name);
+    q35_dialects::q35::OPS.iter().map(|decl| decl.name).filter(known).collect()
 }
 
 /// Codecs that linear layers may have.
@@ -126,8 +138,9 @@ impl Selection<'_> {
         let node = self.request.graph.node(id);
         let Some((choices, args)) = self.made(id)? else { return Ok(()) };
         let rows = match self.result(id)? {
-            Ty::Act { rows, .. } | Ty::Quant { rows, .. } | Ty::Ids { rows } => rows,
+            Ty::Act { rows, .. } | Ty::Quant { rows, .. } | Ty::Ids { rows } => unrouted(rows)?,
             Ty::Rotary { .. } | Ty::Cache { .. } => Rows::Tokens,
+            Ty::Routing { .. } => return Err(ROUTED.to_owned()),
         };
         self.selected.launches.push(Launch { node: node.name.clone(), op: node.op.name().to_owned(), rows, choices, args });
         Ok(())
@@ -225,6 +238,7 @@ impl Selection<'_> {
                 let kernel = Columns { width: self.width(id, 0)?, start: op.start, len: op.len };
                 one(kernel, self.args(id, &[])?)
             }
+            Op::Route(_) | Op::ExpertLinear(_) | Op::Combine(_) => return Err(ROUTED.to_owned()),
             Op::Select(_) => {
                 let args = vec![self.read(id, 0)?, Arg::Input(Input::LogitRows), self.write(id)?];
                 one(Select { width: self.width(id, 0)? }, args)
@@ -241,7 +255,7 @@ impl Selection<'_> {
     fn linear(&mut self, id: NodeId, weight: &ParamName, bias: Option<&ParamName>) -> Result<Made, String> {
         let Ty::Act { rows, .. } = self.result(id)? else { return Err("its result is no activation".into()) };
         let spec = spec(&self.packed(weight)?)?;
-        let linear = Linear { spec, rows, bias: bias.is_some() };
+        let linear = Linear { spec, rows: unrouted(rows)?, bias: bias.is_some() };
         if let Some(reason) = linear.unsupported() {
             return Err(reason);
         }

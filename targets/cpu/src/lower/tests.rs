@@ -408,7 +408,7 @@ fn whole_programs_agree_with_the_interpreter() {
         for input in batches() {
             let expected = session.step(&input).unwrap();
             let (at, arena) = machine.step(level, &input, |_, _| ());
-            let ty = Ty::Act { rows: Rows::Logits, width: VOCAB };
+            let ty = Ty::Act { rows: q35_dialects::Rows::Logits, width: VOCAB };
             let found = data(&arena, at, &ty, (input.tokens.len(), input.logit_rows.len()));
             for (x, y) in expected.data.iter().zip(&found.act().data) {
                 assert!((x - y).abs() <= 2e-5, "{}: {y}, not {x}", level.name());
