@@ -81,6 +81,42 @@ pub(super) fn fill(eval: &mut Eval, node: NodeId, _: u16, _: &[Id]) -> Res<Id> {
     })
 }
 
+/// Where the dimension of classes goes.
+fn class_axis(eval: &mut Eval, node: NodeId) -> Res<usize> {
+    let rank = eval.dims(node, 0)?.len() + 1;
+    eval.axis(node, eval.call(node)?.int("axis", -1), rank)
+}
+
+pub(super) fn one_hot_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    let (axis, mut dims) = (class_axis(eval, node)?, eval.dims(node, 0)?);
+    dims.insert(axis, depth(eval, node)?);
+    Ok(vec![dims])
+}
+
+/// The number of classes: a scalar, or a list of one.
+fn depth(eval: &mut Eval, node: NodeId) -> Res<Id> {
+    let value = eval.operand(node, 1)?;
+    match eval.list(value)?[..] {
+        [depth] => Ok(depth),
+        _ => eval.fault(node, "has an unknown number of classes"),
+    }
+}
+
+/// The second of two values where the class is the index, counted from the front or from behind, else the first.
+pub(super) fn one_hot(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    let (axis, depth) = (class_axis(eval, node)?, depth(eval, node)?);
+    let (mut at, class) = (index.to_vec(), index[axis]);
+    at.remove(axis);
+    let (indices, values) = (eval.operand(node, 0)?, eval.operand(node, 2)?);
+    let named = eval.element(indices, &at)?;
+    let behind = eval.sym.add(named, depth);
+    let (front, behind) = (eval.sym.equal(class, named), eval.sym.equal(class, behind));
+    let hit = eval.sym.or(front, behind);
+    let (off, on) = (eval.sym.int(0), eval.sym.int(1));
+    let (off, on) = (eval.element(values, &[off])?, eval.element(values, &[on])?);
+    Ok(eval.sym.select(hit, on, off))
+}
+
 /// Keeps one triangle of the last two dimensions.
 pub(super) fn trilu(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
     let value = eval.operand(node, 0)?;

@@ -118,6 +118,7 @@ const TABLE: &[Row] = &[
     row("Size", INTEGER, Own(make::size_shape, make::size)),
     row("Range", Of(0), Own(make::range_shape, make::range)),
     row("ConstantOfShape", By(make::fill_kind), Own(make::fill_shape, make::fill)),
+    row("OneHot", Of(2), Own(make::one_hot_shape, make::one_hot)),
     row("Trilu", Of(0), Own(shapes::same_shape, make::trilu)),
     row("CumSum", Of(0), Own(shapes::same_shape, red::cumulate)),
     row("ReduceSum", Of(0), Own(red::reduce_shape, red::reduce_sum)),
@@ -137,6 +138,7 @@ const TABLE: &[Row] = &[
     row("Attention", Of(0), Opaque(product::attention_shape)),
     contrib("MatMulNBits", Of(0), Opaque(product::blocks_shape)),
     contrib("GatherBlockQuantized", Of(2), Opaque(product::gather_blocks_shape)),
+    contrib("MoE", Of(0), Opaque(shapes::same_shape)),
     contrib("GroupQueryAttention", Of(0), Opaque(product::group_query_shape)),
 ];
 

@@ -76,7 +76,7 @@ impl Raiser<'_> {
     }
 
     /// A stack of matrices behind an element that is a function of expert, row and column.
-    fn stack_view(&mut self, element: Id, vars: [Id; 3], lens: [u64; 3]) -> Option<(WeightView, String)> {
+    pub(super) fn stack_view(&mut self, element: Id, vars: [Id; 3], lens: [u64; 3]) -> Option<(WeightView, String)> {
         let (tensor, name, offset, strides) = self.strided(element, &vars)?;
         let axis = |at: usize| Axis { len: lens[at], stride: strides[at] };
         let view = WeightView::dense(tensor, offset, axis(1), axis(2))?.stacked(axis(0))?;
@@ -119,7 +119,7 @@ impl Raiser<'_> {
     }
 
     /// Whether two rows are one, in whatever way their quotients and remainders are spelled.
-    fn is_same_row(&mut self, a: [Id; 2], b: [Id; 2]) -> bool {
+    pub(super) fn is_same_row(&mut self, a: [Id; 2], b: [Id; 2]) -> bool {
         a.into_iter().zip(b).all(|(a, b)| {
             let difference = self.eval.sym.sub(a, b);
             self.eval.sym.as_number(difference) == Some(0.0)

@@ -26,6 +26,7 @@ mod heads;
 mod inputs;
 mod linear;
 mod mask;
+mod mixture;
 mod norm;
 mod outputs;
 mod params;
@@ -179,6 +180,7 @@ impl Raiser<'_> {
             ("com.microsoft", "GatherBlockQuantized") => self.block_embed(node),
             ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node),
             ("com.microsoft", "GroupQueryAttention") => self.group_query(node),
+            ("com.microsoft", "MoE") => self.mixture(node),
             _ => Ok(()),
         }
     }

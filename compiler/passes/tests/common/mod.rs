@@ -45,5 +45,12 @@ pub(crate) fn is_dense(name: &str) -> bool {
 
 /// Whether a graph of the corpus has experts in a form that raises.
 pub(crate) fn has_known_experts(name: &str) -> bool {
-    ["rustdoc-moe/dynamo", "mixtral--dynamo-batched", "qwen2moe--dynamo-batched-cache"].contains(&name)
+    let known = [
+        "gptoss--genai-fp32",
+        "mixtral--dynamo-batched",
+        "mixtral--ts-batched",
+        "qwen2moe--dynamo-batched-cache",
+        "rustdoc-moe/dynamo",
+    ];
+    known.contains(&name)
 }
