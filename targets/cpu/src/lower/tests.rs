@@ -271,7 +271,10 @@ fn data(arena: &Memory, offset: usize, ty: &Ty, counts: (usize, usize)) -> Data 
         let rows = (0..count).flat_map(|row| arena.floats(offset + row * stride, width));
         Matrix::new(width, rows.collect())
     };
-    let count = |rows: Rows| if rows == Rows::Tokens { counts.0 } else { counts.1 };
+    let count = |rows: q35_dialects::Rows| match rows.section() {
+        (Rows::Tokens, each) => counts.0 * each as usize,
+        (Rows::Logits, each) => counts.1 * each as usize,
+    };
     match *ty {
         Ty::Act { rows, width } => Data::Act(floats(width as usize, count(rows))),
         Ty::Rotary { half } => Data::Rotary(floats(2 * half as usize, counts.0)),
