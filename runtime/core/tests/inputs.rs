@@ -163,3 +163,20 @@ fn an_empty_batch_is_no_accident() {
     let outputs = run(toy::manifest(), &[ints("input_ids", &[0, 4], &[])]).unwrap();
     assert_eq!(read(&outputs, "logits"), (vec![0, 4, VOCAB], vec![]));
 }
+
+#[test]
+fn a_listed_input_that_the_model_does_not_have_is_an_error() {
+    let (_dir, bundle) = toy::bundle();
+    let ids = ints("input_ids", &[1, 1], &[4]);
+    let listing = |names: &str| {
+        let header = Some([("inputs".to_owned(), names.to_owned())].into());
+        let bytes = serialize([("input_ids", TensorView::new(ids.1, ids.2.clone(), &ids.3).unwrap())], header).unwrap();
+        inputs::run(&bundle, &Options::default(), &bytes).map_err(|e| e.to_string())
+    };
+    assert!(listing(r#"["input_ids"]"#).is_ok());
+    let text = listing(r#"["input_ids", "pixels", "cache"]"#).unwrap_err();
+    assert!(
+        text.starts_with("error[Q35-0604]: the file's inputs 'pixels', 'cache' are not inputs of the model\n  help: "),
+        "{text}"
+    );
+}
