@@ -1,9 +1,9 @@
 //! Every codec: the CPU's kernels against the interpreter on the same dequantized weights and the same rounding of activations.
 //!
-//! Kernel by kernel the integers are equal to the last bit (`targets/cpu` tests that); over a whole model a difference in the last bit of a
-//! float can turn one rounded activation by one step, which is the same kind of error as quantization's own, and much rarer. So
-//! the first layer's keys and values, which no such step precedes but the first rounding, must agree to f32's own accuracy, and everything
-//! else must stay far below what quantization costs.
+//! Kernel by kernel the integers are equal to the last bit (`targets/cpu` tests that). Over a whole model, a float that differs in its last
+//! bit turns, now and then, one rounded activation by one step, and from there on the two evaluations round independently of each
+//! other: both are as far from the evaluation without rounding as rounding makes them, and at most about 1.4 times that from each other.
+//! In the first layer such turns are single ones among all of its inputs.
 
 use crate::end_to_end::{compile, path};
 use crate::program;
@@ -25,11 +25,10 @@ const CODECS: [(&str, &str); 9] = [
 /// Examples with what is special: nothing, norms of queries and keys, a sliding window and biases, a trained model.
 const EXAMPLES: [&str; 4] = ["llama-mha--dynamo", "qwen3--dynamo-op24-cache", "mistral-sw--hf-cache", "rustdoc-llama--dynamo"];
 
-/// The first layer's keys and values.
-const FIRST: f64 = 1e-6;
-/// Everything else, as a part of what quantization costs.
-const SHARE: f64 = 0.1;
-/// And where quantization costs next to nothing.
+/// Of the error that rounding activations makes: in the first layer's keys and values, and everywhere else.
+const FIRST: f64 = 0.1;
+const LATER: f64 = 1.5;
+/// What floats alone may differ by.
 const FLOAT: f64 = 1e-5;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -53,8 +52,8 @@ fn run(example: &Example, codec: &str, group: &str) -> Result<(), String> {
     let mut wrong = Vec::new();
     for row in rows {
         let what = row["what"].as_str().unwrap_or_default();
-        let (quantization, generation) = (number(row, "quantization"), number(row, "code_generation"));
-        let allowed = if what.starts_with("layer 0 ") { FIRST } else { (SHARE * quantization).max(FLOAT) };
+        let (rounding, generation) = (number(row, "activations"), number(row, "code_generation"));
+        let allowed = FLOAT + rounding * if what.starts_with("layer 0 ") { FIRST } else { LATER };
         if generation.is_nan() || generation > allowed {
             wrong.push(format!("{what}: code generation's share is {generation:.2e}, {allowed:.2e} is allowed"));
         }
