@@ -53,12 +53,18 @@ pub fn assign(model: &mut Model) {
             node.op = op;
         }
     }
-    model.params = std::mem::take(&mut model.params).into_iter().filter_map(|(name, p)| Some((names.get(&name)?.clone(), p))).collect();
+    model.params =
+        std::mem::take(&mut model.params).into_iter().filter_map(|(name, p)| Some((names.get(&name)?.clone(), p))).collect();
 }
 
 fn params_of(op: &Op) -> Vec<(String, ParamName)> {
     let attrs = op.attrs().into_iter();
-    let mut found: Vec<(String, ParamName)> = attrs.filter_map(|(key, attr)| match attr { Attr::Param(name) => Some((key, name)), _ => None }).collect();
+    let mut found: Vec<(String, ParamName)> = attrs
+        .filter_map(|(key, attr)| match attr {
+            Attr::Param(name) => Some((key, name)),
+            _ => None,
+        })
+        .collect();
     found.sort();
     found
 }
@@ -83,7 +89,9 @@ fn purpose(model: &Model, id: NodeId) -> Option<&'static str> {
             (Op::Attention(_), _) => Some("attention.q"),
             (Op::Glu(_), 0) => Some("mlp.gate"),
             (Op::Glu(_), _) => Some("mlp.up"),
-            (Op::Rope(_) | Op::RmsNorm(_) | Op::Scale(_) | Op::Select(_) | Op::Columns(_) | Op::Activate(_), _) => purpose(model, user),
+            (Op::Rope(_) | Op::RmsNorm(_) | Op::Scale(_) | Op::Select(_) | Op::Columns(_) | Op::Activate(_), _) => {
+                purpose(model, user)
+            }
             _ => None,
         };
         purposes.extend(found);
@@ -116,7 +124,8 @@ fn stem(model: &Model, id: NodeId, layers: &BTreeMap<NodeId, u64>) -> String {
         },
         Op::RmsNorm(_) => {
             let readers = model.graph.users(Value { node: id, result: 0 });
-            let mut linears = readers.iter().filter(|(user, _)| matches!(model.graph.node(*user).op, Op::Linear(_))).map(|(user, _)| *user);
+            let mut linears =
+                readers.iter().filter(|(user, _)| matches!(model.graph.node(*user).op, Op::Linear(_))).map(|(user, _)| *user);
             match (linears.next(), purpose(model, id)) {
                 (Some(reader), _) if Some(reader) == logits => "norm".to_owned(),
                 (Some(reader), _) => match purpose(model, reader) {

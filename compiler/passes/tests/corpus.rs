@@ -44,7 +44,9 @@ fn dense_graphs_follow_their_configuration() {
         let qk_norms = if family == "qwen3" { 2 } else { 0 };
         let biases = match family {
             "qwen2" => 3,
-            _ if config["attention_bias"].as_bool() == Some(true) => 4 + if config["mlp_bias"].as_bool() == Some(true) { 3 } else { 0 },
+            _ if config["attention_bias"].as_bool() == Some(true) => {
+                4 + if config["mlp_bias"].as_bool() == Some(true) { 3 } else { 0 }
+            }
             _ => 0,
         };
         let tied = config["tie_word_embeddings"].as_bool() == Some(true);

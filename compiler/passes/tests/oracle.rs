@@ -72,7 +72,12 @@ fn run(model: &Model, params: &BTreeMap<ParamName, Arc<ParamValue>>, file: &Safe
         let (Some(key), Some(value)) = (input(Role::PastKey(layer)), input(Role::PastValue(layer))) else { continue };
         for b in 0..batch {
             for (index, t) in (0..past).filter(|t| seen(b, *t)).enumerate() {
-                let row = |a: &Array| (0..a.dims[1]).flat_map(|g| (0..a.dims[3]).map(move |d| (g, d))).map(|(g, d)| a.at(&[b, g, t, d]) as f32).collect();
+                let row = |a: &Array| {
+                    (0..a.dims[1])
+                        .flat_map(|g| (0..a.dims[3]).map(move |d| (g, d)))
+                        .map(|(g, d)| a.at(&[b, g, t, d]) as f32)
+                        .collect()
+                };
                 let entry = Entry { key: row(&key), value: row(&value) };
                 session.caches_mut().get_mut(&layer).unwrap().insert((b as u32, index as u32), entry);
             }
@@ -130,8 +135,12 @@ fn generate(model: &Model, params: &BTreeMap<ParamName, Arc<ParamValue>>, file: 
         let mut input = StepInput::sequence(&feed, past);
         input.logit_rows = vec![feed.len() as u32 - 1];
         let row = session.step(&input).unwrap();
-        row.row(0).iter().enumerate().for_each(|(v, got)| worst = worst.max((f64::from(*got) - logits.at(&[0, step, v])).abs()));
-        let (best, _) = row.row(0).iter().enumerate().fold((0, f32::MIN), |best, (v, x)| if *x > best.1 { (v, *x) } else { best });
+        row.row(0)
+            .iter()
+            .enumerate()
+            .for_each(|(v, got)| worst = worst.max((f64::from(*got) - logits.at(&[0, step, v])).abs()));
+        let (best, _) =
+            row.row(0).iter().enumerate().fold((0, f32::MIN), |best, (v, x)| if *x > best.1 { (v, *x) } else { best });
         if best as f64 != *want {
             return (Some(format!("token {step} is {best}, not {want}")), worst);
         }
@@ -147,7 +156,8 @@ fn every_dense_graph_gives_its_stored_logits() {
     let mut bad = Vec::new();
     for common::Case { name, graph, folder } in cases(&folder).into_iter().filter(|c| is_dense(&c.name)) {
         let imported = q35_import::open(&graph).unwrap();
-        let model = raise(&imported.graph, &Options { name: name.clone(), context: None }).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let model =
+            raise(&imported.graph, &Options { name: name.clone(), context: None }).unwrap_or_else(|e| panic!("{name}: {e}"));
         let params = values(&model);
         let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("meta.json")).unwrap()).unwrap();
         let atol = meta["suggested_atol"].as_f64().unwrap();

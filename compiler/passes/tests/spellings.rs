@@ -4,7 +4,10 @@
 #[allow(dead_code)]
 mod common;
 
-use common::decoder::{FREQUENCIES, HEADS, HIDDEN, PLAIN, Spelling, WIDTH, Writer, angles, causal, decoder, plain_attention, plain_norm, plain_rope};
+use common::decoder::{
+    FREQUENCIES, HEADS, HIDDEN, PLAIN, Spelling, WIDTH, Writer, angles, causal, decoder, plain_attention, plain_norm,
+    plain_rope,
+};
 use q35_dialects::Model;
 use q35_dialects::q35::{Activation, Op, RopeStyle};
 use q35_graph::source::Attr;
@@ -45,7 +48,7 @@ fn the_plain_spelling_is_what_it_should_be() {
 %4 = linear(%2) {weight = @layers.0.attention.k.weight} : act<tokens, 16>
 %5 = linear(%2) {weight = @layers.0.attention.v.weight} : act<tokens, 16>
 %6 = positions : ids<tokens>
-%7 = rotary(%6) {inv_freq = @rotary.inv_freq, scale = 1.0} : rotary<4>
+%7 = rotary(%6) {inv_freq = @rotary.inv_freq, scale = 1.0} : angles<4>
 %8 = rope(%3, %7) {head_dim = 8, style = halves} : act<tokens, 16>
 %9 = rope(%4, %7) {head_dim = 8, style = halves} : act<tokens, 16>
 %10 = append(%9, %5) {kv_heads = 2, layer = 0} : cache<0, 2, 8, 8>
@@ -89,7 +92,9 @@ fn norms_have_many_spellings() {
         let scaled = w.op("Mul", &[weight, inverse]);
         w.op("Mul", &[scaled, x])
     };
-    let fused = |w: &mut Writer, x: Value, weight: Value| w.call("SimplifiedLayerNormalization", &[x, weight], &[("epsilon", Attr::Float(1e-5))]);
+    let fused = |w: &mut Writer, x: Value, weight: Value| {
+        w.call("SimplifiedLayerNormalization", &[x, weight], &[("epsilon", Attr::Float(1e-5))])
+    };
     let wanted = ops(&model(&PLAIN));
     for norm in [by_products, by_power, fused] {
         assert_eq!(ops(&model(&Spelling { norm, ..PLAIN })), wanted);
@@ -166,7 +171,9 @@ fn rotations_have_many_spellings() {
 fn tables_of_cosines_become_frequencies() {
     let rope = |w: &mut Writer, x: Value, ids: Value, _: Value| {
         let table = |w: &mut Writer, f: fn(f64) -> f64| {
-            let numbers: Vec<f32> = (0..64).flat_map(|p| FREQUENCIES.iter().chain(&FREQUENCIES).map(move |a| f(f64::from(p as f32 * a)) as f32)).collect();
+            let numbers: Vec<f32> = (0..64)
+                .flat_map(|p| FREQUENCIES.iter().chain(&FREQUENCIES).map(move |a| f(f64::from(p as f32 * a)) as f32))
+                .collect();
             w.constant(Tensor::from_f32(vec![64, 8], &numbers))
         };
         let (cos, sin, range) = (table(w, f64::cos), table(w, f64::sin), w.token_range(ids));
@@ -198,7 +205,9 @@ fn pairs_may_be_interleaved_and_rotations_partial_or_scaled() {
         w.reshape(pairs, &[0, 0, 0, WIDTH])
     };
     let raised = model(&Spelling { rope: interleaved, ..PLAIN });
-    assert!(raised.graph.ids().all(|id| !matches!(&raised.graph.node(id).op, Op::Rope(r) if r.style != RopeStyle::Interleaved)));
+    assert!(
+        raised.graph.ids().all(|id| !matches!(&raised.graph.node(id).op, Op::Rope(r) if r.style != RopeStyle::Interleaved))
+    );
     let fused = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
         let angles = angles(w, ids, frequencies);
         let axis = w.ints(&[0]);
@@ -222,7 +231,7 @@ fn pairs_may_be_interleaved_and_rotations_partial_or_scaled() {
     let raised = model(&Spelling { rope: partial, ..PLAIN });
     assert_eq!(the(&raised, |op| if let Op::Rotary(r) = op { Some(r.scale) } else { None }), 1.25);
     assert_eq!(the(&raised, |op| if let Op::Attention(a) = op { Some(a.scale) } else { None }), 0.5);
-    assert!(ops(&raised).contains("rotary<2>"));
+    assert!(ops(&raised).contains("angles<2>"));
 }
 
 #[test]
@@ -297,7 +306,9 @@ fn attention_has_many_spellings() {
         let p = w.op("Where", &[guard, zero, p]);
         w.op("MatMul", &[p, v])
     };
-    let fused = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| w.call("Attention", &[q, k, v], &[("is_causal", Attr::Int(1)), ("scale", Attr::Float(0.5))]);
+    let fused = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| {
+        w.call("Attention", &[q, k, v], &[("is_causal", Attr::Int(1)), ("scale", Attr::Float(0.5))])
+    };
     let wanted = ops(&model(&PLAIN));
     for attention in [eager, stacked, by_number, fused] {
         assert_eq!(ops(&model(&Spelling { attention, ..PLAIN })), wanted);

@@ -7,7 +7,17 @@ use q35_passes::raise::{Options, raise};
 #[test]
 fn a_model_of_seven_billion_weights_raises() {
     let folder = tempfile::tempdir().unwrap();
-    let llama = Llama { vocab: 32000, hidden: 4096, ffn: 11008, layers: 32, heads: 32, kv_heads: 8, head_dim: 128, tied: false, fill: Fill::Zeros };
+    let llama = Llama {
+        vocab: 32000,
+        hidden: 4096,
+        ffn: 11008,
+        layers: 32,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        tied: false,
+        fill: Fill::Zeros,
+    };
     let path = write_llama(&llama, folder.path()).unwrap();
     let imported = q35_import::open(&path).unwrap();
     let started = std::time::Instant::now();

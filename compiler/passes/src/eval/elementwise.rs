@@ -22,7 +22,7 @@ impl Eval<'_> {
             .into_iter()
             .map(|value| {
                 let dims = self.shape(value)?;
-                let at = self.unbroadcast(&dims, index);
+                let at = self.unbroadcast(node, &dims, index)?;
                 self.element(value, &at)
             })
             .collect()

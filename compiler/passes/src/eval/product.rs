@@ -19,7 +19,7 @@ pub(super) fn matmul(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res
     let (row, column) = (index[rank - 2], index[rank - 1]);
     let mut of = |value: Value, dims: &[Id], tail: [Id; 2]| -> Res<Id> {
         let at = [&index[..rank - 2], &tail].concat();
-        let at = eval.unbroadcast(dims, &at);
+        let at = eval.unbroadcast(node, dims, &at)?;
         eval.element(value, &at)
     };
     let (x, y) = (of(a, &dims_a, [row, zero])?, of(b, &dims_b, [zero, column])?);

@@ -23,7 +23,11 @@ pub(super) fn reduce_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     let dims = eval.dims(node, 0)?;
     let axes = reduced(eval, node, dims.len())?;
     let (keep, one) = (eval.call(node)?.int("keepdims", 1) != 0, eval.sym.int(1));
-    let shape = dims.iter().enumerate().filter(|(i, _)| keep || !axes.contains(i)).map(|(i, d)| if axes.contains(&i) { one } else { *d });
+    let shape = dims
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| keep || !axes.contains(i))
+        .map(|(i, d)| if axes.contains(&i) { one } else { *d });
     Ok(vec![shape.collect()])
 }
 
@@ -120,7 +124,7 @@ fn norm_of(eval: &mut Eval, node: NodeId, x: Value, weight: Option<Value>, index
     let normal = eval.sym.mul(here, inverse);
     let Some(weight) = weight else { return Ok(normal) };
     let weight_dims = eval.shape(weight)?;
-    let at = eval.unbroadcast(&weight_dims, index);
+    let at = eval.unbroadcast(node, &weight_dims, index)?;
     let weight = eval.element(weight, &at)?;
     Ok(eval.sym.mul(normal, weight))
 }
@@ -138,7 +142,7 @@ pub(super) fn skip_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]
             for at in [0, 1, 3] {
                 let Some(value) = eval.graph.operand(node, at) else { continue };
                 let dims = eval.shape(value)?;
-                let part = eval.unbroadcast(&dims, index);
+                let part = eval.unbroadcast(node, &dims, index)?;
                 let part = eval.element(value, &part)?;
                 sum = eval.sym.add(sum, part);
             }

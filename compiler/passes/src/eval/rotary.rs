@@ -47,7 +47,7 @@ pub(super) fn rotary(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res
             None => vec![batch, token],
         };
         let at = [&row[..], &[angle]].concat();
-        let at = eval.unbroadcast(&tables, &at);
+        let at = eval.unbroadcast(node, &tables, &at)?;
         eval.element(table, &at)
     };
     let (cos, sin) = (with(1)?, with(2)?);

@@ -28,11 +28,13 @@ impl Eval<'_> {
             .collect()
     }
 
-    /// The index into an operand with dimensions `dims` for an index of the broadcast result.
-    pub(super) fn unbroadcast(&mut self, dims: &[Id], index: &[Id]) -> Vec<Id> {
-        let skip = index.len() - dims.len();
+    /// The index into an operand of `node` with dimensions `dims`, for an index of the broadcast result.
+    pub(super) fn unbroadcast(&mut self, node: NodeId, dims: &[Id], index: &[Id]) -> Res<Vec<Id>> {
+        let Some(skip) = index.len().checked_sub(dims.len()) else {
+            return self.fault(node, "has an operand of higher rank than its result");
+        };
         let (zero, one) = (self.sym.int(0), self.sym.int(1));
-        dims.iter().zip(&index[skip..]).map(|(d, i)| if *d == one { zero } else { *i }).collect()
+        Ok(dims.iter().zip(&index[skip..]).map(|(d, i)| if *d == one { zero } else { *i }).collect())
     }
 
     /// Product of dimensions.

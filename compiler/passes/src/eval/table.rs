@@ -73,7 +73,14 @@ const TABLE: &[Row] = &[
     row("Erf", REAL, Each(1, |s, x| s.apply(Func::Erf, x[0]))),
     row("Sigmoid", REAL, Each(1, |s, x| s.apply(Func::Sigmoid, x[0]))),
     row("Floor", Of(0), Each(1, |s, x| s.apply(Func::Floor, x[0]))),
-    row("Relu", Of(0), Each(1, |s, x| { let zero = s.int(0); s.max(x[0], zero) })),
+    row(
+        "Relu",
+        Of(0),
+        Each(1, |s, x| {
+            let zero = s.int(0);
+            s.max(x[0], zero)
+        }),
+    ),
     row("Swish", REAL, Own(shapes::same_shape, ew::swish)),
     row("Gelu", REAL, Own(shapes::same_shape, ew::gelu)),
     row("Max", Of(0), Each(1, |s, x| x[1..].iter().fold(x[0], |m, y| s.max(m, *y)))),

@@ -189,7 +189,7 @@ pub(super) fn expand_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
 
 pub(super) fn expand(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
     let dims = eval.dims(node, 0)?;
-    let at = eval.unbroadcast(&dims, index);
+    let at = eval.unbroadcast(node, &dims, index)?;
     element_at(eval, node, &at)
 }
 

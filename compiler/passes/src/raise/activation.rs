@@ -100,7 +100,9 @@ impl Raiser<'_> {
         let Some(start) = self.offset(at, ask.column) else { return Ok(None) };
         match &self.raised[&base] {
             Raised::Poison => self.consequence(),
-            Raised::Linear(pending) if start + ask.width <= pending.width() => Ok(Some((self.linear_columns(base, start, ask.width, None)?, 1.0))),
+            Raised::Linear(pending) if start + ask.width <= pending.width() => {
+                Ok(Some((self.linear_columns(base, start, ask.width, None)?, 1.0)))
+            }
             Raised::Whole(value, width) if start == 0 && *width == ask.width => Ok(Some((*value, 1.0))),
             Raised::Whole(value, width) if start + ask.width <= *width => {
                 let value = *value;

@@ -52,7 +52,13 @@ impl Raiser<'_> {
         let value_factor = value_past.as_ref().map_or(1.0, |p| p.factor);
 
         let query = self.unrotate(&|r, d| (a.query)(r, h, s, d), a.key_dim)?;
-        let keys = self.unrotate(&|r, d| { let x = (a.key)(r, h, own, d)?; r.per_kv_head(&sharing, x, h) }, a.key_dim)?;
+        let keys = self.unrotate(
+            &|r, d| {
+                let x = (a.key)(r, h, own, d)?;
+                r.per_kv_head(&sharing, x, h)
+            },
+            a.key_dim,
+        )?;
         let (q, q_factor) = self.flat_activation(query.before, h, query.column, a.heads, a.key_dim)?;
         let (k, k_factor) = self.flat_activation(keys.before, sharing.g, keys.column, sharing.kv_heads, a.key_dim)?;
         let value_here = self.per_kv_head(&sharing, value, h)?;
@@ -73,7 +79,13 @@ impl Raiser<'_> {
 
         let layer = self.layers.len() as u32;
         let cache = self.add(Append { layer, kv_heads: sharing.kv_heads }, &[k, v])?;
-        let op = Attention { heads: a.heads, scale: scale as f32, window: mask.window, softcap: a.softcap.map(|c| c as f32), sinks: None };
+        let op = Attention {
+            heads: a.heads,
+            scale: scale as f32,
+            window: mask.window,
+            softcap: a.softcap.map(|c| c as f32),
+            sinks: None,
+        };
         let attended = self.add(op, &[q, cache])?;
         let attended = self.applied(attended, value_factor)?;
 
@@ -84,7 +96,7 @@ impl Raiser<'_> {
             (None, None) => None,
             _ => return self.fault("has a cache of keys or of values, but not of both"),
         };
-        self.layers.push(Layer { past, new, head: sharing.g, columns: [d, e] });
+        self.new_layer(Layer { past, new, head: sharing.g, columns: [d, e] })?;
         Ok(attended)
     }
 

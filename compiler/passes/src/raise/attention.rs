@@ -69,9 +69,18 @@ impl Raiser<'_> {
             return self.fault("weighs values with the scores of other tokens");
         }
         let attended = self.attend(&Heads {
-            query: &|r, h, row, d| { let at = stack.index(r, h, row, d); r.eval.element(query, &at) },
-            key: &|r, h, row, d| { let at = stack.index(r, h, d, row); r.eval.element(key, &at) },
-            value: &|r, h, row, d| { let at = stack.index(r, h, row, d); r.eval.element(values, &at) },
+            query: &|r, h, row, d| {
+                let at = stack.index(r, h, row, d);
+                r.eval.element(query, &at)
+            },
+            key: &|r, h, row, d| {
+                let at = stack.index(r, h, d, row);
+                r.eval.element(key, &at)
+            },
+            value: &|r, h, row, d| {
+                let at = stack.index(r, h, row, d);
+                r.eval.element(values, &at)
+            },
             heads: stack.heads,
             key_dim,
             value_dim,
@@ -119,7 +128,13 @@ impl Raiser<'_> {
             // Masked by choice: condition ? score : unseen.
             if let Node::Select(condition, a, b) = *self.eval.sym.node(rest) {
                 let low = |id: Id| self.eval.sym.as_number(id).is_some_and(|x| x <= UNSEEN);
-                let (seen, score) = if low(b) { (condition, a) } else if low(a) { (self.eval.sym.not(condition), b) } else { break };
+                let (seen, score) = if low(b) {
+                    (condition, a)
+                } else if low(a) {
+                    (self.eval.sym.not(condition), b)
+                } else {
+                    break;
+                };
                 mask = self.eval.sym.and(mask, seen);
                 rest = score;
                 continue;
@@ -170,7 +185,9 @@ impl Raiser<'_> {
     }
 
     fn is_product(&self, base: BaseId) -> bool {
-        self.eval.value_of(base).is_some_and(|v| matches!(&self.eval.graph.node(v.node).op, SourceOp::Call(call) if call.op == "MatMul"))
+        self.eval
+            .value_of(base)
+            .is_some_and(|v| matches!(&self.eval.graph.node(v.node).op, SourceOp::Call(call) if call.op == "MatMul"))
     }
 
     /// Cuts a value of stacked heads that an attention gives.

@@ -57,9 +57,13 @@ impl Raiser<'_> {
 
     /// `GatherBlockQuantized(table, token ids, scales)`.
     pub(super) fn block_embed(&mut self, node: NodeId) -> Res<()> {
-        let Some((at, row)) = self.token_at(node)? else { return self.fault("picks rows of a quantized table, but not by token") };
+        let Some((at, row)) = self.token_at(node)? else {
+            return self.fault("picks rows of a quantized table, but not by token");
+        };
         let shape = self.eval.shape(Value { node, result: 0 })?;
-        let Some(width) = shape.last().and_then(|w| self.eval.sym.as_int(*w)) else { return self.fault("has a table of unknown width") };
+        let Some(width) = shape.last().and_then(|w| self.eval.sym.as_int(*w)) else {
+            return self.fault("has a table of unknown width");
+        };
         let (view, origin) = self.block_view(node, [0, 2, 3], None, width as u64)?;
         self.embed_from(node, at, row, view, origin)
     }

@@ -22,10 +22,14 @@ impl Raiser<'_> {
         crate::names::assign(&mut model);
         let facts = &mut model.facts;
         facts.vocab = model.graph.outputs.first().map_or(0, |(_, v)| model.graph.ty(*v).matrix().map_or(0, |(_, w)| w));
-        facts.hidden = model.graph.ids().find_map(|id| match &model.graph.node(id).op {
-            Op::Embed(_) => model.graph.node(id).results[0].matrix().map(|(_, w)| w),
-            _ => None,
-        }).unwrap_or(0);
+        facts.hidden = model
+            .graph
+            .ids()
+            .find_map(|id| match &model.graph.node(id).op {
+                Op::Embed(_) => model.graph.node(id).results[0].matrix().map(|(_, w)| w),
+                _ => None,
+            })
+            .unwrap_or(0);
         facts.layers = self.layers.len() as u64;
         facts.context = self.context;
         facts.parameters = model.params.values().map(|p| p.source.rows() * p.source.cols()).sum();

@@ -71,7 +71,8 @@ impl Raiser<'_> {
         }
         let group = self.eval.sym.number((heads / kv_heads) as f64);
         let part = |new, past, width, group| Part { new, past, rank, width, group };
-        let (q, k, v) = (part(q, None, key_dim, None), part(k, past_k, key_dim, Some(group)), part(v, past_v, value_dim, Some(group)));
+        let (q, k, v) =
+            (part(q, None, key_dim, None), part(k, past_k, key_dim, Some(group)), part(v, past_v, value_dim, Some(group)));
         let entries = self.grid.total(&mut self.eval.sym);
         let t = self.eval.sym.var("t", entries);
         let mask = self.op_mask(node, heads, t)?;

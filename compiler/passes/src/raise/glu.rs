@@ -35,7 +35,9 @@ impl Raiser<'_> {
                 let whole = (unit.whole)(&mut self.eval.sym, gate);
                 let (scale, term) = self.eval.sym.coefficient(whole);
                 // The constants of a unit were rounded to f32 by whoever spelled it.
-                let find = |part: &(Id, Power)| factors.iter().find(|f| f.1 == part.1 && self.eval.sym.is_similar(f.0, part.0)).copied();
+                let find = |part: &(Id, Power)| {
+                    factors.iter().find(|f| f.1 == part.1 && self.eval.sym.is_similar(f.0, part.0)).copied()
+                };
                 let Some(found) = self.eval.sym.factors(term).iter().map(find).collect::<Option<Vec<_>>>() else { continue };
                 let unit_here = self.eval.sym.powers(&found);
                 let up = self.eval.sym.quotient(ask.expr, unit_here);

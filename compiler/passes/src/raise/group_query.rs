@@ -102,12 +102,14 @@ impl Raiser<'_> {
             },
             _ => false,
         };
+        self.masked |= sums_mask;
         if sums_mask { Ok(()) } else { self.fault("has sequence lengths that are not the attention mask's sums") }
     }
 
     /// The rotation that cosines and sines by position give.
     fn table_rotation(&mut self, node: NodeId) -> Res<Rotation> {
-        let style = if self.eval.call(node)?.int("rotary_interleaved", 0) == 0 { RopeStyle::Halves } else { RopeStyle::Interleaved };
+        let style =
+            if self.eval.call(node)?.int("rotary_interleaved", 0) == 0 { RopeStyle::Halves } else { RopeStyle::Interleaved };
         let (cos, sin) = (self.eval.operand(node, 7)?, self.eval.operand(node, 8)?);
         let dims = self.eval.shape(cos)?;
         let &[rows, half] = &dims[..] else { return self.fault("rotates by tables of unknown layout") };
@@ -138,7 +140,6 @@ impl Raiser<'_> {
             let column = self.eval.sym.linear(&[(g, head_dim as f64), (d, 1.0)], 0.0);
             self.eval.sym.load(base, &[self.grid.b, self.grid.s, column])
         });
-        self.layers.push(Layer { past, new, head: g, columns: [d, d] });
-        Ok(())
+        self.new_layer(Layer { past, new, head: g, columns: [d, d] })
     }
 }

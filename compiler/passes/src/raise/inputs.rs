@@ -61,7 +61,9 @@ fn picks_rows(graph: &SourceGraph, value: Value) -> bool {
         SourceOp::Call(call) if call.op.starts_with("Gather") && at == 1 => {
             graph.operand(user, 0).is_some_and(|table| !depends_on_inputs(graph, table) && kind(graph, table) != Kind::Truth)
         }
-        SourceOp::Call(call) if call.op == "Cast" || call.op == "Identity" => picks_rows(graph, Value { node: user, result: 0 }),
+        SourceOp::Call(call) if call.op == "Cast" || call.op == "Identity" => {
+            picks_rows(graph, Value { node: user, result: 0 })
+        }
         _ => false,
     })
 }
@@ -83,7 +85,11 @@ fn depends_on_inputs(graph: &SourceGraph, value: Value) -> bool {
 ///
 /// # Errors
 /// If there are no token ids.
-pub(super) fn classify(graph: &SourceGraph, live: &BTreeSet<NodeId>, sym: &mut Arena) -> Result<(Grid, BTreeMap<Value, Vec<Id>>)> {
+pub(super) fn classify(
+    graph: &SourceGraph,
+    live: &BTreeSet<NodeId>,
+    sym: &mut Arena,
+) -> Result<(Grid, BTreeMap<Value, Vec<Id>>)> {
     let inputs: Vec<Value> =
         graph.ids().filter(|id| matches!(graph.node(*id).op, SourceOp::Input)).map(|node| Value { node, result: 0 }).collect();
     let matrices: Vec<Value> =

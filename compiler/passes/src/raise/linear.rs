@@ -70,7 +70,10 @@ impl Raiser<'_> {
                 let zero = self.eval.sym.int(0);
                 let at = match dims.len() {
                     0 => vec![],
-                    n => [vec![zero; n - 1], vec![if self.eval.sym.as_number(dims[n - 1]) == Some(1.0) { zero } else { column }]].concat(),
+                    n => {
+                        [vec![zero; n - 1], vec![if self.eval.sym.as_number(dims[n - 1]) == Some(1.0) { zero } else { column }]]
+                            .concat()
+                    }
                 };
                 let c = self.eval.element(c, &at)?;
                 Some(self.eval.sym.scaled(c, call.float("beta", 1.0).into()))
@@ -140,7 +143,13 @@ impl Raiser<'_> {
     }
 
     /// The matrix behind operands that hold integers, scales, zero points and a group index.
-    pub(super) fn block_view(&mut self, node: NodeId, at: [usize; 3], group_index: Option<usize>, cols: u64) -> Res<(WeightView, String)> {
+    pub(super) fn block_view(
+        &mut self,
+        node: NodeId,
+        at: [usize; 3],
+        group_index: Option<usize>,
+        cols: u64,
+    ) -> Res<(WeightView, String)> {
         let call = self.eval.call(node)?;
         let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
         let (data, origin) = match self.plain_constant(node, at[0])? {
@@ -181,13 +190,21 @@ impl Raiser<'_> {
             index.into_iter().zip(row_major).filter(|(v, _)| self.eval.sym.as_number(*v).is_none()).collect();
         let names: Vec<Id> = vars.iter().map(|(v, _)| *v).collect();
         match self.strided(element, &names) {
-            Some((tensor, name, 0, strides)) if strides.iter().zip(&vars).all(|(s, (_, want))| s == want) => Ok(Some((tensor, name))),
+            Some((tensor, name, 0, strides)) if strides.iter().zip(&vars).all(|(s, (_, want))| s == want) => {
+                Ok(Some((tensor, name)))
+            }
             _ => self.fault(format!("has an operand {at} that is no plain constant")),
         }
     }
 
     /// The value of the columns `start .. start + len` of a linear layer, with a bias per `column`.
-    pub(super) fn linear_columns(&mut self, base: crate::sym::BaseId, start: u64, len: u64, bias: Option<(Id, Id)>) -> Res<Value> {
+    pub(super) fn linear_columns(
+        &mut self,
+        base: crate::sym::BaseId,
+        start: u64,
+        len: u64,
+        bias: Option<(Id, Id)>,
+    ) -> Res<Value> {
         let Some(Raised::Linear(pending)) = self.raised.get(&base) else { return self.consequence() };
         // The bias is remembered as a function of the first column variable it came with.
         let key = (start, len, bias.map(|(element, _)| element));

@@ -25,6 +25,7 @@ impl Raiser<'_> {
         let (mut causal, mut mask) = (false, Mask::default());
         for part in self.eval.sym.conjuncts(truth) {
             if self.is_padding(part, t) {
+                self.masked = true;
                 continue;
             }
             let bounds = match self.table_of_truths(part, t)? {
@@ -92,7 +93,8 @@ impl Raiser<'_> {
         if tensor.count() > LARGEST_MASK {
             return self.fault(format!("has a constant mask '{name}' of {} elements", tensor.count()));
         }
-        let fixed = index.iter().enumerate().all(|(i, at)| i == row || i == column || self.eval.sym.as_number(*at) == Some(0.0));
+        let fixed =
+            index.iter().enumerate().all(|(i, at)| i == row || i == column || self.eval.sym.as_number(*at) == Some(0.0));
         match fixed.then(|| triangle(&tensor, row, column)).flatten() {
             Some(window) => Ok(Some([Bound::UpTo(0)].into_iter().chain(window.map(Bound::Window)).collect())),
             None => self.fault(format!("has a constant mask '{name}' that is not causal")),

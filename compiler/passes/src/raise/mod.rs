@@ -91,6 +91,8 @@ struct Raiser<'g> {
     tables: Vec<(Vec<u32>, ParamName)>,
     layers: Vec<Layer>,
     positions: Option<PositionRule>,
+    /// Whether some attention leaves padding out, or some count does.
+    masked: bool,
     context: u64,
     node: NodeId,
 }
@@ -117,6 +119,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         tables: Vec::new(),
         layers: Vec::new(),
         positions: None,
+        masked: false,
         context: options.context.unwrap_or(DEFAULT_CONTEXT),
         node: NodeId::new(0),
     };
@@ -207,6 +210,16 @@ impl Raiser<'_> {
         result
     }
 
+    /// Notes a layer of the cache.
+    fn new_layer(&mut self, layer: Layer) -> Res<()> {
+        let taken = |value: &Value| self.layers.iter().filter_map(|l| l.past).flatten().any(|other| other == *value);
+        if layer.past.iter().flatten().any(taken) {
+            return self.fault("shares its cache with another layer");
+        }
+        self.layers.push(layer);
+        Ok(())
+    }
+
     /// The name that a node's ops get in the model.
     fn name(&self) -> String {
         self.eval.graph.node(self.node).name.clone()
@@ -253,7 +266,13 @@ impl Raiser<'_> {
                 Ok(Some((index, width))) if index.len() == 3 && index[..2] == [b, s] => {
                     let ty = Ty::Act { rows: Rows::Tokens, width };
                     let stand_in = self.model.graph.add("", Tokens {}.into(), &[], vec![ty]);
-                    self.cut(value, index.clone(), Raised::Whole(Value { node: stand_in, result: 0 }, width), [b, s, index[2]], 1.0);
+                    self.cut(
+                        value,
+                        index.clone(),
+                        Raised::Whole(Value { node: stand_in, result: 0 }, width),
+                        [b, s, index[2]],
+                        1.0,
+                    );
                 }
                 Ok(Some((index, _))) => {
                     let base = self.raise_base(Raised::Poison);
@@ -325,7 +344,10 @@ impl Raiser<'_> {
         match rows.into_iter().collect::<Vec<_>>()[..] {
             [row] if row == own => Ok((expr, own)),
             [row] => {
-                let map: HashMap<Id, Id> = loads.into_iter().map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column]))).collect();
+                let map: HashMap<Id, Id> = loads
+                    .into_iter()
+                    .map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column])))
+                    .collect();
                 Ok((self.eval.sym.subst(expr, &map), row))
             }
             [] => self.fault("depends on no activation"),

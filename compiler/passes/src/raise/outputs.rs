@@ -3,7 +3,7 @@
 use super::{Raiser, Res, not_a_language_model};
 use crate::eval::Fault;
 use crate::sym::{Id, Node};
-use q35_bundle::{Port, Role};
+use q35_bundle::{Port, PositionRule, Role};
 use q35_dialects::model::LOGITS;
 use q35_graph::Value;
 use q35_graph::source::SourceOp;
@@ -39,7 +39,9 @@ impl Raiser<'_> {
             return self.cache_output(name, value);
         }
         if shape.len() == 3 {
-            let Some((index, width)) = self.row_index(value, "n")? else { return self.fault(format!("gives an output '{name}' of unknown width")) };
+            let Some((index, width)) = self.row_index(value, "n")? else {
+                return self.fault(format!("gives an output '{name}' of unknown width"));
+            };
             let element = self.eval.element(value, &index)?;
             if self.is_poisoned(element) {
                 return self.consequence();
@@ -94,10 +96,10 @@ impl Raiser<'_> {
             if value == self.grid.ids {
                 return Role::TokenIds;
             }
-            if Some(value) == self.grid.mask {
+            if Some(value) == self.grid.mask && self.masked {
                 return Role::AttentionMask;
             }
-            if Some(value) == self.grid.positions {
+            if Some(value) == self.grid.positions && self.positions == Some(PositionRule::Given) {
                 return Role::PositionIds;
             }
             let of_layer = self.layers.iter().enumerate().find_map(|(at, layer)| match layer.past? {

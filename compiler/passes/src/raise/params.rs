@@ -28,7 +28,8 @@ impl Raiser<'_> {
     /// A matrix `[rows, cols]` behind an element that is a function of a row and a column variable.
     pub(super) fn matrix_view(&mut self, element: Id, row: Id, col: Id, rows: u64, cols: u64) -> Option<(WeightView, String)> {
         let (tensor, name, offset, strides) = self.strided(element, &[row, col])?;
-        let view = WeightView::dense(tensor, offset, Axis { len: rows, stride: strides[0] }, Axis { len: cols, stride: strides[1] })?;
+        let view =
+            WeightView::dense(tensor, offset, Axis { len: rows, stride: strides[0] }, Axis { len: cols, stride: strides[1] })?;
         Some((view, name))
     }
 
@@ -95,7 +96,9 @@ impl Raiser<'_> {
         let identity = param.source.identity();
         let vector = param.role == ParamRole::Vector;
         let known = self.model.params.iter_mut().find(|(_, p)| {
-            (p.role == ParamRole::Vector) == vector && p.source.identity() == identity && p.source.stored() == param.source.stored()
+            (p.role == ParamRole::Vector) == vector
+                && p.source.identity() == identity
+                && p.source.stored() == param.source.stored()
         });
         if let Some((name, _)) = known {
             return name.clone();

@@ -24,7 +24,10 @@ pub(super) fn unknown_ops(graph: &SourceGraph, live: &BTreeSet<NodeId>) -> Resul
     for ((domain, op), names) in unknown {
         let full = if domain.is_empty() { op } else { format!("{domain}.{op}") };
         let times = if names.len() == 1 { "once".to_owned() } else { format!("{} times", names.len()) };
-        found.push(Diagnostic::error(Code::UnknownOp, format!("op '{full}' is not supported; the model uses it {times}")).at("node", listed(&names)));
+        found.push(
+            Diagnostic::error(Code::UnknownOp, format!("op '{full}' is not supported; the model uses it {times}"))
+                .at("node", listed(&names)),
+        );
     }
     found.into_result(())
 }

@@ -25,7 +25,9 @@ impl Raiser<'_> {
     /// The sum inside a skip norm.
     pub(super) fn skip_residual(&mut self, node: NodeId) -> Res<()> {
         let sum = Value { node, result: 3 };
-        let Some((index, width)) = self.row_index(Value { node, result: 0 }, "n")? else { return self.fault("has rows of unknown width") };
+        let Some((index, width)) = self.row_index(Value { node, result: 0 }, "n")? else {
+            return self.fault("has rows of unknown width");
+        };
         let mut parts = Vec::new();
         for at in [0, 1] {
             let operand = self.eval.operand(node, at)?;
@@ -69,7 +71,11 @@ impl Raiser<'_> {
             None => false,
         };
         match self.eval.sym.node(rest) {
-            Node::Sum(..) => whole && (fixed.is_empty() && constant == 0.0 || self.linear_load(term, Ask { expr: term, column, width }).is_some()),
+            Node::Sum(..) => {
+                whole
+                    && (fixed.is_empty() && constant == 0.0
+                        || self.linear_load(term, Ask { expr: term, column, width }).is_some())
+            }
             _ => whole,
         }
     }

@@ -131,7 +131,8 @@ impl Raiser<'_> {
             Node::Apply(Func::Cos, angle) => Some(Trig::Cos(*angle)),
             Node::Apply(Func::Sin, angle) => Some(Trig::Sin(*angle)),
             Node::Load(base, index) => {
-                let table = matches!(self.eval.sym.base(*base), Base::Constant(..)) && self.eval.sym.base(*base).kind() == Kind::Real;
+                let table =
+                    matches!(self.eval.sym.base(*base), Base::Constant(..)) && self.eval.sym.base(*base).kind() == Kind::Real;
                 (table && index.iter().any(|at| self.eval.sym.contains(*at, self.grid.s))).then_some(Trig::Table(id))
             }
             _ => None,
@@ -148,7 +149,10 @@ impl Raiser<'_> {
         let mut parts = Vec::new();
         for &(term, c) in &terms {
             let factors = self.eval.sym.factors(term);
-            let found = factors.iter().enumerate().find_map(|(at, (f, p))| (*p == Power::ONE).then(|| Some((at, self.trig(*f)?))).flatten());
+            let found = factors
+                .iter()
+                .enumerate()
+                .find_map(|(at, (f, p))| (*p == Power::ONE).then(|| Some((at, self.trig(*f)?))).flatten());
             let Some((at, trig)) = found else { return self.fault("rotates only a part of its columns' terms") };
             let rest: Vec<(Id, Power)> = factors.into_iter().enumerate().filter(|(j, _)| *j != at).map(|(_, f)| f).collect();
             parts.push((trig, c, self.eval.sym.powers(&rest)));
@@ -188,13 +192,23 @@ impl Raiser<'_> {
         let before = self.moved(*own, i0, d);
         let mut passing = None;
         for (start, i, piece) in &pieces {
-            let at = |r: &mut Self, offset: u64| { let c = r.eval.sym.plus(*i, offset as f64); r.moved(before, d, c) };
+            let at = |r: &mut Self, offset: u64| {
+                let c = r.eval.sym.plus(*i, offset as f64);
+                r.moved(before, d, c)
+            };
             match piece {
-                Piece::Rotated { factor: f, own, partner, minus, cos: c, sin: s } if *start < 2 * half && half * 2 <= edges[edges.len() - 1] => {
+                Piece::Rotated { factor: f, own, partner, minus, cos: c, sin: s }
+                    if *start < 2 * half && half * 2 <= edges[edges.len() - 1] =>
+                {
                     let (here, there) = if *start == 0 { (0, half) } else { (half, 0) };
                     let (own_wanted, partner_wanted) = (at(self, here), at(self, there));
                     let same_angles = self.same_table(*c, cos, i0, half)? && self.same_table(*s, sin, i0, half)?;
-                    if *own != own_wanted || *partner != partner_wanted || *minus != (*start == 0) || !is_one(f / factor) || !same_angles {
+                    if *own != own_wanted
+                        || *partner != partner_wanted
+                        || *minus != (*start == 0)
+                        || !is_one(f / factor)
+                        || !same_angles
+                    {
                         return self.fault("rotates columns in no regular way");
                     }
                 }
@@ -232,7 +246,8 @@ impl Raiser<'_> {
         else {
             return self.fault("rotates columns in no regular way");
         };
-        let (even, odd, halved) = (self.eval.sym.scaled(i, 2.0), self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(d, 0.5));
+        let (even, odd, halved) =
+            (self.eval.sym.scaled(i, 2.0), self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(d, 0.5));
         let before = self.moved(*own0, i, halved);
         let [at_even, at_odd] = [even, odd].map(|c| self.moved(before, d, c));
         let same = cos == cos1 && sin == sin1 && is_one(factor1 / factor) && width.is_multiple_of(2);
@@ -255,13 +270,21 @@ impl Raiser<'_> {
             None => (seen.factor * length, 1.0),
         };
         let rotation = Rotation { inv_freq, style: seen.style, ratio };
-        Ok(Turned { whole: seen.before, before: seen.before, column: seen.column, factor, rotation: Some(rotation), passes: seen.passing.is_some() })
+        Ok(Turned {
+            whole: seen.before,
+            before: seen.before,
+            column: seen.column,
+            factor,
+            rotation: Some(rotation),
+            passes: seen.passing.is_some(),
+        })
     }
 
     /// An angle is a position times a frequency per pair.
     fn frequencies(&mut self, angle: Id, i: Id, half: u64) -> Res<ParamName> {
         let (c, term) = self.eval.sym.coefficient(angle);
-        let (of_pair, others): (Vec<_>, Vec<_>) = self.eval.sym.factors(term).into_iter().partition(|(f, _)| self.eval.sym.contains(*f, i));
+        let (of_pair, others): (Vec<_>, Vec<_>) =
+            self.eval.sym.factors(term).into_iter().partition(|(f, _)| self.eval.sym.contains(*f, i));
         let (frequency, position) = (self.eval.sym.powers(&of_pair), self.eval.sym.powers(&others));
         let frequency = self.eval.sym.scaled(frequency, c);
         self.counts(position)?;
@@ -273,7 +296,9 @@ impl Raiser<'_> {
         let own = self.grid.column(&mut self.eval.sym);
         let given = match self.eval.sym.node(position) {
             Node::Load(base, index) => {
-                self.grid.positions.is_some() && self.eval.value_of(*base) == self.grid.positions && **index == [self.grid.b, self.grid.s]
+                self.grid.positions.is_some()
+                    && self.eval.value_of(*base) == self.grid.positions
+                    && **index == [self.grid.b, self.grid.s]
             }
             _ => false,
         };
@@ -282,6 +307,7 @@ impl Raiser<'_> {
         } else if position == own {
             PositionRule::Column
         } else if self.counts_unmasked(position) {
+            self.masked = true;
             PositionRule::Unmasked
         } else {
             let text = self.eval.sym.show(position);
@@ -310,7 +336,9 @@ impl Raiser<'_> {
                     if self.grid.mask.is_some() && self.eval.value_of(*base) == self.grid.mask && **index == [self.grid.b, bound])
         };
         match *self.eval.sym.node(position) {
-            Node::Select(_, a, b) => (counted(a) && self.eval.sym.as_number(b).is_some()) || (counted(b) && self.eval.sym.as_number(a).is_some()),
+            Node::Select(_, a, b) => {
+                (counted(a) && self.eval.sym.as_number(b).is_some()) || (counted(b) && self.eval.sym.as_number(a).is_some())
+            }
             _ => counted(position),
         }
     }
@@ -326,7 +354,9 @@ impl Raiser<'_> {
     /// Whether two angles, or two stretches of a table, are the same for every pair.
     fn same_table(&mut self, a: Trig, b: Trig, i: Id, half: u64) -> Res<bool> {
         match (a, b) {
-            (Trig::Table(a), Trig::Table(b)) if a != b => Ok(self.table(a, i, half)?.numbers == self.table(b, i, half)?.numbers),
+            (Trig::Table(a), Trig::Table(b)) if a != b => {
+                Ok(self.table(a, i, half)?.numbers == self.table(b, i, half)?.numbers)
+            }
             _ => Ok(a == b),
         }
     }

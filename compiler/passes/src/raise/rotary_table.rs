@@ -44,7 +44,10 @@ impl Raiser<'_> {
         if offset + (rows.max(1) - 1) * row_stride + (half.max(1) - 1) * stride >= tensor.count() {
             return self.fault(strange);
         }
-        let numbers = (0..rows).flat_map(|r| (0..half).map(move |c| (r, c))).map(|(r, c)| tensor.number(offset + r * row_stride + c * stride)).collect();
+        let numbers = (0..rows)
+            .flat_map(|r| (0..half).map(move |c| (r, c)))
+            .map(|(r, c)| tensor.number(offset + r * row_stride + c * stride))
+            .collect();
         Ok(Table { position, numbers, name, dtype: tensor.dtype() })
     }
 
@@ -61,7 +64,10 @@ impl Raiser<'_> {
     /// As [`Raiser::table_frequencies`], for tables whose rows are the positions.
     pub(super) fn fitted(&mut self, cos: &Table, sin: &Table, half: u64) -> Res<(ParamName, f64)> {
         let Some((frequencies, length)) = fit(&cos.numbers, &sin.numbers, half as usize, precision(cos.dtype)) else {
-            return self.fault(format!("rotates by tables '{}' and '{}' that are no cosines and sines of positions", cos.name, sin.name));
+            return self.fault(format!(
+                "rotates by tables '{}' and '{}' that are no cosines and sines of positions",
+                cos.name, sin.name
+            ));
         };
         self.context = self.context.min(cos.numbers.len() as u64 / half.max(1));
         let identity: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
@@ -109,7 +115,9 @@ fn fit(cos: &[f64], sin: &[f64], half: usize, precision: f64) -> Option<(Vec<f32
         for p in 0..rows {
             let exact = p as f64 * f64::from(f);
             let room = 2.0 * length.abs() * (precision + (exact.abs() + 1.0) * 2f64.powi(-23));
-            if (cos[p * half + i] - length * exact.cos()).abs() > room || (sin[p * half + i] - length * exact.sin()).abs() > room {
+            if (cos[p * half + i] - length * exact.cos()).abs() > room
+                || (sin[p * half + i] - length * exact.sin()).abs() > room
+            {
                 return None;
             }
         }

@@ -123,7 +123,9 @@ impl Affine {
             stride = stride.checked_mul(dim)?;
         }
         free.reverse();
-        if free.iter().any(|(dim, _)| *dim == 0) || !free.is_empty() && (tensor.dtype().is_float() || tensor.count() > LARGEST_TABLE) {
+        if free.iter().any(|(dim, _)| *dim == 0)
+            || !free.is_empty() && (tensor.dtype().is_float() || tensor.count() > LARGEST_TABLE)
+        {
             return None;
         }
         let first = tensor.number(offset);
@@ -150,7 +152,8 @@ mod tests {
     #[test]
     fn an_integer_table_folds_to_its_formula() {
         let mut a = Arena::default();
-        let base = a.add_base(Base::Constant("t".into(), Tensor::from_i64(vec![2, 3, 2], &[5, 0, 6, 0, 7, 0, 15, 0, 16, 0, 17, 1])));
+        let base =
+            a.add_base(Base::Constant("t".into(), Tensor::from_i64(vec![2, 3, 2], &[5, 0, 6, 0, 7, 0, 15, 0, 16, 0, 17, 1])));
         let (two, three) = (a.int(2), a.int(3));
         let (i, j, zero, one) = (a.var("i", two), a.var("j", three), a.int(0), a.int(1));
         let want = a.linear(&[(i, 10.0), (j, 1.0)], 5.0);

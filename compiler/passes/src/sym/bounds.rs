@@ -32,8 +32,10 @@ impl Arena {
         atoms.dedup();
         for atom in atoms.into_iter().rev() {
             let Some(last) = self.last_value(atom) else { continue };
-            let signs: Vec<bool> = terms.iter().filter(|(t, _)| self.factors(*t).iter().any(|(f, _)| *f == atom)).map(|(_, c)| *c > 0.0).collect();
-            let others_non_negative = terms.iter().all(|(t, _)| self.factors(*t).iter().all(|(f, _)| *f == atom || self.interval(*f).0 >= 0.0));
+            let signs: Vec<bool> =
+                terms.iter().filter(|(t, _)| self.factors(*t).iter().any(|(f, _)| *f == atom)).map(|(_, c)| *c > 0.0).collect();
+            let others_non_negative =
+                terms.iter().all(|(t, _)| self.factors(*t).iter().all(|(f, _)| *f == atom || self.interval(*f).0 >= 0.0));
             if !others_non_negative {
                 continue;
             }
@@ -85,7 +87,9 @@ impl Arena {
                 let mut bounds = (1.0, 1.0);
                 for (f, p) in factors {
                     match (self.interval(*f), p.natural()) {
-                        ((low, high), Some(n)) if low >= 0.0 => bounds = (bounds.0 * low.powi(n as i32), bounds.1 * high.powi(n as i32)),
+                        ((low, high), Some(n)) if low >= 0.0 => {
+                            bounds = (bounds.0 * low.powi(n as i32), bounds.1 * high.powi(n as i32))
+                        }
                         _ => return ANY,
                     }
                 }

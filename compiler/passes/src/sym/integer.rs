@@ -28,7 +28,8 @@ impl Arena {
         let (mut whole, mut rest) = (self.int(0), x);
         if let Some(d) = self.as_number(d) {
             let (terms, constant) = self.terms(x);
-            let parts: Vec<(Id, f64)> = terms.into_iter().filter(|(_, c)| (c / d).fract() == 0.0).map(|(t, c)| (t, c / d)).collect();
+            let parts: Vec<(Id, f64)> =
+                terms.into_iter().filter(|(_, c)| (c / d).fract() == 0.0).map(|(t, c)| (t, c / d)).collect();
             whole = self.linear(&parts, (constant / d).floor());
             rest = self.linear(&[(x, 1.0), (whole, -d)], 0.0);
             return (whole, rest);

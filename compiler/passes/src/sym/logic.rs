@@ -248,7 +248,10 @@ mod tests {
         let (q, k) = (a.var("q", tokens), a.var("k", total));
         let at = a.add(q, past);
         let below = a.plus(at, 1.0);
-        let forms = [a.less_equal(k, at), a.less(k, below), { let g = a.less(at, k); a.not(g) }];
+        let forms = [a.less_equal(k, at), a.less(k, below), {
+            let g = a.less(at, k);
+            a.not(g)
+        }];
         assert!(forms.iter().all(|f| *f == forms[0]));
         let always = a.less(k, total);
         assert_eq!(a.as_number(always), Some(1.0));

@@ -120,7 +120,9 @@ impl Arena {
         }
         let raised: Vec<(Id, Power)> = match (self.node(rest), power.whole()) {
             (Node::Product(inner), Some(_)) => inner.iter().map(|(f, p)| (*f, *p * power)).collect(),
-            (Node::Product(inner), None) if inner.len() == 1 && inner[0].1.whole().is_none() => vec![(inner[0].0, inner[0].1 * power)],
+            (Node::Product(inner), None) if inner.len() == 1 && inner[0].1.whole().is_none() => {
+                vec![(inner[0].0, inner[0].1 * power)]
+            }
             _ => vec![(rest, power)],
         };
         let product = self.product(raised);
@@ -166,7 +168,18 @@ mod tests {
         let root = a.pow(s, Power::HALF);
         let inverse = a.pow(root, Power::MINUS_ONE);
         let one = a.int(1);
-        let forms = [a.mul(x, inverse), a.quotient(x, root), { let q = a.quotient(one, root); a.mul(q, x) }, { let p = a.pow(s, Power::MINUS_HALF); a.mul(p, x) }];
+        let forms = [
+            a.mul(x, inverse),
+            a.quotient(x, root),
+            {
+                let q = a.quotient(one, root);
+                a.mul(q, x)
+            },
+            {
+                let p = a.pow(s, Power::MINUS_HALF);
+                a.mul(p, x)
+            },
+        ];
         assert!(forms.iter().all(|f| *f == forms[0]));
     }
 

@@ -47,9 +47,13 @@ impl Arena {
             (Node::Number(x), Node::Number(y)) => near(x.0, y.0),
             (Node::Apply(f, x), Node::Apply(g, y)) => f == g && self.is_similar(*x, *y),
             (Node::Sum(x, c), Node::Sum(y, d)) => {
-                near(c.0, d.0) && x.len() == y.len() && x.iter().zip(y).all(|((x, c), (y, d))| near(c.0, d.0) && self.is_similar(*x, *y))
+                near(c.0, d.0)
+                    && x.len() == y.len()
+                    && x.iter().zip(y).all(|((x, c), (y, d))| near(c.0, d.0) && self.is_similar(*x, *y))
             }
-            (Node::Product(x), Node::Product(y)) => x.len() == y.len() && x.iter().zip(y).all(|((x, p), (y, q))| p == q && self.is_similar(*x, *y)),
+            (Node::Product(x), Node::Product(y)) => {
+                x.len() == y.len() && x.iter().zip(y).all(|((x, p), (y, q))| p == q && self.is_similar(*x, *y))
+            }
             _ => false,
         }
     }
