@@ -45,7 +45,7 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: &Tile<'k>, chunk
     let spec = &f.linear.spec;
     let (tokens, n) = (chunk.x.len(), blocks(spec.cols()));
     let parts = group_quads(spec.group()).len();
-    // Sums of the blocks `range`, of the 16 rows, for each part of a block and each token, to memory.
+    // Sums of the blocks `first..end` of the 16 rows, for each part of a block and each token, to memory.
     let sum_blocks = |first: Val<'k>, end: Val<'k>| {
         f.b.for_(0, TILE as i64, ROWS as i64, |row| {
             let by_row = row_sums(f, decoder, tile.codes, row, first, end, chunk);
