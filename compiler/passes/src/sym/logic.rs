@@ -42,8 +42,13 @@ impl Arena {
                 return self.truth(false);
             }
         }
-        let (_, monic) = self.monic(x);
-        self.intern(Node::Zero(monic))
+        // Integers stay integers: a quotient of coefficients might not be exact.
+        let one_form = match (self.is_integer(x), self.terms(x).0.first()) {
+            (true, Some((_, lead))) if *lead < 0.0 => self.scaled(x, -1.0),
+            (true, _) => x,
+            _ => self.monic(x).1,
+        };
+        self.intern(Node::Zero(one_form))
     }
 
     /// A comparison of a sum with a selection in it compares in both branches.

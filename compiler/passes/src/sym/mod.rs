@@ -138,7 +138,7 @@ pub enum Node {
     And(Box<[Id]>),
     /// The second where the first holds, else the third.
     Select(Id, Id, Id),
-    /// The body combined over a bound variable's values below the extent.
+    /// The body combined over the values of a [`Node::Bound`].
     Fold(Combine, Id, Id),
 }
 
