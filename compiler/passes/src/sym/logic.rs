@@ -179,6 +179,15 @@ impl Arena {
                 return general;
             }
         }
+        // Between finite constants: no + (yes - no) * (condition ? 1 : 0), so that such selections add up.
+        if let (Some(y), Some(n)) = (self.as_number(yes), self.as_number(no))
+            && (y - n).is_finite()
+            && (y, n) != (1.0, 0.0)
+        {
+            let (one, zero) = (self.int(1), self.int(0));
+            let indicator = self.intern(Node::Select(condition, one, zero));
+            return self.linear(&[(indicator, y - n)], n);
+        }
         if yes == no { yes } else { self.intern(Node::Select(condition, yes, no)) }
     }
 
