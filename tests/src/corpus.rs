@@ -106,10 +106,22 @@ impl Example {
         (0..3).map(|i| self.folder.join(format!("io_{i}.safetensors"))).filter(|p| p.is_file()).map(read).collect()
     }
 
-    /// Prompt, and the tokens that greedy decoding must append to it.
-    pub fn greedy(&self) -> (Vec<i64>, Vec<i64>) {
+    /// Prompt, and the tokens that greedy decoding must append to it; none where the stored ones are another model's (the one before its
+    /// weights were rounded to 4 bits). A graph exported with fixed shapes cannot go on past its columns.
+    pub fn greedy(&self) -> Option<(Vec<i64>, Vec<i64>)> {
+        if self.meta["compare"].as_str().is_some_and(|text| text.contains("dequant")) {
+            return None;
+        }
         let tensors = tensors::read(&self.folder.join("gen.safetensors"));
-        (tensors["prompt"].integers(), tensors["ref.tokens"].integers())
+        let prompt = tensors["prompt"].integers();
+        let mut tokens = tensors["ref.tokens"].integers();
+        if tokens.starts_with(&prompt) {
+            tokens.drain(..prompt.len());
+        }
+        if let Some(columns) = self.meta["graph"]["inputs"][0]["shape"][1].as_u64() {
+            tokens.truncate((columns as usize + 1).saturating_sub(prompt.len()));
+        }
+        Some((prompt, tokens))
     }
 }
 
@@ -152,7 +164,7 @@ mod tests {
             assert!(example.model.is_file(), "{}", example.name);
             assert!(example.tolerance() > 0.0);
             assert!(!example.cases().is_empty(), "{}", example.name);
-            assert!(!example.greedy().1.is_empty());
+            assert!(example.greedy().is_none_or(|(_, tokens)| !tokens.is_empty()), "{}", example.name);
         }
     }
 

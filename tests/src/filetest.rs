@@ -12,8 +12,9 @@
 //!
 //! `$HERE` is the file's folder, `$DATA` is `tests/data`, `$TMP` a fresh folder of the test. Several `run:` lines run in turn and
 //! their output is joined; `exit:` (0 unless said) is that of the last one, all others must be 0. `contains:` lines, where there are
-//! any, replace the comparison of the whole output: each must occur in stdout. `prepare:` lines make damaged files in `$TMP`
-//! first ([`crate::prepare`]), and `list: FOLDER` appends what lies in a folder after the runs. `needs: mlir` marks what only
+//! any, replace the comparison of the whole output: each must occur in it. `prepare:` lines make damaged files in `$TMP`
+//! ([`crate::prepare`]), and `make:` lines run a program whose output does not count; they and `run:` lines take effect in the order in
+//! which they stand. `list: FOLDER` appends what lies in a folder after the runs. `needs: mlir` marks what only
 //! a full build can do. With `Q35C_BLESS=1` the expected output is rewritten. The runner is told how to run a program; this module only reads, compares and writes.
 
 use std::fmt::Write;
@@ -124,22 +125,31 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
     let general = |text: &str| names.iter().fold(text.to_owned(), |t, (name, path)| t.replace(path, name));
 
     let mut got = Streams::default();
-    for line in test.lines("prepare") {
-        crate::prepare::prepare(temporary.path(), data, line)?;
-    }
     let runs = test.lines("run");
     let exit: i32 = test.lines("exit").first().map_or(Ok(0), |e| e.trim().parse()).map_err(|_| "exit: is no number")?;
     if runs.is_empty() {
         return Err("no 'run:' line".to_owned());
     }
-    for (i, line) in runs.iter().enumerate() {
+    let mut left = runs.len();
+    for line in &test.header {
+        let Some((kind, line)) = line.split_once(": ") else { continue };
+        if kind == "prepare" {
+            crate::prepare::prepare(temporary.path(), data, line)?;
+        }
+        if !["run", "make"].contains(&kind) {
+            continue;
+        }
         let words: Vec<String> = line.split_whitespace().map(concrete).collect();
         let ran = run(&words[0], &words[1..]);
-        got.stdout += &general(&ran.streams.stdout);
-        got.stderr += &general(&ran.streams.stderr);
-        let wanted = if i + 1 == runs.len() { exit } else { 0 };
+        left -= usize::from(kind == "run");
+        let wanted = if kind == "run" && left == 0 { exit } else { 0 };
         if ran.exit != wanted {
-            return Err(format!("'{line}' ended with {} instead of {wanted}\n{}{}", ran.exit, got.stdout, got.stderr));
+            let Streams { stdout, stderr } = ran.streams;
+            return Err(format!("'{line}' ended with {} instead of {wanted}\n{stdout}{stderr}", ran.exit));
+        }
+        if kind == "run" {
+            got.stdout += &general(&ran.streams.stdout);
+            got.stderr += &general(&ran.streams.stderr);
         }
     }
     for folder in test.lines("list") {
@@ -147,8 +157,8 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
     }
     let contains = test.lines("contains");
     if !contains.is_empty() {
-        let missing: Vec<_> = contains.iter().filter(|c| !got.stdout.contains(**c)).collect();
-        return if missing.is_empty() { Ok(()) } else { Err(format!("stdout lacks {missing:?}:\n{}", got.stdout)) };
+        let missing: Vec<_> = contains.iter().filter(|c| !got.stdout.contains(**c) && !got.stderr.contains(**c)).collect();
+        return if missing.is_empty() { Ok(()) } else { Err(format!("the output lacks {missing:?}:\n{}{}", got.stdout, got.stderr)) };
     }
     if got == test.expected {
         return Ok(());

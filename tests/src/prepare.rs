@@ -7,6 +7,7 @@
 //! | `remove FILE` | |
 //! | `truncate FILE BYTES` | cut, or extended with zeros |
 //! | `poke FILE OFFSET HEX` | bytes overwritten; `end-N` counts from the end |
+//! | `flip FILE OFFSET` | one bit inverted |
 //! | `replace FILE OLD NEW` | every occurrence of a text by one as long |
 
 use std::fs;
@@ -20,6 +21,7 @@ const STEPS: &[(&str, usize, Step)] = &[
     ("remove", 1, |folder, _, args| fs::remove_file(folder.join(args[0])).map_err(text)),
     ("truncate", 2, truncate),
     ("poke", 3, poke),
+    ("flip", 2, flip),
     ("replace", 3, replace),
 ];
 
@@ -66,15 +68,26 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) ->
     fs::write(path, bytes).map_err(text)
 }
 
+/// `len` bytes at a written offset.
+fn place<'a>(bytes: &'a mut [u8], offset: &str, len: usize) -> Result<&'a mut [u8], String> {
+    let (from_end, number) = offset.strip_prefix("end-").map_or((false, offset), |n| (true, n));
+    let number: usize = number.parse().map_err(|_| "no offset")?;
+    let start = if from_end { bytes.len().checked_sub(number) } else { Some(number) };
+    start.and_then(|start| bytes.get_mut(start..start + len)).ok_or_else(|| "outside the file".to_owned())
+}
+
 fn poke(folder: &Path, _: &Path, args: &[&str]) -> Result<(), String> {
     let hex: Result<Vec<u8>, _> = (0..args[2].len() / 2).map(|i| u8::from_str_radix(&args[2][2 * i..2 * i + 2], 16)).collect();
     let hex = hex.map_err(|e| e.to_string())?;
     edit(&folder.join(args[0]), |bytes| {
-        let (from_end, number) = args[1].strip_prefix("end-").map_or((false, args[1]), |n| (true, n));
-        let offset: usize = number.parse().map_err(|_| "no offset")?;
-        let start = if from_end { bytes.len().checked_sub(offset) } else { Some(offset) };
-        let range = start.and_then(|start| bytes.get_mut(start..start + hex.len())).ok_or("outside the file")?;
-        range.copy_from_slice(&hex);
+        place(bytes, args[1], hex.len())?.copy_from_slice(&hex);
+        Ok(())
+    })
+}
+
+fn flip(folder: &Path, _: &Path, args: &[&str]) -> Result<(), String> {
+    edit(&folder.join(args[0]), |bytes| {
+        place(bytes, args[1], 1)?[0] ^= 1;
         Ok(())
     })
 }
@@ -113,6 +126,10 @@ mod tests {
         step("poke a end-2 5a").unwrap();
         step("poke a 0 4142").unwrap();
         assert_eq!(read(), "ABcxZd");
+        step("flip a 2").unwrap();
+        step("flip a end-3").unwrap();
+        assert_eq!(read(), "ABbyZd");
+        step("flip a 2").unwrap();
         step("truncate a 3").unwrap();
         assert_eq!(read(), "ABc");
         step("write a one two\\n").unwrap();

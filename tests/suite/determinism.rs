@@ -34,7 +34,7 @@ fn two_compiles() -> Result<(), String> {
     let first = compile(&example, folder.path(), "first.q35", &["--codec", "w8"])?;
     let copy = folder.path().join("deeper/elsewhere");
     std::fs::create_dir_all(&copy).map_err(|e| e.to_string())?;
-    for file in ["model.onnx", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+    for file in ["model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         std::fs::copy(example.folder.join(file), copy.join(file)).map_err(|e| e.to_string())?;
     }
     let second = copy.join("second.q35");

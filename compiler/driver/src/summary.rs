@@ -24,9 +24,9 @@ pub struct Summary {
     pub effective_bits: f64,
     /// The same over the linear layers without the head.
     pub linear_bits: f64,
-    /// Bytes of the embedding table.
+    /// Bytes of the embedding table; 0 if the head is the same table.
     pub embedding_bytes: u64,
-    /// Bytes of the head; 0 if it is the embedding table.
+    /// Bytes of the head.
     pub head_bytes: u64,
     /// Launches of one step.
     pub steps: usize,
@@ -71,14 +71,17 @@ impl Summary {
 
     /// Aligned text.
     pub fn listing(&self) -> String {
-        let head = if self.head_bytes == 0 { "the same table".to_owned() } else { size::show(self.head_bytes) };
+        let tables = match (self.embedding_bytes, self.head_bytes) {
+            (0, both) => format!("{}, head: the same table", size::show(both)),
+            (embedding, head) => format!("{}, head: {}", size::show(embedding), size::show(head)),
+        };
         let cache = self.cache_bytes_per_token;
         let lines = [
             ("bundle", self.bundle.clone()),
             ("weights", format!("{} numbers, {} as f32", self.weights, size::show(self.f32_bytes))),
             ("packed", format!("{}, {:.3} bits per weight with scales", size::show(self.packed_bytes), self.effective_bits)),
             ("linear", format!("{:.3} bits per weight with scales", self.linear_bits)),
-            ("embedding", format!("{}, head: {head}", size::show(self.embedding_bytes))),
+            ("embedding", tables),
             ("program", format!("{} launches of {} kernels per step", self.steps, self.kernels)),
             ("arena", format!("{} per token", size::show(self.arena_bytes_per_token))),
             ("cache", format!("{} per token, {} for {}", size::show(cache), size::show(cache.saturating_mul(self.context)), self.context)),

@@ -7,7 +7,7 @@ use q35_target::Target;
 pub fn all() -> Vec<Box<dyn Target>> {
     vec![
         #[cfg(feature = "mlir")]
-        Box::new(q35_target_cpu::Cpu::default()),
+        Box::new(q35_target_cpu::Cpu),
     ]
 }
 

@@ -460,7 +460,7 @@ fn the_plan_holds_no_decoded_weight() {
 
 #[test]
 fn every_op_without_a_kernel_is_reported() {
-    let mut m = decoder(Codec::F32, Group::Row, Codec::F32);
+    let mut m = decoder(Codec::F32, Group::Row, Codec::F16);
     for (name, codec) in [("embed", Codec::W8), ("0.o.weight", Codec::W11), ("1.down.weight", Codec::W8)] {
         m.params.get_mut(&ParamName::from(name.to_owned())).unwrap().codec = codec;
     }
