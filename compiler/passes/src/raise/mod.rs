@@ -5,7 +5,7 @@
 //! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
 //! elements become loads from the new value, whose index is always (sequence, token, column). Every other node means nothing by itself:
-//! it contributes to the expressions in which norms ([`norm`]), rotations ([`rope`]), masks ([`mask`]), gates ([`glu`]) are recognised,
+//! it contributes to the expressions in which norms (`norm`), rotations (`rope`), masks (`mask`), gates (`glu`) are recognised,
 //! whatever nodes they were spelled with.
 //!
 //! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing is dropped silently.
