@@ -16,4 +16,6 @@ for result in f32 q8 split-off split w7 w8-off w8 w9 w10; do
     printf '%-6s  %-8s  %16.3f  %10.3f\n' "${result%-off}" "$rotation" \
         "$(number linear_bits "$folder/$result.summary")" "$(number perplexity "$folder/$result.ppl")"
 done
+echo '  One rotation, one rounding each: over group sizes, equal errors of the weights moved this model by up to 0.5 either way,'
+echo '  so lines that lie closer than that are not ranked by it. The errors themselves are in each report.json.'
 echo '* of the linear layers, scales included; embedding and head are q8, and f32 in the first line'

@@ -21,7 +21,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = filetests::trials();
     if cfg!(feature = "mlir") {
-        trials.extend([end_to_end::trials(), codecs::trials(), determinism::trials(), disk::trials(), memory::trials()].into_iter().flatten());
+        trials.extend(
+            [end_to_end::trials(), codecs::trials(), determinism::trials(), disk::trials(), memory::trials()]
+                .into_iter()
+                .flatten(),
+        );
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -3,8 +3,8 @@
 //! Every stage's crate exports its rows; here they are joined in the order in which a compile runs them. `--emit`, `--dump-after`,
 //! `--time-passes`, `q35c passes` and the page `compiler/PASSES.md` all read this table and no other.
 
-use q35_graph::{Pass, Stage};
 use crate::targets;
+use q35_graph::{Pass, Stage};
 use q35_passes::model;
 
 /// Reads the model.
@@ -51,7 +51,13 @@ pub const WRITE_BUNDLE: Pass = Pass {
 pub fn all() -> Vec<Pass> {
     let targets = targets::all();
     let model = model::PASSES.iter().map(|row| row.pass);
-    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(targets.iter().flat_map(|target| target.passes())).chain([QUANTIZE, WRITE_BUNDLE]).collect()
+    [IMPORT, RAISE]
+        .into_iter()
+        .chain(model)
+        .chain([Q35])
+        .chain(targets.iter().flat_map(|target| target.passes()))
+        .chain([QUANTIZE, WRITE_BUNDLE])
+        .collect()
 }
 
 /// What `--dump-after` takes.

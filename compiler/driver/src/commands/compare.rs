@@ -111,7 +111,9 @@ pub fn compare(model: &Model, bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Co
 fn interpreted(graph: &q35_dialects::Graph, params: &dyn ParamValues, prompt: &Prompt) -> Result<Run> {
     let mut session = Interpreter::new(graph, params);
     let logits = session.step(&prompt.step())?.data;
-    let flat = |layer: &CacheLayer| [layer.values().flat_map(|e| e.key.clone()).collect(), layer.values().flat_map(|e| e.value.clone()).collect()];
+    let flat = |layer: &CacheLayer| {
+        [layer.values().flat_map(|e| e.key.clone()).collect(), layer.values().flat_map(|e| e.value.clone()).collect()]
+    };
     Ok(Run { logits, caches: session.caches().values().map(flat).collect() })
 }
 
