@@ -95,7 +95,7 @@ impl Example {
         self.meta["suggested_atol"].as_f64().unwrap_or_else(|| panic!("{}: no suggested_atol", self.name)) as f32
     }
 
-    /// The stored cases. Those of the trained models are inputs of the graph without a cache, and of no other route's.
+    /// The stored cases.
     pub fn cases(&self) -> Vec<Case> {
         let read = |path: PathBuf| {
             let tensors = tensors::read(&path);
@@ -103,9 +103,6 @@ impl Example {
             let reference = if tensors.contains_key("dequant.logits") { "dequant.logits" } else { "ref.logits" };
             Case { path, tensors, reference }
         };
-        if self.name.ends_with("--hf-cache") && self.model.parent() != Some(&self.folder) {
-            return Vec::new();
-        }
         (0..3).map(|i| self.folder.join(format!("io_{i}.safetensors"))).filter(|p| p.is_file()).map(read).collect()
     }
 
