@@ -92,9 +92,7 @@ impl Raiser<'_> {
         let Some((index, width)) = self.row_index(output, "n")? else { return Ok(()) };
         let Ok(element) = self.eval.element(output, &index) else { return Ok(()) };
         let (factor, fold) = self.eval.sym.coefficient(element);
-        let (&Node::Fold(Combine::Sum, _, body), Some(bound)) = (self.eval.sym.node(fold), self.eval.sym.bound_of(fold)) else {
-            return Ok(());
-        };
+        let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return Ok(()) };
         let Some((base, topk)) = self.routed_in(body) else { return Ok(()) };
         let routing = self.routing(topk)?;
         let choice = self.own_choice(base);

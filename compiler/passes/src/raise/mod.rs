@@ -6,7 +6,7 @@
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
 //! elements become loads from the new value, whose index is always (sequence, token, column), or (sequence, token, choice, column) for
 //! rows that are routed to experts. Every other node means nothing by itself:
-//! it contributes to the expressions in which norms ([`norm`]), rotations ([`rope`]), masks ([`mask`]), gates ([`glu`]) are recognised,
+//! it contributes to the expressions in which norms (`norm`), rotations (`rope`), masks (`mask`), gates (`glu`) are recognised,
 //! whatever nodes they were spelled with.
 //!
 //! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing is dropped silently.
@@ -347,50 +347,37 @@ impl Raiser<'_> {
         if self.is_poisoned(expr) {
             return self.consequence();
         }
-        let (mut rows, mut choices) = (BTreeSet::new(), BTreeSet::new());
-        let mut loads = Vec::new();
-        self.eval.sym.visit(expr, |id, node| {
+        let (mut rows, mut choices) = (BTreeSet::new(), BTreeMap::new());
+        self.eval.sym.visit(expr, |_, node| {
             if let Node::Load(base, index) = node
                 && self.raised.contains_key(base)
+                && let [b, s, rest @ ..] = &index[..]
             {
-                match index[..] {
-                    [b, s, column] => {
-                        rows.insert([b, s]);
-                        loads.push((id, *base, None, column));
-                    }
-                    [b, s, choice, column] => {
-                        rows.insert([b, s]);
-                        choices.insert(choice);
-                        loads.push((id, *base, Some(choice), column));
-                    }
-                    _ => {}
+                rows.insert([*b, *s]);
+                if let [choice, _] = rest {
+                    choices.insert(*choice, *base);
                 }
             }
             true
         });
-        let own = [self.grid.b, self.grid.s];
-        let choice = match choices.into_iter().collect::<Vec<_>>()[..] {
-            [] => None,
-            [choice] => Some(choice),
-            _ => return self.fault("mixes what different experts gave"),
-        };
         let row = match rows.into_iter().collect::<Vec<_>>()[..] {
             [row] => row,
             [] => return self.fault("depends on no activation"),
             _ => return self.fault("mixes different tokens outside an attention"),
         };
-        let mut map = HashMap::new();
-        for (id, base, choice, column) in loads {
-            let moved = match choice {
-                Some(_) => {
-                    let own_choice = self.own_choice(base);
-                    self.eval.sym.load(base, &[own[0], own[1], own_choice, column])
-                }
-                None => self.eval.sym.load(base, &[own[0], own[1], column]),
-            };
-            if moved != id {
-                map.insert(id, moved);
+        let mut moves = vec![(row[0], self.grid.b), (row[1], self.grid.s)];
+        let choice = match choices.into_iter().collect::<Vec<_>>()[..] {
+            [] => None,
+            [(choice, base)] => {
+                moves.push((choice, self.own_choice(base)));
+                Some(choice)
             }
+            _ => return self.fault("mixes what different experts gave"),
+        };
+        let map: HashMap<Id, Id> = moves.into_iter().filter(|(at, own)| at != own).collect();
+        // A size of 1 makes a coordinate the number 0; any other fixed coordinate is a particular token.
+        if map.keys().any(|at| self.eval.sym.as_number(*at).is_some()) {
+            return self.fault("reads one particular token");
         }
         let settled = if map.is_empty() { expr } else { self.eval.sym.subst(expr, &map) };
         Ok((settled, row, choice))
