@@ -294,7 +294,7 @@ fn data(arena: &Memory, offset: usize, ty: &Ty, counts: (usize, usize)) -> Data 
             let scales = (0..count(rows)).map(|r| arena.floats(row(r), 1)[0]).collect();
             Data::Quant(QuantMatrix { width, data: q.map(|at| bytes[at] as i8).collect(), scales })
         }
-        Ty::Ids { .. } | Ty::Cache { .. } => panic!("{ty} is not in the arena"),
+        Ty::Ids { .. } | Ty::Cache { .. } | Ty::Routing { .. } => panic!("{ty} is not in the arena"),
     }
 }
 
