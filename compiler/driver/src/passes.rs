@@ -31,6 +31,14 @@ pub const Q35: Pass = Pass {
     to: Stage::Q35,
 };
 
+/// Rounds linear layers for a text.
+pub const CALIBRATE: Pass = Pass {
+    name: "calibrate",
+    purpose: "With --effort best: run the calibration text layer by layer, and round every linear layer for what it gets to see",
+    from: Stage::Asm,
+    to: Stage::Asm,
+};
+
 /// Fills the weights file.
 pub const QUANTIZE: Pass = Pass {
     name: "quantize",
@@ -51,7 +59,7 @@ pub const WRITE_BUNDLE: Pass = Pass {
 pub fn all() -> Vec<Pass> {
     let targets = targets::all();
     let model = model::PASSES.iter().map(|row| row.pass);
-    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(targets.iter().flat_map(|target| target.passes())).chain([QUANTIZE, WRITE_BUNDLE]).collect()
+    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(targets.iter().flat_map(|target| target.passes())).chain([CALIBRATE, QUANTIZE, WRITE_BUNDLE]).collect()
 }
 
 /// What `--dump-after` takes.
