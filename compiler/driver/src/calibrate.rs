@@ -190,9 +190,6 @@ fn evaluate(model: &Model, id: NodeId, values: &PackedValues, sequences: &mut [S
         .map(|Sequence { input, caches, values: known }| {
             let read: Vec<&Data> = operands.iter().map(|operand| &known[operand]).collect();
             let data = op.eval(&read, &mut Env { input, params: values, caches })?;
-            if let Data::Cache(cache) = &data {
-                caches.entry(cache.layer).or_default();
-            }
             known.insert(id, data);
             Ok(())
         })

@@ -69,7 +69,7 @@ fn output_error(param: &Param, packed: &Packed, x: &[f32]) -> f64 {
     error / size
 }
 
-/// What is saved in squared error on strongly correlated inputs, and that the record says what the bytes do.
+/// What is saved in squared error on strongly correlated inputs (0.11 to 0.18 of it is left, w10 to w7), and that the record says what the bytes do.
 #[test]
 fn errors_of_outputs_are_well_below_nearest() {
     let (rows, cols) = (20, 150);
@@ -81,7 +81,6 @@ fn errors_of_outputs_are_well_below_nearest() {
             let (nearest, plain) = pack(&param, None);
             let (packed, record) = pack(&param, Some(&hessian));
             let (before, after) = (output_error(&param, &nearest, &x), output_error(&param, &packed, &x));
-            eprintln!("{codec} {group}: {:.3}", after / before);
             assert!(after < 0.25 * before, "{codec} {group}: {after} {before}");
             assert!(record.relative_error > plain.relative_error, "the plain error is what it costs");
             let calibrated = record.calibrated.unwrap();
@@ -135,7 +134,7 @@ fn tiny_searches_are_exhaustive_ones() {
     }
 }
 
-/// With all columns alike, what fixing a strip at a time costs against the format's search of whole rows is below a thousandth.
+/// With all columns alike, what fixing a strip at a time costs against the format's search of whole rows is below a thousandth, if a strip is long enough for survivors to meet.
 #[test]
 fn without_correlation_it_is_the_plain_search() {
     for codec in PAIR_CODECS {

@@ -23,7 +23,7 @@ use q35_format::table::Pair;
 use q35_format::trellis::{LANES, Lane};
 
 /// Columns of a strip. Groups of columns are whole strips.
-pub(crate) const STRIP: usize = 16;
+pub(crate) const STRIP: usize = 32;
 /// Containers of a strip.
 const PAIRS: usize = STRIP / 2;
 
