@@ -113,9 +113,9 @@ impl Search {
                 break;
             }
             for (state, survivor) in survivors.iter_mut().enumerate() {
-                for lane in 0..LANES {
-                    if survivor.origin[lane] != origin[lane] {
-                        survivor.cost[lane] = f32::INFINITY;
+                for (cost, (mine, kept)) in survivor.cost.iter_mut().zip(survivor.origin.iter().zip(&origin)) {
+                    if mine != kept {
+                        *cost = f32::INFINITY;
                     }
                 }
                 before[state] = survivor.path;
