@@ -12,7 +12,7 @@ TEXT    := examples/tiny-llama/test.txt
 Q35C    := target/release/q35c
 Q35     := target/release/q35
 SAMPLE  := $(OUT)/sample.txt
-CODECS  := f32 q8 split w7 w8 w9 w10
+RESULTS := f32 q8 split split-off w7 w8 w8-off w9 w10
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | column -t -s $$'\t'
@@ -49,7 +49,7 @@ clean-demo: ## forget what demo and accuracy made
 
 # --- what the targets above make -------------------------------------------------------------------------------------------------
 
-# Bundles: CODEC.q35, or CODEC-on.q35 and CODEC-off.q35 with rotation said.
+# Bundles: CODEC.q35, and CODEC-off.q35 without rotation.
 $(OUT)/%.q35/manifest.json: $(Q35C) $(MODEL)
 	@mkdir -p $(OUT)
 	@name='$*'; codec=$${name%-*}; rotate=(); [[ $$name == *-* ]] && rotate=(--rotate "$${name##*-}"); \
@@ -70,5 +70,5 @@ $(OUT)/%.sample-ppl: $(OUT)/%.q35/manifest.json $(SAMPLE)
 demo-print: $(OUT)/w8.q35/manifest.json $(OUT)/w8.sample-ppl $(OUT)/f32.sample-ppl
 	@scripts/demo.sh $(OUT) $(Q35)
 
-accuracy-print: $(CODECS:%=$(OUT)/%.ppl) $(foreach c,split w8,$(OUT)/$(c)-on.ppl $(OUT)/$(c)-off.ppl)
+accuracy-print: $(RESULTS:%=$(OUT)/%.ppl)
 	@scripts/accuracy.sh $(OUT)

@@ -158,7 +158,11 @@ pub fn check(path: &Path, data: &Path, bless: bool, run: impl Fn(&str, &[String]
     let contains = test.lines("contains");
     if !contains.is_empty() {
         let missing: Vec<_> = contains.iter().filter(|c| !got.stdout.contains(**c) && !got.stderr.contains(**c)).collect();
-        return if missing.is_empty() { Ok(()) } else { Err(format!("the output lacks {missing:?}:\n{}{}", got.stdout, got.stderr)) };
+        return if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the output lacks {missing:?}:\n{}{}", got.stdout, got.stderr))
+        };
     }
     if got == test.expected {
         return Ok(());

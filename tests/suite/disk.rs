@@ -26,7 +26,14 @@ fn full_disk() -> Result<(), String> {
     let script = format!(r#"{mount} && "$2" compile "$3" --codec f32 --quiet -o "$1/x.q35"; code=$?; ls -A "$1"; exit $code"#);
     let output = Command::new("unshare")
         .args(NAMESPACE)
-        .args(["-c", &script, "sh", path(folder.path()), &program.get_program().to_string_lossy(), path(&corpus::tiny_llama().model)])
+        .args([
+            "-c",
+            &script,
+            "sh",
+            path(folder.path()),
+            &program.get_program().to_string_lossy(),
+            path(&corpus::tiny_llama().model),
+        ])
         .envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .output()
         .map_err(|e| e.to_string())?;

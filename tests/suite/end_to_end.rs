@@ -7,7 +7,8 @@ use q35_tests::tensors;
 use std::path::{Path, PathBuf};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let trial = |example: Example| Trial::test(format!("end-to-end/{}", example.name), move || run(&example).map_err(Failed::from));
+    let trial =
+        |example: Example| Trial::test(format!("end-to-end/{}", example.name), move || run(&example).map_err(Failed::from));
     corpus::dense().into_iter().map(trial).collect()
 }
 
@@ -35,7 +36,10 @@ fn run(example: &Example) -> Result<(), String> {
         let (distance, row, position) = case.distance(&logits.values);
         if distance > example.tolerance() {
             let name = case.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            wrong.push(format!("{name}: off by {distance} at row {row}, position {position}; {} is allowed", example.tolerance()));
+            wrong.push(format!(
+                "{name}: off by {distance} at row {row}, position {position}; {} is allowed",
+                example.tolerance()
+            ));
         }
     }
     if let Some((prompt, expected)) = example.greedy() {

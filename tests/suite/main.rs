@@ -3,6 +3,7 @@
 //! The binary is also the programs under test: started with `Q35_TEST_AS` naming one, it becomes that program. A test can so run `q35c` as a
 //! child (to read its exit code, its peak memory, or to take its disk away) without knowing where cargo puts binaries.
 
+mod codecs;
 mod determinism;
 mod disk;
 mod end_to_end;
@@ -20,7 +21,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = filetests::trials();
     if cfg!(feature = "mlir") {
-        trials.extend([end_to_end::trials(), determinism::trials(), disk::trials(), memory::trials()].into_iter().flatten());
+        trials.extend(
+            [end_to_end::trials(), codecs::trials(), determinism::trials(), disk::trials(), memory::trials()]
+                .into_iter()
+                .flatten(),
+        );
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

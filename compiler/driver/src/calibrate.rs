@@ -76,8 +76,9 @@ impl Calibration {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path)
-        .map_err(|e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display()).into())
+    std::fs::read(path).map_err(|e| {
+        Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display()).into()
+    })
 }
 
 /// At most `count` whole sequences, spread evenly; `None` if there is not one.

@@ -27,7 +27,10 @@ impl Limit {
             return Ok(());
         }
         let what = format!("the compile needs {} of memory, and --max-memory allows {}", size::show(needed), size::show(limit));
-        Err(Diagnostic::error(Code::MemoryLimit, what).at("option", "--max-memory").help("allow more, or leave the option out").into())
+        Err(Diagnostic::error(Code::MemoryLimit, what)
+            .at("option", "--max-memory")
+            .help("allow more, or leave the option out")
+            .into())
     }
 }
 
@@ -40,6 +43,9 @@ mod tests {
         assert!(Limit(None).check().is_ok());
         assert!(Limit(Some(u64::MAX)).check_plan(1 << 40).is_ok());
         let text = Limit(Some(1 << 20)).check().unwrap_err().to_string();
-        assert!(text.starts_with("error[Q35-0305]: the compile needs ") && text.contains("--max-memory allows 1.00 MiB"), "{text}");
+        assert!(
+            text.starts_with("error[Q35-0305]: the compile needs ") && text.contains("--max-memory allows 1.00 MiB"),
+            "{text}"
+        );
     }
 }

@@ -100,7 +100,8 @@ fn finish(
         bundle.add_file(rel, bytes.as_slice())?;
     }
     for (rel, path) in travelling(&imported.sidecars) {
-        let cannot = |e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display());
+        let cannot =
+            |e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display());
         bundle.add_file(rel, std::fs::File::open(path).map_err(cannot)?)?;
     }
     let report = Report::new(model, written.records, lowered.plan.clone());
@@ -151,7 +152,10 @@ fn context(imported: &Imported, wanted: Option<u64>) -> Result<Option<u64>> {
     match (wanted, own) {
         (Some(wanted), Some(own)) if wanted > own => {
             let what = format!("a context of {wanted} tokens is more than the {own} positions the model was made for");
-            Err(Diagnostic::error(Code::BadOption, what).at("option", "--context").help(format!("use --context {own} or less")).into())
+            Err(Diagnostic::error(Code::BadOption, what)
+                .at("option", "--context")
+                .help(format!("use --context {own} or less"))
+                .into())
         }
         _ => Ok(wanted.or(own)),
     }
@@ -167,7 +171,12 @@ fn max_positions(path: &Path) -> Result<Option<u64>> {
 }
 
 /// Runs one pass under observation; `print` renders what it left.
-fn watched<T>(observer: &mut dyn Observer, pass: &Pass, work: impl FnOnce() -> Result<T>, print: impl Fn(&T) -> String) -> Result<T> {
+fn watched<T>(
+    observer: &mut dyn Observer,
+    pass: &Pass,
+    work: impl FnOnce() -> Result<T>,
+    print: impl Fn(&T) -> String,
+) -> Result<T> {
     observer.before(pass);
     let left = work()?;
     observer.after(pass, &|| print(&left));

@@ -29,15 +29,18 @@ impl Prompt {
     /// The tokens of a file of graph inputs that its mask does not hide, each row on its own and without earlier cache.
     pub fn read(path: &Path, interface: &Interface) -> Result<Self> {
         let bad = |what: String| Diagnostic::error(Code::BadInputs, what).at("file", path.display());
-        let bytes = std::fs::read(path)
-            .map_err(|e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display()))?;
+        let bytes = std::fs::read(path).map_err(|e| {
+            Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display())
+        })?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("the file is no safetensors file: {e}")))?;
         let port = |role| interface.inputs.iter().find(|port| port.role == role).map(|port| port.name.as_str());
         let integers = |name: &str| -> Result<Option<(usize, usize, Vec<i64>)>> {
             let Ok(tensor) = file.tensor(name) else { return Ok(None) };
             match (tensor.shape(), tensor.dtype()) {
                 ([rows, cols], Dtype::I64) => Ok(Some((*rows, *cols, each(tensor.data(), i64::from_le_bytes)))),
-                ([rows, cols], Dtype::I32) => Ok(Some((*rows, *cols, each(tensor.data(), |raw| i32::from_le_bytes(raw).into())))),
+                ([rows, cols], Dtype::I32) => {
+                    Ok(Some((*rows, *cols, each(tensor.data(), |raw| i32::from_le_bytes(raw).into()))))
+                }
                 (shape, dtype) => Err(bad(format!("tensor '{name}' is {dtype:?} {shape:?}, not a matrix of integers")).into()),
             }
         };
@@ -50,7 +53,8 @@ impl Prompt {
         };
         let sequence = |row: usize| -> Result<Vec<u32>> {
             let seen = (0..cols).filter(|&col| visible(row, col)).map(|col| tokens[row * cols + col]);
-            seen.map(|token| u32::try_from(token).map_err(|_| bad(format!("token {token} is negative or too large")).into())).collect()
+            seen.map(|token| u32::try_from(token).map_err(|_| bad(format!("token {token} is negative or too large")).into()))
+                .collect()
         };
         let sequences = (0..rows).map(sequence).collect::<Result<Vec<_>>>()?;
         let sequences: Vec<_> = sequences.into_iter().filter(|s| !s.is_empty()).collect();
@@ -112,6 +116,11 @@ mod tests {
         let step = prompt.step();
         assert_eq!((step.slots, step.index), (vec![0, 0, 1, 1, 1], vec![0, 1, 0, 1, 2]));
         std::fs::write(&path, "no").unwrap();
-        assert!(Prompt::read(&path, &interface).unwrap_err().to_string().starts_with("error[Q35-0604]: the file is no safetensors file"));
+        assert!(
+            Prompt::read(&path, &interface)
+                .unwrap_err()
+                .to_string()
+                .starts_with("error[Q35-0604]: the file is no safetensors file")
+        );
     }
 }

@@ -67,8 +67,9 @@ impl<T: serde::Serialize> Report<T> {
 
     /// As JSON with a line end.
     pub fn text(&self) -> Result<String> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|e| Diagnostic::error(Code::CannotWrite, format!("the report cannot be written: {e}")).at("file", "report.json"))?;
+        let text = serde_json::to_string_pretty(self).map_err(|e| {
+            Diagnostic::error(Code::CannotWrite, format!("the report cannot be written: {e}")).at("file", "report.json")
+        })?;
         Ok(text + "\n")
     }
 }

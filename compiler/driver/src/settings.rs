@@ -54,9 +54,14 @@ impl Settings {
     pub fn recorded(&self, context: u64) -> BTreeMap<String, String> {
         let WeightOptions { codec, group, rotate } = self.weights;
         let rotate = if rotate { "on" } else { "off" };
-        [("codec", codec.to_string()), ("group", group.to_string()), ("rotate", rotate.to_owned()), ("context", context.to_string())]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into()
+        [
+            ("codec", codec.to_string()),
+            ("group", group.to_string()),
+            ("rotate", rotate.to_owned()),
+            ("context", context.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// The inverse of [`Self::recorded`]; `None` if something is missing or unknown.

@@ -84,7 +84,15 @@ impl Summary {
             ("embedding", tables),
             ("program", format!("{} launches of {} kernels per step", self.steps, self.kernels)),
             ("arena", format!("{} per token", size::show(self.arena_bytes_per_token))),
-            ("cache", format!("{} per token, {} for {}", size::show(cache), size::show(cache.saturating_mul(self.context)), self.context)),
+            (
+                "cache",
+                format!(
+                    "{} per token, {} for {}",
+                    size::show(cache),
+                    size::show(cache.saturating_mul(self.context)),
+                    self.context
+                ),
+            ),
             ("compile", format!("{:.1} s, peak memory {}", self.seconds, self.peak_bytes.map_or("?".to_owned(), size::show))),
         ];
         let mut table = Table::bare(&[Align::Left; 2]);

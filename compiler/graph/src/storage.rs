@@ -51,7 +51,7 @@ impl Storage {
         }
     }
 
-    /// Tells the kernel that the pages wholly inside `range` are not needed for now, so that they leave this process's resident
+    /// Tells the kernel that the pages wholly inside `range` are not needed at present, so that they leave this process's resident
     /// set. Reading them again is allowed and reloads them. Does nothing for owned memory.
     pub fn release(&self, range: Range<usize>) {
         const PAGE: usize = 4096;

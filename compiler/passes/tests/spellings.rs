@@ -419,7 +419,7 @@ fn every_problem_is_named_at_once() {
     assert_eq!(
         text,
         "error[Q35-0201]: op 'LayerNormalization' is not supported; the model uses it 3 times\n  \
-         at node 'LayerNormalization_0', 'LayerNormalization_1', 'LayerNormalization_2'"
+         at nodes 'LayerNormalization_0', 'LayerNormalization_1', 'LayerNormalization_2'"
     );
 }
 

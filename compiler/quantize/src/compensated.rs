@@ -95,7 +95,8 @@ impl<'a> Compensator<'a> {
             stream::write(best.containers.iter().map(|containers| containers[lane]), &mut packed.codes[start..]);
             best.scales.iter().for_each(|scales| spec.scale().push(&mut packed.scales, scales[lane]));
         }
-        let weighted = (0..spec.rows()).map(|lane| Weighted { error: best.error[lane].max(0.0), size: form.size[lane] }).collect();
+        let weighted =
+            (0..spec.rows()).map(|lane| Weighted { error: best.error[lane].max(0.0), size: form.size[lane] }).collect();
         (packed, weighted)
     }
 

@@ -92,7 +92,8 @@ fn errors_of_outputs_are_well_below_nearest() {
 
 /// A search of `weights` (one row, in lane 3) at scale 1, and the squared error of what it means under `h`.
 fn searched(codec: Codec, hessian: &Hessian, weights: &[f32], h: &dyn Fn(usize, usize) -> f64) -> f64 {
-    let lanes: Vec<[f32; LANES]> = weights.iter().map(|w| std::array::from_fn(|lane| if lane == 3 { *w } else { 0.5 })).collect();
+    let lanes: Vec<[f32; LANES]> =
+        weights.iter().map(|w| std::array::from_fn(|lane| if lane == 3 { *w } else { 0.5 })).collect();
     let search = Search::new(table::pairs(codec));
     let containers = search.run(&hessian.factor("w").unwrap(), &lanes, &|_| [1.0; LANES]);
     form(weights, &search.integers(&containers).iter().map(|q| q[3]).collect::<Vec<_>>(), h)
@@ -192,6 +193,7 @@ fn what_overflowed_names_the_layer() {
     let hessian = observed(&[f32::MAX, f32::NAN, 0.0, 1.0], 4);
     let result = quantize_compensated(&param(2, 4, Codec::W8, Group::Row), &hessian, &mut |_| Ok(()), &mut |_| ());
     let text = result.unwrap_err().to_string();
-    let expected = "error[Q35-0301]: 7 of the calibration sums of its input are NaN or infinite\n  at tensor 'model.layers.0.weight'\n";
+    let expected =
+        "error[Q35-0301]: 7 of the calibration sums of its input are NaN or infinite\n  at tensor 'model.layers.0.weight'\n";
     assert!(text.starts_with(expected), "{text}");
 }

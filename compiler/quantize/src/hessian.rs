@@ -194,7 +194,8 @@ mod tests {
             let factor = hessian.factor("w").unwrap();
             assert_eq!((factor.cols(), factor.damping), (cols.next_multiple_of(2), DAMPING));
             let f = |j: usize, k: usize| if j == k { 1.0 } else { f64::from(factor.feedback(k)[j]) };
-            let product = |i: usize, j: usize| -> f64 { (0..cols).map(|k| f(i, k) * f64::from(factor.weight(k)) * f(j, k)).sum() };
+            let product =
+                |i: usize, j: usize| -> f64 { (0..cols).map(|k| f(i, k) * f64::from(factor.weight(k)) * f(j, k)).sum() };
             let mean = (0..cols).map(|k| hessian.row(k)[k]).sum::<f64>() / cols as f64;
             let damped = |i: usize, j: usize| hessian.row(i)[j] + if i == j { DAMPING * mean } else { 0.0 };
             let unit = damped(0, 0) / product(0, 0);

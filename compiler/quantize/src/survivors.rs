@@ -79,7 +79,8 @@ impl Search {
     pub(crate) fn run(&self, factor: &Factor, weights: &[Lane<f32>], scale: &dyn Fn(usize) -> Lane<f32>) -> Vec<Lane<u8>> {
         assert_eq!(weights.len(), factor.cols(), "one weight per column");
         let states = 1usize << self.overlap;
-        let first = Survivor { cost: [0.0; LANES], ahead: [[0.0; 2 * STRIP]; LANES], path: Path::default(), origin: [0; LANES] };
+        let first =
+            Survivor { cost: [0.0; LANES], ahead: [[0.0; 2 * STRIP]; LANES], path: Path::default(), origin: [0; LANES] };
         let mut survivors = vec![first; states];
         let mut before = vec![Path::default(); states];
         let mut fixed = Fixed { search: self, weights, containers: Vec::new(), errors: Vec::new() };
@@ -92,7 +93,8 @@ impl Search {
             let near = near(factor, at, columns);
             let scales = scale(strip);
             for pair in 0..columns / 2 {
-                let [f, d0, d1] = [near[2 * pair][2 * pair + 1], factor.weight(at + 2 * pair), factor.weight(at + 2 * pair + 1)];
+                let [f, d0, d1] =
+                    [near[2 * pair][2 * pair + 1], factor.weight(at + 2 * pair), factor.weight(at + 2 * pair + 1)];
                 for (entry, [a, b]) in entries.iter_mut().zip(&self.values) {
                     let b = b + f * a;
                     *entry = [*a, b, d0 * a * a + d1 * b * b];
@@ -128,7 +130,8 @@ impl Search {
 
 /// The state of least cost; the lowest of equals.
 fn cheapest(survivors: &[Survivor], lane: usize) -> usize {
-    (1..survivors.len()).fold(0, |best, state| if survivors[state].cost[lane] < survivors[best].cost[lane] { state } else { best })
+    (1..survivors.len())
+        .fold(0, |best, state| if survivors[state].cost[lane] < survivors[best].cost[lane] { state } else { best })
 }
 
 /// Moves survivors to the start of a strip in which `left` is still to hit, the last strip's errors not counted.
@@ -218,9 +221,12 @@ impl Step<'_> {
     fn run(&self, survivors: &[Survivor], next: usize) -> Vec<Survivor> {
         let costs: Vec<Costs> = survivors.iter().map(|survivor| self.costs(survivor)).collect();
         let found: Vec<(Lane<f32>, Lane<u8>)> = (0..next).map(|state| self.best(state, &costs)).collect();
-        let least: Lane<f32> = std::array::from_fn(|lane| found.iter().fold(f32::INFINITY, |least, (cost, _)| least.min(cost[lane])));
+        let least: Lane<f32> =
+            std::array::from_fn(|lane| found.iter().fold(f32::INFINITY, |least, (cost, _)| least.min(cost[lane])));
         let after = |state: usize, survivor: &Survivor| match found.get(state) {
-            Some((cost, containers)) => self.extend(survivors, state as u8, std::array::from_fn(|lane| cost[lane] - least[lane]), containers),
+            Some((cost, containers)) => {
+                self.extend(survivors, state as u8, std::array::from_fn(|lane| cost[lane] - least[lane]), containers)
+            }
             None => Survivor { cost: [f32::INFINITY; LANES], ..survivor.clone() },
         };
         survivors.iter().enumerate().map(|(state, survivor)| after(state, survivor)).collect()
@@ -228,9 +234,12 @@ impl Step<'_> {
 
     fn costs(&self, survivor: &Survivor) -> Costs {
         let z0: Lane<f32> = std::array::from_fn(|lane| survivor.ahead[lane][2 * self.pair]);
-        let z1: Lane<f32> = std::array::from_fn(|lane| survivor.ahead[lane][2 * self.pair + 1] + self.f * self.weights[0][lane]);
+        let z1: Lane<f32> =
+            std::array::from_fn(|lane| survivor.ahead[lane][2 * self.pair + 1] + self.f * self.weights[0][lane]);
         Costs {
-            fixed: std::array::from_fn(|lane| survivor.cost[lane] + (self.d0 * z0[lane] * z0[lane] + self.d1 * z1[lane] * z1[lane])),
+            fixed: std::array::from_fn(|lane| {
+                survivor.cost[lane] + (self.d0 * z0[lane] * z0[lane] + self.d1 * z1[lane] * z1[lane])
+            }),
             first: std::array::from_fn(|lane| -2.0 * self.scales[lane] * self.d0 * z0[lane]),
             second: std::array::from_fn(|lane| -2.0 * self.scales[lane] * self.d1 * z1[lane]),
         }

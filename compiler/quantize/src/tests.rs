@@ -31,7 +31,8 @@ fn pack_in(param: &Param, block_numbers: usize) -> (Packed, Record, usize) {
         pieces += 1;
         Ok(())
     };
-    let Quantized { spec, scales, offsets, record } = in_blocks(param, block_numbers, &nearest(param), &mut sink, &mut |n| done += n).unwrap();
+    let Quantized { spec, scales, offsets, record } =
+        in_blocks(param, block_numbers, &nearest(param), &mut sink, &mut |n| done += n).unwrap();
     assert_eq!(done, param.source.rows() * param.source.cols());
     (Packed { spec, codes, scales, offsets }, record, pieces)
 }

@@ -13,8 +13,9 @@ use serde_json::json;
 pub(crate) fn run(args: &Run) -> Result<()> {
     let bundle = args.opened.open()?;
     if let (Some(from), Some(to)) = (&args.inputs, &args.outputs) {
-        let outputs = inputs::run(&bundle, &args.machine.options(0), &output::read(from)?)?;
-        return output::write(to, &outputs);
+        let ran = inputs::run(&bundle, &args.machine.options(0), &output::read(from)?)?;
+        ran.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+        return output::write(to, &ran.outputs);
     }
 
     let text = match (&args.prompt, args.json) {

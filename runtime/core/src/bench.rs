@@ -140,9 +140,9 @@ fn prefill(session: &mut Session, slot: usize, tokens: &[u32]) -> Result<Duratio
     Ok(begin.elapsed())
 }
 
-/// Bytes of the distinct tensors that steps read as a whole.
+/// Bytes of the distinct tensors that steps read as a whole: not those of launches that gather rows of an embedding table.
 fn weight_bytes(bundle: &Bundle) -> u64 {
-    let steps = bundle.manifest().steps.iter().filter(|step| step.op != "embed");
+    let steps = bundle.manifest().steps.iter().filter(|step| step.op.split('+').all(|op| op != "embed"));
     let names: BTreeSet<&str> = steps
         .flat_map(|s| &s.args)
         .filter_map(|arg| match arg {

@@ -67,7 +67,7 @@ pub fn divergence(
     let (mut means, mut same) = (Vec::with_capacity(count), 0u64);
     let scored = window - 1;
     for (n, tokens) in tokens.chunks_exact(window).enumerate() {
-        let mut logits = |session: &mut Session| {
+        let logits = |session: &mut Session| {
             session.truncate(0, 0);
             session.step(&[Chunk { slot: 0, tokens: &tokens[..scored], positions: None, want: Want::All }])
         };

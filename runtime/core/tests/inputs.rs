@@ -29,7 +29,7 @@ fn file(tensors: &[Tensor]) -> Vec<u8> {
 fn run(manifest: Manifest, tensors: &[Tensor]) -> Result<Vec<u8>, String> {
     let (_dir, bundle) = toy::bundle_of(manifest);
     let options = Options { threads: Some(2), max_tokens: 3, ..Options::default() };
-    inputs::run(&bundle, &options, &file(tensors)).map_err(|e| e.to_string())
+    inputs::run(&bundle, &options, &file(tensors)).map(|ran| ran.outputs).map_err(|e| e.to_string())
 }
 
 fn read(outputs: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
@@ -162,4 +162,18 @@ fn files_that_do_not_fit_are_refused_with_every_reason() {
 fn an_empty_batch_is_no_accident() {
     let outputs = run(toy::manifest(), &[ints("input_ids", &[0, 4], &[])]).unwrap();
     assert_eq!(read(&outputs, "logits"), (vec![0, 4, VOCAB], vec![]));
+}
+
+#[test]
+fn a_listed_input_that_the_model_does_not_have_is_warned_of() {
+    let (_dir, bundle) = toy::bundle();
+    let ids = ints("input_ids", &[1, 1], &[4]);
+    let listing = |names: &str| {
+        let header = Some([("inputs".to_owned(), names.to_owned())].into());
+        let bytes = serialize([("input_ids", TensorView::new(ids.1, ids.2.clone(), &ids.3).unwrap())], header).unwrap();
+        inputs::run(&bundle, &Options::default(), &bytes).unwrap().warnings.to_string()
+    };
+    assert_eq!(listing(r#"["input_ids"]"#), "");
+    let text = listing(r#"["input_ids", "pixels", "cache"]"#);
+    assert!(text.starts_with("warning[Q35-0604]: the file's inputs 'pixels', 'cache' are not inputs of the model"), "{text}");
 }

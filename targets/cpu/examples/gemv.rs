@@ -7,7 +7,6 @@
 //! The weights are random codes, several copies of the matrix so that they do not stay in the cache. Prints billions of weights per
 //! second (times tokens), bytes of weights per second, the bandwidth of a plain read, and what compiling took.
 
-use q35_bundle::Rows;
 use q35_format::{Codec, Group, PackedSpec};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
@@ -40,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (rows, cols): (usize, usize) = (arg(1, "2048").parse()?, arg(2, "2048").parse()?);
     let tokens: usize = arg(3, "1").parse()?;
     let group: Group = arg(4, "row").parse()?;
-    let linear = Linear { spec: PackedSpec::new(rows, cols, codec, group)?, rows: Rows::Tokens, bias: false };
+    let linear = Linear::new(PackedSpec::new(rows, cols, codec, group)?);
     if let Some(reason) = linear.unsupported() {
         return Err(reason.into());
     }

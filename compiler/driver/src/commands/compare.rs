@@ -71,6 +71,8 @@ pub struct Row {
     pub what: String,
     /// The float model against the dequantized model.
     pub quantization: f64,
+    /// The part of it that the rounding of activations has: dequantized weights, activations as they are against rounded.
+    pub activations: f64,
     /// The dequantized model against the artifact.
     pub code_generation: f64,
 }
@@ -94,10 +96,12 @@ pub fn compare(model: &Model, bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Co
     }
     let float = interpreted(&float_graph, &source, prompt)?;
     let dequantized = interpreted(&model.graph, &packed, prompt)?;
+    let unrounded = interpreted(&float_graph, &packed, prompt)?;
     let artifact = executed(bundle, prompt)?;
     let row = |what: String, of: &dyn Fn(&Run) -> Vec<f32>| Row {
         what,
         quantization: relative(&of(&float), &of(&dequantized)),
+        activations: relative(&of(&unrounded), &of(&dequantized)),
         code_generation: relative(&of(&dequantized), &of(&artifact)),
     };
     let mut layers = Vec::new();
@@ -114,7 +118,9 @@ pub fn compare(model: &Model, bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Co
 fn interpreted(graph: &q35_dialects::Graph, params: &dyn ParamValues, prompt: &Prompt) -> Result<Run> {
     let mut session = Interpreter::new(graph, params);
     let logits = session.step(&prompt.step())?.data;
-    let flat = |layer: &CacheLayer| [layer.values().flat_map(|e| e.key.clone()).collect(), layer.values().flat_map(|e| e.value.clone()).collect()];
+    let flat = |layer: &CacheLayer| {
+        [layer.values().flat_map(|e| e.key.clone()).collect(), layer.values().flat_map(|e| e.value.clone()).collect()]
+    };
     Ok(Run { logits, caches: session.caches().values().map(flat).collect() })
 }
 
@@ -148,9 +154,11 @@ fn token_major(entries: &[f32], heads: usize, tokens: usize, dim: usize) -> Vec<
 
 impl Comparison {
     fn listing(&self) -> String {
-        let mut table = Table::new(&[("", Align::Left), ("quantization", Align::Right), ("code generation", Align::Right)]);
+        let columns = ["quantization", "of it activations", "code generation"].map(|title| (title, Align::Right));
+        let mut table = Table::new(&[&[("", Align::Left)], &columns[..]].concat());
         for row in &self.layers {
-            table.row([row.what.clone(), format!("{:.2e}", row.quantization), format!("{:.2e}", row.code_generation)]);
+            let shares = [row.quantization, row.activations, row.code_generation].map(|share| format!("{share:.2e}"));
+            table.row(std::iter::once(row.what.clone()).chain(shares));
         }
         let worst = self.worst.iter().map(|name| format!("\nquantization costs most in '{name}': {:.2e}\n", self.nodes[name]));
         format!("relative error\n\n{table}{}", worst.collect::<String>())

@@ -43,7 +43,8 @@ fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
 
 /// What to calibrate with, if effort is best.
 fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<Calibration>> {
-    let refuse = |what: String, help: &str| Err(Diagnostic::error(Code::BadOption, what).at("option", "--effort").help(help).into());
+    let refuse =
+        |what: String, help: &str| Err(Diagnostic::error(Code::BadOption, what).at("option", "--effort").help(help).into());
     match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
             format!("--effort best has no meaning for codec {codec}"),

@@ -92,10 +92,11 @@ impl Raiser<'_> {
         let at = if rank == 1 { vec![b] } else { vec![b, self.eval.sym.int(0)] };
         let last = self.eval.element(lengths, &at)?;
         let (terms, c) = self.eval.sym.terms(last);
+        let entries = self.grid.total(&mut self.eval.sym);
         let sums_mask = match terms[..] {
-            [(fold, 1.0)] if c == -1.0 => match (self.eval.sym.node(fold), self.eval.sym.bound_of(fold)) {
-                (Node::Fold(Combine::Sum, _, body), Some(bound)) => {
-                    matches!(self.eval.sym.node(*body), Node::Load(base, index)
+            [(fold, 1.0)] if c == -1.0 => match *self.eval.sym.node(fold) {
+                Node::Fold(Combine::Sum, bound, body) if self.eval.sym.bound_extent(bound) == Some(entries) => {
+                    matches!(self.eval.sym.node(body), Node::Load(base, index)
                         if self.eval.value_of(*base) == self.grid.mask && **index == [b, bound])
                 }
                 _ => false,

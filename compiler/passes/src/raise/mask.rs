@@ -105,17 +105,17 @@ impl Raiser<'_> {
     pub(super) fn sees_nothing(&mut self, condition: Id) -> bool {
         let mut mask = None;
         self.eval.sym.visit(condition, |id, node| {
-            if let Node::Fold(_, _, body) = node {
-                mask = Some((id, *body));
+            if let Node::Fold(_, bound, body) = node {
+                mask = Some((id, *bound, *body));
             }
             true
         });
-        let Some((fold, body)) = mask else { return false };
+        let Some((fold, t, body)) = mask else { return false };
+        let entries = self.grid.total(&mut self.eval.sym);
         let one = self.eval.sym.int(1);
         let empty = self.eval.sym.less(fold, one);
-        let Some(t) = self.eval.sym.bound_of(fold) else { return false };
         let truth = self.eval.sym.as_truth(body);
-        condition == empty && self.mask(truth, t).is_ok()
+        condition == empty && self.eval.sym.bound_extent(t) == Some(entries) && self.mask(truth, t).is_ok()
     }
 
     /// The branch of a selection that rows which see something take, if the other is 0.

@@ -5,7 +5,7 @@
 //! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
 //! elements become loads from the new value, whose index is always (sequence, token, column). Every other node means nothing by itself:
-//! it contributes to the expressions in which norms ([`norm`]), rotations ([`rope`]), masks ([`mask`]), gates ([`glu`]) are recognised,
+//! it contributes to the expressions in which norms (`norm`), rotations (`rope`), masks (`mask`), gates (`glu`) are recognised,
 //! whatever nodes they were spelled with.
 //!
 //! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing is dropped silently.
@@ -329,27 +329,24 @@ impl Raiser<'_> {
             return self.consequence();
         }
         let mut rows: BTreeSet<[Id; 2]> = BTreeSet::new();
-        let mut loads = Vec::new();
-        self.eval.sym.visit(expr, |id, node| {
+        self.eval.sym.visit(expr, |_, node| {
             if let Node::Load(base, index) = node
                 && self.raised.contains_key(base)
-                && let [b, s, column] = index[..]
+                && let [b, s, _] = index[..]
             {
                 rows.insert([b, s]);
-                loads.push((id, *base, column));
             }
             true
         });
         let own = [self.grid.b, self.grid.s];
         match rows.into_iter().collect::<Vec<_>>()[..] {
             [row] if row == own => Ok((expr, own)),
-            [row] => {
-                let map: HashMap<Id, Id> = loads
-                    .into_iter()
-                    .map(|(id, base, column)| (id, self.eval.sym.load(base, &[own[0], own[1], column])))
-                    .collect();
+            // A size of 1 makes a coordinate the number 0; any other fixed coordinate is a particular token.
+            [row] if row.iter().zip(own).all(|(at, own)| *at == own || self.eval.sym.as_number(*at).is_none()) => {
+                let map: HashMap<Id, Id> = row.into_iter().zip(own).filter(|(at, own)| at != own).collect();
                 Ok((self.eval.sym.subst(expr, &map), row))
             }
+            [_] => self.fault("reads one particular token"),
             [] => self.fault("depends on no activation"),
             _ => self.fault("mixes different tokens outside an attention"),
         }

@@ -60,10 +60,9 @@ impl Raiser<'_> {
     fn squares(&self, id: Id) -> Option<(Id, Id, u64, f64)> {
         let (terms, offset) = self.eval.sym.terms(id);
         let [(fold, 1.0)] = terms[..] else { return None };
-        let Node::Fold(Combine::Sum, extent, body) = *self.eval.sym.node(fold) else { return None };
-        let group = self.eval.sym.as_int(extent).filter(|n| *n > 0)?;
+        let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return None };
+        let group = self.eval.sym.as_int(self.eval.sym.bound_extent(bound)?).filter(|n| *n > 0)?;
         let even = self.eval.sym.factors(body).iter().all(|(_, p)| p.half().whole().is_some());
-        let bound = self.eval.sym.bound_of(fold)?;
         (even && offset >= 0.0).then_some((body, bound, group as u64, offset))
     }
 }

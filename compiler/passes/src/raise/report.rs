@@ -24,21 +24,20 @@ pub(super) fn unknown_ops(graph: &SourceGraph, live: &BTreeSet<NodeId>) -> Resul
     for ((domain, op), names) in unknown {
         let full = if domain.is_empty() { op } else { format!("{domain}.{op}") };
         let times = if names.len() == 1 { "once".to_owned() } else { format!("{} times", names.len()) };
-        found.push(
-            Diagnostic::error(Code::UnknownOp, format!("op '{full}' is not supported; the model uses it {times}"))
-                .at("node", listed(&names)),
-        );
+        let what = format!("op '{full}' is not supported; the model uses it {times}");
+        found.push(Diagnostic { place: Some(listed(&names)), ..Diagnostic::error(Code::UnknownOp, what) });
     }
     found.into_result(())
 }
 
+/// `node 'a'`, or `nodes 'a', 'b' and 3 more`.
 fn listed(names: &[String]) -> String {
-    let mut text = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("', '");
-    if names.len() > NAMED {
-        text.push_str(&format!("' and {} more", names.len() - NAMED));
-        return text.trim_end_matches('\'').to_owned();
+    let quoted: Vec<String> = names.iter().take(NAMED).map(|name| format!("'{name}'")).collect();
+    let word = if names.len() == 1 { "node" } else { "nodes" };
+    match names.len().saturating_sub(NAMED) {
+        0 => format!("{word} {}", quoted.join(", ")),
+        more => format!("{word} {} and {more} more", quoted.join(", ")),
     }
-    text
 }
 
 /// One diagnostic per node that could not be understood.

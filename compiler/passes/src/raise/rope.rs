@@ -7,7 +7,7 @@
 use super::activation::is_one;
 use super::linear::one;
 use super::{Raiser, Res};
-use crate::sym::{Base, Func, Id, Kind, Node, Power};
+use crate::sym::{Base, Combine, Func, Id, Kind, Node, Power};
 use q35_bundle::PositionRule;
 use q35_dialects::ParamName;
 use q35_dialects::q35::{Positions, RopeStyle, Rotary};
@@ -306,7 +306,7 @@ impl Raiser<'_> {
             PositionRule::Given
         } else if position == own {
             PositionRule::Column
-        } else if self.counts_unmasked(position) {
+        } else if self.counts_unmasked(position)? {
             self.masked = true;
             PositionRule::Unmasked
         } else {
@@ -325,22 +325,23 @@ impl Raiser<'_> {
     }
 
     /// `sum of mask[b, j] over j up to the token, less 1`; at padding it may be anything.
-    fn counts_unmasked(&self, position: Id) -> bool {
-        let counted = |id: Id| {
-            let (terms, c) = self.eval.sym.terms(id);
-            let [(fold, 1.0)] = terms[..] else { return false };
-            let Node::Fold(crate::sym::Combine::Sum, _, body) = *self.eval.sym.node(fold) else { return false };
-            let Some(bound) = self.eval.sym.bound_of(fold) else { return false };
-            c == -1.0
-                && matches!(self.eval.sym.node(body), Node::Load(base, index)
-                    if self.grid.mask.is_some() && self.eval.value_of(*base) == self.grid.mask && **index == [self.grid.b, bound])
+    fn counts_unmasked(&mut self, position: Id) -> Res<bool> {
+        let Some(mask) = self.grid.mask else { return Ok(false) };
+        let own = self.grid.column(&mut self.eval.sym);
+        let here = self.eval.element(mask, &[self.grid.b, own])?;
+        let padding = self.eval.sym.zero(here);
+        let no_padding = self.eval.sym.not(padding);
+        let count = match *self.eval.sym.node(position) {
+            Node::Select(condition, at_padding, count) if condition == padding && !self.is_varying(at_padding) => count,
+            Node::Select(condition, count, at_padding) if condition == no_padding && !self.is_varying(at_padding) => count,
+            _ => position,
         };
-        match *self.eval.sym.node(position) {
-            Node::Select(_, a, b) => {
-                (counted(a) && self.eval.sym.as_number(b).is_some()) || (counted(b) && self.eval.sym.as_number(a).is_some())
-            }
-            _ => counted(position),
-        }
+        let upto = self.eval.sym.plus(own, 1.0);
+        let (terms, less_one) = self.eval.sym.terms(count);
+        let [(fold, 1.0)] = terms[..] else { return Ok(false) };
+        let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return Ok(false) };
+        let element = self.eval.element(mask, &[self.grid.b, bound])?;
+        Ok(less_one == -1.0 && self.eval.sym.bound_extent(bound) == Some(upto) && body == element)
     }
 
     /// The rotary of some frequencies, one for the whole step.

@@ -27,10 +27,14 @@ impl Arena {
     fn least(&mut self, x: Id) -> Option<Id> {
         let (terms, _) = self.terms(x);
         let mut atoms: Vec<Id> = terms.iter().flat_map(|(t, _)| self.factors(*t)).map(|(f, _)| f).collect();
-        // Youngest first: a remainder's bound may mention older variables.
+        // Youngest first: the end of an atom's range may mention older ones.
         atoms.sort_unstable();
         atoms.dedup();
-        for atom in atoms.into_iter().rev() {
+        for &atom in atoms.iter().rev() {
+            // An atom inside another one cannot be moved alone.
+            if atoms.iter().any(|other| *other != atom && self.contains(*other, atom)) {
+                continue;
+            }
             let Some(last) = self.last_value(atom) else { continue };
             let signs: Vec<bool> =
                 terms.iter().filter(|(t, _)| self.factors(*t).iter().any(|(f, _)| *f == atom)).map(|(_, c)| *c > 0.0).collect();

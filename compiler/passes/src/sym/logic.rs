@@ -42,8 +42,13 @@ impl Arena {
                 return self.truth(false);
             }
         }
-        let (_, monic) = self.monic(x);
-        self.intern(Node::Zero(monic))
+        // Integers stay integers: a quotient of coefficients might not be exact.
+        let one_form = match (self.is_integer(x), self.terms(x).0.first()) {
+            (true, Some((_, lead))) if *lead < 0.0 => self.scaled(x, -1.0),
+            (true, _) => x,
+            _ => self.monic(x).1,
+        };
+        self.intern(Node::Zero(one_form))
     }
 
     /// A comparison of a sum with a selection in it compares in both branches.
@@ -173,6 +178,15 @@ impl Arena {
             if self.pinned(case).is_some() && self.given(case, general) == special {
                 return general;
             }
+        }
+        // Between finite constants: no + (yes - no) * (condition ? 1 : 0), so that such selections add up.
+        if let (Some(y), Some(n)) = (self.as_number(yes), self.as_number(no))
+            && (y - n).is_finite()
+            && (y, n) != (1.0, 0.0)
+        {
+            let (one, zero) = (self.int(1), self.int(0));
+            let indicator = self.intern(Node::Select(condition, one, zero));
+            return self.linear(&[(indicator, y - n)], n);
         }
         if yes == no { yes } else { self.intern(Node::Select(condition, yes, no)) }
     }

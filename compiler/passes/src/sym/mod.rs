@@ -8,7 +8,8 @@
 //!    leading coefficient 1 (its content went to the coefficient);
 //! 3. products of integer sums are expanded, products of real sums are not;
 //! 4. comparisons are `p >= 0` ([`Node::NonNegative`]) and `p = 0` ([`Node::Zero`]); disjunction is a negated conjunction;
-//! 5. a truth value used as a number is `select(condition, 1, 0)`;
+//! 5. a truth value used as a number is `select(condition, 1, 0)`, and any other choice between finite constants is a multiple of that,
+//!    plus a constant;
 //! 6. the variable of a [`Node::Fold`] is [`Node::Bound`], numbered from the inside.
 //!
 //! Numbers are f64: every f32, and every integer a tensor may be indexed with, is exact. Real arithmetic is the algebra of real
@@ -138,7 +139,7 @@ pub enum Node {
     And(Box<[Id]>),
     /// The second where the first holds, else the third.
     Select(Id, Id, Id),
-    /// The body combined over a bound variable's values below the extent.
+    /// The body combined over the values of a [`Node::Bound`].
     Fold(Combine, Id, Id),
 }
 

@@ -66,8 +66,8 @@ impl Arena {
             Node::Not(x) => self.list(out, "not ", &[*x], "", ["", ""]),
             Node::And(parts) => self.list(out, "", parts, " and ", ["(", ")"]),
             Node::Select(c, a, b) => self.list(out, "select", &[*c, *a, *b], ", ", ["(", ")"]),
-            Node::Fold(Combine::Sum, extent, body) => self.list(out, "sum", &[*extent, *body], ", ", ["(", ")"]),
-            Node::Fold(Combine::Max, extent, body) => self.list(out, "largest", &[*extent, *body], ", ", ["(", ")"]),
+            Node::Fold(Combine::Sum, bound, body) => self.list(out, "sum", &[*bound, *body], ", ", ["(", ")"]),
+            Node::Fold(Combine::Max, bound, body) => self.list(out, "largest", &[*bound, *body], ", ", ["(", ")"]),
         };
     }
 

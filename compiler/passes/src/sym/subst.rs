@@ -73,6 +73,11 @@ impl Arena {
         if let Some(&done) = memo.get(&id) {
             return done;
         }
+        if let Node::Fold(combine, bound, body) = *self.node(id) {
+            let result = self.subst_fold(combine, bound, body, map);
+            memo.insert(id, result);
+            return result;
+        }
         let children = self.children(id);
         let changed: Vec<Id> = children.iter().map(|c| self.subst_memo(*c, map, memo)).collect();
         let result = if changed == children { id } else { self.rebuild(id, &changed) };
@@ -82,7 +87,7 @@ impl Arena {
 
     fn rebuild(&mut self, id: Id, parts: &[Id]) -> Id {
         match self.node(id).clone() {
-            Node::Number(_) | Node::Dim(_) | Node::Var(_) => id,
+            Node::Number(_) | Node::Dim(_) | Node::Var(_) | Node::Fold(..) => id,
             Node::Bound(level, _) => self.intern(Node::Bound(level, parts[0])),
             Node::Apply(func, _) => self.apply(func, parts[0]),
             Node::NonNegative(_) => self.non_negative(parts[0]),
@@ -108,7 +113,6 @@ impl Arena {
                 all
             }
             Node::Select(..) => self.select(parts[0], parts[1], parts[2]),
-            Node::Fold(combine, ..) => self.refold(combine, parts[0], parts[1]),
         }
     }
 }

@@ -54,11 +54,12 @@ impl Arena {
         }
     }
 
-    /// A selection between constants takes its coefficient into the branches, so that masks have one form.
+    /// A selection between infinities takes its coefficient into the branches, so that masks have one form.
     fn scaled_term(&mut self, term: Id, c: f64) -> (Id, f64) {
         if c != 1.0
             && let Node::Select(condition, yes, no) = *self.node(term)
             && let (Some(yes), Some(no)) = (self.as_number(yes), self.as_number(no))
+            && (yes, no) != (1.0, 0.0)
         {
             let (yes, no) = (self.number(yes * c), self.number(no * c));
             return (self.select(condition, yes, no), 1.0);

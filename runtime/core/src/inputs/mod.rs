@@ -3,18 +3,19 @@
 //!
 //! The program behind a bundle knows no padding: a batch is ragged. So padded columns are dropped on the way in (module `rows`) and
 //! come back as zeros. Only the token ids must be there; an absent cache is empty, an absent mask is all ones, absent positions count
-//! columns. Integers may be i32 or i64, floats f16, bf16 or f32; outputs are f32.
+//! columns. Inputs that a file's header lists and the graph lacks are warned of. Integers may be i32 or i64, floats f16, bf16 or f32; outputs are f32.
 
 mod rows;
 mod tensors;
 
 use crate::device::CacheSpan;
 use crate::{Chunk, Options, Session, Want};
-use q35_bundle::{Bundle, CachePart, Port, Role};
+use q35_bundle::{Bundle, CachePart, Interface, Port, Role};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use rows::{Row, rows};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tensors::{floats, grid};
 
@@ -36,11 +37,22 @@ fn bad(what: impl Into<String>) -> Diagnostic {
     Diagnostic::error(Code::BadInputs, what)
 }
 
-/// Runs `file` (the content of a safetensors file) on a session made for it, and returns the content of another.
+/// What running a file of inputs gives.
+#[derive(Debug)]
+pub struct Ran {
+    /// The graph's outputs: the content of a safetensors file.
+    pub outputs: Vec<u8>,
+    /// What the user may not expect.
+    pub warnings: Diagnostics,
+}
+
+/// Runs `file` (the content of a safetensors file) on a session made for it.
 ///
 /// `options` sets everything but the cache, which is as large as the file needs.
-pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Vec<u8>> {
-    let file = SafeTensors::deserialize(file).map_err(|e| bad(format!("this is not a sound safetensors file: {e}")))?;
+pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Ran> {
+    let unsound = |e| bad(format!("this is not a sound safetensors file: {e}"));
+    let (_, header) = SafeTensors::read_metadata(file).map_err(unsound)?;
+    let file = SafeTensors::deserialize(file).map_err(unsound)?;
     let interface = &bundle.manifest().interface;
     let find = |role: &Role| {
         interface.inputs.iter().find(|port| port.role == *role).and_then(|port| Some((port, file.tensor(&port.name).ok()?)))
@@ -110,7 +122,26 @@ pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Vec<u
     }
     let views = outputs.iter().map(|o| TensorView::new(o.dtype, o.shape.clone(), &o.data).map(|view| (o.name, view)));
     let bytes = views.collect::<std::result::Result<Vec<_>, _>>().and_then(|views| serialize(views, None));
-    Ok(bytes.map_err(|e| bad(format!("the outputs cannot be stored: {e}")))?)
+    let mut warnings = Diagnostics::new();
+    warnings.extend(strangers(&listed_inputs(header.metadata()), interface));
+    Ok(Ran { outputs: bytes.map_err(|e| bad(format!("the outputs cannot be stored: {e}")))?, warnings })
+}
+
+/// The names that a file's header lists under `inputs`, as a JSON array. A file need not have such a list.
+fn listed_inputs(header: &Option<HashMap<String, String>>) -> Vec<String> {
+    let list = header.as_ref().and_then(|header| header.get("inputs"));
+    list.and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default()
+}
+
+/// A listed input that the graph does not have is left out, and the result may be another's.
+fn strangers(listed: &[String], interface: &Interface) -> Option<Diagnostic> {
+    let known: Vec<&str> = interface.inputs.iter().map(|port| port.name.as_str()).collect();
+    let strange: Vec<&str> = listed.iter().map(String::as_str).filter(|name| !known.contains(name)).collect();
+    if strange.is_empty() {
+        return None;
+    }
+    let what = format!("the file's inputs '{}' are not inputs of the model and are left out", strange.join("', '"));
+    Some(Diagnostic::warning(Code::BadInputs, what).help(format!("the model's inputs are '{}'", known.join("', '"))))
 }
 
 fn output<'a>(name: &'a str, shape: Vec<usize>, data: &[f32]) -> Output<'a> {

@@ -18,11 +18,10 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>) {
     let spec = &f.linear.spec;
     let (cols, element) = (spec.cols(), spec.row_bytes() / spec.cols());
     let column = (TILE * element) as i64;
-    call.for_tiles(|tile| {
-        let weights = f.codes.at(tile * (cols as i64 * column));
+    f.for_tiles(call, |tile| {
         f.for_chunks(&[TOKENS, 1], |chunk| {
             let step = |at: Val<'k>, way: usize, sums: &mut Vec<Vec<Val<'k>>>| {
-                let w = f.floats(weights.at(at * column));
+                let w = f.floats(tile.codes.at(at * column));
                 for (x, sums) in chunk.x.iter().zip(sums) {
                     sums[way] = w.mul_add(x.at(at * 4).load(F32, 4).splat(TILE as u32), sums[way]);
                 }

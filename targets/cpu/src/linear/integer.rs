@@ -5,7 +5,7 @@
 //! groups added in order, times the activation scale, plus the bias of the layer.
 
 use super::dot::{BYTES, SUMS, dot, quad};
-use super::frame::{Chunk, Frame, OUTPUTS};
+use super::frame::{Chunk, Frame, OUTPUTS, Tile};
 use super::geometry::{BLOCK, HEADER, QUAD, QUADS, TILE, blocks, group_quads, quant_sums};
 use crate::level::Level;
 use q35_format::Group;
@@ -76,7 +76,7 @@ pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> 
 }
 
 /// Computes and stores the outputs of a tile for a chunk of tokens from the tile's unsigned weights at `panel`.
-pub(super) fn tile<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>, chunk: &Chunk<'k>) {
+pub(super) fn tile<'k>(f: &Frame<'k>, tile: &Tile<'k>, panel: Val<'k>, chunk: &Chunk<'k>) {
     let tokens = chunk.x.len();
     let zero = vec![f.no_sum(); tokens];
     let outputs = for_groups(f, zero, |group, block, quads, outputs| {

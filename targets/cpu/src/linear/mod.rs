@@ -1,6 +1,6 @@
 //! Linear layers: `y[m, n] = sum over k of x[m, k] W[n, k], plus bias[n]`.
 //!
-//! What enters is a [`Linear`]: the shape and storage of `W`. What leaves are kernels. Weights are decoded inside the kernel, never to
+//! What enters is a [`Linear`]: the shape and storage of `W`. What leaves are kernels. Layers that share `x` share a kernel. Weights are decoded inside the kernel, never to
 //! memory that outlives a tile. A kernel's tiles are [`TILE`](geometry::TILE) outputs each, for all rows of `x`.
 //!
 //! | module | idea |
@@ -35,30 +35,17 @@ use q35_format::{Group, PackedSpec};
 /// Most inputs of a layer that multiplies integers: a decoded tile then takes 1 MiB of stack, and no sum of products of bytes exceeds 31 bits.
 const MOST_INPUTS: usize = 1 << 16;
 
-/// Static facts of a linear layer; layers with equal facts share their kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Static facts of a linear layer, or of several that share `x`; layers with equal facts share their kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Linear {
-    /// Shape `[outputs, inputs]` and storage of the weight.
+    /// Shape `[outputs, inputs]` and storage of the (first) weight.
     pub spec: PackedSpec,
+    /// Outputs of further weights that differ from the first in nothing else.
+    pub beside: Vec<usize>,
     /// What the rows of `x` are.
     pub rows: Rows,
     /// Whether there is a bias.
     pub bias: bool,
-}
-
-/// One argument of a linear kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Argument {
-    /// Activations: rounded for codecs with scales, else f32.
-    Input,
-    /// The weight's codes, in the arrangement [`geometry::codes`].
-    Codes,
-    /// The weight's scales, in the arrangement [`geometry::scales`].
-    Scales,
-    /// f32, in the arrangement [`geometry::vector`].
-    Bias,
-    /// f32 activations.
-    Output,
 }
 
 /// Which kernel of a linear layer.
@@ -81,15 +68,21 @@ impl Variant {
 }
 
 impl Linear {
-    /// The kernel's arguments in order.
-    pub fn arguments(&self) -> Vec<Argument> {
-        use Argument::{Bias, Codes, Input, Output, Scales};
-        let has = |argument: &Argument| match argument {
-            Scales => self.spec.codec().has_scales(),
-            Bias => self.bias,
-            _ => true,
-        };
-        [Input, Codes, Scales, Bias, Output].into_iter().filter(has).collect()
+    /// A layer with one weight, for tokens, without bias.
+    pub fn new(spec: PackedSpec) -> Self {
+        Self { spec, beside: Vec::new(), rows: Rows::Tokens, bias: false }
+    }
+
+    /// Outputs of each weight.
+    pub fn outputs(&self) -> impl Iterator<Item = usize> + '_ {
+        std::iter::once(self.spec.rows()).chain(self.beside.iter().copied())
+    }
+
+    /// This layer and another that reads the same `x`, as one, where they differ in outputs only.
+    pub fn with(&self, other: &Linear) -> Option<Linear> {
+        let facts = |l: &Linear| (l.spec.cols(), l.spec.codec(), l.spec.group(), l.spec.scale(), l.rows, l.bias);
+        (facts(self) == facts(other))
+            .then(|| Linear { beside: self.beside.iter().copied().chain(other.outputs()).collect(), ..self.clone() })
     }
 
     /// Its kernels, in the order in which a step lists them.
@@ -98,7 +91,7 @@ impl Linear {
             Storage::Pairs { .. } => &[Variant::Few, Variant::Many],
             Storage::Float { .. } | Storage::Int8 => &[Variant::Many],
         };
-        variants.iter().map(|&variant| LinearKernel { linear: *self, variant }).collect()
+        variants.iter().map(|&variant| LinearKernel { linear: self.clone(), variant }).collect()
     }
 
     /// Symbol of a variant, without prefix and level.
@@ -115,7 +108,8 @@ impl Linear {
                 q35_format::ScaleType::F32 => "_s32",
             };
         }
-        name += &format!("_{}x{}", spec.rows(), spec.cols());
+        let outputs: Vec<String> = self.outputs().map(|n| n.to_string()).collect();
+        name += &format!("_{}x{}", outputs.join("_"), spec.cols());
         for (holds, suffix) in [(self.bias, "_bias"), (self.rows == Rows::Logits, "_logits"), (variant == Variant::Few, "_few")]
         {
             name += if holds { suffix } else { "" };
@@ -137,8 +131,9 @@ impl Linear {
     }
 }
 
-/// A kernel of a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A kernel of a linear layer. Arguments: x; then for each weight its codes, its scales where the codec has them, its bias where there is one,
+/// each in the arrangement that [`geometry`] gives it, and y. Where the codec has scales, x is rounded, else f32.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinearKernel {
     /// The layer.
     pub linear: Linear,
@@ -152,12 +147,12 @@ impl Kernel for LinearKernel {
     }
 
     fn tiles(&self, _: Dim) -> Size {
-        Size::constant(self.linear.spec.rows().div_ceil(geometry::TILE) as u64)
+        Size::constant(self.linear.outputs().map(|outputs| outputs.div_ceil(geometry::TILE) as u64).sum())
     }
 
     fn build(&self, level: Level, call: &Call<'_>) {
         let codec = self.linear.spec.codec();
-        let frame = Frame::new(call, level, self.linear);
+        let frame = Frame::new(call, level, self.linear.clone());
         match (codec.facts().storage, self.variant, level) {
             (Storage::Float { .. }, ..) => float::build(call, &frame),
             (Storage::Int8, ..) => panel::build_stored(call, &frame),

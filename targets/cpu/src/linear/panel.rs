@@ -4,7 +4,7 @@
 
 use super::decode::{Decoder, biased};
 use super::dot::BYTES;
-use super::frame::Frame;
+use super::frame::{Frame, Tile};
 use super::geometry::{BLOCK, QUADS, STREAM, TILE, blocks, panel_bytes, stream_stride};
 use super::integer::{self, shape};
 use crate::abi::Call;
@@ -21,24 +21,21 @@ const VECTORS: i64 = QUADS as i64;
 
 /// Stored 8-bit weights, any number of tokens.
 pub(super) fn build_stored<'k>(call: &Call<'k>, f: &Frame<'k>) {
-    let bytes = panel_bytes(f.linear.spec.cols()) as i64;
-    call.for_tiles(|tile| multiply(f, tile, f.codes.at(tile * bytes)));
+    f.for_tiles(call, |tile| multiply(f, tile, tile.codes));
 }
 
 /// Streams, any number of tokens.
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u32) {
     let cols = f.linear.spec.cols();
     let panel = f.b.alloca(panel_bytes(cols) as u32, 64);
-    let tile_bytes = (TILE * stream_stride(cols)) as i64;
     let decode = decoder(f, codec, window);
-    call.for_tiles(|tile| {
-        let streams = f.codes.at(tile * tile_bytes);
-        f.b.for_(0, blocks(cols) as i64, 1, |block| decode(streams, panel, block));
+    f.for_tiles(call, |tile| {
+        f.b.for_(0, blocks(cols) as i64, 1, |block| decode(tile.codes, panel, block));
         multiply(f, tile, panel);
     });
 }
 
-fn multiply<'k>(f: &Frame<'k>, tile: Val<'k>, panel: Val<'k>) {
+fn multiply<'k>(f: &Frame<'k>, tile: &Tile<'k>, panel: Val<'k>) {
     f.for_chunks(shape(f.level).tokens, |chunk| integer::tile(f, tile, panel, chunk));
 }
 

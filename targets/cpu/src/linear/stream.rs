@@ -4,7 +4,7 @@
 
 use super::decode::Decoder;
 use super::dot::{BYTES, SUMS, dot, sum_quarters, transpose_add};
-use super::frame::{Chunk, Frame};
+use super::frame::{Chunk, Frame, Tile};
 use super::geometry::{BLOCK, STREAM, TILE, blocks, group_quads, stream_stride};
 use super::integer::{corrections, share};
 use crate::abi::Call;
@@ -26,7 +26,7 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     let decoder = Decoder::new(f.b, codec, window);
     let body = |tokens: &[Val<'k>]| {
         let chunk = f.chunk(tokens);
-        call.for_tiles(|tile| tile_outputs(f, &decoder, tile, &chunk, sums));
+        f.for_tiles(call, |tile| tile_outputs(f, &decoder, tile, &chunk, sums));
     };
     let zero = f.number(0);
     f.b.if_else(
@@ -41,15 +41,14 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     );
 }
 
-fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: Val<'k>, chunk: &Chunk<'k>, sums: Val<'k>) {
+fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: &Tile<'k>, chunk: &Chunk<'k>, sums: Val<'k>) {
     let spec = &f.linear.spec;
     let (tokens, n) = (chunk.x.len(), blocks(spec.cols()));
-    let streams = f.codes.at(tile * (TILE * stream_stride(spec.cols())) as i64);
     let parts = group_quads(spec.group()).len();
-    // Sums of the blocks `range`, of the 16 rows, for each part of a block and each token, to memory.
+    // Sums of the blocks `first..end` of the 16 rows, for each part of a block and each token, to memory.
     let sum_blocks = |first: Val<'k>, end: Val<'k>| {
         f.b.for_(0, TILE as i64, ROWS as i64, |row| {
-            let by_row = row_sums(f, decoder, streams, row, first, end, chunk);
+            let by_row = row_sums(f, decoder, tile.codes, row, first, end, chunk);
             for token in 0..tokens {
                 let rows: [Val<'k>; ROWS] = by_row.each_ref().map(|sums| sums[token]);
                 let quarters = transpose_add(rows);

@@ -48,6 +48,7 @@ fn join(mut group: Vec<Launch>) -> Launch {
         op: group.iter().map(|launch| launch.op.as_str()).collect::<Vec<_>>().join("+"),
         rows: group[0].rows,
         choices: vec![Choice { kernel, max_rows: None }],
+        linear: None,
         args: group.iter().flat_map(|launch| launch.args.clone()).collect(),
     }
 }
@@ -63,7 +64,14 @@ mod tests {
     fn launch(op: &str, rows: Rows, width: u64) -> Launch {
         let kernel = Rc::new(Pointwise { operation: Operation::Add, width, column: false });
         let args = vec![Arg::Write(Value { node: NodeId::new(width as usize), result: 0 })];
-        Launch { node: op.to_owned(), op: op.to_owned(), rows, choices: vec![Choice { kernel, max_rows: None }], args }
+        Launch {
+            node: op.to_owned(),
+            op: op.to_owned(),
+            rows,
+            choices: vec![Choice { kernel, max_rows: None }],
+            linear: None,
+            args,
+        }
     }
 
     #[test]

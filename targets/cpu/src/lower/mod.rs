@@ -3,6 +3,7 @@
 //! | pass | idea |
 //! | --- | --- |
 //! | `cpu-select` | a kernel and its arguments for every op; equal kernels once |
+//! | `cpu-join` | linear layers that read the same activations become one |
 //! | `cpu-chain` | neighbouring kernels that work row by row become one |
 //! | `cpu-place` | a place in the arena for every value, checked by playing the program |
 //! | `cpu-build` | the kernels, at every feature level, as an MLIR module |
@@ -12,6 +13,7 @@
 
 mod chain;
 mod header;
+mod join;
 mod memory;
 mod select;
 mod weights;
@@ -37,6 +39,12 @@ const SELECT: Pass = Pass {
     from: Stage::Q35,
     to: Stage::Target,
 };
+const JOIN: Pass = Pass {
+    name: "cpu-join",
+    purpose: "Join linear layers that read the same activations",
+    from: Stage::Target,
+    to: Stage::Target,
+};
 const CHAIN: Pass = Pass {
     name: "cpu-chain",
     purpose: "Join neighbouring kernels that work row by row",
@@ -54,7 +62,7 @@ const BUILD: Pass =
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
-    Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Asm };
+    Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Bundle };
 
 /// The CPU: the architecture that this program runs on.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +99,7 @@ impl Target for Cpu {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        [SELECT, CHAIN, PLACE, BUILD].into_iter().chain(kernel_passes()).chain([EMIT, LINK]).collect()
+        [SELECT, JOIN, CHAIN, PLACE, BUILD].into_iter().chain(kernel_passes()).chain([EMIT, LINK]).collect()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -105,6 +113,10 @@ impl Target for Cpu {
         observer.before(&SELECT);
         let mut selected = select::select(self, request)?;
         observer.after(&SELECT, &|| select::print(&selected));
+
+        observer.before(&JOIN);
+        selected.launches = join::join(selected.launches);
+        observer.after(&JOIN, &|| select::print(&selected));
 
         observer.before(&CHAIN);
         selected.launches = chain::chain(selected.launches);

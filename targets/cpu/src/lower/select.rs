@@ -9,7 +9,7 @@ use crate::kernels::{
     Append, Attention, Columns, Embed, Hadamard, Kernel, NormWeight, Operation, Pointwise, Quantize, RmsNorm, Rope, Rotary,
     Select, Table,
 };
-use crate::linear::Linear;
+use crate::linear::{Linear, LinearKernel};
 use q35_bundle::{CacheLayer, CachePart, Input, Rows};
 use q35_diag::Diagnostics;
 use q35_dialects::q35::Op;
@@ -50,6 +50,8 @@ pub(crate) struct Launch {
     pub(crate) op: String,
     pub(crate) rows: Rows,
     pub(crate) choices: Vec<Choice>,
+    /// What the choices compute, where they are kernels of linear layers.
+    pub(crate) linear: Option<Linear>,
     pub(crate) args: Vec<Arg>,
 }
 
@@ -74,7 +76,7 @@ pub(crate) fn ops() -> Vec<&'static str> {
 pub(crate) fn codecs() -> Vec<Codec> {
     let supported = |codec: &Codec| {
         let spec = PackedSpec::new(1, 1, *codec, q35_format::Group::Row);
-        spec.is_ok_and(|spec| Linear { spec, rows: Rows::Tokens, bias: false }.unsupported().is_none())
+        spec.is_ok_and(|spec| Linear::new(spec).unsupported().is_none())
     };
     Codec::all().filter(supported).collect()
 }
@@ -114,22 +116,45 @@ struct Selection<'a> {
     weights: Weights,
 }
 
-/// What a kernel's constructor gives: choices and arguments.
-type Made = (Vec<Choice>, Vec<Arg>);
+/// What computes a node.
+enum Computed {
+    One(Rc<dyn Kernel>),
+    Linear(Linear),
+}
+
+/// A node's kernels and arguments.
+type Made = (Computed, Vec<Arg>);
 
 fn one(kernel: impl Kernel + 'static, args: Vec<Arg>) -> Made {
-    (vec![Choice { kernel: Rc::new(kernel), max_rows: None }], args)
+    (Computed::One(Rc::new(kernel)), args)
+}
+
+/// The kernels of a linear layer.
+pub(crate) fn linear_choices(linear: &Linear) -> Vec<Choice> {
+    let choice = |kernel: LinearKernel| Choice { max_rows: kernel.variant.max_rows(), kernel: Rc::new(kernel) };
+    linear.kernels().into_iter().map(choice).collect()
 }
 
 impl Selection<'_> {
     fn node(&mut self, id: NodeId) -> Result<(), String> {
         let node = self.request.graph.node(id);
-        let Some((choices, args)) = self.made(id)? else { return Ok(()) };
+        let Some((computed, args)) = self.made(id)? else { return Ok(()) };
+        let (choices, linear) = match computed {
+            Computed::One(kernel) => (vec![Choice { kernel, max_rows: None }], None),
+            Computed::Linear(linear) => (linear_choices(&linear), Some(linear)),
+        };
         let rows = match self.result(id)? {
             Ty::Act { rows, .. } | Ty::Quant { rows, .. } | Ty::Ids { rows } => rows,
             Ty::Rotary { .. } | Ty::Cache { .. } => Rows::Tokens,
         };
-        self.selected.launches.push(Launch { node: node.name.clone(), op: node.op.name().to_owned(), rows, choices, args });
+        self.selected.launches.push(Launch {
+            node: node.name.clone(),
+            op: node.op.name().to_owned(),
+            rows,
+            choices,
+            linear,
+            args,
+        });
         Ok(())
     }
 
@@ -241,7 +266,7 @@ impl Selection<'_> {
     fn linear(&mut self, id: NodeId, weight: &ParamName, bias: Option<&ParamName>) -> Result<Made, String> {
         let Ty::Act { rows, .. } = self.result(id)? else { return Err("its result is no activation".into()) };
         let spec = spec(&self.packed(weight)?)?;
-        let linear = Linear { spec, rows, bias: bias.is_some() };
+        let linear = Linear { rows, bias: bias.is_some(), ..Linear::new(spec) };
         if let Some(reason) = linear.unsupported() {
             return Err(reason);
         }
@@ -260,9 +285,7 @@ impl Selection<'_> {
             args.push(self.weight(bias, Section::Codes, Use::PaddedVector)?);
         }
         args.push(self.write(id)?);
-        let choice =
-            |kernel: crate::linear::LinearKernel| Choice { max_rows: kernel.variant.max_rows(), kernel: Rc::new(kernel) };
-        Ok((linear.kernels().into_iter().map(choice).collect(), args))
+        Ok((Computed::Linear(linear), args))
     }
 
     /// Operands in order, vectors, result: how most kernels take their arguments.

@@ -1,0 +1,62 @@
+//! Every codec: the CPU's kernels against the interpreter on the same dequantized weights and the same rounding of activations.
+//!
+//! Kernel by kernel the integers are equal to the last bit (`targets/cpu` tests that). Over a whole model, a float that differs in its last
+//! bit turns, now and then, one rounded activation by one step, and from there on the two evaluations round independently of each
+//! other: both are as far from the evaluation without rounding as rounding makes them, and at most about 1.4 times that from each other.
+//! In the first layer such turns are single ones among all of its inputs.
+
+use crate::end_to_end::{compile, path};
+use crate::program;
+use libtest_mimic::{Failed, Trial};
+use q35_tests::corpus::{self, Example};
+
+const CODECS: [(&str, &str); 9] = [
+    ("f16", "row"),
+    ("bf16", "row"),
+    ("q8", "row"),
+    ("split", "row"),
+    ("split", "64"),
+    ("w7", "row"),
+    ("w8", "128"),
+    ("w9", "row"),
+    ("w10", "64"),
+];
+
+/// Examples with what is special: nothing, norms of queries and keys, a sliding window and biases, a trained model.
+const EXAMPLES: [&str; 4] = ["llama-mha--dynamo", "qwen3--dynamo-op24-cache", "mistral-sw--hf-cache", "rustdoc-llama--dynamo"];
+
+/// Of the error that rounding activations makes: in the first layer's keys and values, and everywhere else.
+const FIRST: f64 = 0.1;
+const LATER: f64 = 1.5;
+/// What floats alone may differ by.
+const FLOAT: f64 = 1e-5;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let examples = corpus::dense().into_iter().filter(|example| EXAMPLES.contains(&example.name.as_str()));
+    let trial = |example: Example| {
+        CODECS.map(|(codec, group)| {
+            let (name, example) = (format!("codecs/{}/{codec}-{group}", example.name), example.clone());
+            Trial::test(name, move || run(&example, codec, group).map_err(Failed::from))
+        })
+    };
+    examples.flat_map(trial).collect()
+}
+
+fn run(example: &Example, codec: &str, group: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let bundle = compile(example, folder.path(), "x.q35", &["--codec", codec, "--group", group])?;
+    let text = program::run("q35c", &["compare", path(&example.model), path(&bundle), "--json"]).success()?;
+    let found: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let rows = found["layers"].as_array().ok_or("no layers")?;
+    let number = |row: &serde_json::Value, name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+    let mut wrong = Vec::new();
+    for row in rows {
+        let what = row["what"].as_str().unwrap_or_default();
+        let (rounding, generation) = (number(row, "activations"), number(row, "code_generation"));
+        let allowed = FLOAT + rounding * if what.starts_with("layer 0 ") { FIRST } else { LATER };
+        if generation.is_nan() || generation > allowed {
+            wrong.push(format!("{what}: code generation's share is {generation:.2e}, {allowed:.2e} is allowed"));
+        }
+    }
+    if wrong.is_empty() && rows.len() > 2 { Ok(()) } else { Err(wrong.join("\n")) }
+}
