@@ -118,6 +118,15 @@ impl From<Emit> for Stage {
     }
 }
 
+/// How hard rounding tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Effort {
+    /// Every weight to what is nearest
+    Fast,
+    /// Errors compensated, by what a calibration text shows
+    Best,
+}
+
 /// `q35c compile`.
 #[derive(Clone, Debug, Args)]
 pub struct Compile {
@@ -132,6 +141,15 @@ pub struct Compile {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub shape: Shape,
+    /// How hard to try when rounding; best needs --calibrate
+    #[arg(long, value_enum, default_value = "fast")]
+    pub effort: Effort,
+    /// UTF-8 text to calibrate with, like what the model will work on
+    #[arg(long, value_name = "FILE", required_if_eq("effort", "best"))]
+    pub calibrate: Option<PathBuf>,
+    /// Sequences of 256 tokens to take from the calibration text, at most
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub sequences: u32,
     /// Prefix of every symbol in the object file
     #[arg(long, value_name = "SYM", default_value = "q35_", value_parser = symbol_prefix)]
     pub prefix: String,
@@ -218,6 +236,8 @@ mod tests {
             &["q35c", "compile", "m", "--dump-after", "no-such-pass"],
             &["q35c", "compile", "m", "--dump-dir", "d"],
             &["q35c", "compile", "m", "--context", "0"],
+            &["q35c", "compile", "m", "--effort", "best"],
+            &["q35c", "compile", "m", "--sequences", "0"],
         ] {
             assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{args:?}");
         }

@@ -31,6 +31,14 @@ pub const Q35: Pass = Pass {
     to: Stage::Q35,
 };
 
+/// Rounds linear layers for a text.
+pub const CALIBRATE: Pass = Pass {
+    name: "calibrate",
+    purpose: "With --effort best: run the calibration text layer by layer, and round every linear layer for what it gets to see",
+    from: Stage::Bundle,
+    to: Stage::Bundle,
+};
+
 /// Fills the weights file.
 pub const QUANTIZE: Pass = Pass {
     name: "quantize",
@@ -56,7 +64,7 @@ pub fn all() -> Vec<Pass> {
         .chain(model)
         .chain([Q35])
         .chain(targets.iter().flat_map(|target| target.passes()))
-        .chain([QUANTIZE, WRITE_BUNDLE])
+        .chain([CALIBRATE, QUANTIZE, WRITE_BUNDLE])
         .collect()
 }
 

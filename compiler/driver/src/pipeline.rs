@@ -1,5 +1,6 @@
 //! The way from a model's path to a bundle, as one list.
 
+use crate::calibrate::{self, Calibration, Ready};
 use crate::limit::Limit;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -41,18 +42,25 @@ pub struct Output<'a> {
     pub prefix: &'a str,
     /// The bundle's path.
     pub path: &'a Path,
+    /// The text that decides how weights are rounded; without one they are rounded to nearest.
+    pub calibration: Option<&'a Calibration>,
 }
 
 /// The whole way. Gives the model as it was compiled, and the manifest of the bundle.
 pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut dyn Observer) -> Result<(Model, Manifest)> {
     let limit = Limit(settings.max_memory);
     let Prepared { imported, model } = prepare(path, settings, observer)?;
+    let tokenizer = imported.sidecars.tokenizer.as_deref();
+    let sequences = out.calibration.map(|c| c.tokens(tokenizer, model.facts.vocab, model.facts.context)).transpose()?;
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
     let lowered = lower(&program, out.target, out.prefix, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
-    let written = write_weights(&model, &lowered, &mut bundle, limit, observer)?;
-    let manifest = finish(&model, &imported, settings, lowered, written, bundle, observer)?;
+    let ready = sequences.map_or(Ok(Ready::new()), |sequences| calibrate::run(&model, &sequences, limit, observer))?;
+    let written = write_weights(&model, &lowered, &ready, &mut bundle, limit, observer)?;
+    let mut options = settings.recorded(model.facts.context);
+    options.extend(out.calibration.into_iter().flat_map(Calibration::recorded));
+    let manifest = finish(&model, &imported, options, lowered, written, bundle, observer)?;
     limit.check()?;
     Ok((model, manifest))
 }
@@ -67,12 +75,13 @@ pub fn lower(program: &Program, target: &dyn Target, prefix: &str, observer: &mu
 fn write_weights(
     model: &Model,
     lowered: &Lowered,
+    ready: &Ready,
     bundle: &mut BundleWriter,
     limit: Limit,
     observer: &mut dyn Observer,
 ) -> Result<Written> {
     observer.before(&passes::QUANTIZE);
-    let written = weights::write(model, &lowered.weights, bundle, limit, observer)?;
+    let written = weights::write(model, ready, &lowered.weights, bundle, limit, observer)?;
     observer.after(&passes::QUANTIZE, &|| format!("{:#?}\n", written.records));
     Ok(written)
 }
@@ -80,7 +89,7 @@ fn write_weights(
 fn finish(
     model: &Model,
     imported: &Imported,
-    settings: &Settings,
+    options: BTreeMap<String, String>,
     lowered: Lowered,
     written: Written,
     mut bundle: BundleWriter,
@@ -100,7 +109,7 @@ fn finish(
     let manifest = Manifest {
         schema: SCHEMA,
         compiler: concat!("q35c ", env!("CARGO_PKG_VERSION")).to_owned(),
-        options: settings.recorded(model.facts.context),
+        options,
         model: model.facts.clone(),
         interface: model.interface.clone(),
         device: lowered.device,

@@ -24,6 +24,13 @@ impl<'a> PackedValues<'a> {
     }
 }
 
+impl PackedValues<'_> {
+    /// Sets a parameter's value to what other bytes than the quantizer's own mean.
+    pub fn insert(&self, name: &ParamName, value: ParamValue) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::new(value));
+    }
+}
+
 impl ParamValues for PackedValues<'_> {
     fn value(&self, name: &ParamName) -> Result<Arc<ParamValue>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

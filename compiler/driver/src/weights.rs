@@ -5,6 +5,7 @@
 //! few bytes per row, are written when all codes of the parameter are through.
 
 use crate::arrange::Arranger;
+use crate::calibrate::Ready;
 use crate::limit::Limit;
 use q35_bundle::{BundleWriter, TensorSpec, WeightEntry, WeightsWriter};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
@@ -45,12 +46,13 @@ struct Planned<'a> {
     param: &'a Param,
 }
 
-/// Writes the tensors that a target asked for. All bad weights of the model are reported together.
+/// Writes the tensors that a target asked for: parameters that are `ready` as they are, the others packed on the way. All bad weights of the model are reported together.
 ///
 /// # Panics
 /// If the target asks for a parameter that the model does not have.
 pub fn write(
     model: &Model,
+    ready: &Ready,
     tensors: &BTreeMap<String, WeightTensor>,
     bundle: &mut BundleWriter,
     limit: Limit,
@@ -73,7 +75,8 @@ pub fn write(
                 };
                 // After the first bad weight the others are only looked at: nothing more is written.
                 let file = if bad.has_errors() { None } else { Some(&mut file) };
-                let quantized = stream(param, name, &tensor.arrangement, file, limit, &mut progress);
+                let ready = ready.get(&tensor.param);
+                let quantized = stream(param, ready, name, &tensor.arrangement, file, limit, &mut progress);
                 if let Some(quantized) = bad.absorb(quantized) {
                     written.add(&tensor.param, param, &quantized);
                     kept = Some((&tensor.param, quantized));
@@ -128,9 +131,10 @@ fn numbers(param: &Param) -> u64 {
     param.source.rows() * param.source.cols()
 }
 
-/// Quantizes a parameter, its codes straight into the file, if there is one.
+/// Quantizes a parameter that is not ready, its codes straight into the file, if there is one.
 fn stream(
     param: &Param,
+    ready: Option<&(Quantized, Vec<u8>)>,
     name: &str,
     arrangement: &Arrangement,
     mut file: Option<&mut WeightsWriter<'_>>,
@@ -143,7 +147,14 @@ fn stream(
         limit.check()?;
         arranger.push(rows, &mut write)
     };
-    let quantized = quantize(param, &mut sink, progress)?;
+    let quantized = match ready {
+        Some((quantized, codes)) => {
+            sink(codes)?;
+            progress(numbers(param));
+            quantized.clone()
+        }
+        None => quantize(param, &mut sink, progress)?,
+    };
     arranger.finish(&mut write)?;
     Ok(quantized)
 }

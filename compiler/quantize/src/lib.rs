@@ -19,15 +19,20 @@ use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::{Param, Transform};
 use q35_format::encode::Encoder;
 use q35_format::trellis::LANES;
-use q35_format::{Codec, PackedSpec};
+use q35_format::{Codec, Packed, PackedSpec};
 use rayon::prelude::*;
 
+mod compensated;
 mod finite;
+mod hessian;
 mod record;
+mod survivors;
 mod transform;
 
-pub use record::{Record, WorstRow};
+pub use hessian::Hessian;
+pub use record::{Calibrated, Record, WorstRow};
 
+use compensated::Compensator;
 use finite::NotFinite;
 use record::Tally;
 
@@ -53,19 +58,90 @@ pub struct Quantized {
 /// Errors: numbers that are NaN or infinite, in the file or after the transforms; numbers beyond the range of an `f16` parameter; a row
 /// whose accumulator could overflow; whatever the sink returns. The codes already in the sink are then worthless.
 pub fn quantize(param: &Param, sink: &mut dyn FnMut(&[u8]) -> Result<()>, progress: &mut dyn FnMut(u64)) -> Result<Quantized> {
-    in_blocks(param, BLOCK_NUMBERS, sink, progress)
+    let encoder = Encoder::new(spec(param)?);
+    in_blocks(param, BLOCK_NUMBERS, &Rounding::Nearest(encoder), sink, progress)
+}
+
+/// Packs a parameter so that its layer's output on the calibration tokens changes least: `hessian` is of the layer's input, in the basis in
+/// which the layer reads it. A parameter that is not in a pair codec is packed by [`quantize`].
+///
+/// Errors: those of [`quantize`]; a Hessian that is not finite.
+pub fn quantize_compensated(
+    param: &Param,
+    hessian: &Hessian,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Quantized> {
+    if param.codec.window().is_none() {
+        return quantize(param, sink, progress);
+    }
+    let rounding = Rounding::Compensated(Compensator::new(spec(param)?, hessian, &param.origin)?);
+    in_blocks(param, BLOCK_NUMBERS, &rounding, sink, progress)
+}
+
+fn spec(param: &Param) -> Result<PackedSpec> {
+    let (rows, cols) = (param.source.rows() as usize, param.source.cols() as usize);
+    PackedSpec::new(rows, cols, param.codec, param.group)
+        .map_err(|error| Diagnostic::error(Code::BadOption, error.to_string()).at("tensor", &param.origin).into())
+}
+
+/// How rows become codes.
+enum Rounding<'a> {
+    /// Each weight for itself, but for the trellis.
+    Nearest(Encoder),
+    /// Each weight after the errors of those before it.
+    Compensated(Compensator<'a>),
+}
+
+impl Rounding<'_> {
+    fn spec(&self) -> PackedSpec {
+        match self {
+            Rounding::Nearest(encoder) => encoder.spec(),
+            Rounding::Compensated(compensator) => compensator.spec(),
+        }
+    }
+
+    /// Tokens that calibration saw, and the damping.
+    fn seen(&self) -> Option<(u64, f64)> {
+        match self {
+            Rounding::Nearest(_) => None,
+            Rounding::Compensated(compensator) => Some((compensator.tokens(), compensator.damping())),
+        }
+    }
+
+    /// Encodes a few rows and measures each of them.
+    fn pack(&self, rows: &[f32]) -> (Packed, Vec<record::Row>) {
+        let (packed, weighted) = match self {
+            // Whole rows always encode.
+            Rounding::Nearest(encoder) => (encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}")), None),
+            Rounding::Compensated(compensator) => {
+                let (packed, weighted) = compensator.rows(rows);
+                (packed, Some(weighted))
+            }
+        };
+        // What was just encoded passes its own checks.
+        let view = packed.view().unwrap_or_else(|error| panic!("fresh sections: {error}"));
+        let measure = |(row, weights)| {
+            let measured = record::Row::measure(&view, row, weights);
+            match &weighted {
+                Some(weighted) => measured.weighted(weighted[row]),
+                None => measured,
+            }
+        };
+        let measured = rows.chunks_exact(self.spec().cols()).enumerate().map(measure).collect();
+        (packed, measured)
+    }
 }
 
 fn in_blocks(
     param: &Param,
     block_numbers: usize,
+    rounding: &Rounding<'_>,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Quantized> {
     let (rows, cols) = (param.source.rows(), param.source.cols());
-    let spec = PackedSpec::new(rows as usize, cols as usize, param.codec, param.group)
-        .map_err(|error| Diagnostic::error(Code::BadOption, error.to_string()).at("tensor", &param.origin))?;
-    let encoder = Encoder::new(spec);
+    let spec = rounding.spec();
     let transforms = transform::prepare(param);
     let block_rows = rows_of_block(param, block_numbers);
     let mut bad = NotFinite::new(param);
@@ -83,7 +159,7 @@ fn in_blocks(
         }
         bad.look(first, &block, finite::Stage::Transformed);
         if bad.is_empty() {
-            let packed: Vec<_> = block.par_chunks(LANES * cols as usize).map(|rows| pack(&encoder, rows)).collect();
+            let packed: Vec<_> = block.par_chunks(LANES * cols as usize).map(|rows| rounding.pack(rows)).collect();
             for (packed, rows) in packed {
                 sink(&packed.codes)?;
                 scales.extend(packed.scales);
@@ -95,7 +171,7 @@ fn in_blocks(
         first += count;
     }
     bad.into_result()?;
-    let record = tally.finish(param)?;
+    let record = tally.finish(param, rounding.seen())?;
     Ok(Quantized { spec, scales, offsets, record })
 }
 
@@ -122,17 +198,6 @@ fn read(param: &Param, first: u64, block: &mut [f32]) {
     param.source.release();
 }
 
-/// Encodes a few rows and measures each of them.
-fn pack(encoder: &Encoder, rows: &[f32]) -> (q35_format::Packed, Vec<record::Row>) {
-    let cols = encoder.spec().cols();
-    // Whole rows always encode, and what was just encoded passes its own checks.
-    let packed = encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}"));
-    let view = packed.view().unwrap_or_else(|error| panic!("fresh sections: {error}"));
-    let measured =
-        rows.chunks_exact(cols).enumerate().map(|(row, weights)| record::Row::measure(&view, row, weights)).collect();
-    (packed, measured)
-}
-
 /// Largest magnitude a codec can hold without saturating, where that is less than f32's.
 fn limit(codec: Codec) -> f32 {
     match codec {
@@ -143,5 +208,7 @@ fn limit(codec: Codec) -> f32 {
     }
 }
 
+#[cfg(test)]
+mod compensated_tests;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //!
 //! Squares are summed in f64, along each row and then over the rows in order.
 
+use crate::compensated::Weighted;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::Param;
 use q35_format::{PackedSpec, PackedView};
@@ -20,6 +21,19 @@ pub struct Record {
     /// Largest magnitude the 32-bit sum of any row can reach: the sum of its integers' magnitudes times 255, which covers
     /// activations in [-127, 127] and the unsigned form `q + 128` that some instructions want. Absent for the float codecs.
     pub accumulator_bound: Option<u64>,
+    /// What calibration says; absent where there was none.
+    pub calibrated: Option<Calibrated>,
+}
+
+/// How good a parameter is on the calibration tokens.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Calibrated {
+    /// `|X (W - Q)^T| / |X W^T|` in the Frobenius norm: the relative error of the layer's output; 0 for an output of zeros.
+    pub weighted_error: f64,
+    /// Tokens, the rows of `X`.
+    pub tokens: u64,
+    /// Share of the mean diagonal of `X^T X` that was added to its diagonal for rounding (not for this record).
+    pub damping: f64,
 }
 
 /// A row and its error.
@@ -36,6 +50,7 @@ pub(crate) struct Row {
     weights: f64,
     errors: f64,
     magnitudes: u64,
+    weighted: Option<Weighted>,
 }
 
 impl Row {
@@ -53,7 +68,13 @@ impl Row {
             weights: weights.iter().map(|w| square(f64::from(*w))).sum(),
             errors: weights.iter().zip(&decoded).map(|(w, q)| square(f64::from(*w) - f64::from(*q))).sum(),
             magnitudes,
+            weighted: None,
         }
+    }
+
+    /// The same with its error on the calibration tokens.
+    pub(crate) fn weighted(self, weighted: Weighted) -> Self {
+        Self { weighted: Some(weighted), ..self }
     }
 
     fn relative_error(&self) -> f64 {
@@ -74,12 +95,13 @@ pub(crate) struct Tally {
     worst: WorstRow,
     /// Row of the largest sum of magnitudes, and that sum.
     largest: (u64, u64),
+    weighted: Option<Weighted>,
 }
 
 impl Tally {
     pub(crate) fn new(spec: PackedSpec) -> Self {
         let worst = WorstRow { row: 0, relative_error: 0.0 };
-        Self { spec, rows: 0, weights: 0.0, errors: 0.0, worst, largest: (0, 0) }
+        Self { spec, rows: 0, weights: 0.0, errors: 0.0, worst, largest: (0, 0), weighted: None }
     }
 
     /// Adds the next rows.
@@ -93,11 +115,17 @@ impl Tally {
             if row.magnitudes > self.largest.1 {
                 self.largest = (self.rows, row.magnitudes);
             }
+            if let Some(row) = row.weighted {
+                let sum = self.weighted.get_or_insert_default();
+                sum.error += row.error;
+                sum.size += row.size;
+            }
             self.rows += 1;
         }
     }
 
-    pub(crate) fn finish(self, param: &Param) -> Result<Record> {
+    /// `seen` is how many tokens calibration saw, and the damping.
+    pub(crate) fn finish(self, param: &Param, seen: Option<(u64, f64)>) -> Result<Record> {
         let relative_error = relative(self.errors, self.weights);
         let bound = self.largest.1 * 255;
         let has_integers = self.spec.codec().has_scales();
@@ -118,6 +146,11 @@ impl Tally {
             snr_db: (relative_error > 0.0).then(|| (-2000.0 * relative_error.log10()).round() / 100.0),
             worst_row: self.worst,
             accumulator_bound: has_integers.then_some(bound),
+            calibrated: self.weighted.zip(seen).map(|(sum, (tokens, damping))| Calibrated {
+                weighted_error: relative(sum.error, sum.size),
+                tokens,
+                damping,
+            }),
         })
     }
 }

@@ -5,7 +5,7 @@ use q35_bundle::{Bundle, Verify};
 use q35_diag::Result;
 use q35_runtime::Options;
 use q35_runtime::sampling::Settings;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Run the bundles that q35c makes.
@@ -45,6 +45,11 @@ impl Opened {
     pub(crate) fn open(&self) -> Result<Arc<Bundle>> {
         let verify = if self.trust_weights { Verify::SkipWeights } else { Verify::All };
         Bundle::open_with(&self.bundle, verify).map(Arc::new)
+    }
+
+    /// Opens another one in the same way.
+    pub(crate) fn open_other(&self, bundle: &Path) -> Result<Arc<Bundle>> {
+        Self { bundle: bundle.to_owned(), trust_weights: self.trust_weights }.open()
     }
 }
 
@@ -157,6 +162,9 @@ pub(crate) struct Eval {
     /// Text to predict, in UTF-8
     #[arg(long)]
     pub(crate) text: PathBuf,
+    /// Compare with this bundle's predictions instead: mean divergence from it, and how often both prefer one token
+    #[arg(long, value_name = "BUNDLE")]
+    pub(crate) against: Option<PathBuf>,
     /// Tokens per window; each window starts anew, and its first token is not scored
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) window: u32,

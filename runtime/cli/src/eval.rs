@@ -1,10 +1,11 @@
-//! `q35 eval`: perplexity of a text.
+//! `q35 eval`: perplexity of a text, or divergence from another bundle on it.
 
 use crate::args::Eval;
 use crate::output;
 use q35_console::Progress;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_runtime::Session;
+use q35_runtime::divergence::divergence;
 use q35_runtime::perplexity::{perplexity, windows};
 use q35_runtime::text::Text;
 
@@ -18,9 +19,27 @@ pub(crate) fn run(args: &Eval) -> Result<()> {
     })?;
     let tokens = Text::open(&bundle)?.encode(&text)?;
     let window = (args.window as usize).min(bundle.manifest().model.context as usize);
+    let against = args.against.as_deref().map(|path| args.opened.open_other(path)).transpose()?;
+    let window = against.as_ref().map_or(window, |bundle| window.min(bundle.manifest().model.context as usize));
     let (count, window) = windows(tokens.len(), window);
     let mut session = Session::new(bundle, &args.machine.options(window))?;
     let mut progress = Progress::default();
+    if let Some(against) = against {
+        let mut reference = Session::new(against, &args.machine.options(window))?;
+        let done = |done| progress.at(done as u64, count as u64, "divergence");
+        let result = divergence(&mut reference, &mut session, &tokens, window, done)?;
+        if args.json {
+            return output::print_json(&result);
+        }
+        let error = result.standard_error_x1000.map(|error| format!(" +- {error:.3}")).unwrap_or_default();
+        return output::print(&format!(
+            "KL x 1000 {:.3}{error}, top-1 agreement {:.2} % ({} tokens scored, windows of {})\n",
+            result.kl_x1000,
+            100.0 * result.agreement,
+            result.scored,
+            result.window
+        ));
+    }
     let result = perplexity(&mut session, &tokens, window, |done| progress.at(done as u64, count as u64, "perplexity"))?;
     if args.json {
         return output::print_json(&result);

@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod device;
+pub mod divergence;
 pub mod generate;
 pub mod inputs;
 pub mod perplexity;

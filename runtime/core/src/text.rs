@@ -35,10 +35,15 @@ impl Text {
             Diagnostic::error(Code::NoTokenizer, "the bundle carries no tokenizer, because the model it was made from had none")
                 .help("give token ids with --tokens, or put tokenizer.json beside the model and compile it again")
         })?;
+        Self::new(&json, bundle.manifest().model.vocab)
+    }
+
+    /// A tokenizer from its file's content, for a model that knows the tokens `0..vocab`.
+    pub fn new(json: &[u8], vocab: u64) -> Result<Self> {
         let tokenizer = Tokenizer::from_bytes(json).map_err(|e| {
             Diagnostic::error(Code::NoTokenizer, format!("the tokenizer cannot be used: {e}")).at("file", TOKENIZER)
         })?;
-        Ok(Self { tokenizer, vocab: bundle.manifest().model.vocab })
+        Ok(Self { tokenizer, vocab })
     }
 
     /// Token ids of `text`, with the special tokens that the tokenizer puts around it.

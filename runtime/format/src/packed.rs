@@ -48,7 +48,7 @@ impl ScaleType {
     }
 
     /// Appends `value`, which is of this type already.
-    pub(crate) fn push(self, section: &mut Vec<u8>, value: f32) {
+    pub fn push(self, section: &mut Vec<u8>, value: f32) {
         match self {
             ScaleType::F16 => section.extend(half::f16::from_f32(value).to_le_bytes()),
             ScaleType::F32 => section.extend(value.to_le_bytes()),

@@ -32,6 +32,13 @@ pub fn run(options: &Compare) -> Result<String> {
             .at("bundle", options.bundle.display())
             .help("give the model that the bundle was compiled from, unchanged")
     };
+    if manifest.options.get("effort").is_some_and(|effort| effort == "best") {
+        let what = "the bundle was calibrated, and what rounding made of its weights cannot be made again from the model alone";
+        return Err(Diagnostic::error(Code::BadOption, what)
+            .at("bundle", options.bundle.display())
+            .help("compare a bundle compiled with --effort fast: code generation is the same for both; measure this one by q35 eval --against")
+            .into());
+    }
     let settings = Settings::from_recorded(&manifest.options)
         .ok_or_else(|| mismatch("the bundle does not say with which options it was compiled"))?;
     let model = pipeline::prepare(&options.model, &settings, &mut Silent)?.model;

@@ -1,12 +1,13 @@
 //! `q35c compile`: a bundle, or the text of one stage.
 
-use crate::cli::Compile;
+use crate::calibrate::Calibration;
+use crate::cli::{Compile, Effort};
 use crate::pipeline::{self, Output};
 use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
 use crate::{q35, targets};
-use q35_diag::{Diagnostics, Result};
+use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_graph::{Observer, Stage};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -31,12 +32,28 @@ fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let mut problems = Diagnostics::new();
     let settings = problems.absorb(Settings::new(&options.shape));
     let target = problems.absorb(targets::find(&options.target));
-    let (Some(settings), Some(target)) = (settings, target) else { return Err(problems) };
+    let calibration = problems.absorb(calibration(options, settings.as_ref()));
+    let (Some(settings), Some(target), Some(calibration)) = (settings, target, calibration) else { return Err(problems) };
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
-    let out = Output { target: target.as_ref(), prefix: &options.prefix, path: &path };
+    let out = Output { target: target.as_ref(), prefix: &options.prefix, path: &path, calibration: calibration.as_ref() };
     let (model, manifest) = pipeline::compile(&options.model, &settings, out, observer)?;
     let summary = Summary::new(&path, &model, &manifest, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
+}
+
+/// What to calibrate with, if effort is best.
+fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<Calibration>> {
+    let refuse =
+        |what: String, help: &str| Err(Diagnostic::error(Code::BadOption, what).at("option", "--effort").help(help).into());
+    match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
+        (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
+            format!("--effort best has no meaning for codec {codec}"),
+            "error-compensated rounding serves the 3.5-bit codecs: split, w7, w8, w9, w10",
+        ),
+        (Effort::Best, Some(text), _) => Ok(Some(Calibration { text: text.clone(), sequences: options.sequences as usize })),
+        (Effort::Fast, Some(_), _) => refuse("--calibrate does nothing with --effort fast".to_owned(), "add --effort best"),
+        _ => Ok(None),
+    }
 }
 
 /// Runs the passes up to the end of a stage, and gives the text of what is there then.
