@@ -12,8 +12,9 @@ pub fn page() -> String {
         "# The q35 dialect\n\n\
          Made from the declarations in `src/q35/`; `Q35C_BLESS=1 cargo test -p q35-dialects` refreshes it.\n\n\
          A step runs over a flattened ragged batch of tokens. Every activation is a matrix, row-major, f32; its rows are the step's tokens or\n\
-         the rows whose logits are wanted, or (`tokens*2`) so many rows for each of them: one per chosen expert. In a step, `slots[m]` is the slot of the cache that token `m` belongs to, `index[m]` the entry it\n\
-         becomes, and `logit_rows[r]` a row whose logits are wanted. A parameter is named by a symbol; a vector is a parameter of one row.\n\n\
+         the rows whose logits are wanted, or (`tokens*2`) so many rows for each of them, one per chosen expert. In a step, `slots[m]` is the\n\
+         slot of the cache that token `m` belongs to, `index[m]` the entry it becomes, and `logit_rows[r]` a row whose logits are wanted. A\n\
+         parameter is named by a symbol; a vector is a parameter of one row.\n\n\
          ## Types\n",
     );
     for decl in Kind::ALL.iter().map(|kind| kind.decl()).chain([&PACKED]) {

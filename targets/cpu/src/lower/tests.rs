@@ -517,3 +517,26 @@ fn passes_connect_and_are_observed() {
     assert!(watch.0.iter().all(|(_, printed)| *printed > 0));
     assert!(passes.windows(2).all(|pair| pair[0].to == pair[1].from));
 }
+
+#[test]
+fn experts_are_refused_by_name() {
+    let mut m = Maker::default();
+    let tokens = m.add("ids", q35::Tokens {}, &[]);
+    let table = m.param("embed", VOCAB, HIDDEN, Codec::F32, Group::Row);
+    let x = m.add("embed", q35::Embed { table }, &[tokens]);
+    let logits = m.linear("router", x, 4, Codec::F32, Group::Row, false);
+    let routing = m.add("route", q35::Route::plain(q35::Scoring::Softmax, 2), &[logits]);
+    let weight = m.param("up", 4 * HIDDEN, HIDDEN, Codec::F32, Group::Row);
+    let y = m.add("up", q35::ExpertLinear { weight, bias: None }, &[x, routing]);
+    let y = m.add("act", q35::Activate { kind: Activation::Relu }, &[y]);
+    let y = m.add("sum", q35::Combine {}, &[y, routing]);
+    let y = m.add("select", q35::Select {}, &[y]);
+    m.graph.outputs.push(("logits".to_owned(), y));
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "t_" };
+    let errors = Cpu.check(&request).unwrap_err().to_string();
+    for node in ["route", "up", "act", "sum"] {
+        let text = format!("there are no kernels for rows that are routed to experts\n  at node '{node}'");
+        assert!(errors.contains(&text), "{errors}");
+    }
+    assert_eq!(errors.matches("Q35-0402").count(), 4, "{errors}");
+}
