@@ -163,8 +163,12 @@ mod tests {
 
     #[test]
     fn text_is_code_what_place_help() {
-        let d = Diagnostic::error(Code::UnknownOp, "op 'Foo' of domain 'bar' is not supported").at("node", "n1").help("remove it");
-        assert_eq!(d.to_string(), "error[Q35-0201]: op 'Foo' of domain 'bar' is not supported\n  at node 'n1'\n  help: remove it");
+        let d =
+            Diagnostic::error(Code::UnknownOp, "op 'Foo' of domain 'bar' is not supported").at("node", "n1").help("remove it");
+        assert_eq!(
+            d.to_string(),
+            "error[Q35-0201]: op 'Foo' of domain 'bar' is not supported\n  at node 'n1'\n  help: remove it"
+        );
     }
 
     #[test]

@@ -188,7 +188,8 @@ impl<O, T> Graph<O, T> {
         use std::collections::{BTreeMap, BinaryHeap};
         let mut waiting: BTreeMap<NodeId, usize> =
             self.ids().map(|id| (id, self.dag.edges_directed(id, Direction::Incoming).count())).collect();
-        let mut ready: BinaryHeap<Reverse<NodeId>> = waiting.iter().filter(|(_, n)| **n == 0).map(|(id, _)| Reverse(*id)).collect();
+        let mut ready: BinaryHeap<Reverse<NodeId>> =
+            waiting.iter().filter(|(_, n)| **n == 0).map(|(id, _)| Reverse(*id)).collect();
         let mut order = Vec::with_capacity(self.len());
         while let Some(Reverse(id)) = ready.pop() {
             order.push(id);
@@ -209,11 +210,19 @@ impl<O, T> Graph<O, T> {
             let mut seen = Vec::new();
             for edge in self.dag.edges_directed(id, Direction::Incoming) {
                 if seen.contains(&edge.weight().operand) {
-                    return Err(format!("invariant 1: operand {} of '{}' has two sources", edge.weight().operand, self.node(id).name));
+                    return Err(format!(
+                        "invariant 1: operand {} of '{}' has two sources",
+                        edge.weight().operand,
+                        self.node(id).name
+                    ));
                 }
                 seen.push(edge.weight().operand);
                 if edge.weight().result as usize >= self.node(edge.source()).results.len() {
-                    return Err(format!("invariant 2: '{}' has no result {}", self.node(edge.source()).name, edge.weight().result));
+                    return Err(format!(
+                        "invariant 2: '{}' has no result {}",
+                        self.node(edge.source()).name,
+                        edge.weight().result
+                    ));
                 }
             }
         }

@@ -192,7 +192,10 @@ mod tests {
     fn sizes_are_checked_before_anything_else() {
         let empty = || Storage::from(vec![0u8; 8]);
         assert_eq!(Tensor::new(DType::F32, vec![1 << 40, 1 << 40], empty(), 0).unwrap_err(), TensorError::TooLarge);
-        assert_eq!(Tensor::new(DType::F32, vec![2], empty(), 4).unwrap_err(), TensorError::OutOfRange { end: 12, available: 8 });
+        assert_eq!(
+            Tensor::new(DType::F32, vec![2], empty(), 4).unwrap_err(),
+            TensorError::OutOfRange { end: 12, available: 8 }
+        );
         assert!(Tensor::new(DType::F32, vec![1], empty(), 4).is_ok());
     }
 

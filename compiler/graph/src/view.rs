@@ -168,7 +168,8 @@ impl WeightView {
         let size = (tensor.dtype().bits() / 8) as usize;
         let bytes = tensor.bytes();
         let first = self.offset + range.start as i64 * self.rows.stride;
-        let at = |row: usize, col: usize| (first + row as i64 * self.rows.stride + col as i64 * self.cols.stride) as usize * size;
+        let at =
+            |row: usize, col: usize| (first + row as i64 * self.rows.stride + col as i64 * self.cols.stride) as usize * size;
         // Stored-order traversal, in tiles where the stored order is not the row order.
         const TILE: usize = 64;
         let rows = (range.end - range.start) as usize;
@@ -219,9 +220,7 @@ impl BlockQuantized {
         };
         let q = field(self.data.bytes(), (row * per_row + block) * block_bytes, within);
         let zero = match &self.zero_points {
-            Some(z) if z.dtype() == DType::U8 => {
-                f64::from(field(z.bytes(), row * (per_row * bits).div_ceil(8), group))
-            }
+            Some(z) if z.dtype() == DType::U8 => f64::from(field(z.bytes(), row * (per_row * bits).div_ceil(8), group)),
             Some(z) => z.number(row * per_row + group),
             None => f64::from(1u32 << (self.bits - 1)),
         };
