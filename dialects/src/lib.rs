@@ -42,6 +42,6 @@ pub mod values;
 pub mod verify;
 
 pub use attr::ParamName;
-pub use model::{Graph, Model, Param, ParamRole, Program, Transform};
+pub use model::{Activations, Graph, Model, Param, ParamRole, Program, Transform};
 pub use semantics::{Packed, ParamTable};
 pub use ty::{Rows, Ty};

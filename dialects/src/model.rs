@@ -43,6 +43,33 @@ impl ParamRole {
     }
 }
 
+/// What the layers in an integer codec multiply their weights with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// Integers of 8 bits with a scale per token, found as the model runs.
+    Int8,
+    /// Floating point, as the layer before left it.
+    Float,
+}
+
+impl Activations {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Float => "float",
+        }
+    }
+}
+
+impl std::str::FromStr for Activations {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [Self::Int8, Self::Float].into_iter().find(|a| a.name() == word).ok_or_else(|| format!("'{word}' is not int8 or float"))
+    }
+}
+
 /// A change of a parameter's numbers between the model file and the codec. In a list they apply in order, in f32.
 #[derive(Clone, Debug)]
 pub enum Transform {

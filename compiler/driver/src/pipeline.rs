@@ -54,7 +54,7 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     let sequences = out.calibration.map(|c| c.tokens(tokenizer, model.facts.vocab, model.facts.context)).transpose()?;
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
-    let lowered = lower(&program, out.target, out.prefix, observer)?;
+    let lowered = lower(&program, model.facts.context, out.target, out.prefix, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let ready = sequences.map_or(Ok(Ready::new()), |sequences| calibrate::run(&model, &sequences, limit, observer))?;
     let written = write_weights(&model, &lowered, &ready, &mut bundle, limit, observer)?;
@@ -66,8 +66,14 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
 }
 
 /// Lowers a program to a target's code.
-pub fn lower(program: &Program, target: &dyn Target, prefix: &str, observer: &mut dyn Observer) -> Result<Lowered> {
-    let request = Request { graph: &program.graph, params: &program.params, prefix };
+pub fn lower(
+    program: &Program,
+    context: u64,
+    target: &dyn Target,
+    prefix: &str,
+    observer: &mut dyn Observer,
+) -> Result<Lowered> {
+    let request = Request { graph: &program.graph, params: &program.params, prefix, context };
     target.check(&request)?;
     target.lower(&request, observer)
 }

@@ -4,10 +4,8 @@ use crate::cli::{GroupChoice, Shape, Switch};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_format::{Codec, Group};
 use q35_passes::model::WeightOptions;
+use q35_target::Capabilities;
 use std::collections::BTreeMap;
-
-/// The codec of linear layers unless said otherwise.
-pub const DEFAULT_CODEC: Codec = Codec::W8;
 
 /// Options that shape the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,40 +19,50 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the command line. Options that contradict each other are reported, all at once.
-    pub fn new(shape: &Shape) -> Result<Self> {
+    /// From the command line, and what the target would have. Options that contradict each other or the target are reported, all at once.
+    pub fn new(shape: &Shape, target: &str, capabilities: &Capabilities) -> Result<Self> {
         let mut problems = Diagnostics::new();
-        let codec = if shape.codec == "auto" { Ok(DEFAULT_CODEC) } else { shape.codec.parse() };
+        let codec = if shape.codec == "auto" { Ok(capabilities.default_codec) } else { shape.codec.parse() };
         let codec = codec.unwrap_or_else(|e| unreachable!("the command line takes known codecs only: {e}"));
         let group = match shape.group {
             GroupChoice::Row => Group::Row,
             GroupChoice::Columns64 => Group::Columns(64),
             GroupChoice::Columns128 => Group::Columns(128),
         };
-        let mut refuse = |option: &str, why: &str| {
+        let refuse = |problems: &mut Diagnostics, option: &str, why: &str| {
             problems.push(
                 Diagnostic::error(Code::BadOption, format!("{option} has no meaning for codec {codec}"))
                     .at("option", option)
                     .help(why),
             );
         };
+        if !capabilities.codecs.contains(&codec) {
+            let known: Vec<String> = capabilities.codecs.iter().map(ToString::to_string).collect();
+            let what = format!("target '{target}' has no kernels for codec {codec}");
+            problems.push(
+                Diagnostic::error(Code::BadOption, what)
+                    .at("option", "--codec")
+                    .help(format!("it has them for {}", known.join(", "))),
+            );
+        }
         if group != Group::Row && !codec.has_scales() {
-            refuse("--group", "only codecs with scales have groups: split, w7, w8, w9, w10, q8");
+            refuse(&mut problems, "--group", "only codecs with scales have groups: split, w7, w8, w9, w10, q8");
         }
         let can_rotate = codec.window().is_some();
         if shape.rotate == Some(Switch::On) && !can_rotate {
-            refuse("--rotate", "rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10");
+            refuse(&mut problems, "--rotate", "rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10");
         }
         let rotate = shape.rotate.map_or(can_rotate, |switch| switch == Switch::On);
-        let weights = WeightOptions { codec, group, rotate };
+        let weights = WeightOptions { codec, group, rotate, activations: capabilities.activations };
         problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory })
     }
 
     /// For the manifest: what shaped the result, by name.
     pub fn recorded(&self, context: u64) -> BTreeMap<String, String> {
-        let WeightOptions { codec, group, rotate } = self.weights;
+        let WeightOptions { codec, group, rotate, activations } = self.weights;
         let rotate = if rotate { "on" } else { "off" };
         [
+            ("activations", activations.name().to_owned()),
             ("codec", codec.to_string()),
             ("group", group.to_string()),
             ("rotate", rotate.to_owned()),
@@ -72,7 +80,12 @@ impl Settings {
             "off" => false,
             _ => return None,
         };
-        let weights = WeightOptions { codec: get("codec")?.parse().ok()?, group: get("group")?.parse().ok()?, rotate };
+        let weights = WeightOptions {
+            codec: get("codec")?.parse().ok()?,
+            group: get("group")?.parse().ok()?,
+            rotate,
+            activations: get("activations")?.parse().ok()?,
+        };
         Some(Self { weights, context: Some(get("context")?.parse().ok()?), max_memory: None })
     }
 }
@@ -80,15 +93,29 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use q35_dialects::Activations;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
         Shape { codec: codec.to_owned(), rotate, group, context: None, max_memory: None }
     }
 
+    /// A machine of integers that cannot run `w10`.
+    fn capabilities() -> Capabilities {
+        let codecs = vec![Codec::F32, Codec::Q8, Codec::Split, Codec::W8];
+        Capabilities { ops: vec![], codecs, default_codec: Codec::W8, activations: Activations::Int8, levels: vec![] }
+    }
+
+    fn settings(shape: &Shape) -> Result<Settings> {
+        Settings::new(shape, "abacus", &capabilities())
+    }
+
     #[test]
     fn rotation_is_on_where_it_helps() {
-        let weights = |codec, rotate| Settings::new(&shape(codec, rotate, GroupChoice::Row)).unwrap().weights;
-        assert_eq!(weights("auto", None), WeightOptions { codec: Codec::W8, group: Group::Row, rotate: true });
+        let weights = |codec, rotate| settings(&shape(codec, rotate, GroupChoice::Row)).unwrap().weights;
+        assert_eq!(
+            weights("auto", None),
+            WeightOptions { codec: Codec::W8, group: Group::Row, rotate: true, activations: Activations::Int8 }
+        );
         assert!(!weights("w8", Some(Switch::Off)).rotate);
         assert!(!weights("f32", None).rotate);
         assert!(!weights("q8", None).rotate);
@@ -96,7 +123,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_reported_together() {
-        let text = Settings::new(&shape("f32", Some(Switch::On), GroupChoice::Columns64)).unwrap_err().to_string();
+        let text = settings(&shape("f32", Some(Switch::On), GroupChoice::Columns64)).unwrap_err().to_string();
         assert_eq!(
             text,
             "error[Q35-0303]: --group has no meaning for codec f32\n  at option '--group'\n  \
@@ -107,10 +134,20 @@ mod tests {
     }
 
     #[test]
+    fn a_codec_that_the_target_cannot_run_is_told() {
+        let text = settings(&shape("w10", None, GroupChoice::Row)).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "error[Q35-0303]: target 'abacus' has no kernels for codec w10\n  at option '--codec'\n  \
+             help: it has them for f32, q8, split, w8"
+        );
+    }
+
+    #[test]
     fn what_is_recorded_has_no_paths_and_no_times() {
-        let settings = Settings::new(&shape("split", None, GroupChoice::Columns128)).unwrap();
+        let settings: Settings = settings(&shape("split", None, GroupChoice::Columns128)).unwrap();
         assert_eq!(Settings::from_recorded(&settings.recorded(1024)).unwrap().weights, settings.weights);
         let text = format!("{:?}", settings.recorded(1024));
-        assert_eq!(text, r#"{"codec": "split", "context": "1024", "group": "128", "rotate": "on"}"#);
+        assert_eq!(text, r#"{"activations": "int8", "codec": "split", "context": "1024", "group": "128", "rotate": "on"}"#);
     }
 }

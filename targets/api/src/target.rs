@@ -3,7 +3,7 @@
 use crate::Arrangement;
 use q35_bundle::{Device, MemoryPlan, Step};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_dialects::{Graph, Packed, ParamName};
+use q35_dialects::{Activations, Graph, Packed, ParamName};
 use q35_format::Codec;
 use q35_graph::{Observer, Pass};
 use std::collections::BTreeMap;
@@ -34,6 +34,10 @@ pub struct Capabilities {
     pub ops: Vec<&'static str>,
     /// Codecs of linear layers.
     pub codecs: Vec<Codec>,
+    /// The codec of linear layers unless the user says otherwise.
+    pub default_codec: Codec,
+    /// What its linear layers multiply packed weights with.
+    pub activations: Activations,
     /// Names of feature levels, best first.
     pub levels: Vec<&'static str>,
 }
@@ -46,6 +50,8 @@ pub struct Request<'a> {
     pub params: &'a BTreeMap<ParamName, Packed>,
     /// Prefix of every symbol: a C identifier, or empty.
     pub prefix: &'a str,
+    /// Longest context in tokens. A launch-style target needs no more than this for its report; a target of fixed shapes sizes the cache by it.
+    pub context: u64,
 }
 
 /// Which bytes of a packed parameter.

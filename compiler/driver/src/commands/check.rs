@@ -8,21 +8,32 @@ use crate::pipeline::{self, Prepared};
 use crate::settings::Settings;
 use crate::size;
 use crate::table::{Align, Table};
+use crate::targets;
 use q35_diag::{Diagnostics, Result};
+use q35_dialects::Program;
 use q35_graph::Silent;
+use q35_target::Request;
 
 /// Checks a model.
 pub fn run(options: &Check) -> Result<Output> {
-    let checked = Settings::new(&options.shape)
-        .and_then(|settings| Ok((settings, pipeline::prepare(&options.model, &settings, &mut Silent)?)));
-    match (checked, options.json) {
-        (Ok((_, prepared)), json) => {
+    match (prepared(options), options.json) {
+        (Ok(prepared), json) => {
             let finding = Finding::of(&prepared);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }
         (Err(diagnostics), true) => Ok(Output { text: super::json(&Refusal { diagnostics })?, success: false }),
         (Err(diagnostics), false) => Err(diagnostics),
     }
+}
+
+/// The model as it would be compiled, every node of which the target can lower.
+fn prepared(options: &Check) -> Result<Prepared> {
+    let target = targets::find(&options.target)?;
+    let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
+    let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
+    let Program { graph, params } = prepared.model.program();
+    target.check(&Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context })?;
+    Ok(prepared)
 }
 
 #[derive(serde::Serialize)]

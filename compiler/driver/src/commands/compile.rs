@@ -30,8 +30,10 @@ pub fn run(options: &Compile) -> Result<String> {
 fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let started = Instant::now();
     let mut problems = Diagnostics::new();
-    let settings = problems.absorb(Settings::new(&options.shape));
     let target = problems.absorb(targets::find(&options.target));
+    let settings = target
+        .as_deref()
+        .and_then(|target| problems.absorb(Settings::new(&options.shape, target.name(), &target.capabilities())));
     let calibration = problems.absorb(calibration(options, settings.as_ref()));
     let (Some(settings), Some(target), Some(calibration)) = (settings, target, calibration) else { return Err(problems) };
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
@@ -58,7 +60,8 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
 
 /// Runs the passes up to the end of a stage, and gives the text of what is there then.
 fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<String> {
-    let settings = Settings::new(&options.shape)?;
+    let target = targets::find(&options.target)?;
+    let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let mut capture = Capture::new(stage, observer);
     if stage == Stage::Source {
         pipeline::import(&options.model, &mut capture)?;
@@ -68,7 +71,7 @@ fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<
     if stage > Stage::Graph {
         let program = q35::through_mlir(&model, &mut capture)?;
         if stage > Stage::Q35 {
-            pipeline::lower(&program, targets::find(&options.target)?.as_ref(), &options.prefix, &mut capture)?;
+            pipeline::lower(&program, model.facts.context, target.as_ref(), &options.prefix, &mut capture)?;
         }
     }
     Ok(capture.into_text())

@@ -12,14 +12,14 @@ mod rotate;
 #[cfg(test)]
 mod testing;
 
-use q35_dialects::{Model, verify};
+use q35_dialects::{Activations, Model, verify};
 use q35_format::{Codec, Group};
 use q35_graph::{Observer, Pass, Stage};
 
 /// The seed of every rotation: with one seed, rotations of one block meet and cancel wherever they come from.
 pub const ROTATION_SEED: u64 = 0x5133_355f_726f_7461;
 
-/// What the user decides about the weights.
+/// How weights are stored, and what they meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightOptions {
     /// Codec of the linear layers.
@@ -28,6 +28,8 @@ pub struct WeightOptions {
     pub group: Group,
     /// Whether to rotate the inputs of layers in a pair codec.
     pub rotate: bool,
+    /// What layers in an integer codec multiply their weights with.
+    pub activations: Activations,
 }
 
 /// A pass over the model graph.

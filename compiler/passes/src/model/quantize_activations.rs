@@ -1,15 +1,20 @@
 //! `quantize-activations`: puts a `quantize` before every linear layer whose weight is stored as integers.
 //!
+//! For a machine that multiplies floating point with decoded weights there is nothing to do.
+//!
 //! Layers that read one value share one `quantize`: q/k/v round their input once, and so do gate and up.
 
 use super::WeightOptions;
-use q35_dialects::Model;
 use q35_dialects::q35::Quantize;
 use q35_dialects::ty::Ty;
+use q35_dialects::{Activations, Model};
 use q35_graph::Value;
 use std::collections::BTreeMap;
 
-pub(super) fn run(model: &mut Model, _: &WeightOptions) {
+pub(super) fn run(model: &mut Model, options: &WeightOptions) {
+    if options.activations == Activations::Float {
+        return;
+    }
     let mut rounded: BTreeMap<Value, Value> = BTreeMap::new();
     for id in model.graph.ids().collect::<Vec<_>>() {
         let Some(weight) = model.graph.node(id).op.layer_weight() else { continue };
@@ -50,6 +55,14 @@ mod tests {
         assert_eq!(count(&m, "quantize"), 5);
         assert_eq!(m.params[&"router".into()].codec, Codec::F32);
         q35_dialects::verify::verify(&m).unwrap();
+    }
+
+    #[test]
+    fn a_machine_of_floats_rounds_nothing() {
+        let mut m = model(false);
+        super::super::assign_codecs::run(&mut m, &options(Codec::W8));
+        run(&mut m, &WeightOptions { activations: Activations::Float, ..options(Codec::W8) });
+        assert_eq!(count(&m, "quantize"), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::WeightOptions;
 use q35_bundle::{Interface, ModelFacts, PositionRule};
+use q35_dialects::Activations;
 use q35_dialects::attr::ParamName;
 use q35_dialects::data::{Matrix, ParamValue};
 use q35_dialects::interp::{Session, StepInput};
@@ -24,7 +25,7 @@ const EXPERTS: u64 = 3;
 const VOCAB: u64 = 11;
 
 pub(super) fn options(codec: Codec) -> WeightOptions {
-    WeightOptions { codec, group: Group::Row, rotate: true }
+    WeightOptions { codec, group: Group::Row, rotate: true, activations: Activations::Int8 }
 }
 
 pub(super) fn count(model: &Model, op: &str) -> usize {

@@ -23,6 +23,8 @@ use crate::kernels::Kernel;
 use crate::level::Level;
 use q35_bundle::{CpuDevice, Device};
 use q35_diag::Result;
+use q35_dialects::Activations;
+use q35_format::Codec;
 use q35_graph::{Observer, Pass, Stage};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
@@ -95,7 +97,13 @@ impl Target for Cpu {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { ops: select::ops(), codecs: select::codecs(), levels: levels().into_iter().map(Level::name).collect() }
+        Capabilities {
+            ops: select::ops(),
+            codecs: select::codecs(),
+            default_codec: Codec::W8,
+            activations: Activations::Int8,
+            levels: levels().into_iter().map(Level::name).collect(),
+        }
     }
 
     fn passes(&self) -> Vec<Pass> {

@@ -146,7 +146,7 @@ fn values(params: &BTreeMap<ParamName, Packed>) -> Values {
 }
 
 fn lower(m: &Maker) -> Lowered {
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "t_" };
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "t_", context: 64 };
     Cpu.lower(&request, &mut Silent).unwrap()
 }
 
@@ -328,7 +328,7 @@ fn is_exact(op: &Op, operands: &[&Data]) -> bool {
 fn check_steps(m: &Maker, level: Level) {
     let values = values(&m.params);
     let mut machine = Machine::new(lower(m), &values, 2, 10);
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
     let arg_counts: Vec<usize> =
         select::select(&Cpu, &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
     let launched = m.graph.topological().unwrap().into_iter();
@@ -476,7 +476,7 @@ fn every_op_without_a_kernel_is_reported() {
     for (name, codec) in [("embed", Codec::W8), ("0.o.weight", Codec::W11), ("1.down.weight", Codec::W8)] {
         m.params.get_mut(&ParamName::from(name.to_owned())).unwrap().codec = codec;
     }
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
     let cpu = Cpu;
     let errors = cpu.check(&request).unwrap_err();
     let found: Vec<String> = errors.iter().map(|error| error.to_string()).collect();
@@ -508,7 +508,7 @@ fn passes_connect_and_are_observed() {
     }
     let m = decoder(Codec::F32, Group::Row, Codec::F32);
     let mut watch = Watch::default();
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "" };
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
     let passes = Cpu.passes();
     Cpu.lower(&request, &mut watch).unwrap();
     let seen: Vec<Pass> = watch.0.iter().map(|(pass, _)| *pass).collect();
@@ -532,7 +532,7 @@ fn experts_are_refused_by_name() {
     let y = m.add("sum", q35::Combine {}, &[y, routing]);
     let y = m.add("select", q35::Select {}, &[y]);
     m.graph.outputs.push(("logits".to_owned(), y));
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "t_" };
+    let request = Request { graph: &m.graph, params: &m.params, prefix: "t_", context: 64 };
     let errors = Cpu.check(&request).unwrap_err().to_string();
     for node in ["route", "up", "act", "sum"] {
         let text = format!("there are no kernels for rows that are routed to experts\n  at node '{node}'");
