@@ -16,7 +16,7 @@ echo "everything          $(rounded effective_bits "$summary") bits per weight: 
 echo
 echo "\"Ownership is\" continued by the 3.5-bit model:"
 echo
-"$q35" run "$folder/w8.q35" --prompt 'Ownership is' -n 60
+"$q35" run "$folder/w8.q35" --prompt 'Ownership is' -n 60 --temperature 0.7 --top-p 0.9 --seed 2
 echo
 printf 'perplexity on the first 24 kB of the test text: %.2f with 3.5-bit weights, %.2f in f32\n' \
     "$(number perplexity "$folder/w8.sample-ppl")" "$(number perplexity "$folder/f32.sample-ppl")"
