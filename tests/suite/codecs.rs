@@ -23,15 +23,16 @@ const CODECS: [(&str, &str); 9] = [
 ];
 
 /// Examples with what is special: nothing, norms of queries and keys, a sliding window and biases, a trained model, experts with a shared one
-/// beside them, experts with biases.
-const EXAMPLES: [&str; 6] = [
+/// beside them.
+const EXAMPLES: [&str; 5] = [
     "llama-mha--dynamo",
     "qwen3--dynamo-op24-cache",
     "mistral-sw--hf-cache",
     "rustdoc-llama--dynamo",
     "qwen2moe--dynamo-batched-cache",
-    "gptoss--genai-fp32",
 ];
+/// With `Q35_FULL=1`: experts with biases, and trained ones.
+const MORE: [&str; 2] = ["gptoss--genai-fp32", "rustdoc-moe--dynamo"];
 
 /// Of the error that rounding activations makes: in the first layer's keys and values, and everywhere else.
 const FIRST: f64 = 0.1;

@@ -105,9 +105,9 @@ impl Linear {
 
     /// Its kernels, in the order in which a step lists them.
     pub fn kernels(&self) -> Vec<LinearKernel> {
-        let variants: &[Variant] = match self.spec.codec().facts().storage {
-            Storage::Pairs { .. } => &[Variant::Few, Variant::Many],
-            Storage::Float { .. } | Storage::Int8 => &[Variant::Many],
+        let variants: &[Variant] = match (self.spec.codec().facts().storage, self.experts) {
+            (Storage::Float { .. } | Storage::Int8, None) => &[Variant::Many],
+            (Storage::Pairs { .. }, _) | (_, Some(_)) => &[Variant::Few, Variant::Many],
         };
         variants.iter().map(|&variant| LinearKernel { linear: self.clone(), variant }).collect()
     }
