@@ -39,29 +39,44 @@ pub struct Example {
 /// Prefixes of dense models' names: the ones without experts.
 const DENSE: [&str; 6] = ["llama", "mistral", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
 
+/// Mixtures of experts in forms that raise.
+const EXPERTS: [&str; 5] = [
+    "gptoss--genai-fp32",
+    "mixtral--dynamo-batched",
+    "mixtral--ts-batched",
+    "qwen2moe--dynamo-batched-cache",
+    "rustdoc-moe--dynamo",
+];
+
 /// Every dense graph: those that travel with the repository, the small trained model, and the larger collection's other ones.
 pub fn dense() -> Vec<Example> {
+    let mut found = graphs(|name| DENSE.iter().any(|prefix| name.starts_with(prefix)));
+    let small = tiny_llama();
+    found.entry(small.name.clone()).or_insert(small);
+    found.into_values().collect()
+}
+
+/// Every mixture of experts, from the same places.
+pub fn experts() -> Vec<Example> {
+    graphs(|name| EXPERTS.contains(&name)).into_values().collect()
+}
+
+/// The graphs of both collections whose names are wanted; one that is in both is taken from the first.
+fn graphs(wanted: impl Fn(&str) -> bool) -> BTreeMap<String, Example> {
     let mut found = BTreeMap::new();
     for folder in [Some(data()), shared()].into_iter().flatten() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !DENSE.iter().any(|prefix| name.starts_with(prefix)) {
-                continue;
-            }
-            if entry.path().join("model.onnx").is_file() {
-                found.entry(name.clone()).or_insert_with(|| Example::new(&name, entry.path().join("model.onnx"), entry.path()));
-            } else {
-                for route in ["dynamo", "hf-cache"] {
-                    let name = format!("{name}--{route}");
-                    let model = entry.path().join(route).join("model.onnx");
-                    found.entry(name.clone()).or_insert_with(|| Example::new(&name, model, entry.path()));
+            let (name, folder) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            let routes = [name.clone(), format!("{name}--dynamo"), format!("{name}--hf-cache")];
+            for (name, route) in routes.into_iter().zip(["", "dynamo", "hf-cache"]) {
+                let model = folder.join(route).join("model.onnx");
+                if wanted(&name) && model.is_file() {
+                    found.entry(name.clone()).or_insert_with(|| Example::new(&name, model, folder.clone()));
                 }
             }
         }
     }
-    let small = tiny_llama();
-    found.entry(small.name.clone()).or_insert(small);
-    found.into_values().collect()
+    found
 }
 
 /// The small trained model of `examples/`.
@@ -158,9 +173,9 @@ mod tests {
 
     #[test]
     fn the_stored_cases_can_be_read() {
-        let examples = dense();
-        assert!(examples.len() >= 15, "{}", examples.len());
-        for example in examples {
+        let (dense, experts) = (dense(), experts());
+        assert!(dense.len() >= 15 && experts.len() >= 2, "{} {}", dense.len(), experts.len());
+        for example in dense.into_iter().chain(experts) {
             assert!(example.model.is_file(), "{}", example.name);
             assert!(example.tolerance() > 0.0);
             let greedy = example.greedy().map(|(_, tokens)| tokens);

@@ -22,8 +22,17 @@ const CODECS: [(&str, &str); 9] = [
     ("w10", "64"),
 ];
 
-/// Examples with what is special: nothing, norms of queries and keys, a sliding window and biases, a trained model.
-const EXAMPLES: [&str; 4] = ["llama-mha--dynamo", "qwen3--dynamo-op24-cache", "mistral-sw--hf-cache", "rustdoc-llama--dynamo"];
+/// Examples with what is special: nothing, norms of queries and keys, a sliding window and biases, a trained model, experts with a shared one
+/// beside them.
+const EXAMPLES: [&str; 5] = [
+    "llama-mha--dynamo",
+    "qwen3--dynamo-op24-cache",
+    "mistral-sw--hf-cache",
+    "rustdoc-llama--dynamo",
+    "qwen2moe--dynamo-batched-cache",
+];
+/// With `Q35_FULL=1`: experts with biases, and trained ones.
+const MORE: [&str; 2] = ["gptoss--genai-fp32", "rustdoc-moe--dynamo"];
 
 /// Of the error that rounding activations makes: in the first layer's keys and values, and everywhere else.
 const FIRST: f64 = 0.1;
@@ -32,7 +41,8 @@ const LATER: f64 = 1.5;
 const FLOAT: f64 = 1e-5;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let examples = corpus::dense().into_iter().filter(|example| EXAMPLES.contains(&example.name.as_str()));
+    let examples =
+        corpus::dense().into_iter().chain(corpus::experts()).filter(|example| EXAMPLES.contains(&example.name.as_str()));
     let trial = |example: Example| {
         CODECS.map(|(codec, group)| {
             let (name, example) = (format!("codecs/{}/{codec}-{group}", example.name), example.clone());

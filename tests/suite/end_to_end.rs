@@ -1,4 +1,4 @@
-//! Every dense example, compiled with `--codec f32`, against the logits and tokens that other people's software computed.
+//! Every example, compiled with `--codec f32`, against the logits and tokens that other people's software computed.
 
 use crate::program;
 use libtest_mimic::{Failed, Trial};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn trials() -> Vec<Trial> {
     let trial =
         |example: Example| Trial::test(format!("end-to-end/{}", example.name), move || run(&example).map_err(Failed::from));
-    corpus::dense().into_iter().map(trial).collect()
+    corpus::dense().into_iter().chain(corpus::experts()).map(trial).collect()
 }
 
 /// Compiles an example into `folder` with further options, and gives the bundle.

@@ -7,6 +7,7 @@ mod codecs;
 mod determinism;
 mod disk;
 mod end_to_end;
+mod experts;
 mod filetests;
 mod memory;
 mod program;
@@ -22,9 +23,16 @@ fn main() -> ExitCode {
     let mut trials = filetests::trials();
     if cfg!(feature = "mlir") {
         trials.extend(
-            [end_to_end::trials(), codecs::trials(), determinism::trials(), disk::trials(), memory::trials()]
-                .into_iter()
-                .flatten(),
+            [
+                end_to_end::trials(),
+                codecs::trials(),
+                experts::trials(),
+                determinism::trials(),
+                disk::trials(),
+                memory::trials(),
+            ]
+            .into_iter()
+            .flatten(),
         );
     }
     libtest_mimic::run(&arguments, trials).exit_code()

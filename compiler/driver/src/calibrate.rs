@@ -3,9 +3,10 @@
 //! What enters: a model whose codecs are assigned, and token sequences. What leaves: the packed weights of its linear layers in pair codecs. All
 //! sequences pass one op of the program before any passes the next, by the reference evaluation; in front of a linear layer the
 //! products of what it reads are summed, once for all layers that read one value, its weight is rounded, and from there on the
-//! rounded one computes. So each layer makes up for what the layers before it really do, int8 activations included.
+//! rounded one computes. So each layer makes up for what the layers before it really do, int8 activations included. An expert of a mixture
+//! is rounded for the tokens that the router sends it.
 //!
-//! Memory: the values that later ops still read, for all sequences; one `H` per value read; the packed weights.
+//! Memory: the values that later ops still read, for all sequences; one `H` per value read, and one expert's; the packed weights.
 
 use crate::limit::Limit;
 use crate::passes;
@@ -14,10 +15,10 @@ use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::data::{Data, ParamValue};
 use q35_dialects::interp::{CacheLayer, Env, ParamValues, StepInput};
 use q35_dialects::q35::Op;
-use q35_dialects::{Model, ParamName};
+use q35_dialects::{Model, ParamName, Ty};
 use q35_format::Packed;
-use q35_graph::{NodeId, Observer};
-use q35_quantize::{Hessian, Quantized, quantize_compensated};
+use q35_graph::{NodeId, Observer, Value};
+use q35_quantize::{Hessian, Inputs, Quantized, quantize_compensated};
 use q35_runtime::text::Text;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +109,19 @@ impl Sequence {
         }
     }
 
+    /// Of the rows that an op reads those that a routing sends to an expert, `[rows, cols]`.
+    fn routed(&self, at: NodeId, routing: NodeId, expert: u64) -> Vec<f32> {
+        let (numbers, routing) = (self.numbers(at), self.values[&routing].routing());
+        let tokens = routing.chosen.len() / routing.choices;
+        let (rows, cols) = match &self.values[&at] {
+            Data::Quant(x) => (x.scales.len(), x.width),
+            x => (x.act().rows(), x.act().width),
+        };
+        let row = |choice: usize| choice * rows / (tokens * routing.choices);
+        let sent = routing.chosen.iter().enumerate().filter(|(_, to)| u64::from(**to) == expert);
+        sent.flat_map(|(choice, _)| &numbers[row(choice) * cols..][..cols]).copied().collect()
+    }
+
     fn forget(&mut self, id: NodeId) {
         if let Some(Data::Cache(cache)) = self.values.remove(&id) {
             self.caches.remove(&cache.layer);
@@ -115,12 +129,14 @@ impl Sequence {
     }
 }
 
-/// The linear layer's weight, where it is to be rounded.
+/// The linear layer's weight, or that of a layer of experts, where it is to be rounded.
 fn rounded<'m>(model: &'m Model, id: NodeId) -> Option<&'m ParamName> {
-    match &model.graph.node(id).op {
-        Op::Linear(linear) if model.params[&linear.weight].codec.window().is_some() => Some(&linear.weight),
-        _ => None,
-    }
+    let weight = match &model.graph.node(id).op {
+        Op::Linear(op) => &op.weight,
+        Op::ExpertLinear(op) => &op.weight,
+        _ => return None,
+    };
+    model.params[weight].codec.window().map(|_| weight)
 }
 
 /// Rounds all linear layers in pair codecs.
@@ -157,7 +173,16 @@ pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut d
                 done += count;
                 observer.progress(done, total, "calibration");
             };
-            let quantized = quantize_compensated(param, hessian, &mut sink, &mut progress)?;
+            let of = |expert| {
+                let mut own = Hessian::new(hessian.cols());
+                sequences.iter().for_each(|sequence| own.add(&sequence.routed(read[0], read[1], expert)));
+                own
+            };
+            let inputs = match read.get(1).map(|routing| *model.graph.ty(Value { node: *routing, result: 0 })) {
+                Some(Ty::Routing { experts, .. }) => Inputs::Experts { count: experts, all: hessian, of: &of },
+                _ => Inputs::Layer(hessian),
+            };
+            let quantized = quantize_compensated(param, &inputs, &mut sink, &mut progress)?;
             let Quantized { spec, scales, offsets, .. } = quantized.clone();
             let packed = Packed { spec, codes, scales, offsets };
             let view = packed.view().unwrap_or_else(|error| panic!("what the quantizer packs is well formed: {error}"));

@@ -54,16 +54,6 @@ impl<'a> Compensator<'a> {
         Ok(Self { hessian, factor, search: Search::new(table::pairs(spec.codec())), nearest: Encoder::new(spec) })
     }
 
-    /// Shape and storage of the whole parameter.
-    pub(crate) fn spec(&self) -> PackedSpec {
-        self.nearest.spec()
-    }
-
-    /// Tokens that `H` has seen.
-    pub(crate) fn tokens(&self) -> u64 {
-        self.hessian.tokens()
-    }
-
     /// Share of the mean diagonal that was added to `H`.
     pub(crate) fn damping(&self) -> f64 {
         self.factor.damping

@@ -47,7 +47,7 @@ fn pack(param: &Param, hessian: Option<&Hessian>) -> (Packed, Record) {
         Ok(())
     };
     let quantized = match hessian {
-        Some(hessian) => quantize_compensated(param, hessian, &mut sink, &mut |_| ()),
+        Some(hessian) => quantize_compensated(param, &Inputs::Layer(hessian), &mut sink, &mut |_| ()),
         None => quantize(param, &mut sink, &mut |_| ()),
     };
     let Quantized { spec, scales, offsets, record } = quantized.unwrap();
@@ -188,10 +188,42 @@ fn no_row_is_worse_than_nearest() {
     (0..16).for_each(|at| assert!(row(&packed, at) <= row(&nearest, at) * (1.0 + 1e-9), "row {at}"));
 }
 
+/// Each expert is rounded for its own tokens, and one that has none for the layer's.
+#[test]
+fn experts_are_rounded_for_what_they_see() {
+    let (outputs, cols) = (21, 25);
+    let stack = param(3 * outputs, cols, Codec::W8, Group::Row);
+    let first = tokens(200, cols);
+    let second: Vec<f32> = first.chunks(cols).flat_map(|row| row.iter().rev()).copied().collect();
+    let all = observed(&[&first[..], &second].concat(), cols);
+    let of = |expert: u64| match expert {
+        0 => observed(&first, cols),
+        1 => observed(&second, cols),
+        _ => Hessian::new(cols),
+    };
+    let mut codes = Vec::new();
+    let mut sink = |piece: &[u8]| {
+        codes.extend_from_slice(piece);
+        Ok(())
+    };
+    let inputs = Inputs::Experts { count: 3, all: &all, of: &of };
+    let found = quantize_compensated(&stack, &inputs, &mut sink, &mut |_| ()).unwrap();
+    let row_bytes = found.spec.row_bytes();
+    for (expert, x) in [first, second].iter().chain([&tokens(1, cols)]).enumerate() {
+        let hessian = if expert < 2 { observed(x, cols) } else { all.clone() };
+        let (alone, _) = pack(&stack, Some(&hessian));
+        let rows = expert * outputs * row_bytes..(expert + 1) * outputs * row_bytes;
+        assert!(codes[rows.clone()] == alone.codes[rows], "expert {expert}");
+    }
+    let calibrated = found.record.calibrated.unwrap();
+    assert_eq!((calibrated.tokens, calibrated.thin_experts), (400, vec![Thin { expert: 2, tokens: 0, lent: 25 }]));
+}
+
 #[test]
 fn what_overflowed_names_the_layer() {
     let hessian = observed(&[f32::MAX, f32::NAN, 0.0, 1.0], 4);
-    let result = quantize_compensated(&param(2, 4, Codec::W8, Group::Row), &hessian, &mut |_| Ok(()), &mut |_| ());
+    let result =
+        quantize_compensated(&param(2, 4, Codec::W8, Group::Row), &Inputs::Layer(&hessian), &mut |_| Ok(()), &mut |_| ());
     let text = result.unwrap_err().to_string();
     let expected =
         "error[Q35-0301]: 7 of the calibration sums of its input are NaN or infinite\n  at tensor 'model.layers.0.weight'\n";

@@ -67,6 +67,11 @@ impl Hessian {
         self.tokens += (x.len() / self.cols) as u64;
     }
 
+    /// Adds a share of the sums of another, and none of its tokens.
+    pub(crate) fn add_share(&mut self, other: &Hessian, share: f64) {
+        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += share * other);
+    }
+
     /// The factors of the damped matrix. `origin` is the layer's weight in the model's words.
     ///
     /// Errors: sums that are NaN or infinite; a matrix that no damping makes positive definite.

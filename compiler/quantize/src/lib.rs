@@ -25,16 +25,20 @@ use rayon::prelude::*;
 mod compensated;
 mod finite;
 mod hessian;
+mod inputs;
 mod record;
 mod survivors;
 mod transform;
 
 pub use hessian::Hessian;
+pub use inputs::{Inputs, Thin};
 pub use record::{Calibrated, Record, WorstRow};
 
 use compensated::Compensator;
 use finite::NotFinite;
-use record::Tally;
+use record::{Seen, Tally};
+use std::ops::Range;
+use transform::Ready;
 
 /// Numbers of a block: 16 MB of f32.
 pub const BLOCK_NUMBERS: usize = 4 << 20;
@@ -58,25 +62,62 @@ pub struct Quantized {
 /// Errors: numbers that are NaN or infinite, in the file or after the transforms; numbers beyond the range of an `f16` parameter; a row
 /// whose accumulator could overflow; whatever the sink returns. The codes already in the sink are then worthless.
 pub fn quantize(param: &Param, sink: &mut dyn FnMut(&[u8]) -> Result<()>, progress: &mut dyn FnMut(u64)) -> Result<Quantized> {
-    let encoder = Encoder::new(spec(param)?);
-    in_blocks(param, BLOCK_NUMBERS, &Rounding::Nearest(encoder), sink, progress)
+    to_nearest(param, BLOCK_NUMBERS, sink, progress)
 }
 
-/// Packs a parameter so that its layer's output on the calibration tokens changes least: `hessian` is of the layer's input, in the basis in
-/// which the layer reads it. A parameter that is not in a pair codec is packed by [`quantize`].
+/// Packs with blocks of about so many numbers.
+fn to_nearest(
+    param: &Param,
+    block_numbers: usize,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Quantized> {
+    let spec = spec(param)?;
+    let mut packing = Packing::new(param, spec, block_numbers);
+    packing.rows(0..param.source.rows(), &Rounding::Nearest(Encoder::new(spec)), sink, progress)?;
+    packing.finish(None)
+}
+
+/// Packs a parameter so that its layer's output on the calibration tokens changes least: `inputs` says what is known of them, in the basis in
+/// which the layer reads them. A parameter that is not in a pair codec is packed by [`quantize`].
 ///
 /// Errors: those of [`quantize`]; a Hessian that is not finite.
+///
+/// # Panics
+/// If the experts of `inputs` do not divide the rows.
 pub fn quantize_compensated(
     param: &Param,
-    hessian: &Hessian,
+    inputs: &Inputs<'_>,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Quantized> {
     if param.codec.window().is_none() {
         return quantize(param, sink, progress);
     }
-    let rounding = Rounding::Compensated(Compensator::new(spec(param)?, hessian, &param.origin)?);
-    in_blocks(param, BLOCK_NUMBERS, &rounding, sink, progress)
+    let (spec, rows) = (spec(param)?, param.source.rows());
+    let mut packing = Packing::new(param, spec, BLOCK_NUMBERS);
+    let mut seen = Seen::default();
+    let mut pack = |part: Range<u64>, hessian: &Hessian, seen: &mut Seen| {
+        let compensator = Compensator::new(spec, hessian, &param.origin)?;
+        seen.tokens += hessian.tokens();
+        seen.damping = seen.damping.max(compensator.damping());
+        packing.rows(part, &Rounding::Compensated(compensator), sink, progress)
+    };
+    match *inputs {
+        Inputs::Layer(hessian) => pack(0..rows, hessian, &mut seen)?,
+        Inputs::Experts { count, all, of } => {
+            assert!(rows.is_multiple_of(count), "'{}' has {rows} rows for {count} experts", param.origin);
+            let outputs = rows / count;
+            for expert in 0..count {
+                let own = of(expert);
+                let tokens = own.tokens();
+                let (hessian, lent) = inputs::filled(own, all);
+                seen.thin.extend((lent > 0).then_some(Thin { expert, tokens, lent }));
+                pack(expert * outputs..(expert + 1) * outputs, &hessian, &mut seen)?;
+            }
+        }
+    }
+    packing.finish(Some(seen))
 }
 
 fn spec(param: &Param) -> Result<PackedSpec> {
@@ -94,21 +135,6 @@ enum Rounding<'a> {
 }
 
 impl Rounding<'_> {
-    fn spec(&self) -> PackedSpec {
-        match self {
-            Rounding::Nearest(encoder) => encoder.spec(),
-            Rounding::Compensated(compensator) => compensator.spec(),
-        }
-    }
-
-    /// Tokens that calibration saw, and the damping.
-    fn seen(&self) -> Option<(u64, f64)> {
-        match self {
-            Rounding::Nearest(_) => None,
-            Rounding::Compensated(compensator) => Some((compensator.tokens(), compensator.damping())),
-        }
-    }
-
     /// Encodes a few rows and measures each of them.
     fn pack(&self, rows: &[f32]) -> (Packed, Vec<record::Row>) {
         let (packed, weighted) = match self {
@@ -128,51 +154,77 @@ impl Rounding<'_> {
                 None => measured,
             }
         };
-        let measured = rows.chunks_exact(self.spec().cols()).enumerate().map(measure).collect();
+        let measured = rows.chunks_exact(packed.spec.cols()).enumerate().map(measure).collect();
         (packed, measured)
     }
 }
 
-fn in_blocks(
-    param: &Param,
-    block_numbers: usize,
-    rounding: &Rounding<'_>,
-    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Quantized> {
-    let (rows, cols) = (param.source.rows(), param.source.cols());
-    let spec = rounding.spec();
-    let transforms = transform::prepare(param);
-    let block_rows = rows_of_block(param, block_numbers);
-    let mut bad = NotFinite::new(param);
-    let mut tally = Tally::new(spec);
-    let (mut scales, mut offsets) = (Vec::new(), Vec::new());
-    let mut block = Vec::new();
-    let mut first = 0;
-    while first < rows {
-        let count = (rows - first).min(block_rows);
-        block.resize((count * cols) as usize, 0.0);
-        read(param, first, &mut block);
-        bad.look(first, &block, finite::Stage::Source);
-        for transform in &transforms {
-            transform.apply(first as usize, cols as usize, &mut block);
+/// A parameter that is being packed.
+struct Packing<'a> {
+    param: &'a Param,
+    spec: PackedSpec,
+    transforms: Vec<Ready>,
+    block_rows: u64,
+    bad: NotFinite<'a>,
+    tally: Tally,
+    scales: Vec<u8>,
+    offsets: Vec<u8>,
+}
+
+impl<'a> Packing<'a> {
+    fn new(param: &'a Param, spec: PackedSpec, block_numbers: usize) -> Self {
+        Self {
+            param,
+            spec,
+            transforms: transform::prepare(param),
+            block_rows: rows_of_block(param, block_numbers),
+            bad: NotFinite::new(param),
+            tally: Tally::new(spec),
+            scales: Vec::new(),
+            offsets: Vec::new(),
         }
-        bad.look(first, &block, finite::Stage::Transformed);
-        if bad.is_empty() {
-            let packed: Vec<_> = block.par_chunks(LANES * cols as usize).map(|rows| rounding.pack(rows)).collect();
-            for (packed, rows) in packed {
-                sink(&packed.codes)?;
-                scales.extend(packed.scales);
-                offsets.extend(packed.offsets);
-                tally.extend(rows);
-            }
-        }
-        progress(count * cols);
-        first += count;
     }
-    bad.into_result()?;
-    let record = tally.finish(param, rounding.seen())?;
-    Ok(Quantized { spec, scales, offsets, record })
+
+    /// Packs the next rows: whole blocks of every rotation that mixes rows.
+    fn rows(
+        &mut self,
+        rows: Range<u64>,
+        rounding: &Rounding<'_>,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let cols = self.param.source.cols();
+        let mut block = Vec::new();
+        let mut first = rows.start;
+        while first < rows.end {
+            let count = (rows.end - first).min(self.block_rows);
+            block.resize((count * cols) as usize, 0.0);
+            read(self.param, first, &mut block);
+            self.bad.look(first, &block, finite::Stage::Source);
+            for transform in &self.transforms {
+                transform.apply(first as usize, cols as usize, &mut block);
+            }
+            self.bad.look(first, &block, finite::Stage::Transformed);
+            if self.bad.is_empty() {
+                let packed: Vec<_> = block.par_chunks(LANES * cols as usize).map(|rows| rounding.pack(rows)).collect();
+                for (packed, rows) in packed {
+                    sink(&packed.codes)?;
+                    self.scales.extend(packed.scales);
+                    self.offsets.extend(packed.offsets);
+                    self.tally.extend(rows);
+                }
+            }
+            progress(count * cols);
+            first += count;
+        }
+        Ok(())
+    }
+
+    fn finish(self, seen: Option<Seen>) -> Result<Quantized> {
+        self.bad.into_result()?;
+        let record = self.tally.finish(self.param, seen)?;
+        Ok(Quantized { spec: self.spec, scales: self.scales, offsets: self.offsets, record })
+    }
 }
 
 /// Rows of a block: whole lanes, and whole blocks of every rotation that mixes rows.

@@ -3,6 +3,7 @@
 //! Squares are summed in f64, along each row and then over the rows in order.
 
 use crate::compensated::Weighted;
+use crate::inputs::Thin;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::Param;
 use q35_format::{PackedSpec, PackedView};
@@ -26,14 +27,25 @@ pub struct Record {
 }
 
 /// How good a parameter is on the calibration tokens.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Calibrated {
     /// `|X (W - Q)^T| / |X W^T|` in the Frobenius norm: the relative error of the layer's output; 0 for an output of zeros.
     pub weighted_error: f64,
-    /// Tokens, the rows of `X`.
+    /// Tokens, the rows of `X`; of all experts together.
     pub tokens: u64,
-    /// Share of the mean diagonal of `X^T X` that was added to its diagonal for rounding (not for this record).
+    /// Share of the mean diagonal of `X^T X` that was added to its diagonal for rounding (not for this record); the largest of all experts'.
     pub damping: f64,
+    /// Experts that the text reached with fewer tokens than they have inputs. What they were lent counts in the weighted error.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub thin_experts: Vec<Thin>,
+}
+
+/// What calibration saw.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) tokens: u64,
+    pub(crate) damping: f64,
+    pub(crate) thin: Vec<Thin>,
 }
 
 /// A row and its error.
@@ -124,8 +136,8 @@ impl Tally {
         }
     }
 
-    /// `seen` is how many tokens calibration saw, and the damping.
-    pub(crate) fn finish(self, param: &Param, seen: Option<(u64, f64)>) -> Result<Record> {
+    /// `seen` is what calibration saw, if there was one.
+    pub(crate) fn finish(self, param: &Param, seen: Option<Seen>) -> Result<Record> {
         let relative_error = relative(self.errors, self.weights);
         let bound = self.largest.1 * 255;
         let has_integers = self.spec.codec().has_scales();
@@ -146,10 +158,11 @@ impl Tally {
             snr_db: (relative_error > 0.0).then(|| (-2000.0 * relative_error.log10()).round() / 100.0),
             worst_row: self.worst,
             accumulator_bound: has_integers.then_some(bound),
-            calibrated: self.weighted.zip(seen).map(|(sum, (tokens, damping))| Calibrated {
+            calibrated: self.weighted.zip(seen).map(|(sum, Seen { tokens, damping, thin })| Calibrated {
                 weighted_error: relative(sum.error, sum.size),
                 tokens,
                 damping,
+                thin_experts: thin,
             }),
         })
     }

@@ -19,10 +19,6 @@ fn param(rows: u64, cols: u64, codec: Codec, group: Group, transforms: Vec<Trans
     Param { transforms, codec, group, ..Param::new(source, ParamRole::Linear, "model.weight") }
 }
 
-fn nearest(param: &Param) -> Rounding<'static> {
-    Rounding::Nearest(Encoder::new(spec(param).unwrap()))
-}
-
 /// Packs with blocks of about `block_numbers`; also the number of pieces that the sink got.
 fn pack_in(param: &Param, block_numbers: usize) -> (Packed, Record, usize) {
     let (mut codes, mut pieces, mut done) = (Vec::new(), 0, 0);
@@ -31,8 +27,7 @@ fn pack_in(param: &Param, block_numbers: usize) -> (Packed, Record, usize) {
         pieces += 1;
         Ok(())
     };
-    let Quantized { spec, scales, offsets, record } =
-        in_blocks(param, block_numbers, &nearest(param), &mut sink, &mut |n| done += n).unwrap();
+    let Quantized { spec, scales, offsets, record } = to_nearest(param, block_numbers, &mut sink, &mut |n| done += n).unwrap();
     assert_eq!(done, param.source.rows() * param.source.cols());
     (Packed { spec, codes, scales, offsets }, record, pieces)
 }
@@ -168,7 +163,7 @@ fn what_is_not_finite_is_counted_and_named() {
     let expected = "error[Q35-0301]: 3 of its weights are NaN or infinite, the first at output 17, input 3\n  at tensor 'model.weight'\n  \
                     help: the checkpoint is damaged or training diverged; export it again";
     assert_eq!(errors(&bad), [expected]);
-    let found = in_blocks(&bad, 1, &nearest(&bad), &mut |_| Ok(()), &mut |_| ()).unwrap_err().to_string();
+    let found = to_nearest(&bad, 1, &mut |_| Ok(()), &mut |_| ()).unwrap_err().to_string();
     assert_eq!(found, expected, "the same from small blocks");
 }
 

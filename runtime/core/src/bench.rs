@@ -3,11 +3,11 @@
 
 use crate::pool::Pool;
 use crate::{Chunk, Options, Session, Want};
-use q35_bundle::{Binding, Bundle};
+use q35_bundle::{Binding, Bundle, Dim, Step, Variant};
 use q35_console::memory;
 use q35_diag::Result;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,7 +59,8 @@ pub struct Report {
     pub cases: Vec<Case>,
     /// Median seconds from a prompt of the first prefill length to the logits of its first new token.
     pub first_token_seconds: f64,
-    /// Bytes of weights that decoding one token reads: every tensor a step uses, but of an embedding only a row.
+    /// Bytes of weights that decoding one token reads: every tensor a step uses, but of an embedding only a row, and of experts those that are
+    /// chosen.
     pub weight_bytes_per_step: u64,
     /// Bytes of weights read per second by the median of decoding at batch 1.
     pub decode_bytes_per_second: f64,
@@ -140,17 +141,29 @@ fn prefill(session: &mut Session, slot: usize, tokens: &[u32]) -> Result<Duratio
     Ok(begin.elapsed())
 }
 
-/// Bytes of the distinct tensors that steps read as a whole: not those of launches that gather rows of an embedding table.
+/// Bytes of the distinct tensors that decoding one token reads: not those of launches that gather rows of an embedding table, and of the
+/// weights of experts the share that one token chooses.
 fn weight_bytes(bundle: &Bundle) -> u64 {
     let steps = bundle.manifest().steps.iter().filter(|step| step.op.split('+').all(|op| op != "embed"));
-    let names: BTreeSet<&str> = steps
-        .flat_map(|s| &s.args)
-        .filter_map(|arg| match arg {
-            Binding::Weight(name) => Some(name.as_str()),
-            _ => None,
-        })
-        .collect();
-    names.into_iter().filter_map(|name| bundle.tensor(name)).map(|t| t.data.len() as u64).sum()
+    let mut read: BTreeMap<&str, f64> = BTreeMap::new();
+    for step in steps {
+        for arg in &step.args {
+            if let Binding::Weight(name) = arg {
+                read.insert(name, share(step));
+            }
+        }
+    }
+    let bytes = |(name, share): (&str, f64)| Some(bundle.tensor(name)?.data.len() as f64 * share);
+    read.into_iter().filter_map(bytes).sum::<f64>() as u64
+}
+
+/// How much of what it may read a step of one row does read: a kernel for few rows that has fewer tiles than the one for many leaves
+/// the weights of the others alone.
+fn share(step: &Step) -> f64 {
+    let dims = [1; Dim::ALL.len()];
+    let tiles = |variant: &Variant| variant.tiles.eval(&dims).unwrap_or(0) as f64;
+    let [first, .., last] = &step.variants[..] else { return 1.0 };
+    (tiles(first) / tiles(last).max(1.0)).min(1.0)
 }
 
 /// Bytes per second at which all threads together read a buffer larger than any cache.
@@ -177,4 +190,23 @@ fn read_bandwidth(threads: Option<usize>, runs: usize) -> f64 {
         .collect();
     seconds.sort_by(f64::total_cmp);
     (buffer.len() * 8) as f64 / seconds[seconds.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use q35_bundle::{Rows, Size};
+
+    #[test]
+    fn of_experts_only_the_chosen_ones_are_read() {
+        let step = |tiles: &[Size]| {
+            let variant = |tiles: &Size| Variant { max_rows: None, kernel: String::new(), tiles: tiles.clone() };
+            let variants = tiles.iter().map(variant).collect();
+            Step { node: String::new(), op: String::new(), rows: Rows::Tokens, variants, args: vec![] }
+        };
+        let (two_of_eight, all) = (Size::per(2 * 24, Dim::Tokens), Size::constant(8 * 24));
+        assert_eq!(share(&step(&[two_of_eight, all.clone()])), 0.25);
+        assert_eq!(share(&step(&[all.clone(), all.clone()])), 1.0);
+        assert_eq!(share(&step(&[all])), 1.0);
+    }
 }

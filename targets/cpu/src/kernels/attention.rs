@@ -5,6 +5,7 @@
 //! result row serves as accumulator.
 
 use q35_bundle::{Dim, Size};
+use q35_dialects::Rows;
 use q35_mlir::builder::Val;
 use q35_mlir::math::{exp, tanh};
 use q35_mlir::types::{F32, I64};
@@ -52,8 +53,8 @@ impl Kernel for Attention {
         name
     }
 
-    fn tiles(&self, rows: Dim) -> Size {
-        Size::per(self.heads, rows)
+    fn tiles(&self, rows: Rows) -> Size {
+        rows.size(self.heads)
     }
 
     fn build<'k>(&self, level: Level, call: &Call<'k>) {

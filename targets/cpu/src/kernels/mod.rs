@@ -4,7 +4,7 @@
 //! source for every feature level. Conventions that hold for all of them:
 //!
 //! 1. Arguments are the op's operands in order (ids, then parameters where the op has them), then the result.
-//! 2. A tile is one row of the result, whatever the rows count, unless [`Kernel::tiles`] says otherwise.
+//! 2. A tile is one row of the result, whatever the rows are, unless [`Kernel::tiles`] says otherwise.
 //! 3. A row of activations is f32 and starts at a multiple of [`act_stride`]; the bytes after the row are neither read nor written.
 //! 4. Rows are independent: the result does not depend on how tiles are split among calls.
 //! 5. A kernel may be given the same buffer as operand and result where its documentation says "in place".
@@ -13,6 +13,7 @@ mod append;
 mod attention;
 mod chain;
 mod columns;
+mod combine;
 mod embed;
 mod hadamard;
 mod pointwise;
@@ -20,6 +21,7 @@ mod quantize;
 mod rms_norm;
 mod rope;
 mod rotary;
+mod route;
 mod select;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -28,6 +30,7 @@ mod testing;
 pub use append::Append;
 pub use attention::Attention;
 pub use chain::Chain;
+pub use combine::Combine;
 pub use embed::{Embed, Table};
 pub use hadamard::Hadamard;
 pub use pointwise::{Operation, Pointwise};
@@ -35,9 +38,12 @@ pub use quantize::Quantize;
 pub use rms_norm::{NormWeight, RmsNorm};
 pub use rope::Rope;
 pub use rotary::Rotary;
+pub use route::{Groups, Route, SortByExpert};
 pub use select::{Columns, Select};
 
-use q35_bundle::{Dim, Size};
+use q35_bundle::Size;
+use q35_dialects::Rows;
+use q35_dialects::attr::{Attr, Attribute};
 use q35_mlir::builder::Val;
 use q35_mlir::types::{I32, I64};
 
@@ -51,8 +57,8 @@ pub trait Kernel {
     fn name(&self) -> String;
 
     /// How many tiles a step over `rows` has.
-    fn tiles(&self, rows: Dim) -> Size {
-        Size::per(1, rows)
+    fn tiles(&self, rows: Rows) -> Size {
+        rows.size(1)
     }
 
     /// Builds the body.
@@ -82,13 +88,21 @@ fn bits(value: f32) -> String {
     format!("{:08x}", value.to_bits())
 }
 
+/// The word in q35 text for one of a few.
+fn word(kind: impl Attribute) -> String {
+    match kind.to_attr() {
+        Some(Attr::Word(word)) => word,
+        other => unreachable!("one of a few is a word, not {other:?}"),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::testing::{Arg, numbers, rows, run};
     use super::*;
     use crate::abi::define;
-    use q35_dialects::q35::{Activation, RopeStyle};
+    use q35_dialects::q35::{Activation, GroupScore, RopeStyle, Scoring};
     use q35_format::{Group, ScaleType};
     use q35_mlir::builder::KernelModule;
     use q35_mlir::context::Context;
@@ -125,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_kernel_compiles_for_another_architecture() {
-        let kernels: [&dyn Kernel; 9] = [
+        let kernels: [&dyn Kernel; 12] = [
             &Append { kv_heads: 2, key_dim: 12, value_dim: 8 },
             &Attention {
                 heads: 4,
@@ -144,6 +158,17 @@ mod tests {
             &Quantize { width: 130 },
             &Rope { width: 48, head_dim: 24, half: 9, style: RopeStyle::Interleaved },
             &Rotary { half: 9, scale: 1.0 },
+            &Route {
+                experts: 24,
+                choices: 3,
+                scoring: Scoring::Softmax,
+                correction: true,
+                groups: Some(Groups { count: 4, top: 2, worth: GroupScore::Two }),
+                normalize: Some(0.0),
+                scale: 1.0,
+            },
+            &SortByExpert { experts: 24, routed: Rows::TokenChoices(3) },
+            &Combine { width: 33, choices: 3 },
         ];
         let context = Context::new();
         let mut module = KernelModule::new(&context);

@@ -1,13 +1,12 @@
 //! Everything that treats the elements of a row one by one.
 
-use q35_dialects::attr::{Attr, Attribute};
 use q35_dialects::q35::Activation;
 use q35_mlir::builder::{Operand, Val};
 use q35_mlir::math::{gelu, gelu_tanh, sigmoid, silu, tanh};
 use q35_mlir::types::F32;
 
 use super::columns::each;
-use super::{Kernel, bits, lanes, row_at};
+use super::{Kernel, bits, lanes, row_at, word};
 use crate::abi::Call;
 use crate::level::Level;
 
@@ -81,14 +80,6 @@ impl Operation {
                 gate * if offset == 0.0 { up } else { up + f64::from(offset) }
             }
         }
-    }
-}
-
-/// The activation's word in q35 text.
-fn word(kind: Activation) -> String {
-    match kind.to_attr() {
-        Some(Attr::Word(word)) => word,
-        other => unreachable!("an activation is a word, not {other:?}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Weights stored as floats: products with f32 activations.
 //!
 //! Column `k` goes to partial sum `k % 4`; a sum is `(p0 + p1) + (p2 + p3)`. Each output is one lane, so the order does not depend on
-//! the tokens beside it. Products and additions are fused where the level can.
+//! the rows beside it. Products and additions are fused where the level can.
 
 use super::frame::Frame;
 use super::geometry::TILE;
@@ -11,15 +11,15 @@ use q35_mlir::types::F32;
 
 /// Partial sums of an output.
 const WAYS: usize = 4;
-/// Tokens that share a load of weights.
-const TOKENS: i64 = 4;
+/// Rows that share a load of weights.
+const ROWS: i64 = 4;
 
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>) {
     let spec = &f.linear.spec;
     let (cols, element) = (spec.cols(), spec.row_bytes() / spec.cols());
     let column = (TILE * element) as i64;
-    f.for_tiles(call, |tile| {
-        f.for_chunks(&[TOKENS, 1], |chunk| {
+    f.for_tiles(call, |tile, rows| {
+        f.for_chunks(rows, &[ROWS, 1], |chunk| {
             let step = |at: Val<'k>, way: usize, sums: &mut Vec<Vec<Val<'k>>>| {
                 let w = f.floats(tile.codes.at(at * column));
                 for (x, sums) in chunk.x.iter().zip(sums) {
@@ -33,8 +33,8 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>) {
                 sums
             });
             (whole..cols).for_each(|k| step(f.number(k), k - whole, &mut sums));
-            for (token, p) in sums.iter().enumerate() {
-                f.finish(tile, chunk, token, (p[0] + p[1]) + (p[2] + p[3]));
+            for (row, p) in sums.iter().enumerate() {
+                f.finish(tile, chunk, row, (p[0] + p[1]) + (p[2] + p[3]));
             }
         });
     });

@@ -1,7 +1,8 @@
-//! What every linear kernel has: its arguments, the chunks of tokens it walks over, and the last steps of an output.
+//! What every linear kernel has: its arguments, the chunks of rows it walks over, and the last steps of an output.
 
 use super::geometry::{self, HEADER, TILE, act_stride, quant_stride};
-use super::{Linear, decode};
+use super::rows::{Part, RowOrder, Span};
+use super::{Linear, LinearKernel, decode};
 use crate::abi::Call;
 use crate::level::Level;
 use q35_format::{Codec, ScaleType};
@@ -17,11 +18,17 @@ pub(super) struct Frame<'k> {
     pub(super) b: &'k Builder<'k>,
     pub(super) level: Level,
     pub(super) linear: Linear,
-    /// Tokens (or logit rows) of the step.
-    pub(super) count: Val<'k>,
+    /// Which rows of x meet which weights.
+    pub(super) order: RowOrder<'k>,
     x: Val<'k>,
-    /// The weights, with what their first tiles have.
-    weights: Vec<(Tile<'k>, usize)>,
+    weights: Vec<Weight<'k>>,
+}
+
+/// One of the weights that share x: what its first tile has.
+struct Weight<'k> {
+    first: Tile<'k>,
+    /// Tiles, of one expert where there are experts.
+    tiles: i64,
 }
 
 /// Sixteen outputs of one of the weights: where what belongs to them lies.
@@ -30,33 +37,42 @@ pub(super) struct Tile<'k> {
     /// The arranged codes.
     pub(super) codes: Val<'k>,
     scales: Option<Val<'k>>,
+    offsets: Option<Val<'k>>,
     bias: Option<Val<'k>>,
-    /// The outputs of the first token.
+    /// The outputs of the first row.
     y: Val<'k>,
-    /// Bytes from one token's outputs to the next one's.
+    /// Bytes from one row's outputs to the next one's.
     stride: Val<'k>,
 }
 
-/// Some tokens that are computed together.
+/// Some rows that are computed together.
 pub(super) struct Chunk<'k> {
-    /// Where each token's activations start: f32, or bytes after the header.
+    /// Where each row's activations start: f32, or bytes after the header.
     pub(super) x: Vec<Val<'k>>,
-    /// Each token's activation scale, where activations are rounded.
-    pub(super) scale: Vec<Val<'k>>,
-    tokens: Vec<Val<'k>>,
+    /// Each row's activation scale, where activations are rounded.
+    scale: Vec<Val<'k>>,
+    /// The rows of y.
+    y: Vec<Val<'k>>,
+}
+
+/// What an exact sum of a group of columns is multiplied with, and what the sum of the activations.
+pub(super) struct Factors<'k> {
+    scales: Val<'k>,
+    offsets: Option<Val<'k>>,
 }
 
 impl<'k> Tile<'k> {
-    /// The tile `number` tiles further on, of the same weight.
-    fn further(self, number: Val<'k>, linear: &Linear) -> Self {
-        let vector = number * (4 * TILE as i64);
+    /// The tile `weights` tiles further on in the weights, and `outputs` tiles further on in y.
+    fn further(self, weights: Val<'k>, outputs: Val<'k>, linear: &Linear) -> Self {
+        let vector = 4 * TILE as i64;
         let code_bytes = geometry::codes(&linear.spec).tile_bytes as i64;
         let scale_bytes = geometry::scales(&linear.spec).tile_bytes as i64;
         Tile {
-            codes: self.codes.at(number * code_bytes),
-            scales: self.scales.map(|scales| scales.at(number * scale_bytes)),
-            bias: self.bias.map(|bias| bias.at(vector)),
-            y: self.y.at(vector),
+            codes: self.codes.at(weights * code_bytes),
+            scales: self.scales.map(|scales| scales.at(weights * scale_bytes)),
+            offsets: self.offsets.map(|offsets| offsets.at(weights * scale_bytes)),
+            bias: self.bias.map(|bias| bias.at(weights * vector)),
+            y: self.y.at(outputs * vector),
             stride: self.stride,
         }
     }
@@ -67,6 +83,7 @@ impl<'k> Tile<'k> {
         Tile {
             codes: holds.select(self.codes, other.codes),
             scales: optional(self.scales, other.scales),
+            offsets: optional(self.offsets, other.offsets),
             bias: optional(self.bias, other.bias),
             y: holds.select(self.y, other.y),
             stride: holds.select(self.stride, other.stride),
@@ -75,33 +92,37 @@ impl<'k> Tile<'k> {
 }
 
 impl<'k> Frame<'k> {
-    pub(super) fn new(call: &Call<'k>, level: Level, linear: Linear) -> Self {
-        let b = call.b;
-        let mut next = (0..).map(|at| call.arg(at));
+    pub(super) fn new(call: &Call<'k>, level: Level, kernel: &LinearKernel) -> Self {
+        let (b, linear) = (call.b, &kernel.linear);
+        let spec = &linear.spec;
+        let mut next = (linear.inputs()..).map(|at| call.arg(at));
         let mut argument = || next.next().unwrap_or_else(|| unreachable!("there is always one more address"));
-        let x = argument();
-        let mut weights = Vec::new();
-        for outputs in linear.outputs() {
+        let mut weight = |outputs: usize| {
             let codes = argument();
-            let scales = linear.spec.codec().has_scales().then(&mut argument);
+            let scales = spec.codec().has_scales().then(&mut argument);
+            let offsets = spec.asymmetric().then(&mut argument);
             let bias = linear.bias.then(&mut argument);
             let stride = b.i64(act_stride(outputs) as i64);
-            weights.push((Tile { codes, scales, bias, y: argument(), stride }, outputs));
-        }
-        Self { b, level, count: call.dim(linear.rows.dim()), linear, x, weights }
+            let first = Tile { codes, scales, offsets, bias, y: argument(), stride };
+            Weight { first, tiles: outputs.div_ceil(TILE) as i64 }
+        };
+        let weights = linear.outputs().map(&mut weight).collect();
+        Self { b, level, order: RowOrder::new(call, kernel), linear: linear.clone(), x: call.arg(0), weights }
     }
 
-    /// `body(tile)` for every tile of a call. The weights' tiles follow each other.
-    pub(super) fn for_tiles(&self, call: &Call<'k>, body: impl FnOnce(&Tile<'k>)) {
-        call.for_tiles(|number| {
+    /// `body(tile, rows)` for every tile of a call, with the rows that meet it. The weights' tiles follow each other.
+    pub(super) fn for_tiles(&self, call: &Call<'k>, body: impl FnOnce(&Tile<'k>, Span<'k>)) {
+        self.order.for_parts(call, |Part { tile, expert, rows }| {
             let mut first = 0;
             let mut found: Option<Tile<'k>> = None;
-            for (weight, outputs) in &self.weights {
-                let own = weight.further(number - first, &self.linear);
-                found = Some(found.map_or(own, |before| own.or(number.ge(first), before)));
-                first += outputs.div_ceil(TILE) as i64;
+            for weight in &self.weights {
+                let outputs = tile - first;
+                let weights = expert.map_or(outputs, |expert| expert * weight.tiles + outputs);
+                let own = weight.first.further(weights, outputs, &self.linear);
+                found = Some(found.map_or(own, |before| own.or(tile.ge(first), before)));
+                first += weight.tiles;
             }
-            body(&found.unwrap_or_else(|| unreachable!("a layer has a weight")));
+            body(&found.unwrap_or_else(|| unreachable!("a layer has a weight")), rows);
         });
     }
 
@@ -110,39 +131,35 @@ impl<'k> Frame<'k> {
         decode::bias(self.linear.spec.codec()).into()
     }
 
-    /// `tokens` and what belongs to them.
-    pub(super) fn chunk(&self, tokens: &[Val<'k>]) -> Chunk<'k> {
+    /// The rows at some positions, and what belongs to them.
+    pub(super) fn chunk(&self, positions: &[Val<'k>]) -> Chunk<'k> {
         let spec = &self.linear.spec;
         let rounded = spec.codec().has_scales();
         let stride = if rounded { quant_stride(spec.cols()) } else { act_stride(spec.cols()) };
-        let x: Vec<Val<'k>> = tokens.iter().map(|token| self.x.at(*token * stride as i64)).collect();
+        let rows: Vec<[Val<'k>; 2]> = positions.iter().map(|position| self.order.row(*position)).collect();
+        let x: Vec<Val<'k>> = rows.iter().map(|[from, _]| self.x.at(*from * stride as i64)).collect();
         let scale = if rounded { x.iter().map(|x| x.load(F32, 4)).collect() } else { vec![] };
         let x = if rounded { x.iter().map(|x| x.at(HEADER as i64)).collect() } else { x };
-        Chunk { x, scale, tokens: tokens.to_vec() }
+        Chunk { x, scale, y: rows.iter().map(|[_, to]| *to).collect() }
     }
 
-    /// `body(chunk)` over all tokens, as many at a time as the first of `sizes` says, the rest as the next one says; the last size is 1.
-    pub(super) fn for_chunks(&self, sizes: &[i64], mut body: impl FnMut(&Chunk<'k>)) {
-        debug_assert_eq!(sizes.last(), Some(&1));
-        let mut from = self.b.i64(0);
-        for &size in sizes {
-            let to = from + (self.count - from) / size * size;
-            self.b.for_(from, to, size, |token| {
-                body(&self.chunk(&(0..size).map(|at| token + at).collect::<Vec<_>>()));
-            });
-            from = to;
-        }
+    /// `body(chunk)` over some rows, in chunks as [`Span::for_chunks`] cuts them.
+    pub(super) fn for_chunks(&self, rows: Span<'k>, sizes: &[i64], mut body: impl FnMut(&Chunk<'k>)) {
+        rows.for_chunks(self.b, sizes, |positions| body(&self.chunk(positions)));
     }
 
-    /// The scales of a tile's rows for a group.
-    pub(super) fn scales(&self, tile: &Tile<'k>, group: Val<'k>) -> Val<'k> {
-        let spec = &self.linear.spec;
-        let at = tile.scales.map(|scales| scales.at(group * (TILE * spec.scale().bytes()) as i64));
-        let at = at.unwrap_or_else(|| unreachable!("codecs without scales have no groups"));
-        match spec.scale() {
-            ScaleType::F32 => at.load(OUTPUTS, 4),
-            ScaleType::F16 => self.halves(at),
-        }
+    /// The scales, and the offsets, of a tile's rows for a group.
+    pub(super) fn factors(&self, tile: &Tile<'k>, group: Val<'k>) -> Factors<'k> {
+        let scale = self.linear.spec.scale();
+        let of_group = |all: Val<'k>| {
+            let at = all.at(group * (TILE * scale.bytes()) as i64);
+            match scale {
+                ScaleType::F32 => at.load(OUTPUTS, 4),
+                ScaleType::F16 => self.halves(at),
+            }
+        };
+        let scales = tile.scales.unwrap_or_else(|| unreachable!("codecs without scales have no groups"));
+        Factors { scales: of_group(scales), offsets: tile.offsets.map(of_group) }
     }
 
     /// Sixteen stored floats.
@@ -161,11 +178,11 @@ impl<'k> Frame<'k> {
         }
     }
 
-    /// Finishes and stores a tile's outputs of token `token` of a chunk: times the activation scale, plus the bias.
-    pub(super) fn finish(&self, tile: &Tile<'k>, chunk: &Chunk<'k>, token: usize, sum: Val<'k>) {
-        let scaled = chunk.scale.get(token).map_or(sum, |scale| sum * *scale);
+    /// Finishes and stores a tile's outputs of row `row` of a chunk: times the activation scale, plus the bias.
+    pub(super) fn finish(&self, tile: &Tile<'k>, chunk: &Chunk<'k>, row: usize, sum: Val<'k>) {
+        let scaled = chunk.scale.get(row).map_or(sum, |scale| sum * *scale);
         let y = tile.bias.map_or(scaled, |bias| scaled + bias.load(OUTPUTS, 4));
-        tile.y.at(chunk.tokens[token] * tile.stride).store(y, 4);
+        tile.y.at(chunk.y[row] * tile.stride).store(y, 4);
     }
 
     /// Zero sums to which adding leaves every number, -0 too, as it is.
@@ -176,5 +193,14 @@ impl<'k> Frame<'k> {
     /// A 64-bit number.
     pub(super) fn number(&self, n: usize) -> Val<'k> {
         self.b.constant(I64, n as i64)
+    }
+}
+
+impl<'k> Factors<'k> {
+    /// A group's share of the outputs of a row, before the activation scale: `sums` are those of the weights as they are multiplied, each
+    /// too large by `bias`; `x` is the sum of the activations, i32.
+    pub(super) fn share(&self, sums: Val<'k>, x: Val<'k>, bias: i64) -> Val<'k> {
+        let share = (sums + x * -bias).to(OUTPUTS) * self.scales;
+        self.offsets.map_or(share, |offsets| share + offsets * x.to(F32))
     }
 }

@@ -9,7 +9,11 @@
 //! | `q8` | per tile and quad (4 activation bytes that follow each other): 16 rows x 4 bytes, unsigned (plus 128) |
 //! | `f32`, `f16`, `bf16` | per tile and column: 16 values |
 //! | scales | per tile and group: 16 values |
+//! | offsets | as scales |
 //! | bias | as it is, with zeros up to a whole tile |
+//! | weights of experts | those of the first expert, of the second, ...; each begins with a tile of its own |
+//! | a routing, one row | the experts, best first, i32, then their weights, f32, in a row as any activation's |
+//! | a routing by expert | the routed rows, by expert and then by number, i32; then per expert where its rows begin in that list, i32, and where the last one's end |
 
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec};
@@ -40,6 +44,17 @@ pub fn blocks(cols: usize) -> usize {
 /// Bytes of a row of `width` f32 activations.
 pub fn act_stride(width: usize) -> usize {
     (4 * width).next_multiple_of(ALIGN)
+}
+
+/// Bytes of a row of a routing to `choices` experts.
+pub fn routing_stride(choices: usize) -> usize {
+    act_stride(2 * choices)
+}
+
+/// Bytes per routed row's origin of a routing by expert: enough even if there is one origin only. The beginnings take one entry more
+/// than there are experts, and one for whoever counts.
+pub fn sorted_bytes(choices: usize, experts: usize) -> usize {
+    4 * (choices + experts + 2)
 }
 
 /// Bytes of a row of `width` rounded activations.
@@ -78,40 +93,59 @@ pub fn codes(spec: &PackedSpec) -> Arrangement {
         Storage::Float { bytes } => Arrangement {
             unit: bytes,
             tile_bytes: TILE * cols * bytes,
-            place: |a, row, col| (col * TILE + row) * a.unit,
+            place: |a, row, col| tile_start(a, row) + (col * TILE + row % TILE) * a.unit,
             ..tile
         },
         Storage::Int8 => Arrangement {
             unit: 1,
             tile_bytes: panel_bytes(cols),
             flip: 0x80,
-            place: |_, row, col| panel_place(row, col),
+            place: |a, row, col| tile_start(a, row) + panel_place(row % TILE, col),
             ..tile
         },
         Storage::Pairs { .. } => Arrangement {
             tile_bytes: TILE * stream_stride(cols),
             tail_bytes: PAD,
-            place: |a, row, _| row * (a.tile_bytes / TILE),
+            place: |a, row, _| row * (a.tile_bytes / a.tile_rows.next_multiple_of(TILE)),
             ..tile
         },
     }
 }
 
-/// The arrangement of the scales of a linear layer's weight.
+/// The arrangement of the scales, or of the offsets, of a linear layer's weight.
 pub fn scales(spec: &PackedSpec) -> Arrangement {
     let unit = spec.scale().bytes();
     Arrangement {
         unit,
         tile_rows: TILE,
         tile_bytes: TILE * spec.groups() * unit,
-        place: |a, row, group| (group * TILE + row) * a.unit,
+        place: |a, row, group| tile_start(a, row) + (group * TILE + row % TILE) * a.unit,
         ..Arrangement::plain(spec.groups() * unit)
     }
 }
 
-/// The arrangement of a vector of `len` f32 that kernels read a tile at a time.
-pub fn vector(len: usize) -> Arrangement {
-    Arrangement { tile_bytes: act_stride(len), ..Arrangement::plain(4 * len) }
+/// An arrangement of tiles for the weights of experts with `outputs` rows each, one below the other. Where experts end within a tile,
+/// whole experts are arranged at once.
+pub fn stacked(tiles: Arrangement, outputs: usize) -> Arrangement {
+    if outputs.is_multiple_of(TILE) {
+        return tiles;
+    }
+    Arrangement { tile_rows: outputs, tile_bytes: outputs.div_ceil(TILE) * tiles.tile_bytes, ..tiles }
+}
+
+/// Where the [`TILE`] rows begin that a row belongs to.
+fn tile_start(a: &Arrangement, row: usize) -> usize {
+    row / TILE * (a.tile_bytes / a.tile_rows.div_ceil(TILE))
+}
+
+/// The arrangement of `count` vectors of `len` f32 in one row that kernels read a tile at a time.
+pub fn vectors(len: usize, count: usize) -> Arrangement {
+    Arrangement {
+        unit: 4 * len,
+        tile_bytes: count * act_stride(len),
+        place: |a, _, vector| vector * (a.tile_bytes / (a.row_bytes / a.unit)),
+        ..Arrangement::plain(4 * len * count)
+    }
 }
 
 /// Quads of a block that belong to one group, as ranges within the block; a group of whole blocks has all of them.

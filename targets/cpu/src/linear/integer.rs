@@ -5,7 +5,7 @@
 //! groups added in order, times the activation scale, plus the bias of the layer.
 
 use super::dot::{BYTES, SUMS, dot, quad};
-use super::frame::{Chunk, Frame, OUTPUTS, Tile};
+use super::frame::{Chunk, Frame, Tile};
 use super::geometry::{BLOCK, HEADER, QUAD, QUADS, TILE, blocks, group_quads, quant_sums};
 use crate::level::Level;
 use q35_format::Group;
@@ -15,8 +15,8 @@ use std::ops::Range;
 
 /// How much of the work stands side by side in the innermost loop.
 pub(super) struct Shape {
-    /// Tokens that share a load of weights: sizes of chunks, as [`Frame::for_chunks`] takes them.
-    pub(super) tokens: &'static [i64],
+    /// Rows that share a load of weights: sizes of chunks, as [`Frame::for_chunks`] takes them.
+    pub(super) rows: &'static [i64],
     /// Quads per round; divides 8.
     unroll: usize,
     /// Independent sums that keep the multiplier busy.
@@ -26,8 +26,8 @@ pub(super) struct Shape {
 /// What suits the registers of a level.
 pub(super) fn shape(level: Level) -> Shape {
     match level {
-        Level::Avx512 => Shape { tokens: &[8, 2, 1], unroll: 4, sums: 16 },
-        Level::Base => Shape { tokens: &[2, 1], unroll: 1, sums: 1 },
+        Level::Avx512 => Shape { rows: &[8, 2, 1], unroll: 4, sums: 16 },
+        Level::Base => Shape { rows: &[2, 1], unroll: 1, sums: 1 },
     }
 }
 
@@ -55,8 +55,8 @@ pub(super) fn for_groups<'k, C: q35_mlir::builder::Carry<'k>>(
     (whole * n..spec.groups()).fold(state, |state, group| body(f.number(group), f.number(whole), &parts[group % n], state))
 }
 
-/// What the weights' bias adds to a group's sum for each token of a chunk, negated: i32.
-pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, group: Val<'k>) -> Vec<Val<'k>> {
+/// The sum of a group's activations for each row of a chunk, i32.
+pub(super) fn activation_sums<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, group: Val<'k>) -> Vec<Val<'k>> {
     let spec = &f.linear.spec;
     let halves = (quant_sums(spec.cols()) - HEADER) as i64;
     let sum = |x: &Val<'k>| match spec.group() {
@@ -67,31 +67,25 @@ pub(super) fn corrections<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, group: Val<'k>) 
             (1..parts).fold(half(0), |sum, part| sum + half(part))
         }
     };
-    chunk.x.iter().map(|x| sum(x) * -f.weight_bias()).collect()
+    chunk.x.iter().map(sum).collect()
 }
 
-/// A group's exact sum as f32, times its scales: the group's share of the outputs.
-pub(super) fn share<'k>(sums: Val<'k>, correction: Val<'k>, scales: Val<'k>) -> Val<'k> {
-    (sums + correction).to(OUTPUTS) * scales
-}
-
-/// Computes and stores the outputs of a tile for a chunk of tokens from the tile's unsigned weights at `panel`.
+/// Computes and stores the outputs of a tile for a chunk of rows from the tile's unsigned weights at `panel`.
 pub(super) fn tile<'k>(f: &Frame<'k>, tile: &Tile<'k>, panel: Val<'k>, chunk: &Chunk<'k>) {
-    let tokens = chunk.x.len();
-    let zero = vec![f.no_sum(); tokens];
+    let zero = vec![f.no_sum(); chunk.x.len()];
     let outputs = for_groups(f, zero, |group, block, quads, outputs| {
-        let corrections = corrections(f, chunk, group);
+        let of_x = activation_sums(f, chunk, group);
         let sums = group_sums(f, panel, chunk, block, quads);
-        let scales = f.scales(tile, group);
-        let add = |(token, output): (usize, &Val<'k>)| *output + share(sums[token], corrections[token], scales);
+        let factors = f.factors(tile, group);
+        let add = |(row, output): (usize, &Val<'k>)| *output + factors.share(sums[row], of_x[row], f.weight_bias());
         outputs.iter().enumerate().map(add).collect()
     });
-    for (token, output) in outputs.into_iter().enumerate() {
-        f.finish(tile, chunk, token, output);
+    for (row, output) in outputs.into_iter().enumerate() {
+        f.finish(tile, chunk, row, output);
     }
 }
 
-/// Sums of the products of some quads, for each token.
+/// Sums of the products of some quads, for each row.
 fn group_sums<'k>(f: &Frame<'k>, panel: Val<'k>, chunk: &Chunk<'k>, block: Val<'k>, quads: &[Range<usize>]) -> Vec<Val<'k>> {
     let Shape { unroll, sums, .. } = shape(f.level);
     let ways = (sums / chunk.x.len()).clamp(1, unroll);

@@ -1,19 +1,23 @@
 //! Linear layers: `y[m, n] = sum over k of x[m, k] W[n, k], plus bias[n]`.
 //!
 //! What enters is a [`Linear`]: the shape and storage of `W`. What leaves are kernels. Layers that share `x` share a kernel. Weights are decoded inside the kernel, never to
-//! memory that outlives a tile. A kernel's tiles are [`TILE`](geometry::TILE) outputs each, for all rows of `x`.
+//! memory that outlives a tile. A kernel's tiles are [`TILE`](geometry::TILE) outputs each, for all rows of `x` that meet the weight.
+//!
+//! In a layer of experts a routed row meets the weight of its expert alone, and no other weight is read. For few tokens a tile is sixteen
+//! outputs of one routed row; for many, of all rows that go to one expert, which a sorting kernel has listed.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`geometry`] | where things lie in memory |
-//! | `frame` | arguments, chunks of tokens, the last steps of an output |
+//! | `frame` | arguments, chunks of rows, the last steps of an output |
+//! | `rows` | which rows meet which weights |
 //! | `float` | weights stored as floats |
 //! | `integer` | 8-bit weights times rounded activations |
 //! | `panel` | 3.5-bit weights, many tokens: decode a tile, then as 8-bit weights |
 //! | `stream` | 3.5-bit weights, few tokens: decode in registers |
 //! | `decode`, `dot` | the instructions underneath |
 //!
-//! For one level, a token's outputs are the same bits whatever other tokens are in the step and whichever of the variants runs.
+//! For one level, a row's outputs are the same bits whatever other rows are in the step and whichever of the variants runs.
 
 mod decode;
 mod dot;
@@ -22,13 +26,15 @@ mod frame;
 pub mod geometry;
 mod integer;
 mod panel;
+mod rows;
 mod stream;
 
 use crate::abi::Call;
 use crate::kernels::Kernel;
 use crate::level::Level;
 use frame::Frame;
-use q35_bundle::{Dim, Rows, Size};
+use q35_bundle::{Rows as Section, Size};
+use q35_dialects::Rows;
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec};
 
@@ -38,39 +44,40 @@ const MOST_INPUTS: usize = 1 << 16;
 /// Static facts of a linear layer, or of several that share `x`; layers with equal facts share their kernels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Linear {
-    /// Shape `[outputs, inputs]` and storage of the (first) weight.
+    /// Shape `[outputs, inputs]` and storage of the (first) weight, or of each expert's.
     pub spec: PackedSpec,
     /// Outputs of further weights that differ from the first in nothing else.
     pub beside: Vec<usize>,
-    /// What the rows of `x` are.
+    /// What the rows of `y` are.
     pub rows: Rows,
     /// Whether there is a bias.
     pub bias: bool,
+    /// The experts, if the weights are theirs. The rows of `y` are routed then.
+    pub experts: Option<Experts>,
+}
+
+/// The experts whose weights lie one below the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Experts {
+    /// How many.
+    pub count: usize,
+    /// Whether a row of `x` is the input of all the experts it goes to; else each routed row has its own.
+    pub shared: bool,
 }
 
 /// Which kernel of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
-    /// Up to [`Variant::max_rows`] tokens.
+    /// Up to [`LinearKernel::max_rows`] tokens; more give right results, slowly.
     Few,
     /// Any number of tokens.
     Many,
 }
 
-impl Variant {
-    /// The most rows it is meant for (more give right results, slowly).
-    pub fn max_rows(self) -> Option<u64> {
-        match self {
-            Variant::Few => Some(stream::MOST as u64),
-            Variant::Many => None,
-        }
-    }
-}
-
 impl Linear {
     /// A layer with one weight, for tokens, without bias.
     pub fn new(spec: PackedSpec) -> Self {
-        Self { spec, beside: Vec::new(), rows: Rows::Tokens, bias: false }
+        Self { spec, beside: Vec::new(), rows: Rows::Tokens, bias: false, experts: None }
     }
 
     /// Outputs of each weight.
@@ -78,18 +85,29 @@ impl Linear {
         std::iter::once(self.spec.rows()).chain(self.beside.iter().copied())
     }
 
+    /// Arguments that come before those of the weights: x, and for experts the routing, plain and by expert.
+    pub fn inputs(&self) -> usize {
+        if self.experts.is_some() { 3 } else { 1 }
+    }
+
+    /// Tiles of outputs, of all weights.
+    fn tiles(&self) -> u64 {
+        self.outputs().map(|outputs| outputs.div_ceil(geometry::TILE) as u64).sum()
+    }
+
     /// This layer and another that reads the same `x`, as one, where they differ in outputs only.
     pub fn with(&self, other: &Linear) -> Option<Linear> {
-        let facts = |l: &Linear| (l.spec.cols(), l.spec.codec(), l.spec.group(), l.spec.scale(), l.rows, l.bias);
+        let storage = |l: &Linear| (l.spec.cols(), l.spec.codec(), l.spec.group(), l.spec.scale(), l.spec.asymmetric());
+        let facts = |l: &Linear| (storage(l), l.rows, l.bias, l.experts);
         (facts(self) == facts(other))
             .then(|| Linear { beside: self.beside.iter().copied().chain(other.outputs()).collect(), ..self.clone() })
     }
 
     /// Its kernels, in the order in which a step lists them.
     pub fn kernels(&self) -> Vec<LinearKernel> {
-        let variants: &[Variant] = match self.spec.codec().facts().storage {
-            Storage::Pairs { .. } => &[Variant::Few, Variant::Many],
-            Storage::Float { .. } | Storage::Int8 => &[Variant::Many],
+        let variants: &[Variant] = match (self.spec.codec().facts().storage, self.experts) {
+            (Storage::Float { .. } | Storage::Int8, None) => &[Variant::Many],
+            (Storage::Pairs { .. }, _) | (_, Some(_)) => &[Variant::Few, Variant::Many],
         };
         variants.iter().map(|&variant| LinearKernel { linear: self.clone(), variant }).collect()
     }
@@ -97,6 +115,7 @@ impl Linear {
     /// Symbol of a variant, without prefix and level.
     fn symbol(&self, variant: Variant) -> String {
         let spec = &self.spec;
+        let (section, each) = self.rows.section();
         let mut name = format!("linear_{}", spec.codec());
         if spec.codec().has_scales() {
             name += &match spec.group() {
@@ -107,10 +126,17 @@ impl Linear {
                 q35_format::ScaleType::F16 => "",
                 q35_format::ScaleType::F32 => "_s32",
             };
+            name += if spec.asymmetric() { "_offsets" } else { "" };
         }
         let outputs: Vec<String> = self.outputs().map(|n| n.to_string()).collect();
         name += &format!("_{}x{}", outputs.join("_"), spec.cols());
-        for (holds, suffix) in [(self.bias, "_bias"), (self.rows == Rows::Logits, "_logits"), (variant == Variant::Few, "_few")]
+        name += &match self.experts {
+            Some(Experts { count, shared }) => format!("_{each}_of_{count}{}", if shared { "_shared" } else { "" }),
+            None if each > 1 => format!("_times_{each}"),
+            None => String::new(),
+        };
+        for (holds, suffix) in
+            [(self.bias, "_bias"), (section == Section::Logits, "_logits"), (variant == Variant::Few, "_few")]
         {
             name += if holds { suffix } else { "" };
         }
@@ -125,14 +151,14 @@ impl Linear {
             Storage::Pairs { .. } | Storage::Int8 if spec.cols() > MOST_INPUTS => {
                 Some(format!("a layer with {} inputs has no kernel on the CPU, {MOST_INPUTS} are the most", spec.cols()))
             }
-            _ if spec.asymmetric() => Some("offsets beside scales have no kernel on the CPU".to_owned()),
             _ => None,
         }
     }
 }
 
-/// A kernel of a linear layer. Arguments: x; then for each weight its codes, its scales where the codec has them, its bias where there is one,
-/// each in the arrangement that [`geometry`] gives it, and y. Where the codec has scales, x is rounded, else f32.
+/// A kernel of a linear layer. Arguments: x; for experts the routing and the routing by expert; then for each weight its codes, its scales
+/// and offsets where the codec has them, its bias where there is one, each in the arrangement that [`geometry`] gives it, and y. Where the
+/// codec has scales, x is rounded, else f32.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinearKernel {
     /// The layer.
@@ -141,18 +167,35 @@ pub struct LinearKernel {
     pub variant: Variant,
 }
 
+impl LinearKernel {
+    /// The most tokens, or rows of logits, that it is meant for.
+    pub fn max_rows(&self) -> Option<u64> {
+        match (self.variant, self.linear.experts) {
+            (Variant::Many, _) => None,
+            (Variant::Few, None) => Some(stream::MOST as u64),
+            // While hardly an expert has two rows, there is nothing to share.
+            (Variant::Few, Some(experts)) => Some((experts.count as u64 / self.linear.rows.section().1).max(1)),
+        }
+    }
+}
+
 impl Kernel for LinearKernel {
     fn name(&self) -> String {
         self.linear.symbol(self.variant)
     }
 
-    fn tiles(&self, _: Dim) -> Size {
-        Size::constant(self.linear.outputs().map(|outputs| outputs.div_ceil(geometry::TILE) as u64).sum())
+    fn tiles(&self, _: Rows) -> Size {
+        let tiles = self.linear.tiles();
+        match (self.linear.experts, self.variant) {
+            (None, _) => Size::constant(tiles),
+            (Some(_), Variant::Few) => self.linear.rows.size(tiles),
+            (Some(experts), Variant::Many) => Size::constant(tiles * experts.count as u64),
+        }
     }
 
     fn build(&self, level: Level, call: &Call<'_>) {
         let codec = self.linear.spec.codec();
-        let frame = Frame::new(call, level, self.linear.clone());
+        let frame = Frame::new(call, level, self);
         match (codec.facts().storage, self.variant, level) {
             (Storage::Float { .. }, ..) => float::build(call, &frame),
             (Storage::Int8, ..) => panel::build_stored(call, &frame),

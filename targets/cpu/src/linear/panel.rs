@@ -1,4 +1,4 @@
-//! Many tokens: a tile's streams are decoded once into memory that stays in the cache, then multiplied with every token.
+//! Many rows: a tile's streams are decoded once into memory that stays in the cache, then multiplied with every row.
 //!
 //! The decoded tile is laid out as stored 8-bit weights are, so that both share the multiplication.
 
@@ -7,6 +7,7 @@ use super::dot::BYTES;
 use super::frame::{Frame, Tile};
 use super::geometry::{BLOCK, QUADS, STREAM, TILE, blocks, panel_bytes, stream_stride};
 use super::integer::{self, shape};
+use super::rows::Span;
 use crate::abi::Call;
 use crate::level::Level;
 use q35_format::Codec;
@@ -19,24 +20,24 @@ const VECTOR: i64 = 64;
 /// Vectors of a block of a decoded tile.
 const VECTORS: i64 = QUADS as i64;
 
-/// Stored 8-bit weights, any number of tokens.
+/// Stored 8-bit weights, any number of rows.
 pub(super) fn build_stored<'k>(call: &Call<'k>, f: &Frame<'k>) {
-    f.for_tiles(call, |tile| multiply(f, tile, tile.codes));
+    f.for_tiles(call, |tile, rows| multiply(f, tile, rows, tile.codes));
 }
 
-/// Streams, any number of tokens.
+/// Streams, any number of rows.
 pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u32) {
     let cols = f.linear.spec.cols();
     let panel = f.b.alloca(panel_bytes(cols) as u32, 64);
     let decode = decoder(f, codec, window);
-    f.for_tiles(call, |tile| {
+    f.for_tiles(call, |tile, rows| {
         f.b.for_(0, blocks(cols) as i64, 1, |block| decode(tile.codes, panel, block));
-        multiply(f, tile, panel);
+        multiply(f, tile, rows, panel);
     });
 }
 
-fn multiply<'k>(f: &Frame<'k>, tile: &Tile<'k>, panel: Val<'k>) {
-    f.for_chunks(shape(f.level).tokens, |chunk| integer::tile(f, tile, panel, chunk));
+fn multiply<'k>(f: &Frame<'k>, tile: &Tile<'k>, rows: Span<'k>, panel: Val<'k>) {
+    f.for_chunks(rows, shape(f.level).rows, |chunk| integer::tile(f, tile, panel, chunk));
 }
 
 /// Decodes one block (the last argument) of sixteen streams (the first) into a panel (the second).

@@ -1,4 +1,4 @@
-//! Few tokens: streams are decoded in registers and multiplied at once, so that a weight is read once and never written.
+//! Few rows: streams are decoded in registers and multiplied at once, so that a weight is read once and never written.
 //!
 //! Four rows run side by side. Their sums lie across the lanes; once per group a transposition adds them up to one lane per row.
 
@@ -6,12 +6,13 @@ use super::decode::Decoder;
 use super::dot::{BYTES, SUMS, dot, sum_quarters, transpose_add};
 use super::frame::{Chunk, Frame, Tile};
 use super::geometry::{BLOCK, STREAM, TILE, blocks, group_quads, stream_stride};
-use super::integer::{corrections, share};
+use super::integer::activation_sums;
+use super::rows::RowOrder;
 use crate::abi::Call;
 use q35_format::{Codec, Group};
 use q35_mlir::builder::Val;
 
-/// Most tokens that these kernels are meant for.
+/// Most rows that these kernels are meant for in a plain layer. Of a layer of experts they compute one routed row at a time.
 pub(crate) const MOST: usize = 4;
 /// Rows that are decoded side by side.
 const ROWS: usize = 4;
@@ -24,18 +25,21 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     let parts = group_quads(f.linear.spec.group()).len();
     let sums = f.b.alloca((parts * MOST) as u32 * SUMS_BYTES as u32, 64);
     let decoder = Decoder::new(f.b, codec, window);
-    let body = |tokens: &[Val<'k>]| {
-        let chunk = f.chunk(tokens);
-        f.for_tiles(call, |tile| tile_outputs(f, &decoder, tile, &chunk, sums));
+    let RowOrder::Plain { count } = f.order else {
+        return f.for_tiles(call, |tile, rows| tile_outputs(f, &decoder, tile, &f.chunk(&[rows.from]), sums));
+    };
+    let body = |rows: &[Val<'k>]| {
+        let chunk = f.chunk(rows);
+        f.for_tiles(call, |tile, _| tile_outputs(f, &decoder, tile, &chunk, sums));
     };
     let zero = f.number(0);
     f.b.if_else(
-        f.count.eq(1),
+        count.eq(1),
         || body(&[zero]),
         || {
-            // Tokens that are not there repeat the last one.
-            f.b.for_(0, f.count, MOST as i64, |first| {
-                body(&(0..MOST as i64).map(|at| (first + at).min(f.count - 1)).collect::<Vec<_>>());
+            // Rows that are not there repeat the last one.
+            f.b.for_(0, count, MOST as i64, |first| {
+                body(&(0..MOST as i64).map(|at| (first + at).min(count - 1)).collect::<Vec<_>>());
             });
         },
     );
@@ -61,11 +65,11 @@ fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: &Tile<'k>, chunk
         });
     };
     let add = |group: Val<'k>, part: usize, outputs: Vec<Val<'k>>| -> Vec<Val<'k>> {
-        let scales = f.scales(tile, group);
-        let corrections = corrections(f, chunk, group);
+        let factors = f.factors(tile, group);
+        let of_x = activation_sums(f, chunk, group);
         let one = |(token, output): (usize, Val<'k>)| {
             let group_sums = sums.at((part * tokens + token) as i64 * SUMS_BYTES).load(SUMS, 64);
-            output + share(group_sums, corrections[token], scales)
+            output + factors.share(group_sums, of_x[token], f.weight_bias())
         };
         outputs.into_iter().enumerate().map(one).collect()
     };

@@ -8,7 +8,8 @@ use super::select::{Choice, Launch};
 use crate::kernels::{Chain, Kernel};
 use std::rc::Rc;
 
-/// Ops whose row `m` needs of their operands row `m` alone. (Attention reads what other rows appended; `select` picks other rows.)
+/// Ops whose row `m` needs of their operands row `m` alone. (Attention reads what other rows appended; `select` picks other rows, and
+/// `combine` adds up several.)
 const ROW_OPS: &[&str] = &[
     "activate", "add", "append", "columns", "embed", "glu", "hadamard", "mul", "quantize", "rms_norm", "rope", "rotary",
     "scale", "softcap",
@@ -32,7 +33,7 @@ fn is_row_op(launch: &Launch) -> bool {
 
 /// The first of a group may read any rows of values from before the group.
 fn can_start(launch: &Launch) -> bool {
-    is_row_op(launch) || launch.op == "select"
+    is_row_op(launch) || ["select", "combine"].contains(&launch.op.as_str())
 }
 
 fn join(mut group: Vec<Launch>) -> Launch {
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
     use crate::kernels::{Operation, Pointwise};
     use crate::lower::select::Arg;
-    use q35_bundle::Rows;
+    use q35_dialects::Rows;
     use q35_graph::{NodeId, Value};
 
     fn launch(op: &str, rows: Rows, width: u64) -> Launch {
@@ -76,7 +77,7 @@ mod tests {
 
     #[test]
     fn rows_pass_through_but_not_past_what_reads_other_rows() {
-        use Rows::{Logits, Tokens};
+        use Rows::{Logits, TokenChoices, Tokens};
         let ops = [
             ("embed", Tokens),
             ("rms_norm", Tokens),
@@ -85,6 +86,10 @@ mod tests {
             ("append", Tokens),
             ("attention", Tokens),
             ("quantize", Tokens),
+            ("glu", TokenChoices(2)),
+            ("quantize", TokenChoices(2)),
+            ("combine", Tokens),
+            ("add", Tokens),
             ("select", Logits),
             ("rms_norm", Logits),
             ("quantize", Logits),
@@ -102,12 +107,14 @@ mod tests {
                 ("rope+append", 2),
                 ("attention", 1),
                 ("quantize", 1),
+                ("glu+quantize", 2),
+                ("combine+add", 2),
                 ("select+rms_norm+quantize", 3),
                 ("linear", 1),
                 ("softcap", 1),
             ]
         );
         assert_eq!(chained[0].choices[0].kernel.name(), "add_0_then_add_1");
-        assert_eq!(chained[5].node, "select, rms_norm, quantize");
+        assert_eq!(chained[7].node, "select, rms_norm, quantize");
     }
 }

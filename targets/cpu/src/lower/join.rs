@@ -1,4 +1,4 @@
-//! Neighbouring linear layers that read the same activations become one launch: q, k and v; gate and up.
+//! Neighbouring linear layers that read the same activations become one launch: q, k and v; gate and up, of experts too.
 //!
 //! Fewer launches, and more tiles to share among threads in each. The weights stay separate tensors.
 
@@ -22,13 +22,14 @@ pub(crate) fn join(launches: Vec<Launch>) -> Vec<Launch> {
 /// Two launches as one, where both are linear layers with one input.
 fn beside(first: &Launch, second: &Launch) -> Option<Launch> {
     let linear = first.linear.as_ref()?.with(second.linear.as_ref()?)?;
-    (first.args[0] == second.args[0]).then(|| Launch {
+    let inputs = linear.inputs();
+    (first.args[..inputs] == second.args[..inputs]).then(|| Launch {
         node: format!("{}, {}", first.node, second.node),
         op: format!("{}+{}", first.op, second.op),
         rows: first.rows,
         choices: linear_choices(&linear),
         linear: Some(linear),
-        args: first.args.iter().chain(&second.args[1..]).cloned().collect(),
+        args: first.args.iter().chain(&second.args[inputs..]).cloned().collect(),
     })
 }
 

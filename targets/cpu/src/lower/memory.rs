@@ -1,7 +1,7 @@
 //! Launches to steps: every value gets its place in the arena.
 
 use super::select::{Arg, Launch, Selected};
-use crate::linear::geometry::{act_stride, quant_stride};
+use crate::linear::geometry::{act_stride, quant_stride, routing_stride};
 use q35_bundle::{Binding, MemoryPlan, Rows, Step, Variant};
 use q35_dialects::Ty;
 use q35_graph::Value;
@@ -9,12 +9,13 @@ use q35_target::plan::{self, Access, Buffer};
 use std::collections::BTreeMap;
 
 /// Section and bytes per row of a value; `None` for those that take no arena.
-fn size(ty: &Ty) -> Option<(Rows, u64)> {
+pub(crate) fn size(ty: &Ty) -> Option<(Rows, u64)> {
     let (rows, bytes) = match *ty {
         Ty::Act { rows, width } => (rows.section(), act_stride(width as usize)),
         Ty::Quant { rows, width } => (rows.section(), quant_stride(width as usize)),
         Ty::Rotary { half } => ((Rows::Tokens, 1), act_stride(2 * half as usize)),
-        Ty::Ids { .. } | Ty::Cache { .. } | Ty::Routing { .. } => return None,
+        Ty::Routing { rows, choices, .. } => (rows.section(), routing_stride(choices as usize)),
+        Ty::Ids { .. } | Ty::Cache { .. } => return None,
     };
     Some((rows.0, rows.1 * bytes as u64))
 }
@@ -41,10 +42,9 @@ pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
     let mut buffers: Vec<Buffer> = Vec::new();
     for (at, launch) in selected.launches.iter().enumerate() {
         for value in values(launch, written) {
-            if let Some((rows, bytes)) = selected.types.get(&value).and_then(size) {
-                number.insert(value, buffers.len());
-                buffers.push(Buffer { rows, bytes, first: at, last: at });
-            }
+            let (rows, bytes) = selected.sizes[&value];
+            number.insert(value, buffers.len());
+            buffers.push(Buffer { rows, bytes, first: at, last: at });
         }
         for value in values(launch, read) {
             buffers[number[&value]].last = at;
@@ -79,14 +79,14 @@ pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
     let step = |launch: &Launch| Step {
         node: launch.node.clone(),
         op: launch.op.clone(),
-        rows: launch.rows,
+        rows: launch.rows.section().0,
         variants: launch
             .choices
             .iter()
             .map(|choice| Variant {
                 max_rows: choice.max_rows,
                 kernel: choice.kernel.name(),
-                tiles: choice.kernel.tiles(launch.rows.dim()),
+                tiles: choice.kernel.tiles(launch.rows),
             })
             .collect(),
         args: launch.args.iter().map(bind).collect(),

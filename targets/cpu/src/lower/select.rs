@@ -4,16 +4,17 @@
 //! weights file that they read; the cache's layers. Equal kernels are one kernel: a kernel is known by its name, which holds exactly
 //! its facts.
 
+use super::memory;
 use super::weights::{Use, Weights};
 use crate::kernels::{
-    Append, Attention, Columns, Embed, Hadamard, Kernel, NormWeight, Operation, Pointwise, Quantize, RmsNorm, Rope, Rotary,
-    Select, Table,
+    Append, Attention, Columns, Combine, Embed, Groups, Hadamard, Kernel, NormWeight, Operation, Pointwise, Quantize, RmsNorm,
+    Rope, Rotary, Route, Select, SortByExpert, Table,
 };
-use crate::linear::{Linear, LinearKernel};
-use q35_bundle::{CacheLayer, CachePart, Input, Rows};
+use crate::linear::{Experts, Linear, LinearKernel, geometry};
+use q35_bundle::{CacheLayer, CachePart, Input};
 use q35_diag::Diagnostics;
-use q35_dialects::q35::Op;
-use q35_dialects::{Packed, ParamName, Ty};
+use q35_dialects::q35::{self, Op};
+use q35_dialects::{Packed, ParamName, Rows, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{NodeId, Value};
 use q35_target::{Request, Section, Target, WeightTensor, cannot};
@@ -63,25 +64,13 @@ pub(crate) struct Selected {
     pub(crate) cache: BTreeMap<u32, CacheLayer>,
     /// The logits.
     pub(crate) output: Option<Value>,
-    /// Types of the values that launches write.
-    pub(crate) types: BTreeMap<Value, Ty>,
+    /// Section and bytes per row of the values that launches write.
+    pub(crate) sizes: BTreeMap<Value, (q35_bundle::Rows, u64)>,
 }
 
-/// Why a node of a mixture of experts has no kernel.
-const ROUTED: &str = "there are no kernels for rows that are routed to experts";
-
-/// The section that rows lie in, if they are not routed.
-fn unrouted(rows: q35_dialects::Rows) -> Result<Rows, String> {
-    match rows.section() {
-        (section, 1) => Ok(section),
-        _ => Err(ROUTED.to_owned()),
-    }
-}
-
-/// The ops that [`select`] knows: all of the dialect but those of a mixture of experts.
+/// The ops that [`select`] knows: all of the dialect.
 pub(crate) fn ops() -> Vec<&'static str> {
-    let known = |name: &&str| !["route", "expert_linear", "combine"].contains(name);
-    q35_dialects::q35::OPS.iter().map(|decl| decl.name).filter(known).collect()
+    q35::OPS.iter().map(|decl| decl.name).collect()
 }
 
 /// Codecs that linear layers may have.
@@ -141,34 +130,43 @@ fn one(kernel: impl Kernel + 'static, args: Vec<Arg>) -> Made {
     (Computed::One(Rc::new(kernel)), args)
 }
 
+/// What a launch is called that lists the routed rows by expert, the second part of `route`.
+const SORT: &str = "sort";
+
+/// A routing by expert, which comes with every routing.
+fn sorted(routing: Value) -> Value {
+    Value { result: 1, ..routing }
+}
+
 /// The kernels of a linear layer.
 pub(crate) fn linear_choices(linear: &Linear) -> Vec<Choice> {
-    let choice = |kernel: LinearKernel| Choice { max_rows: kernel.variant.max_rows(), kernel: Rc::new(kernel) };
+    let choice = |kernel: LinearKernel| Choice { max_rows: kernel.max_rows(), kernel: Rc::new(kernel) };
     linear.kernels().into_iter().map(choice).collect()
 }
 
 impl Selection<'_> {
     fn node(&mut self, id: NodeId) -> Result<(), String> {
-        let node = self.request.graph.node(id);
-        let Some((computed, args)) = self.made(id)? else { return Ok(()) };
+        let Some(made) = self.made(id)? else { return Ok(()) };
+        let rows = match self.result(id)? {
+            Ty::Act { rows, .. } | Ty::Quant { rows, .. } | Ty::Ids { rows } | Ty::Routing { rows, .. } => rows,
+            Ty::Rotary { .. } | Ty::Cache { .. } => Rows::Tokens,
+        };
+        let name = self.request.graph.node(id).op.name();
+        self.launch(id, name, rows, made);
+        if let Ty::Routing { rows, experts, choices } = self.result(id)? {
+            let made = self.sort(Value { node: id, result: 0 }, rows, experts, choices)?;
+            self.launch(id, SORT, rows, made);
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, id: NodeId, op: &str, rows: Rows, (computed, args): Made) {
         let (choices, linear) = match computed {
             Computed::One(kernel) => (vec![Choice { kernel, max_rows: None }], None),
             Computed::Linear(linear) => (linear_choices(&linear), Some(linear)),
         };
-        let rows = match self.result(id)? {
-            Ty::Act { rows, .. } | Ty::Quant { rows, .. } | Ty::Ids { rows } => unrouted(rows)?,
-            Ty::Rotary { .. } | Ty::Cache { .. } => Rows::Tokens,
-            Ty::Routing { .. } => return Err(ROUTED.to_owned()),
-        };
-        self.selected.launches.push(Launch {
-            node: node.name.clone(),
-            op: node.op.name().to_owned(),
-            rows,
-            choices,
-            linear,
-            args,
-        });
-        Ok(())
+        let node = self.request.graph.node(id).name.clone();
+        self.selected.launches.push(Launch { node, op: op.to_owned(), rows, choices, linear, args });
     }
 
     /// Kernel and arguments of a node; `None` where the caller provides the value.
@@ -204,7 +202,21 @@ impl Selection<'_> {
                 one(kernel, self.args(id, &[])?)
             }
             Op::Quantize(_) => one(Quantize { width: self.width(id, 0)? }, self.args(id, &[])?),
-            Op::Linear(op) => self.linear(id, &op.weight, op.bias.as_ref())?,
+            Op::Linear(op) => self.linear(id, &op.weight, op.bias.as_ref(), None)?,
+            Op::Route(op) => self.route(id, op)?,
+            Op::ExpertLinear(op) => {
+                let Ty::Routing { rows, experts, .. } = self.operand_ty(id, 1)? else {
+                    return Err("its second operand is no routing".into());
+                };
+                let shared = self.operand_ty(id, 0)?.matrix().is_some_and(|(of_x, _)| of_x == rows);
+                self.linear(id, &op.weight, op.bias.as_ref(), Some(Experts { count: size(experts)?, shared }))?
+            }
+            Op::Combine(_) => {
+                let Ty::Routing { choices, .. } = self.operand_ty(id, 1)? else {
+                    return Err("its second operand is no routing".into());
+                };
+                one(Combine { width: self.width(id, 0)?, choices: choices.into() }, self.args(id, &[])?)
+            }
             Op::Rotary(op) => {
                 let Ty::Rotary { half } = self.result(id)? else { return Err("its result is no rotary".into()) };
                 one(Rotary { half, scale: op.scale }, self.args(id, &[&op.inv_freq])?)
@@ -263,7 +275,6 @@ impl Selection<'_> {
                 let kernel = Columns { width: self.width(id, 0)?, start: op.start, len: op.len };
                 one(kernel, self.args(id, &[])?)
             }
-            Op::Route(_) | Op::ExpertLinear(_) | Op::Combine(_) => return Err(ROUTED.to_owned()),
             Op::Select(_) => {
                 let args = vec![self.read(id, 0)?, Arg::Input(Input::LogitRows), self.write(id)?];
                 one(Select { width: self.width(id, 0)? }, args)
@@ -277,10 +288,42 @@ impl Selection<'_> {
         Ok(one(Pointwise { operation, width, column }, self.args(id, &[])?))
     }
 
-    fn linear(&mut self, id: NodeId, weight: &ParamName, bias: Option<&ParamName>) -> Result<Made, String> {
+    fn route(&mut self, id: NodeId, op: &q35::Route) -> Result<Made, String> {
+        let kernel = Route {
+            experts: self.width(id, 0)?,
+            choices: op.choices.into(),
+            scoring: op.scoring,
+            correction: op.correction.is_some(),
+            groups: (op.groups > 1).then_some(Groups { count: op.groups, top: op.top_groups, worth: op.group_score }),
+            normalize: op.normalize.then_some(op.eps),
+            scale: op.scale,
+        };
+        if let Some(reason) = kernel.unsupported() {
+            return Err(reason);
+        }
+        let correction: Vec<&ParamName> = op.correction.iter().collect();
+        Ok(one(kernel, self.args(id, &correction)?))
+    }
+
+    fn sort(&mut self, routing: Value, rows: Rows, experts: u64, choices: u32) -> Result<Made, String> {
+        let routed = rows.routed(choices).ok_or_else(|| "its rows are routed already".to_owned())?;
+        let bytes = geometry::sorted_bytes(choices as usize, size(experts)?);
+        self.selected.sizes.insert(sorted(routing), (rows.section().0, bytes as u64));
+        Ok(one(SortByExpert { experts, routed }, vec![Arg::Read(routing), Arg::Write(sorted(routing))]))
+    }
+
+    fn linear(
+        &mut self,
+        id: NodeId,
+        weight: &ParamName,
+        bias: Option<&ParamName>,
+        experts: Option<Experts>,
+    ) -> Result<Made, String> {
         let Ty::Act { rows, .. } = self.result(id)? else { return Err("its result is no activation".into()) };
-        let spec = spec(&self.packed(weight)?)?;
-        let linear = Linear { rows: unrouted(rows)?, bias: bias.is_some(), ..Linear::new(spec) };
+        let packed = self.packed(weight)?;
+        let count = experts.map_or(1, |experts| experts.count);
+        let spec = spec(&Packed { rows: packed.rows / count as u64, ..packed })?;
+        let linear = Linear { rows, bias: bias.is_some(), experts, ..Linear::new(spec) };
         if let Some(reason) = linear.unsupported() {
             return Err(reason);
         }
@@ -289,14 +332,19 @@ impl Selection<'_> {
             let (has, takes) = if rounded { ("rounded", "f32") } else { ("f32", "rounded") };
             return Err(format!("a weight in codec {} takes {takes} activations, and these are {has}", spec.codec()));
         }
-        let mut args = vec![self.read(id, 0)?, self.weight(weight, Section::Codes, Use::Tiles)?];
+        let mut args = vec![self.read(id, 0)?];
+        if experts.is_some() {
+            let routing = self.request.graph.operand(id, 1).ok_or("its second operand is absent")?;
+            args.extend([Arg::Read(routing), Arg::Read(sorted(routing))]);
+        }
+        let used = experts.map_or(Use::Tiles, |experts| Use::Stacked(experts.count));
+        args.push(self.weight(weight, Section::Codes, used)?);
         if spec.codec().has_scales() {
-            args.push(self.weight(weight, Section::Scales, Use::Tiles)?);
+            args.push(self.weight(weight, Section::Scales, used)?);
         }
         if let Some(bias) = bias {
-            let packed = self.packed(bias)?;
-            vector_spec(&packed)?;
-            args.push(self.weight(bias, Section::Codes, Use::PaddedVector)?);
+            vector_spec(&self.packed(bias)?)?;
+            args.push(self.weight(bias, Section::Codes, Use::PaddedVectors(count))?);
         }
         args.push(self.write(id)?);
         Ok((Computed::Linear(linear), args))
@@ -324,7 +372,8 @@ impl Selection<'_> {
 
     fn write(&mut self, id: NodeId) -> Result<Arg, String> {
         let value = Value { node: id, result: 0 };
-        self.selected.types.insert(value, self.result(id)?);
+        let ty = self.result(id)?;
+        self.selected.sizes.insert(value, memory::size(&ty).ok_or_else(|| format!("a value of type {ty} is no buffer"))?);
         Ok(Arg::Write(value))
     }
 
@@ -357,8 +406,11 @@ impl Selection<'_> {
     }
 }
 
+fn size(n: u64) -> Result<usize, String> {
+    usize::try_from(n).map_err(|_| "a parameter is too large".to_owned())
+}
+
 fn spec(packed: &Packed) -> Result<PackedSpec, String> {
-    let size = |n: u64| usize::try_from(n).map_err(|_| "a parameter is too large".to_owned());
     PackedSpec::new(size(packed.rows)?, size(packed.cols)?, packed.codec, packed.group).map_err(|error| error.to_string())
 }
 
@@ -382,7 +434,10 @@ fn table(packed: &Packed) -> Result<Table, String> {
 /// The launches, one per line: what `--dump-after` shows.
 pub(crate) fn print(selected: &Selected) -> String {
     let mut text = String::new();
-    let name = |value: &Value| format!("%{}", value.node.index());
+    let name = |value: &Value| match value.result {
+        0 => format!("%{}", value.node.index()),
+        further => format!("%{}:{further}", value.node.index()),
+    };
     for launch in &selected.launches {
         let args: Vec<String> = launch
             .args

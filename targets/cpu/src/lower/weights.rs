@@ -13,8 +13,10 @@ pub(crate) enum Use {
     Rows,
     /// As the weight of a linear layer.
     Tiles,
-    /// A vector, a tile of outputs at a time.
-    PaddedVector,
+    /// As the weights of so many experts, one below the other.
+    Stacked(usize),
+    /// So many vectors in one, a tile of outputs at a time.
+    PaddedVectors(usize),
 }
 
 impl Use {
@@ -23,7 +25,8 @@ impl Use {
         match self {
             Use::Rows => ".rows",
             Use::Tiles => ".tiles",
-            Use::PaddedVector => ".padded",
+            Use::Stacked(_) => ".stacked",
+            Use::PaddedVectors(_) => ".padded",
         }
     }
 
@@ -34,7 +37,9 @@ impl Use {
             (Use::Rows, _) => Arrangement::plain(scale_bytes),
             (Use::Tiles, Section::Codes) => geometry::codes(spec),
             (Use::Tiles, _) => geometry::scales(spec),
-            (Use::PaddedVector, _) => geometry::vector(spec.cols()),
+            (Use::Stacked(experts), Section::Codes) => geometry::stacked(geometry::codes(spec), spec.rows() / experts),
+            (Use::Stacked(experts), _) => geometry::stacked(geometry::scales(spec), spec.rows() / experts),
+            (Use::PaddedVectors(count), _) => geometry::vectors(spec.cols() / count, count),
         }
     }
 }

@@ -2,19 +2,18 @@
 
 mod features;
 mod object;
+mod pace;
 
 use super::{Block, Machine, Operand, Weight};
 use crate::Options;
 use crate::pool::Pool;
 use memmap2::MmapMut;
 use object::{Arguments, Object};
-use q35_bundle::{Bundle, CpuDevice, Level};
+use pace::{Kind, Pace};
+use q35_bundle::{Bundle, CpuDevice, Dim, Level};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Ranges of tiles per thread: enough that a thread which lost its core delays little, few enough that claiming costs nothing.
-const RANGES_PER_THREAD: u64 = 4;
 
 /// The CPU, with the kernels of one bundle.
 pub(crate) struct Cpu {
@@ -22,6 +21,7 @@ pub(crate) struct Cpu {
     object: Object,
     level: String,
     pool: Pool,
+    pace: Pace,
     blocks: Vec<MmapMut>,
     weights: Vec<*const u8>,
     placed: BTreeMap<String, Weight>,
@@ -40,6 +40,7 @@ impl Cpu {
             object,
             level,
             pool: Pool::new(options.threads),
+            pace: Pace::default(),
             blocks: vec![],
             weights: vec![],
             placed: BTreeMap::new(),
@@ -118,8 +119,10 @@ impl Machine for Cpu {
         };
         let arguments = Arguments::new(operands.iter().map(address).collect(), dims);
         let kernel = self.object.kernel(step, variant);
-        let ranges = tiles.min(self.pool.threads() as u64 * RANGES_PER_THREAD);
+        let taken = self.pace.of(Kind::new(step, variant, dims[Dim::Tokens as usize]));
+        let ranges = taken.ranges(tiles, self.pool.threads());
         let bound = move |n: u64| (u128::from(tiles) * u128::from(n) / u128::from(ranges)) as i64;
-        self.pool.run(ranges as usize, move |n| kernel.call(&arguments, bound(n as u64), bound(n as u64 + 1)));
+        let range = move |n: u64| kernel.call(&arguments, bound(n), bound(n + 1));
+        self.pool.run(ranges as usize, move |n| if n == 0 { taken.run(ranges, || range(0)) } else { range(n as u64) });
     }
 }
