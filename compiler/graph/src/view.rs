@@ -104,6 +104,14 @@ impl WeightView {
         (self.stack == SINGLE).then_some(Self { stack, rows: Axis { len, ..self.rows }, ..self })
     }
 
+    /// The rows `first`, `first + step`, ... of every matrix, `count` of them. `None` if a matrix has fewer.
+    pub fn step_rows(self, first: u64, step: u64, count: u64) -> Option<Self> {
+        let last = count.checked_sub(1)?.checked_mul(step)?.checked_add(first)?;
+        let stride = self.rows.stride.checked_mul(i64::try_from(step).ok()?)?;
+        let offset = self.offset.checked_add(self.rows.stride.checked_mul(i64::try_from(first).ok()?)?)?;
+        (last < self.rows.len).then_some(Self { offset, rows: Axis { len: count, stride }, ..self })
+    }
+
     /// The rows of a view of joined rows, one behind the other as one row. `None` for any other view.
     pub fn flattened(self) -> Option<Self> {
         let len = self.rows().checked_mul(self.cols.len)?;
@@ -370,6 +378,9 @@ mod tests {
         assert_eq!((stack.matrices(), stack.rows()), (2, 4));
         assert_eq!(read(&stack.slice_rows(0..1)), [4.0, 5.0, 0.0, 1.0]);
         assert_eq!(read(&view.clone().flattened().unwrap()), read(&view));
+        let stepped = view.clone().split(2).unwrap().step_rows(1, 1, 1).unwrap();
+        assert_eq!(read(&stepped), [0.0, 1.0, 0.0, 1.0]);
+        assert!(view.clone().step_rows(1, 2, 2).is_some() && view.clone().step_rows(2, 2, 2).is_none());
         assert!(view.clone().split(3).is_none() && stack.flattened().is_none());
         assert_ne!(view.identity(), WeightView::joined(vec![row(0), row(4), pair]).unwrap().identity());
         let wide = WeightView::dense(counting(&[1, 3]), 0, axis(1, 3), axis(3, 1)).unwrap();

@@ -29,6 +29,7 @@ const FORMS: &[Form] = &[
     |r, ask| r.loaded(ask),
     |r, ask| r.norm(ask),
     |r, ask| r.glu(ask),
+    |r, ask| r.combined(ask),
     |r, ask| r.sum(ask),
     |r, ask| r.guarded(ask),
     |r, ask| r.capped(ask),

@@ -121,7 +121,7 @@ impl Raiser<'_> {
         (breaks, parity)
     }
 
-    fn has_trig(&self, expr: Id) -> bool {
+    pub(super) fn has_trig(&self, expr: Id) -> bool {
         !self.eval.sym.visit(expr, |id, _| self.trig(id).is_none())
     }
 

@@ -47,9 +47,13 @@ pub(crate) fn is_dense(name: &str) -> bool {
 pub(crate) fn has_known_experts(name: &str) -> bool {
     let known = [
         "gptoss--genai-fp32",
+        "lfm2moe--genai-int4",
         "mixtral--dynamo-batched",
+        "mixtral--hf",
         "mixtral--ts-batched",
         "qwen2moe--dynamo-batched-cache",
+        "qwen3moe--hf",
+        "qwen3moe--optimum-cache",
         "rustdoc-moe/dynamo",
     ];
     known.contains(&name)
