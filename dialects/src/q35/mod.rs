@@ -11,6 +11,7 @@ mod embed;
 mod expert_linear;
 mod glu;
 mod hadamard;
+mod latent_attention;
 mod linear;
 mod mul;
 mod positions;
@@ -92,6 +93,7 @@ ops! {
     rope::Rope
     append::Append
     attention::Attention
+    latent_attention::LatentAttention
     glu::Glu
     activate::Activate
     add::Add
