@@ -131,6 +131,11 @@ impl Op {
         }
     }
 
+    /// Whether it reads the cache: everything after the last such op works row by row.
+    pub fn attends(&self) -> bool {
+        matches!(self, Self::Attention(_) | Self::LatentAttention(_))
+    }
+
     /// The type of its result; an error says what does not fit, in terms of the declaration's names.
     pub fn infer(&self, operands: &[Ty], params: &dyn ParamTable) -> Result<Ty, String> {
         let decl = self.decl();

@@ -8,7 +8,7 @@ use super::routing::Routing;
 use super::{BTreeMap, HashMap, Raiser, Res};
 use crate::sym::{Combine as Fold, Id, Node};
 use q35_dialects::q35::Combine;
-use q35_graph::NodeId;
+use q35_graph::{NodeId, Value};
 
 impl Raiser<'_> {
     /// The form.
@@ -19,7 +19,9 @@ impl Raiser<'_> {
         if let Some(unrolled) = self.unrolled(sum, ask.column)? {
             let value = self.merged_experts(&unrolled, ask)?;
             let weight = self.eval.sym.mul(unrolled.weight, of_row);
-            return self.weighted_sum(unrolled.routing, weight, value, unrolled.factor).map(Some);
+            return self
+                .weighted_sum(unrolled.routing, weight, value, unrolled.factor * ask.factor)
+                .map(|y| Some((y, 1.0 / ask.factor)));
         }
         let (bound, body) = match *self.eval.sym.node(sum) {
             Node::Fold(Fold::Sum, bound, body) => (Some(bound), body),
@@ -48,11 +50,11 @@ impl Raiser<'_> {
             return self.fault("sums experts of other tokens");
         }
         let (value, factor) = self.activation(experts, ask.column, ask.width)?;
-        self.weighted_sum(routing, weight, value, factor).map(Some)
+        self.weighted_sum(routing, weight, value, factor * ask.factor).map(|y| Some((y, 1.0 / ask.factor)))
     }
 
     /// `factor * sum over choices of weight * value`.
-    fn weighted_sum(&mut self, routing: Routing, weight: Id, value: q35_graph::Value, factor: f64) -> Res<Made> {
+    fn weighted_sum(&mut self, routing: Routing, weight: Id, value: Value, factor: f64) -> Res<Value> {
         let choice = self.choice(routing.choices);
         let Some(rows) = self.rows_in(weight, routing.node) else { return self.fault("sums experts without their weights") };
         let row = self.routed_row(routing.node, &rows)?;
@@ -62,7 +64,7 @@ impl Raiser<'_> {
         let mut weights = self.weights(routing, &rows, choice, weight)?;
         weights.scale *= factor;
         self.weighted(routing.node, weights)?;
-        Ok((self.add(Combine {}, &[value, routing.value])?, 1.0))
+        self.add(Combine {}, &[value, routing.value])
     }
 
     /// Whether an expression is such a sum, as far as it shows.

@@ -4,7 +4,7 @@
 //! three ways becomes three layers over slices of one weight.
 
 use super::{BTreeMap, HashMap, Raised, Raiser, Res};
-use crate::sym::Id;
+use crate::sym::{Combine, Id};
 use q35_dialects::q35::{ExpertLinear, Linear};
 use q35_dialects::{Param, ParamRole};
 use q35_graph::{Axis, BlockQuantized, NodeId, Tensor, Value, WeightView};
@@ -49,6 +49,11 @@ impl PendingLinear {
         self.input
     }
 
+    /// Where the source has it.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// Its whole weight, and the name that it has in the model.
     pub(super) fn weight(&self) -> (&WeightView, &str) {
         (&self.weight, &self.origin)
@@ -78,6 +83,19 @@ impl Raiser<'_> {
         let zero = self.eval.sym.int(0);
         let at = [vec![zero; leading], vec![inner, column]].concat();
         let element = self.eval.element(w, &at)?;
+        let mut at_x = self.eval.index_vars(x, "row")?;
+        if let Some(last) = at_x.last_mut() {
+            *last = inner;
+        }
+        let of_x = self.eval.element(x, &at_x)?;
+        if self.reads_cache(of_x) {
+            // For whoever attends with it.
+            let body = self.eval.sym.mul(of_x, element);
+            let sum = self.eval.sym.fold(Combine::Sum, inner, dims_w[leading], body);
+            let index = [&at_x[..at_x.len() - 1], &[column]].concat();
+            self.eval.cut(Value { node, result: 0 }, index, sum);
+            return Ok(());
+        }
         self.product(node, x, element, column, None)
     }
 

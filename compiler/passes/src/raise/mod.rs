@@ -9,7 +9,8 @@
 //! it contributes to the expressions in which norms (`norm`), rotations (`rope`), masks (`mask`), gates (`glu`) are recognised,
 //! whatever nodes they were spelled with.
 //!
-//! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing is dropped silently.
+//! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing that logits or caches
+//! depend on is dropped. Numbers of other kinds beside them (losses, a router's logits) are not part of the model.
 //!
 //! This module must not know exporters, weight values (except small tables of positions), or what becomes of a model.
 
@@ -26,12 +27,14 @@ mod group_query;
 mod groups;
 mod heads;
 mod inputs;
+mod latent;
 mod linear;
 mod mask;
 mod mixture;
 mod norm;
 mod outputs;
 mod params;
+mod picked;
 mod report;
 mod residual;
 mod rope;
@@ -151,10 +154,10 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
     raiser.finish()
 }
 
-/// The nodes that outputs depend on.
+/// The nodes that wanted outputs depend on.
 fn live(graph: &SourceGraph) -> BTreeSet<NodeId> {
     let mut live = BTreeSet::new();
-    let mut work: Vec<NodeId> = graph.outputs.iter().map(|(_, value)| value.node).collect();
+    let mut work: Vec<NodeId> = outputs::wanted(graph).into_iter().map(|(_, value)| value.node).collect();
     while let Some(node) = work.pop() {
         if live.insert(node) {
             work.extend(graph.operands(node).into_iter().flatten().map(|value| value.node));

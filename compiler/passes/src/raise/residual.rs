@@ -97,7 +97,7 @@ impl Raiser<'_> {
             Node::Sum(..) => {
                 whole
                     && (fixed.is_empty() && constant == 0.0
-                        || self.linear_load(term, Ask { expr: term, column, width }).is_some())
+                        || self.linear_load(term, Ask { expr: term, column, width, factor: 1.0 }).is_some())
             }
             _ => whole,
         }
