@@ -46,6 +46,8 @@ fn every_op(eps: f32, seed: u64, name: &str) -> Program {
         ("b".into(), vector(8)),
         ("f".into(), vector(2)),
         ("s".into(), vector(2)),
+        ("latent keys".into(), packed(4, 4, Codec::F16, Group::Row)),
+        ("latent values".into(), packed(8, 4, Codec::F16, Group::Row)),
         ("router".into(), packed(6, 4, Codec::F32, Group::Row)),
         ("correction".into(), vector(6)),
         ("experts".into(), packed(6 * 4, 4, Codec::F16, Group::Row)),
@@ -67,6 +69,15 @@ fn every_op(eps: f32, seed: u64, name: &str) -> Program {
     let attention = Attention { heads: 2, scale: eps, window: Some(3), softcap: Some(50.0), sinks: Some("s".into()) };
     let y = g.op("attention", attention, &[q, cache]);
     let y = g.op("plain attention", Attention { heads: 2, scale: 0.5, window: None, softcap: None, sinks: None }, &[y, cache]);
+    let latent = LatentAttention {
+        keys: "latent keys".into(),
+        values: "latent values".into(),
+        heads: 1,
+        scale: eps,
+        window: Some(3),
+        softcap: Some(50.0),
+    };
+    let y = g.op("latent attention", latent, &[y, cache]);
     let y = g.op("add", Add {}, &[y, x]);
     let gate = Glu { activation: Activation::Silu, limit: Some(7.0), alpha: 1.702, offset: 1.0 };
     let y = g.op("glu", gate, &[y, x]);

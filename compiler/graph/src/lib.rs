@@ -10,6 +10,7 @@
 
 mod container;
 mod dtype;
+mod joined;
 mod pass;
 mod print;
 pub mod source;
@@ -23,4 +24,4 @@ pub use pass::{Observer, Pass, Silent, Stage};
 pub use print::PrintOp;
 pub use storage::Storage;
 pub use tensor::{Tensor, TensorError};
-pub use view::{Axis, BlockQuantized, WeightView};
+pub use view::{Axis, BlockQuantized, Identity, WeightView};

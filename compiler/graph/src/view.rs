@@ -1,9 +1,10 @@
 //! A logical matrix over stored bytes.
 //!
 //! Exporters store one and the same linear weight as `[out, in]`, `[in, out]`, as a slice of a packed q/k/v tensor, as every second
-//! row of a stack of experts, or already quantized in blocks. A [`WeightView`] gives all of them one face: `rows` output channels by
-//! `cols` input columns of f32, read in blocks of rows, nothing copied before it is asked for.
+//! row of a stack of experts, expert by expert in tensors of their own, or already quantized in blocks. A [`WeightView`] gives all of them
+//! one face: `rows` output channels by `cols` input columns of f32, read in blocks of rows, nothing copied before it is asked for.
 
+use crate::joined::Joined;
 use crate::{DType, Tensor};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -42,7 +43,12 @@ pub struct BlockQuantized {
 enum Base {
     Dense(Tensor),
     Blocks(BlockQuantized),
+    Joined(Joined),
 }
+
+/// What tells two views apart: where the bytes lie, the offset there, and the axes of stack, rows and columns; for joined views, of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity(Vec<(usize, usize, i64, [Axis; 3])>);
 
 /// A matrix of `rows` by `cols` numbers somewhere in a model file, or a stack of equally large ones, one below the other.
 #[derive(Clone, Debug)]
@@ -79,6 +85,40 @@ impl WeightView {
         Self { base: Base::Dense(tensor), offset: 0, stack: SINGLE, rows: SINGLE, cols: Axis { len, stride: 1 } }
     }
 
+    /// Views with equally many columns, one below the other. `None` if there are none, or their columns differ, or one is a stack.
+    pub fn joined(parts: Vec<Self>) -> Option<Self> {
+        if parts.iter().any(|part| part.stack != SINGLE) {
+            return None;
+        }
+        let joined = Joined::new(parts)?;
+        let (rows, cols) = (joined.rows(), joined.cols());
+        let rows = Axis { len: rows, stride: i64::try_from(cols).ok()? };
+        let count = rows.len.checked_mul(cols)?;
+        Self::checked(Base::Joined(joined), count, 0, rows, Axis { len: cols, stride: 1 })
+    }
+
+    /// The rows of this view, which is joined or dense in row order, as so many equal matrices. `None` if they do not divide.
+    pub fn split(self, matrices: u64) -> Option<Self> {
+        let len = self.rows.len.checked_div(matrices).filter(|len| len * matrices == self.rows.len && *len > 0)?;
+        let stack = Axis { len: matrices, stride: self.rows.stride.checked_mul(i64::try_from(len).ok()?)? };
+        (self.stack == SINGLE).then_some(Self { stack, rows: Axis { len, ..self.rows }, ..self })
+    }
+
+    /// The rows `first`, `first + step`, ... of every matrix, `count` of them. `None` if a matrix has fewer.
+    pub fn step_rows(self, first: u64, step: u64, count: u64) -> Option<Self> {
+        let last = count.checked_sub(1)?.checked_mul(step)?.checked_add(first)?;
+        let stride = self.rows.stride.checked_mul(i64::try_from(step).ok()?)?;
+        let offset = self.offset.checked_add(self.rows.stride.checked_mul(i64::try_from(first).ok()?)?)?;
+        (last < self.rows.len).then_some(Self { offset, rows: Axis { len: count, stride }, ..self })
+    }
+
+    /// The rows of a view of joined rows, one behind the other as one row. `None` for any other view.
+    pub fn flattened(self) -> Option<Self> {
+        let len = self.rows().checked_mul(self.cols.len)?;
+        let plain = matches!(self.base, Base::Joined(_)) && self.offset == 0 && self.stack == SINGLE;
+        plain.then_some(Self { rows: SINGLE, cols: Axis { len, stride: 1 }, ..self })
+    }
+
     /// The matrices that lie at each step of an axis from this one, which is no stack itself; their rows follow one another. `None` if any
     /// element would lie outside, or there are too many rows to count.
     pub fn stacked(self, stack: Axis) -> Option<Self> {
@@ -88,6 +128,7 @@ impl WeightView {
                 let per_row = (blocks.cols.div_ceil(blocks.block) * blocks.block * u64::from(blocks.bits)).div_ceil(8);
                 (blocks.data.count() / per_row.max(1)).checked_mul(blocks.cols)?
             }
+            Base::Joined(joined) => joined.rows().checked_mul(joined.cols())?,
         };
         stack.len.checked_mul(self.rows.len)?;
         let reach = i64::try_from(stack.len.checked_sub(1)?).ok()?.checked_mul(stack.stride)?;
@@ -145,17 +186,25 @@ impl WeightView {
         match &self.base {
             Base::Dense(tensor) => (tensor.dtype(), !tensor.dtype().is_float()),
             Base::Blocks(blocks) => (if blocks.bits == 8 { DType::U8 } else { DType::U4 }, true),
+            Base::Joined(joined) => joined.parts()[0].stored(),
         }
     }
 
-    /// Two views with equal identity hold the same numbers: address of the bytes, offset, and axes of stack, rows and columns.
-    pub fn identity(&self) -> (usize, usize, i64, [Axis; 3]) {
-        let tensor = match &self.base {
-            Base::Dense(tensor) => tensor,
-            Base::Blocks(blocks) => &blocks.data,
+    /// Two views with equal identity hold the same numbers.
+    pub fn identity(&self) -> Identity {
+        let own = [self.stack, self.rows, self.cols];
+        let at = |tensor: &Tensor| {
+            let (address, range) = tensor.identity();
+            Identity(vec![(address, range.start, self.offset, own)])
         };
-        let (address, range) = tensor.identity();
-        (address, range.start, self.offset, [self.stack, self.rows, self.cols])
+        match &self.base {
+            Base::Dense(tensor) => at(tensor),
+            Base::Blocks(blocks) => at(&blocks.data),
+            Base::Joined(joined) => {
+                let parts = joined.parts().iter().flat_map(|part| part.identity().0);
+                Identity([(0, 0, self.offset, own)].into_iter().chain(parts).collect())
+            }
+        }
     }
 
     /// Elements before a row.
@@ -173,6 +222,7 @@ impl WeightView {
         match &self.base {
             Base::Dense(tensor) => tensor.number(at) as f32,
             Base::Blocks(blocks) => blocks.get(at / blocks.cols, at % blocks.cols),
+            Base::Joined(joined) => joined.get(at / joined.cols(), at % joined.cols()),
         }
     }
 
@@ -184,6 +234,13 @@ impl WeightView {
         let cols = self.cols.len as usize;
         assert!(range.end <= self.rows() && out.len() as u64 == (range.end - range.start) * self.cols.len);
         let Base::Dense(tensor) = &self.base else {
+            if let Base::Joined(joined) = &self.base
+                && self.cols == (Axis { len: joined.cols(), stride: 1 })
+            {
+                let starts = range.map(|row| self.row_start(row) as u64 / joined.cols());
+                starts.zip(out.chunks_exact_mut(cols)).for_each(|(row, line)| joined.read_row(row, line));
+                return;
+            }
             for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
                 line.iter_mut().enumerate().for_each(|(col, x)| *x = self.get(row, col as u64));
             }
@@ -234,6 +291,7 @@ impl WeightView {
                 blocks.data.release();
                 blocks.scales.release();
             }
+            Base::Joined(joined) => joined.parts().iter().for_each(Self::release),
         }
     }
 }
@@ -300,6 +358,33 @@ mod tests {
         view.read_rows(1..3, &mut out[..4]);
         assert_eq!(out[..4], [2.0, 5.0, 7.0, 10.0]);
         assert_eq!(view.get(3, 1), 11.0);
+    }
+
+    #[test]
+    fn joined_rows_read_in_order() {
+        let axis = |len, stride| Axis { len, stride };
+        // Rows 2 and 0 of [3, 2], then the columns of [2, 1] twice.
+        let row = |offset| WeightView::dense(counting(&[3, 2]), offset, axis(1, 2), axis(2, 1)).unwrap();
+        let pair = WeightView::dense(counting(&[2, 1]), 0, axis(2, 0), axis(2, 1)).unwrap();
+        let view = WeightView::joined(vec![row(4), row(0), pair.clone()]).unwrap();
+        let read = |view: &WeightView| {
+            let mut out = vec![0.0; (view.rows() * view.cols()) as usize];
+            view.read_rows(0..view.rows(), &mut out);
+            out
+        };
+        assert_eq!(read(&view), [4.0, 5.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+        assert_eq!(view.get(0, 1), 5.0);
+        let stack = view.clone().split(2).unwrap();
+        assert_eq!((stack.matrices(), stack.rows()), (2, 4));
+        assert_eq!(read(&stack.slice_rows(0..1)), [4.0, 5.0, 0.0, 1.0]);
+        assert_eq!(read(&view.clone().flattened().unwrap()), read(&view));
+        let stepped = view.clone().split(2).unwrap().step_rows(1, 1, 1).unwrap();
+        assert_eq!(read(&stepped), [0.0, 1.0, 0.0, 1.0]);
+        assert!(view.clone().step_rows(1, 2, 2).is_some() && view.clone().step_rows(2, 2, 2).is_none());
+        assert!(view.clone().split(3).is_none() && stack.flattened().is_none());
+        assert_ne!(view.identity(), WeightView::joined(vec![row(0), row(4), pair]).unwrap().identity());
+        let wide = WeightView::dense(counting(&[1, 3]), 0, axis(1, 3), axis(3, 1)).unwrap();
+        assert!(WeightView::joined(vec![row(0), wide]).is_none() && WeightView::joined(Vec::new()).is_none());
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn layers(model: &Model, order: &[NodeId]) -> BTreeMap<NodeId, u64> {
     let mut layers: BTreeMap<NodeId, u64> = BTreeMap::new();
     for &id in order {
         let before = model.graph.operands(id).into_iter().flatten().map(|v| layers[&v.node]).max().unwrap_or(0);
-        layers.insert(id, before + u64::from(matches!(model.graph.node(id).op, Op::Attention(_))));
+        layers.insert(id, before + u64::from(model.graph.node(id).op.attends()));
     }
     layers
 }
@@ -86,7 +86,7 @@ fn purpose(model: &Model, id: NodeId) -> Option<&'static str> {
         let found = match (&model.graph.node(user).op, at) {
             (Op::Append(_), 0) => Some("attention.k"),
             (Op::Append(_), _) => Some("attention.v"),
-            (Op::Attention(_), _) => Some("attention.q"),
+            (Op::Attention(_) | Op::LatentAttention(_), _) => Some("attention.q"),
             (Op::Glu(_), 0) => Some("mlp.gate"),
             (Op::Glu(_), _) => Some("mlp.up"),
             (Op::Route(_), _) => Some("mlp.router"),
@@ -119,7 +119,7 @@ fn stem(model: &Model, id: NodeId, layers: &BTreeMap<NodeId, u64>) -> String {
         Op::Linear(_) => match (purpose(model, id), source(model, id).map(|from| &model.graph.node(from).op)) {
             (Some(role), _) if role.starts_with("attention") => place(role, before),
             (Some(role), _) => place(role, before.saturating_sub(1)),
-            (None, Some(Op::Attention(_))) => place("attention.out", before.saturating_sub(1)),
+            (None, Some(op)) if op.attends() => place("attention.out", before.saturating_sub(1)),
             (None, Some(Op::Glu(_) | Op::Activate(_))) => place("mlp.down", before.saturating_sub(1)),
             _ => place("linear", before.saturating_sub(1)),
         },
@@ -147,7 +147,7 @@ fn stem(model: &Model, id: NodeId, layers: &BTreeMap<NodeId, u64>) -> String {
             place(part, before.saturating_sub(1))
         }
         Op::Route(_) => place("mlp.router", before.saturating_sub(1)),
-        Op::Attention(_) => place("attention", before.saturating_sub(1)),
+        op if op.attends() => place("attention", before.saturating_sub(1)),
         other => place(other.name(), before),
     }
 }

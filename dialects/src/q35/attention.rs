@@ -8,6 +8,7 @@ use crate::semantics::{Cost, ParamTable, Semantics, ensure, matrix, vector};
 use crate::ty::{Rows, Ty};
 use q35_bundle::{Dim, Size};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 op! {
     /// Token `m` sees the entries `j` of its slot with `j <= index[m]` and, with a window, `j > index[m] - window`. Head `h` of
@@ -29,11 +30,39 @@ op! {
 }
 
 /// The layout of the cache a query meets.
-fn layout(cache: &Ty) -> (u64, u64, u64) {
+pub(super) fn layout(cache: &Ty) -> (u64, u64, u64) {
     match *cache {
         Ty::Cache { kv_heads, key_dim, value_dim, .. } => (kv_heads, key_dim, value_dim),
         ref other => unreachable!("the declaration excludes {other}"),
     }
+}
+
+/// The entries that a token at `index` of a slot sees.
+pub(super) fn seen(
+    entries: &BTreeMap<(u32, u32), Entry>,
+    slot: u32,
+    index: u32,
+    window: Option<u64>,
+) -> q35_diag::Result<Vec<&Entry>> {
+    let first = window.map_or(0, |window| (u64::from(index) + 1).saturating_sub(window) as u32);
+    let seen: Vec<&Entry> = entries.range((slot, first)..=(slot, index)).map(|(_, entry)| entry).collect();
+    let expected = (index - first) as usize + 1;
+    if seen.len() != expected {
+        let what = format!(
+            "slot {slot} of the cache holds {} of the {expected} entries that a token sees at index {index}",
+            seen.len()
+        );
+        return Err(bad_input(what).into());
+    }
+    Ok(seen)
+}
+
+/// Scores to weights, beside one more score that gets the rest.
+pub(super) fn softmax(scores: Vec<f64>, sink: f64) -> Vec<f64> {
+    let max = scores.iter().copied().fold(sink, f64::max);
+    let powers: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let total = powers.iter().sum::<f64>() + (sink - max).exp();
+    powers.into_iter().map(|power| power / total).collect()
 }
 
 impl Semantics for Attention {
@@ -74,21 +103,11 @@ impl Semantics for Attention {
         let sinks = self.sinks.as_ref().map(|name| env.params.value(name)).transpose()?.map(|value| value.row(0));
         let input = env.input;
         let row = |row: usize| {
-            let (slot, index) = (input.slots[row], input.index[row]);
-            let first = self.window.map_or(0, |window| (u64::from(index) + 1).saturating_sub(window) as u32);
-            let seen: Vec<&Entry> = entries.range((slot, first)..=(slot, index)).map(|(_, entry)| entry).collect();
-            let expected = (index - first) as usize + 1;
-            if seen.len() != expected {
-                let what = format!(
-                    "slot {slot} of the cache holds {} of the {expected} entries that a token sees at index {index}",
-                    seen.len()
-                );
-                return Err(bad_input(what));
-            }
+            let seen = seen(entries, input.slots[row], input.index[row], self.window)?;
             let head = |head| self.head(head, query.row(row), cache, &seen, sinks.as_deref());
             Ok((0..self.heads as usize).flat_map(head).collect::<Vec<f32>>())
         };
-        let rows: Result<Vec<_>, _> = (0..query.rows()).into_par_iter().map(row).collect();
+        let rows: q35_diag::Result<Vec<_>> = (0..query.rows()).into_par_iter().map(row).collect();
         Ok(Data::Act(Matrix::new(self.heads as usize * cache.value_dim, rows?.concat())))
     }
 }
@@ -106,15 +125,12 @@ impl Attention {
             let score = f64::from(self.scale) * query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
             self.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
         };
-        let scores: Vec<f64> = seen.iter().map(score).collect();
         let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| sinks[head].into());
-        let max = scores.iter().copied().fold(sink, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-        let total = weights.iter().sum::<f64>() + (sink - max).exp();
+        let weights = softmax(seen.iter().map(score).collect(), sink);
         let mut y = vec![0.0f64; cache.value_dim];
         for (weight, entry) in weights.iter().zip(seen) {
             for (y, value) in y.iter_mut().zip(of(&entry.value, kv_head, cache.value_dim)) {
-                *y += weight / total * value;
+                *y += weight * value;
             }
         }
         y.into_iter().map(|y| y as f32).collect()

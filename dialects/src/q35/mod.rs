@@ -11,6 +11,7 @@ mod embed;
 mod expert_linear;
 mod glu;
 mod hadamard;
+mod latent_attention;
 mod linear;
 mod mul;
 mod positions;
@@ -92,6 +93,7 @@ ops! {
     rope::Rope
     append::Append
     attention::Attention
+    latent_attention::LatentAttention
     glu::Glu
     activate::Activate
     add::Add
@@ -127,6 +129,11 @@ impl Op {
             Self::ExpertLinear(op) => Some(&op.weight),
             _ => None,
         }
+    }
+
+    /// Whether it reads the cache: everything after the last such op works row by row.
+    pub fn attends(&self) -> bool {
+        matches!(self, Self::Attention(_) | Self::LatentAttention(_))
     }
 
     /// The type of its result; an error says what does not fit, in terms of the declaration's names.

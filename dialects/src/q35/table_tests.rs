@@ -17,6 +17,8 @@ pub(crate) fn samples() -> Vec<Op> {
         Rope { head_dim: 16, style: RopeStyle::Interleaved }.into(),
         Append { layer: 3, kv_heads: 2 }.into(),
         Attention { heads: 4, scale: 0.1, window: Some(9), softcap: Some(50.0), sinks: Some(name("s")) }.into(),
+        LatentAttention { keys: name("k"), values: name("v"), heads: 4, scale: 0.1, window: Some(9), softcap: Some(50.0) }
+            .into(),
         Glu { activation: Activation::Silu, limit: Some(7.0), alpha: 1.702, offset: 1.0 }.into(),
         Activate { kind: Activation::GeluTanh }.into(),
         Add {}.into(),

@@ -26,6 +26,23 @@ pub(super) fn gather(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res
     eval.element(data, &at)
 }
 
+pub(super) fn gather_elements_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    let (data, indices) = (eval.dims(node, 0)?, eval.dims(node, 1)?);
+    if data.len() != indices.len() {
+        return eval.fault(node, "picks elements of a tensor of another rank");
+    }
+    Ok(vec![indices])
+}
+
+/// The data at the same index, except along the axis.
+pub(super) fn gather_elements(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    let (data, indices) = (eval.operand(node, 0)?, eval.operand(node, 1)?);
+    let axis = eval.axis(node, eval.call(node)?.int("axis", 0), index.len())?;
+    let (dims, at) = (eval.shape(data)?, eval.element(indices, index)?);
+    let at = [&index[..axis], &[from_front(eval, at, dims[axis])], &index[axis + 1..]].concat();
+    eval.element(data, &at)
+}
+
 /// Leading index dimensions, and the length of one index tuple.
 fn tuples(eval: &mut Eval, node: NodeId) -> Res<(Vec<Id>, usize)> {
     let mut indices = eval.dims(node, 1)?;

@@ -13,9 +13,11 @@
 mod creation;
 pub(crate) mod elementwise;
 mod indexing;
+pub(crate) mod places;
 mod product;
 mod reduction;
 mod rotary;
+mod scatter;
 mod shapes;
 pub mod table;
 mod views;
@@ -61,6 +63,8 @@ pub struct Eval<'g> {
     cuts: BTreeMap<Value, Cut>,
     bases: BTreeMap<Value, BaseId>,
     values: BTreeMap<BaseId, Value>,
+    /// Per dimension what a `NonZero` lists.
+    places: BTreeMap<NodeId, Vec<BaseId>>,
     depth: u32,
     folds: u32,
 }
@@ -78,6 +82,7 @@ impl<'g> Eval<'g> {
             cuts: BTreeMap::new(),
             bases: BTreeMap::new(),
             values: BTreeMap::new(),
+            places: BTreeMap::new(),
             depth: 0,
             folds: 0,
         }
@@ -217,6 +222,11 @@ impl<'g> Eval<'g> {
     /// From now on, the elements of `value` are `element`, an expression of the variables in `index`.
     pub fn cut(&mut self, value: Value, index: Vec<Id>, element: Id) {
         self.cuts.insert(value, Cut { index, element });
+    }
+
+    /// From now on, the dimensions of `value` are these: whoever recognised it knows them better than the ops that it was spelled with.
+    pub fn resize(&mut self, value: Value, dims: Vec<Id>) {
+        self.shapes.insert(value, dims);
     }
 
     /// The elements of a list of integers, of known length.

@@ -46,16 +46,20 @@ fn reduce(eval: &mut Eval, node: NodeId, index: &[Id], combine: Combine) -> Res<
     let vars: Vec<(Id, Id)> = axes.iter().map(|a| (eval.fold_var(dims[*a]), dims[*a])).collect();
     axes.iter().zip(&vars).for_each(|(a, v)| at[*a] = v.0);
     let mut body = eval.element(value, &at)?;
-    eval.folds -= vars.len() as u32;
+    let nested = vars.len() as u32;
     for (var, extent) in vars {
-        body = eval.sym.fold(combine, var, extent, body);
+        body = match combine {
+            Combine::Sum => eval.total(var, extent, body)?,
+            Combine::Max => eval.sym.fold(combine, var, extent, body),
+        };
     }
+    eval.folds -= nested;
     Ok((body, count))
 }
 
 impl Eval<'_> {
     /// A variable for a fold that is being evaluated; folds inside it get others.
-    fn fold_var(&mut self, extent: Id) -> Id {
+    pub(super) fn fold_var(&mut self, extent: Id) -> Id {
         self.folds += 1;
         self.sym.var(&format!("fold{}", self.folds), extent)
     }

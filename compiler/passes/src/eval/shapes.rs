@@ -79,21 +79,3 @@ pub(super) fn product_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> 
     }
     Ok(vec![shape])
 }
-
-/// Values and indices of the `k` largest along an axis.
-pub(super) fn top_k(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
-    let mut dims = eval.dims(node, 0)?;
-    let axis = eval.axis(node, eval.call(node)?.int("axis", -1), dims.len())?;
-    let count = match eval.call(node)?.int("k", 0) {
-        0 => {
-            let value = eval.operand(node, 1)?;
-            match eval.list(value)?[..] {
-                [count] => count,
-                _ => return eval.fault(node, "chooses an unknown number"),
-            }
-        }
-        count => eval.sym.int(count),
-    };
-    dims[axis] = count;
-    Ok(vec![dims.clone(), dims])
-}

@@ -1,7 +1,9 @@
 //! The table of source ops: what each one means, element by element.
 
 use super::elementwise::{self as ew, Map};
-use super::{Eval, Res, creation as make, indexing as ix, product, reduction as red, rotary, shapes, views as view};
+use super::{
+    Eval, Res, creation as make, indexing as ix, places, product, reduction as red, rotary, scatter, shapes, views as view,
+};
 use crate::sym::{Func, Id, Kind, Power};
 use q35_graph::{NodeId, Value};
 
@@ -114,6 +116,11 @@ const TABLE: &[Row] = &[
     row("Concat", Of(0), Own(view::concat_shape, view::concat)),
     row("Gather", Of(0), Own(ix::gather_shape, ix::gather)),
     row("GatherND", Of(0), Own(ix::gather_nd_shape, ix::gather_nd)),
+    row("GatherElements", Of(0), Own(ix::gather_elements_shape, ix::gather_elements)),
+    row("ScatterElements", Of(0), Own(shapes::same_shape, scatter::elements)),
+    row("ScatterND", Of(0), Own(shapes::same_shape, scatter::slices)),
+    row("TopK", Per(&[Of(0), INTEGER]), Own(places::top_k_shape, places::top_k)),
+    row("NonZero", INTEGER, Own(places::non_zero_shape, places::non_zero)),
     row("Shape", INTEGER, Own(make::shape_shape, make::shape)),
     row("Size", INTEGER, Own(make::size_shape, make::size)),
     row("Range", Of(0), Own(make::range_shape, make::range)),
@@ -134,11 +141,11 @@ const TABLE: &[Row] = &[
     row("MatMul", Of(0), Own(shapes::product_shape, product::matmul)),
     row("Gemm", Of(0), Opaque(product::gemm_shape)),
     row("Softmax", Of(0), Opaque(shapes::same_shape)),
-    row("TopK", Per(&[Of(0), INTEGER]), Opaque(shapes::top_k)),
     row("Attention", Of(0), Opaque(product::attention_shape)),
     contrib("MatMulNBits", Of(0), Opaque(product::blocks_shape)),
     contrib("GatherBlockQuantized", Of(2), Opaque(product::gather_blocks_shape)),
     contrib("MoE", Of(0), Opaque(shapes::same_shape)),
+    contrib("QMoE", Of(0), Opaque(shapes::same_shape)),
     contrib("GroupQueryAttention", Of(0), Opaque(product::group_query_shape)),
 ];
 

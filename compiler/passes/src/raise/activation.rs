@@ -16,6 +16,8 @@ pub(super) struct Ask {
     pub expr: Id,
     pub column: Id,
     pub width: u64,
+    /// The constant factor that whoever asks has for it; a form that has a place for it may say that it is in.
+    pub factor: f64,
 }
 
 /// A value, and the factor that it lacks.
@@ -27,8 +29,10 @@ type Form = fn(&mut Raiser, Ask) -> Res<Option<Made>>;
 /// In order of trying: the more particular first.
 const FORMS: &[Form] = &[
     |r, ask| r.loaded(ask),
+    |r, ask| r.picked_columns(ask),
     |r, ask| r.norm(ask),
     |r, ask| r.glu(ask),
+    |r, ask| r.combined(ask),
     |r, ask| r.sum(ask),
     |r, ask| r.guarded(ask),
     |r, ask| r.capped(ask),
@@ -46,7 +50,7 @@ impl Raiser<'_> {
         if self.is_poisoned(rest) {
             return self.consequence();
         }
-        let (value, inner) = self.on_behalf(&[expr, rest], |r| r.formed(Ask { expr: rest, column, width }))?;
+        let (value, inner) = self.on_behalf(&[expr, rest], |r| r.formed(Ask { expr: rest, column, width, factor }))?;
         let inner = cleaned(inner);
         self.made.insert((rest, width), (value, inner));
         Ok((value, cleaned(factor * inner)))

@@ -46,6 +46,9 @@ impl Raiser<'_> {
         let key = (a.key)(self, h, own, d)?;
         let value = (a.value)(self, h, own, e)?;
         let sharing = self.sharing(key, h, a.heads)?;
+        if let Some(attended) = self.attend_latent(a, mask)? {
+            return Ok(attended);
+        }
         let key_past = self.past(a.key, h, d, &sharing)?;
         let value_past = self.past(a.value, h, e, &sharing)?;
         let past_factor = key_past.as_ref().map_or(1.0, |p| p.factor);
@@ -59,6 +62,10 @@ impl Raiser<'_> {
             },
             a.key_dim,
         )?;
+        // Columns that were reordered are so on both sides, and none of them is in a cache yet.
+        if query.rotated_from != keys.rotated_from || keys.rotated_from.is_some_and(|start| start > 0) && key_past.is_some() {
+            return self.fault("rotates other columns of queries than of keys");
+        }
         let (q, q_factor) = self.flat_activation(query.before, h, query.column, a.heads, a.key_dim)?;
         let (k, k_factor) = self.flat_activation(keys.before, sharing.g, keys.column, sharing.kv_heads, a.key_dim)?;
         let value_here = self.per_kv_head(&sharing, value, h)?;
@@ -101,7 +108,7 @@ impl Raiser<'_> {
     }
 
     /// Raises an element at (head, column) as a matrix of all heads.
-    fn flat_activation(&mut self, element: Id, head: Id, column: Id, heads: u64, width: u64) -> Res<(Value, f64)> {
+    pub(super) fn flat_activation(&mut self, element: Id, head: Id, column: Id, heads: u64, width: u64) -> Res<(Value, f64)> {
         let (expr, c) = self.flat(element, head, column, heads, width);
         let (expr, row) = self.settle(expr)?;
         if row != [self.grid.b, self.grid.s] {
@@ -111,7 +118,7 @@ impl Raiser<'_> {
     }
 
     /// Applies the rotation that was seen.
-    fn turned(&mut self, value: Value, turned: &Turned, head_dim: u64, scale: f64) -> Res<Value> {
+    pub(super) fn turned(&mut self, value: Value, turned: &Turned, head_dim: u64, scale: f64) -> Res<Value> {
         let Some(rotation) = &turned.rotation else { return Ok(value) };
         let rotary = self.rotary(rotation, scale * rotation.ratio)?;
         self.on_behalf(&[turned.whole], |r| r.add(Rope { head_dim, style: rotation.style }, &[value, rotary]))

@@ -7,7 +7,7 @@ use q35_graph::source::SourceOp;
 use q35_graph::{NodeId, Value};
 
 /// Additions below this to a score mean that the entry is not seen; exporters use -inf, the least f32 or f16, or -1e4.
-const UNSEEN: f64 = -9999.0;
+pub(super) const UNSEEN: f64 = -9999.0;
 
 /// Scores before the softmax.
 struct Parsed {

@@ -1,5 +1,6 @@
 //! Lookups in the table of embeddings.
 
+use super::linear::BlockOperands;
 use super::{Raised, Raiser, Res};
 use crate::sym::{Id, Node};
 use q35_dialects::q35::{Embed, Tokens};
@@ -64,7 +65,10 @@ impl Raiser<'_> {
         let Some(width) = shape.last().and_then(|w| self.eval.sym.as_int(*w)) else {
             return self.fault("has a table of unknown width");
         };
-        let (view, origin) = self.block_view(node, [0, 2, 3], None, width as u64)?;
+        let call = self.eval.call(node)?;
+        let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
+        let table = BlockOperands { data: 0, scales: 2, zero_points: 3, group_index: None };
+        let (view, origin) = self.block_view(node, table, [bits, block], width as u64)?;
         self.embed_from(node, at, row, view, origin)
     }
 }

@@ -1,13 +1,14 @@
-//! Experts in the gathered form: a product whose weight is picked from a stack by the chosen experts, and the weighted sum behind it.
+//! Experts in the gathered form: a product whose weight is picked from a stack by the chosen experts.
 //!
-//! Between the two, rows are routed: their elements are loads at (sequence, token, choice, column), and every form that works row by row
-//! works there too.
+//! Between that and the weighted sum ([`super::combine`]), rows are routed: their elements are loads at (sequence, token, choice, column),
+//! and every form that works row by row works there too.
 
+use super::activation::is_one;
 use super::linear::PendingLinear;
-use super::{BTreeMap, HashMap, Raised, Raiser, Res};
-use crate::sym::{Base, BaseId, Combine, Id, Kind, Node};
-use q35_dialects::Ty;
-use q35_dialects::q35::Combine as Sum;
+use super::{HashMap, Raised, Raiser, Res};
+use crate::sym::{Base, BaseId, Id, Node};
+use q35_dialects::q35::Op;
+use q35_dialects::{ParamName, Rows, Ty};
 use q35_graph::{Axis, NodeId, Value, WeightView};
 
 impl Raiser<'_> {
@@ -67,7 +68,7 @@ impl Raiser<'_> {
     }
 
     /// The index of a constant's element that a choice of experts made, its `TopK`, and the place there.
-    fn picked(&self, load: Id) -> Option<(Id, NodeId, Vec<Id>)> {
+    pub(super) fn picked(&self, load: Id) -> Option<(Id, NodeId, Vec<Id>)> {
         let Node::Load(base, index) = self.eval.sym.node(load) else { return None };
         if !matches!(self.eval.sym.base(*base), Base::Constant(..)) {
             return None;
@@ -83,39 +84,6 @@ impl Raiser<'_> {
         Some((view, name))
     }
 
-    /// `sum over choices of weight * expert's output`. Other sums are part of some expression.
-    pub(super) fn weighted_sum(&mut self, node: NodeId) -> Res<()> {
-        let output = Value { node, result: 0 };
-        if self.eval.kind(output)? != Kind::Real {
-            return Ok(());
-        }
-        let Some((index, width)) = self.row_index(output, "n")? else { return Ok(()) };
-        let Ok(element) = self.eval.element(output, &index) else { return Ok(()) };
-        let (factor, fold) = self.eval.sym.coefficient(element);
-        let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return Ok(()) };
-        let Some((base, topk)) = self.routed_in(body) else { return Ok(()) };
-        let routing = self.routing(topk)?;
-        let choice = self.own_choice(base);
-        let body = self.eval.sym.subst(body, &HashMap::from([(bound, choice)]));
-        let factors = self.eval.sym.factors(body);
-        let (experts, weights): (Vec<_>, Vec<_>) = factors.into_iter().partition(|(f, _)| self.routed_in(*f).is_some());
-        let (experts, weights) = (self.eval.sym.powers(&experts), self.eval.sym.powers(&weights));
-        let Some(&column) = index.last() else { return self.consequence() };
-        let (experts, row, at) = self.settle_routed(experts)?;
-        let Some(rows) = self.rows_in(weights, topk) else { return self.fault("sums experts without their weights") };
-        let routed = self.routed_row(topk, &rows)?;
-        if at != Some(choice) || !self.is_same_row(routed, row) {
-            return self.fault("sums experts of other tokens");
-        }
-        let (value, inner) = self.activation(experts, column, width)?;
-        let mut weights = self.weights(routing, &rows, choice, weights)?;
-        weights.scale *= factor * inner;
-        self.weighted(topk, weights)?;
-        let sum = self.add(Sum {}, &[value, routing.value])?;
-        self.cut(output, index, Raised::Whole(sum, width), [row[0], row[1], column], 1.0);
-        Ok(())
-    }
-
     /// Whether two rows are one, in whatever way their quotients and remainders are spelled.
     pub(super) fn is_same_row(&mut self, a: [Id; 2], b: [Id; 2]) -> bool {
         a.into_iter().zip(b).all(|(a, b)| {
@@ -124,47 +92,44 @@ impl Raiser<'_> {
         })
     }
 
-    /// A routed value inside an expression, and the `TopK` that routed it.
-    fn routed_in(&self, expr: Id) -> Option<(BaseId, NodeId)> {
-        let mut found = None;
-        self.eval.sym.visit(expr, |_, node| {
-            if let Node::Load(base, _) = node
-                && let Some(Raised::Linear(pending)) = self.raised.get(base)
-                && let Some(value) = pending.routing()
-            {
-                found = self.routings.values().find(|r| r.value == value).map(|r| (*base, r.node));
+    /// The choice that a value was routed by, if it was.
+    pub(super) fn routing_behind(&self, base: BaseId) -> Option<Value> {
+        let mut value = match self.raised.get(&base)? {
+            Raised::Linear(pending) => match pending.routing() {
+                Some(routing) => return Some(routing),
+                None => pending.input(),
+            },
+            Raised::Whole(value, _) => *value,
+            Raised::Poison => return None,
+        };
+        while let Ty::Act { rows: Rows::TokenChoices(_) | Rows::LogitChoices(_), .. } = self.model.graph.ty(value) {
+            let operands = self.model.graph.operands(value.node);
+            match self.model.graph.node(value.node).op {
+                Op::ExpertLinear(_) => return operands.get(1).copied().flatten(),
+                _ => value = operands.first().copied().flatten()?,
             }
-            found.is_none()
-        });
-        found
-    }
-
-    /// The rows at which an expression reads a `TopK`.
-    fn rows_in(&self, expr: Id, topk: NodeId) -> Option<Vec<Id>> {
-        let mut found = BTreeMap::new();
-        self.eval.sym.visit(expr, |id, node| {
-            if let Node::Load(base, index) = node
-                && self.eval.value_of(*base).is_some_and(|value| value.node == topk)
-            {
-                found.insert(id, index[..index.len() - 1].to_vec());
-            }
-            true
-        });
-        let mut rows = found.into_values();
-        let first = rows.next()?;
-        rows.all(|other| other == first).then_some(first)
+        }
+        None
     }
 
     /// The choices' variable of something routed.
     pub(super) fn own_choice(&mut self, base: BaseId) -> Id {
-        let value = match self.raised.get(&base) {
-            Some(Raised::Linear(pending)) => pending.routing(),
-            _ => None,
-        };
-        let choices = value.map_or(1, |value| match *self.model.graph.ty(value) {
+        let choices = self.routing_behind(base).map_or(1, |value| match *self.model.graph.ty(value) {
             Ty::Routing { choices, .. } => choices,
             _ => 1,
         });
         self.choice(choices)
+    }
+
+    /// The biases behind a constant's element at the expert that was chosen, one expert after the other; `None` if they are zeros.
+    pub(super) fn picked_bias(&mut self, element: Id, column: Id, lens: [u64; 2]) -> Res<Option<ParamName>> {
+        let (factor, load) = self.eval.sym.coefficient(element);
+        let Some((expert, ..)) = self.picked(load).filter(|_| is_one(factor)) else {
+            return self.fault("adds one bias to all experts");
+        };
+        let count = self.eval.sym.number(lens[0] as f64);
+        let e = self.eval.sym.var("expert", count);
+        let element = self.eval.sym.subst(load, &HashMap::from([(expert, e)]));
+        self.expert_bias(element, [e, column], lens)
     }
 }

@@ -17,6 +17,9 @@ impl Raiser<'_> {
         self.is_decoder()?;
         self.model.interface.positions = self.positions.unwrap_or(PositionRule::Column);
         let mut model = self.model;
+        // Ops of single experts that were merged, and of parts that turned out to be parts of something larger.
+        model.graph.drop_dead(|_| false);
+        model.drop_unused_params();
         select_logit_rows(&mut model);
         mark_head(&mut model);
         mark_routers(&mut model);
@@ -44,8 +47,8 @@ impl Raiser<'_> {
 /// After the last attention everything works row by row, so only rows whose logits are wanted go on.
 fn select_logit_rows(model: &mut Model) {
     let mut all: BTreeSet<NodeId> = BTreeSet::new();
-    let mut work: Vec<NodeId> =
-        model.graph.ids().filter(|id| matches!(model.graph.node(*id).op, Op::Append(_) | Op::Attention(_))).collect();
+    let of_cache = |op: &Op| matches!(op, Op::Append(_)) || op.attends();
+    let mut work: Vec<NodeId> = model.graph.ids().filter(|id| of_cache(&model.graph.node(*id).op)).collect();
     while let Some(id) = work.pop() {
         if all.insert(id) {
             work.extend(model.graph.operands(id).into_iter().flatten().map(|v| v.node));

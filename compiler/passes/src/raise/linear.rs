@@ -4,13 +4,22 @@
 //! three ways becomes three layers over slices of one weight.
 
 use super::{BTreeMap, HashMap, Raised, Raiser, Res};
-use crate::sym::Id;
+use crate::sym::{Combine, Id};
 use q35_dialects::q35::{ExpertLinear, Linear};
 use q35_dialects::{Param, ParamRole};
 use q35_graph::{Axis, BlockQuantized, NodeId, Tensor, Value, WeightView};
 
 /// Sizes of quantized matrices stay below this.
 const LARGEST: i64 = 1 << 28;
+
+/// Which operands of an op hold a matrix in blocks.
+#[derive(Clone, Copy)]
+pub(super) struct BlockOperands {
+    pub data: usize,
+    pub scales: usize,
+    pub zero_points: usize,
+    pub group_index: Option<usize>,
+}
 
 /// A linear layer whose columns nobody has read yet, and those parts that were made.
 pub(super) struct PendingLinear {
@@ -33,6 +42,21 @@ impl PendingLinear {
     /// The choice of experts, if the weight is a stack of theirs.
     pub(super) fn routing(&self) -> Option<Value> {
         self.routing
+    }
+
+    /// What it is the layer of.
+    pub(super) fn input(&self) -> Value {
+        self.input
+    }
+
+    /// Where the source has it.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Its whole weight, and the name that it has in the model.
+    pub(super) fn weight(&self) -> (&WeightView, &str) {
+        (&self.weight, &self.origin)
     }
 
     /// Output channels, of one expert.
@@ -59,6 +83,19 @@ impl Raiser<'_> {
         let zero = self.eval.sym.int(0);
         let at = [vec![zero; leading], vec![inner, column]].concat();
         let element = self.eval.element(w, &at)?;
+        let mut at_x = self.eval.index_vars(x, "row")?;
+        if let Some(last) = at_x.last_mut() {
+            *last = inner;
+        }
+        let of_x = self.eval.element(x, &at_x)?;
+        if self.reads_cache(of_x) {
+            // For whoever attends with it.
+            let body = self.eval.sym.mul(of_x, element);
+            let sum = self.eval.sym.fold(Combine::Sum, inner, dims_w[leading], body);
+            let index = [&at_x[..at_x.len() - 1], &[column]].concat();
+            self.eval.cut(Value { node, result: 0 }, index, sum);
+            return Ok(());
+        }
         self.product(node, x, element, column, None)
     }
 
@@ -116,14 +153,14 @@ impl Raiser<'_> {
         let Some((at, cols)) = self.row_index(x, "k")? else { return self.fault("has inputs of unknown width") };
         let Some(&column) = at.last() else { return self.fault("has no inputs") };
         let element = self.eval.element(x, &at)?;
-        let (element, row) = self.settle(element)?;
+        let (element, row, choice) = self.settle_routed(element)?;
         let (input, scale) = self.activation(element, column, cols)?;
         let width = weight.rows();
         let pending = PendingLinear::new(input, weight, origin, node, None);
         let base = self.raise_base(Raised::Linear(Box::new(pending)));
         let columns = self.eval.sym.number(width as f64);
         let n = self.eval.sym.var("n", columns);
-        let load = self.eval.sym.load(base, &[row[0], row[1], n]);
+        let load = self.eval.sym.load(base, &[row[0], row[1]].into_iter().chain(choice).chain([n]).collect::<Vec<_>>());
         let mut result = self.eval.sym.scaled(load, factor * scale);
         if let Some(bias) = bias {
             result = self.eval.sym.add(result, bias);
@@ -140,7 +177,9 @@ impl Raiser<'_> {
         if ![inputs, outputs].iter().all(|n| (1..LARGEST).contains(n)) {
             return self.fault("has no plausible sizes");
         }
-        let (view, origin) = self.block_view(node, [1, 2, 3], Some(4), inputs as u64)?;
+        let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
+        let at = BlockOperands { data: 1, scales: 2, zero_points: 3, group_index: Some(4) };
+        let (view, origin) = self.block_view(node, at, [bits, block], inputs as u64)?;
         if view.rows() < outputs as u64 {
             return self.fault("has fewer rows than outputs");
         }
@@ -154,23 +193,21 @@ impl Raiser<'_> {
         self.layer(node, x, view.slice_rows(0..outputs as u64), origin, 1.0, bias)
     }
 
-    /// The matrix behind operands that hold integers, scales, zero points and a group index.
+    /// The matrix of all rows behind operands that hold integers of so many bits, in blocks of so many columns.
     pub(super) fn block_view(
         &mut self,
         node: NodeId,
-        at: [usize; 3],
-        group_index: Option<usize>,
+        at: BlockOperands,
+        [bits, block]: [i64; 2],
         cols: u64,
     ) -> Res<(WeightView, String)> {
-        let call = self.eval.call(node)?;
-        let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
-        let (data, origin) = match self.plain_constant(node, at[0])? {
+        let (data, origin) = match self.plain_constant(node, at.data)? {
             Some(found) => found,
             None => return self.fault("has no integers"),
         };
-        let Some((scales, _)) = self.plain_constant(node, at[1])? else { return self.fault("has no scales") };
-        let zero_points = self.plain_constant(node, at[2])?.map(|(t, _)| t);
-        let group_index = match group_index {
+        let Some((scales, _)) = self.plain_constant(node, at.scales)? else { return self.fault("has no scales") };
+        let zero_points = self.plain_constant(node, at.zero_points)?.map(|(t, _)| t);
+        let group_index = match at.group_index {
             Some(at) => self.plain_constant(node, at)?.map(|(t, _)| t),
             None => None,
         };
@@ -225,12 +262,11 @@ impl Raiser<'_> {
         }
         let (input, origin, node, routing) = (pending.input, pending.origin.clone(), pending.node, pending.routing);
         let weight = pending.weight.slice_rows(start..start + len);
-        if bias.is_some() && routing.is_some() {
-            return self.fault("adds one bias to all experts");
-        }
-        let bias = match bias {
-            Some((element, column)) => Some(self.vector(element, column, len, "a bias")?),
-            None => None,
+        let experts = weight.matrices();
+        let bias = match (bias, routing) {
+            (Some((element, column)), Some(_)) => self.picked_bias(element, column, [experts, len])?,
+            (Some((element, column)), None) => Some(self.vector(element, column, len, "a bias")?),
+            (None, _) => None,
         };
         let weight = self.param(Param::new(weight, ParamRole::Linear, origin));
         let here = std::mem::replace(&mut self.node, node);

@@ -9,33 +9,39 @@
 //! it contributes to the expressions in which norms (`norm`), rotations (`rope`), masks (`mask`), gates (`glu`) are recognised,
 //! whatever nodes they were spelled with.
 //!
-//! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing is dropped silently.
+//! The graph's outputs decide what is needed; since an output is recognised only if its whole expression is, nothing that logits or caches
+//! depend on is dropped. Numbers of other kinds beside them (losses, a router's logits) are not part of the model.
 //!
 //! This module must not know exporters, weight values (except small tables of positions), or what becomes of a model.
 
 mod activation;
 mod attend;
 mod attention;
+mod combine;
 mod embed;
 mod experts;
 mod finish;
 mod fused;
 mod glu;
 mod group_query;
+mod groups;
 mod heads;
 mod inputs;
+mod latent;
 mod linear;
 mod mask;
 mod mixture;
 mod norm;
 mod outputs;
 mod params;
+mod picked;
 mod report;
 mod residual;
 mod rope;
 mod rotary_table;
 mod routing;
 mod sums;
+mod unrolled;
 
 use crate::eval::{Eval, Fault, Res};
 use crate::sym::{Arena, Base, BaseId, Id, Kind, Node};
@@ -95,6 +101,7 @@ struct Raiser<'g> {
     tables: Vec<(Vec<u32>, ParamName)>,
     layers: Vec<Layer>,
     routings: BTreeMap<NodeId, routing::Routing>,
+    merged: HashMap<Vec<Value>, Value>,
     positions: Option<PositionRule>,
     /// Whether some attention leaves padding out, or some count does.
     masked: bool,
@@ -124,6 +131,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         tables: Vec::new(),
         layers: Vec::new(),
         routings: BTreeMap::new(),
+        merged: HashMap::new(),
         positions: None,
         masked: false,
         context: options.context.unwrap_or(DEFAULT_CONTEXT),
@@ -146,10 +154,10 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
     raiser.finish()
 }
 
-/// The nodes that outputs depend on.
+/// The nodes that wanted outputs depend on.
 fn live(graph: &SourceGraph) -> BTreeSet<NodeId> {
     let mut live = BTreeSet::new();
-    let mut work: Vec<NodeId> = graph.outputs.iter().map(|(_, value)| value.node).collect();
+    let mut work: Vec<NodeId> = outputs::wanted(graph).into_iter().map(|(_, value)| value.node).collect();
     while let Some(node) = work.pop() {
         if live.insert(node) {
             work.extend(graph.operands(node).into_iter().flatten().map(|value| value.node));
@@ -172,15 +180,15 @@ impl Raiser<'_> {
                 true => Ok(()),
                 false => self.probabilities_times_values(node),
             },
-            ("", "ReduceSum") => self.weighted_sum(node),
             ("", "Gemm") => self.gemm(node),
+            ("", "Concat") => self.grouped_product(node),
             ("", "Add") => self.residual(node),
             ("", "Attention") => self.attention_op(node),
             ("com.microsoft", "MatMulNBits") => self.block_matmul(node),
             ("com.microsoft", "GatherBlockQuantized") => self.block_embed(node),
             ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node),
             ("com.microsoft", "GroupQueryAttention") => self.group_query(node),
-            ("com.microsoft", "MoE") => self.mixture(node),
+            ("com.microsoft", "MoE" | "QMoE") => self.mixture(node),
             _ => Ok(()),
         }
     }
@@ -354,7 +362,10 @@ impl Raiser<'_> {
                 && let [b, s, rest @ ..] = &index[..]
             {
                 rows.insert([*b, *s]);
-                if let [choice, _] = rest {
+                // A choice that is summed over belongs to its sum.
+                if let [choice, _] = rest
+                    && !matches!(self.eval.sym.node(*choice), Node::Bound(..))
+                {
                     choices.insert(*choice, *base);
                 }
             }
@@ -366,6 +377,15 @@ impl Raiser<'_> {
             _ => return self.fault("mixes different tokens outside an attention"),
         };
         let mut moves = vec![(row[0], self.grid.b), (row[1], self.grid.s)];
+        // Rows counted through all sequences are not only read through their quotient and remainder.
+        if let Node::Div(flat, d) = *self.eval.sym.node(row[0])
+            && d == self.grid.tokens
+            && let remainder = self.eval.sym.div_mod(flat, d).1
+            && self.is_same_row(row, [row[0], remainder])
+        {
+            let first = self.eval.sym.mul(self.grid.b, d);
+            moves.push((flat, self.eval.sym.add(first, self.grid.s)));
+        }
         let choice = match choices.into_iter().collect::<Vec<_>>()[..] {
             [] => None,
             [(choice, base)] => {

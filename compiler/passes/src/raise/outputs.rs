@@ -1,19 +1,32 @@
 //! The graph's outputs: logits, caches, and inputs handed back.
+//!
+//! Logits are one row per token, or only the last token's: which rows are wanted is for whoever runs the model to say.
 
 use super::{Raiser, Res, not_a_language_model};
 use crate::eval::Fault;
-use crate::sym::{Id, Node};
+use crate::sym::{Id, Kind, Node};
 use q35_bundle::{Port, PositionRule, Role};
 use q35_dialects::model::LOGITS;
 use q35_graph::Value;
-use q35_graph::source::SourceOp;
+use q35_graph::source::{SourceGraph, SourceOp};
+
+/// The outputs that make the model: all but vectors and matrices of numbers beside logits of three dimensions.
+pub(super) fn wanted(graph: &SourceGraph) -> Vec<(String, Value)> {
+    let rank = |value: Value| {
+        let ty = &graph.node(value.node).results[value.result as usize];
+        ty.dims.as_ref().filter(|_| ty.dtype.is_some_and(|d| d.is_float())).map(Vec::len)
+    };
+    let has_logits = graph.outputs.iter().any(|(_, value)| rank(*value) == Some(3));
+    let beside = |value: Value| has_logits && rank(value).is_some_and(|rank| rank < 3);
+    graph.outputs.iter().filter(|(_, value)| !beside(*value)).cloned().collect()
+}
 
 impl Raiser<'_> {
     /// Recognises every output and writes the interface.
     pub(super) fn outputs(&mut self) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
         let mut ports = Vec::new();
-        for (name, value) in self.eval.graph.outputs.clone() {
+        for (name, value) in wanted(self.eval.graph) {
             self.node = value.node;
             match self.output(&name, value) {
                 Ok(role) => {
@@ -38,7 +51,7 @@ impl Raiser<'_> {
         if shape.len() == 4 {
             return self.cache_output(name, value);
         }
-        if shape.len() == 3 {
+        if shape.len() == 3 || shape.len() == 2 && shape[0] == self.grid.batch && self.eval.kind(value)? == Kind::Real {
             let Some((index, width)) = self.row_index(value, "n")? else {
                 return self.fault(format!("gives an output '{name}' of unknown width"));
             };
@@ -47,10 +60,13 @@ impl Raiser<'_> {
                 return self.consequence();
             }
             let (element, row) = self.settle(element)?;
-            if row != [self.grid.b, self.grid.s] || self.model.logits().is_some() {
+            let last = self.eval.sym.plus(self.grid.tokens, -1.0);
+            let per_token = row == [self.grid.b, self.grid.s] && index.len() == 3;
+            let of_last = row == [self.grid.b, last];
+            if !(per_token || of_last) || self.model.logits().is_some() {
                 return self.fault(format!("gives an output '{name}' that is not one row of logits per token"));
             }
-            let logits = self.exact(element, index[2], width)?;
+            let logits = self.exact(element, index[index.len() - 1], width)?;
             self.model.graph.outputs.push((LOGITS.to_owned(), logits));
             return Ok(Role::Logits);
         }

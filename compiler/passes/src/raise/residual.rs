@@ -2,7 +2,7 @@
 
 use super::activation::Ask;
 use super::{Raised, Raiser, Res};
-use crate::sym::{Id, Kind, Node};
+use crate::sym::{Id, Kind, Node, Power};
 use q35_dialects::q35::Add;
 use q35_graph::{NodeId, Value};
 
@@ -49,7 +49,8 @@ impl Raiser<'_> {
                 return Ok(());
             }
             let (settled, at) = self.settle(part)?;
-            if *row.get_or_insert(at) != at {
+            let first = *row.get_or_insert(at);
+            if !self.is_same_row(first, at) {
                 return self.fault("adds activations of different tokens");
             }
             values.push(self.exact(settled, column, width)?);
@@ -60,12 +61,34 @@ impl Raiser<'_> {
         Ok(())
     }
 
+    /// Whether an expression is a raised value times numbers of its row, as an expert that all rows share may be.
+    fn is_weighed(&self, term: Id, column: Id) -> bool {
+        let factors = self.eval.sym.factors(term);
+        let (columns, rows): (Vec<_>, Vec<_>) = factors.into_iter().partition(|(f, _)| self.eval.sym.contains(*f, column));
+        let whole = match columns[..] {
+            [(value, Power::ONE)] => self.raised_load(value).is_some_and(|(_, at)| at == column),
+            _ => false,
+        };
+        whole && !rows.is_empty() && rows.iter().all(|(f, p)| *p == Power::ONE && !self.has_trig(*f) && self.reads_raised(*f))
+    }
+
+    /// Whether an expression depends on something raised.
+    fn reads_raised(&self, expr: Id) -> bool {
+        !self.eval.sym.visit(expr, |_, node| !matches!(node, Node::Load(base, _) if self.raised.contains_key(base)))
+    }
+
     /// Whether an expression is a raised value times a constant, or a linear layer with its bias.
     fn is_plain(&mut self, expr: Id, column: Id, width: u64) -> bool {
         let (_, rest) = self.content(expr);
         let (terms, constant) = self.eval.sym.terms(rest);
         let (varying, fixed): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(t, _)| self.is_varying(*t));
+        if self.is_combination(rest, column) {
+            return true;
+        }
         let [(term, _)] = varying[..] else { return false };
+        if fixed.is_empty() && constant == 0.0 && self.is_weighed(term, column) {
+            return true;
+        }
         let whole = match self.raised_load(term) {
             Some((_, at)) => at == column,
             None => false,
@@ -74,7 +97,7 @@ impl Raiser<'_> {
             Node::Sum(..) => {
                 whole
                     && (fixed.is_empty() && constant == 0.0
-                        || self.linear_load(term, Ask { expr: term, column, width }).is_some())
+                        || self.linear_load(term, Ask { expr: term, column, width, factor: 1.0 }).is_some())
             }
             _ => whole,
         }

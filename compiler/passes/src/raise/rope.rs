@@ -2,7 +2,8 @@
 //!
 //! An element of a query or key is asked for at a symbolic column. Where its expression branches on the column, it is asked for again,
 //! piece by piece. A rotated piece reads `x(j) cos(p f_i) -+ x(k) sin(p f_i)`; from the columns `j` and `k` of all pieces follow style, width
-//! and the unrotated element `x`, which is then proved to be one formula for all columns.
+//! and the unrotated element `x`. Rotated columns come first in it; where the graph had them elsewhere, or paired them otherwise, `x` is one
+//! formula per piece, and whoever makes it puts its columns in that order.
 
 use super::activation::is_one;
 use super::linear::one;
@@ -38,6 +39,8 @@ pub(super) struct Turned {
     pub rotation: Option<Rotation>,
     /// Whether some columns are not rotated.
     pub passes: bool,
+    /// First of the columns that are rotated, if any are; in `before` they come first.
+    pub rotated_from: Option<u64>,
 }
 
 /// A cosine or sine of an angle, or an element of a table of them.
@@ -52,6 +55,15 @@ enum Trig {
 enum Piece {
     Passing { factor: f64, rest: Id },
     Rotated { factor: f64, own: Id, partner: Id, minus: bool, cos: Trig, sin: Trig },
+}
+
+/// Columns of one piece.
+struct Stretch {
+    start: u64,
+    len: u64,
+    /// The column within it.
+    i: Id,
+    piece: Piece,
 }
 
 /// A rotation, proved to be one for all pairs.
@@ -85,7 +97,7 @@ impl Raiser<'_> {
                 return self.fault("rotates columns in no regular way");
             }
             let (factor, before) = self.content(whole);
-            return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true });
+            return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true, rotated_from: None });
         }
         self.on_behalf(&[whole], |r| {
             if parity {
@@ -98,7 +110,7 @@ impl Raiser<'_> {
     }
 
     /// Where the expression branches on `d`, and whether it tells even from odd.
-    fn breaks(&self, whole: Id, d: Id, width: u64) -> (BTreeSet<u64>, bool) {
+    pub(super) fn breaks(&self, whole: Id, d: Id, width: u64) -> (BTreeSet<u64>, bool) {
         let (mut breaks, mut parity) = (BTreeSet::new(), false);
         self.eval.sym.visit(whole, |_, node| {
             match node {
@@ -121,7 +133,7 @@ impl Raiser<'_> {
         (breaks, parity)
     }
 
-    fn has_trig(&self, expr: Id) -> bool {
+    pub(super) fn has_trig(&self, expr: Id) -> bool {
         !self.eval.sym.visit(expr, |id, _| self.trig(id).is_none())
     }
 
@@ -173,59 +185,78 @@ impl Raiser<'_> {
         Ok(Piece::Rotated { factor: cos.1, own: cos.2, partner: sin.2, minus: cos.1 * sin.1 < 0.0, cos: cos.0, sin: sin.0 })
     }
 
-    /// Pairs are column `i` and column `i + half`; columns after both halves pass.
+    /// Pairs are columns `start + i` and `start + half + i`; all others pass.
     fn halves(&mut self, element: At, d: Id, edges: &[u64]) -> Res<Turned> {
-        let half = edges[1];
+        const IRREGULAR: &str = "rotates columns in no regular way";
         let mut pieces = Vec::new();
         for pair in edges.windows(2) {
             let extent = self.eval.sym.number((pair[1] - pair[0]) as f64);
             let i = self.eval.sym.var("i", extent);
             let at = self.eval.sym.plus(i, pair[0] as f64);
             let expr = element(self, at)?;
-            pieces.push((pair[0], i, self.piece(expr, i)?));
+            pieces.push(Stretch { start: pair[0], len: pair[1] - pair[0], i, piece: self.piece(expr, i)? });
         }
-        let Some(Piece::Rotated { factor, own, cos, sin, .. }) = pieces.first().map(|p| &p.2) else {
-            return self.fault("rotates columns, but not the first");
-        };
-        let (factor, cos, sin, i0) = (*factor, *cos, *sin, pieces[0].1);
-        // The element before the rotation, first as seen in the first half.
-        let before = self.moved(*own, i0, d);
-        let mut passing = None;
-        for (start, i, piece) in &pieces {
-            let at = |r: &mut Self, offset: u64| {
-                let c = r.eval.sym.plus(*i, offset as f64);
-                r.moved(before, d, c)
-            };
-            match piece {
-                Piece::Rotated { factor: f, own, partner, minus, cos: c, sin: s }
-                    if *start < 2 * half && half * 2 <= edges[edges.len() - 1] =>
-                {
-                    let (here, there) = if *start == 0 { (0, half) } else { (half, 0) };
-                    let (own_wanted, partner_wanted) = (at(self, here), at(self, there));
-                    let same_angles = self.same_table(*c, cos, i0, half)? && self.same_table(*s, sin, i0, half)?;
-                    if *own != own_wanted
-                        || *partner != partner_wanted
-                        || *minus != (*start == 0)
-                        || !is_one(f / factor)
-                        || !same_angles
-                    {
-                        return self.fault("rotates columns in no regular way");
-                    }
-                }
-                Piece::Passing { factor: f, rest } if *start >= 2 * half => {
-                    if *rest != at(self, *start) || passing.is_some_and(|p: f64| !is_one(p / f)) {
-                        return self.fault("passes columns on that are not its own");
-                    }
-                    passing = Some(*f);
-                }
-                _ => return self.fault("rotates columns in no regular way"),
-            }
-        }
-        let rotated = pieces.iter().filter(|p| matches!(p.2, Piece::Rotated { .. })).count();
-        if rotated != 2 || edges[2] != 2 * half {
+        let rotated: Vec<usize> = (0..pieces.len()).filter(|p| matches!(pieces[*p].piece, Piece::Rotated { .. })).collect();
+        let &[low, high] = &rotated[..] else { return self.fault(IRREGULAR) };
+        let (start, half, i0) = (pieces[low].start, pieces[low].len, pieces[low].i);
+        if high != low + 1 || pieces[high].len != half {
             return self.fault("rotates halves of different width");
         }
-        self.finished(Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half })
+        let (
+            Piece::Rotated { factor, own: own0, partner: partner0, minus: true, cos, sin },
+            Piece::Rotated { factor: factor1, own: own1, partner: partner1, minus: false, cos: cos1, sin: sin1 },
+        ) = (&pieces[low].piece, &pieces[high].piece)
+        else {
+            return self.fault(IRREGULAR);
+        };
+        let same_angles = self.same_table(*cos1, *cos, i0, half)? && self.same_table(*sin1, *sin, i0, half)?;
+        if (own0, own1) != (partner1, partner0) || !is_one(factor1 / factor) || !same_angles {
+            return self.fault(IRREGULAR);
+        }
+        let (factor, cos, sin, own) = (*factor, *cos, *sin, [*own0, *own1]);
+        let mut passing = None;
+        for stretch in &pieces {
+            if let Piece::Passing { factor: f, .. } = stretch.piece {
+                if passing.is_some_and(|p: f64| !is_one(p / f)) {
+                    return self.fault("scales columns that are not rotated differently");
+                }
+                passing = Some(f);
+            }
+        }
+        let before = self.before_halves(&pieces, own, i0, half, d);
+        let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half };
+        Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
+    }
+
+    /// The element before its rotation, with the rotated columns first: one formula where the pieces are one, else one per piece.
+    fn before_halves(&mut self, pieces: &[Stretch], own: [Id; 2], i0: Id, half: u64, d: Id) -> Id {
+        let passing = pieces.iter().filter_map(|s| match s.piece {
+            Piece::Passing { rest, .. } => Some((s.i, s.len, rest)),
+            Piece::Rotated { .. } => None,
+        });
+        let parts: Vec<(Id, u64, Id)> = [(i0, half, own[0]), (i0, half, own[1])].into_iter().chain(passing).collect();
+        let one_formula = self.moved(own[0], i0, d);
+        let mut start = 0;
+        let mut moved = Vec::with_capacity(parts.len());
+        let mut same = true;
+        for (i, len, rest) in parts {
+            let at = self.eval.sym.plus(i, start as f64);
+            same &= self.moved(one_formula, d, at) == rest;
+            let own = self.eval.sym.plus(d, -(start as f64));
+            moved.push((start + len, self.moved(rest, i, own)));
+            start += len;
+        }
+        if same {
+            return one_formula;
+        }
+        let mut cases = moved.into_iter().rev();
+        let Some((_, mut before)) = cases.next() else { return one_formula };
+        for (end, part) in cases {
+            let end = self.eval.sym.number(end as f64);
+            let inside = self.eval.sym.less(d, end);
+            before = self.eval.sym.select(inside, part, before);
+        }
+        before
     }
 
     /// Pairs are columns `2i` and `2i + 1`.
@@ -277,6 +308,7 @@ impl Raiser<'_> {
             factor,
             rotation: Some(rotation),
             passes: seen.passing.is_some(),
+            rotated_from: Some(0),
         })
     }
 

@@ -13,7 +13,9 @@ impl Raiser<'_> {
             return Ok(None);
         }
         let (terms, constant) = self.eval.sym.terms(ask.expr);
-        let (varying, fixed): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(t, _)| self.is_varying(*t));
+        // A constant that the choice of an expert picks is the bias of that expert.
+        let (varying, fixed): (Vec<_>, Vec<_>) =
+            terms.into_iter().partition(|(t, _)| self.is_varying(*t) && self.picked(*t).is_none());
         let fixed = self.eval.sym.linear(&fixed, constant);
         let mut values: Vec<Value> = Vec::new();
         let mut bias = (self.eval.sym.as_number(fixed) != Some(0.0)).then_some(fixed);

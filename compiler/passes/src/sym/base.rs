@@ -2,6 +2,9 @@
 //!
 //! A constant tensor folds where it can: at constant indices to a number, and an integer tensor that is an affine function of its
 //! free indices (a table of positions, a vector of equal numbers) to that function.
+//!
+//! Of elements that are not known it may be known that they are indices below some extent ([`Arena::bound_base`]), or that two vectors of
+//! them are permutations of which one undoes the other ([`Arena::invert_base`]).
 
 use super::{Arena, Id, Node};
 use q35_graph::{DType, Tensor};
@@ -66,6 +69,21 @@ impl Arena {
         &self.bases[id.0 as usize]
     }
 
+    /// From now on, the elements of a base are integers from 0 to below `extent`.
+    pub fn bound_base(&mut self, base: BaseId, extent: Id) {
+        self.below.insert(base, extent);
+    }
+
+    /// From now on, `base[inverse[i]]` is `i`.
+    pub fn invert_base(&mut self, base: BaseId, inverse: BaseId) {
+        self.inverses.insert(base, inverse);
+    }
+
+    /// What the elements of a base are below, if they are indices.
+    pub(super) fn base_bound(&self, base: BaseId) -> Option<Id> {
+        self.below.get(&base).copied()
+    }
+
     /// An element.
     pub fn load(&mut self, base: BaseId, index: &[Id]) -> Id {
         if let Base::Constant(_, tensor) = self.base(base) {
@@ -73,6 +91,12 @@ impl Arena {
             if let Some(value) = self.fold_constant(base, &tensor, index) {
                 return value;
             }
+        }
+        if let (Some(inverse), [at]) = (self.inverses.get(&base), index)
+            && let Node::Load(inner, at) = self.node(*at)
+            && inner == inverse
+        {
+            return at[0];
         }
         self.intern(Node::Load(base, index.into()))
     }
@@ -148,6 +172,21 @@ impl Affine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_permutation_undoes_its_inverse() {
+        let mut a = Arena::default();
+        let [order, back] = ["order", "back"].map(|name| a.add_base(Base::Opaque(name.into(), Kind::Integer)));
+        let n = a.dim(super::super::Dim::Tokens);
+        a.invert_base(order, back);
+        let (i, j) = (a.var("i", n), a.var("j", n));
+        let at = a.load(back, &[i]);
+        assert_eq!(a.load(order, &[at]), i);
+        let at_order = a.load(order, &[j]);
+        assert_ne!(a.load(back, &[at_order]), j, "nothing is said about the other way round");
+        // What is put in is looked at too.
+        assert_eq!(a.subst(at_order, &std::collections::HashMap::from([(j, at)])), i);
+    }
 
     #[test]
     fn an_integer_table_folds_to_its_formula() {

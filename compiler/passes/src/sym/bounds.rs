@@ -1,6 +1,6 @@
 //! What can be proved about integers: lower bounds of polynomials over variables with known ranges.
 
-use super::{Arena, Dim, Id, Node};
+use super::{Arena, Dim, Func, Id, Node};
 use std::collections::HashMap;
 
 /// No dimension of a model is larger than this.
@@ -62,6 +62,10 @@ impl Arena {
             }
             Node::Bound(_, extent) => Some(self.plus(extent, -1.0)),
             Node::Mod(_, d) => Some(self.plus(d, -1.0)),
+            Node::Load(base, _) => {
+                let below = self.base_bound(base)?;
+                Some(self.plus(below, -1.0))
+            }
             Node::Div(x, d) => {
                 let (d, high) = (self.as_number(d)?, self.interval(x).1);
                 (self.interval(x).0 >= 0.0 && high.is_finite()).then(|| self.number((high / d).floor()))
@@ -79,6 +83,11 @@ impl Arena {
             Node::Dim(_) => (0.0, LARGEST_DIM),
             Node::Var(var) => (0.0, self.interval(self.extent(*var)).1 - 1.0),
             Node::Bound(_, extent) | Node::Mod(_, extent) => (0.0, self.interval(*extent).1 - 1.0),
+            Node::Load(base, _) => match self.base_bound(*base) {
+                Some(below) => (0.0, self.interval(below).1 - 1.0),
+                None => ANY,
+            },
+            Node::Apply(Func::Sigmoid, _) => (0.0, 1.0),
             Node::Div(x, d) => match (self.interval(*x), self.interval(*d)) {
                 ((low, high), (least, most)) if low >= 0.0 && least > 0.0 => ((low / most).floor(), (high / least).floor()),
                 _ => ANY,
@@ -116,6 +125,23 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indices_of_unknown_order_are_within_their_extent() {
+        let mut a = Arena::default();
+        let order = a.add_base(super::super::Base::Opaque("order".into(), super::super::Kind::Integer));
+        let (n, two) = (a.dim(Dim::Tokens), a.int(2));
+        let doubled = a.scaled(n, 2.0);
+        a.bound_base(order, doubled);
+        let r = a.var("r", doubled);
+        let at = a.load(order, &[r]);
+        assert!(a.proves_non_negative(at));
+        let (row, _) = a.div_mod(at, two);
+        let room = a.linear(&[(doubled, 1.0), (at, -1.0)], -1.0);
+        assert!(a.proves_non_negative(room) && a.proves_non_negative(row));
+        let less = a.plus(room, -1.0);
+        assert!(!a.proves_non_negative(less));
+    }
 
     #[test]
     fn ranges_are_used_together() {

@@ -9,8 +9,13 @@ use std::collections::HashMap;
 impl Arena {
     /// `body` combined over the variable `var`, which is below `extent`.
     pub fn fold(&mut self, combine: Combine, var: Id, extent: Id, body: Id) -> Id {
-        if self.as_number(extent) == Some(1.0) {
-            return body;
+        let extent_number = self.as_number(extent);
+        if extent_number == Some(1.0) {
+            let zero = self.int(0);
+            return self.subst(body, &HashMap::from([(var, zero)]));
+        }
+        if (combine, extent_number) == (Combine::Sum, Some(0.0)) {
+            return self.int(0);
         }
         if !self.contains(body, var) {
             return match combine {
@@ -24,6 +29,11 @@ impl Arena {
             let inner = self.fold(combine, var, extent, rest);
             return self.scaled(inner, c);
         }
+        if combine == Combine::Sum
+            && let Some(picked) = self.picked(var, extent, body)
+        {
+            return picked;
+        }
         let mut level = 0;
         self.visit(body, |_, node| {
             if let Node::Fold(_, bound, _) = node
@@ -36,6 +46,41 @@ impl Arena {
         let bound = self.intern(Node::Bound(level + 1, extent));
         let body = self.subst(body, &HashMap::from([(var, bound)]));
         self.intern(Node::Fold(combine, bound, body))
+    }
+
+    /// The condition under which a term is not 0, and what it is there.
+    pub fn kept(&mut self, x: Id) -> Option<(Id, Id)> {
+        let Node::Select(condition, yes, no) = *self.node(x) else { return None };
+        match (self.as_number(yes), self.as_number(no)) {
+            (_, Some(0.0)) => Some((condition, yes)),
+            (Some(0.0), _) => Some((self.not(condition), no)),
+            _ => None,
+        }
+    }
+
+    /// A sum whose terms are 0 except where `var` equals something that does not depend on it.
+    fn picked(&mut self, var: Id, extent: Id, body: Id) -> Option<Id> {
+        let (condition, term) = self.kept(body)?;
+        let (at, value) = self.conjuncts(condition).into_iter().find_map(|part| {
+            let Node::Zero(gap) = *self.node(part) else { return None };
+            let (terms, _) = self.terms(gap);
+            let c = terms.iter().find(|(t, _)| *t == var).map(|(_, c)| *c).filter(|c| c.abs() == 1.0)?;
+            // gap = c var + rest, so var = -rest / c
+            let value = self.linear(&[(gap, -1.0 / c), (var, 1.0)], 0.0);
+            (self.is_integer(value) && !self.contains(value, var)).then_some((part, value))
+        })?;
+        let mut all = self.truth(true);
+        for part in self.conjuncts(condition).into_iter().filter(|part| *part != at) {
+            all = self.and(all, part);
+        }
+        let map = HashMap::from([(var, value)]);
+        let (all, term) = (self.subst(all, &map), self.subst(term, &map));
+        let room = self.linear(&[(extent, 1.0), (value, -1.0)], -1.0);
+        let (above, below) = (self.non_negative(value), self.non_negative(room));
+        let inside = self.and(above, below);
+        let all = self.and(all, inside);
+        let zero = self.int(0);
+        Some(self.select(all, term, zero))
     }
 
     /// A fold with parts of its body and of its extent replaced.
@@ -61,6 +106,27 @@ impl Arena {
 mod tests {
     use super::super::{Base, Dim, Kind};
     use super::*;
+
+    #[test]
+    fn a_sum_of_one_term_is_that_term() {
+        let mut a = Arena::default();
+        let base = a.add_base(Base::Opaque("x".into(), Kind::Real));
+        let (n, one, zero) = (a.dim(Dim::Tokens), a.int(1), a.int(0));
+        let (i, j) = (a.var("i", n), a.var("j", n));
+        let x = a.load(base, &[i, j]);
+        // Only the first index is summed over, whatever the extent of its variable.
+        assert_eq!(a.fold(Combine::Sum, i, one, x), a.load(base, &[zero, j]));
+        let hit = a.equal(i, j);
+        let only = a.select(hit, x, zero);
+        assert_eq!(a.fold(Combine::Sum, i, n, only), a.load(base, &[j, j]));
+        // What may lie outside has to be asked for.
+        let after = a.plus(j, 1.0);
+        let hit = a.equal(i, after);
+        let only = a.select(hit, x, zero);
+        let (inside, next) = (a.less(after, n), a.load(base, &[after, j]));
+        assert_eq!(a.fold(Combine::Sum, i, n, only), a.select(inside, next, zero));
+        assert_eq!(a.fold(Combine::Sum, i, zero, x), zero);
+    }
 
     #[test]
     fn names_of_indices_do_not_matter_and_nothing_is_captured() {

@@ -153,6 +153,8 @@ pub struct Arena {
     vars: Vec<(String, Id)>,
     bases: Vec<Base>,
     affine: HashMap<base::Fixed, Option<Affine>>,
+    below: HashMap<BaseId, Id>,
+    inverses: HashMap<BaseId, BaseId>,
     named: HashMap<(String, Id), Id>,
 }
 

@@ -66,6 +66,11 @@ impl Arena {
         self.subst_memo(id, map, &mut HashMap::new())
     }
 
+    /// The same for a list.
+    pub fn subst_all(&mut self, ids: &[Id], map: &HashMap<Id, Id>) -> Vec<Id> {
+        ids.iter().map(|id| self.subst(*id, map)).collect()
+    }
+
     fn subst_memo(&mut self, id: Id, map: &HashMap<Id, Id>, memo: &mut HashMap<Id, Id>) -> Id {
         if let Some(&to) = map.get(&id) {
             return to;

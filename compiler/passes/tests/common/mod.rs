@@ -42,15 +42,3 @@ pub(crate) fn is_dense(name: &str) -> bool {
     const DENSE: &[&str] = &["llama-", "llama3-", "mistral-", "qwen2--", "qwen3--", "phi3-", "rustdoc-llama"];
     DENSE.iter().any(|family| name.starts_with(family))
 }
-
-/// Whether a graph of the corpus has experts in a form that raises.
-pub(crate) fn has_known_experts(name: &str) -> bool {
-    let known = [
-        "gptoss--genai-fp32",
-        "mixtral--dynamo-batched",
-        "mixtral--ts-batched",
-        "qwen2moe--dynamo-batched-cache",
-        "rustdoc-moe/dynamo",
-    ];
-    known.contains(&name)
-}
