@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod decoder;
+mod encodings;
 mod files;
 mod onnx;
 mod report;
@@ -55,13 +56,28 @@ pub enum ModelKind {
     },
 }
 
-/// Opens a model: an `.onnx` file, or the folder of a Hugging Face checkpoint.
+/// What a model's files do not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The context that the model is compiled for, where it is not the longest it was made for: some rotations depend on it.
+    pub context: Option<u64>,
+}
+
+/// Opens a model for the longest context it was made for: an `.onnx` file, or the folder of a Hugging Face checkpoint.
 ///
 /// # Errors
 /// Every problem found in the model's files, as diagnostics.
 pub fn open(path: &Path) -> Result<Imported> {
+    open_with(path, &Options::default())
+}
+
+/// Opens a model.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(path: &Path, options: &Options) -> Result<Imported> {
     let is_folder = path.is_dir();
-    let (graph, kind) = if is_folder { checkpoint::open(path)? } else { onnx::open(path)? };
+    let (graph, kind) = if is_folder { checkpoint::open(path, options)? } else { onnx::open(path)? };
     let folder = if is_folder { path.to_owned() } else { files::folder_of(path) };
     let sidecars = Sidecars::beside(&folder);
     Ok(Imported { graph, kind, folder, sidecars })

@@ -1,7 +1,7 @@
 //! Checkpoints written tensor by tensor, and everything that can be wrong with them.
 
 use super::config::{Config, Rope};
-use super::rope::frequencies;
+use super::rope::{Setting, rotation};
 use crate::testing::Random;
 use q35_graph::source::SourceOp;
 use safetensors::tensor::TensorView;
@@ -25,6 +25,12 @@ const TENSORS: &[(&str, &[usize])] = &[
     ("model.layers.0.mlp.down_proj.weight", &[8, 6]),
     ("model.norm.weight", &[8]),
 ];
+
+/// Frequencies and factor for a head of so many columns.
+fn frequencies(config: &Config, head_dim: u64, context: Option<u64>) -> (Vec<f32>, f32) {
+    let rotation = rotation(&config.rope(), Setting { config, head_dim, partial: 1.0, context }).unwrap();
+    (rotation.inv_freq, rotation.scale)
+}
 
 fn write_tensors(path: &Path, tensors: &[(&str, &[usize])]) {
     let zeros = vec![0u8; 4096];
@@ -201,7 +207,7 @@ fn yarn_agrees_with_exported_tables() {
         return println!("skipped: no corpus");
     }
     let config = super::config::read(&std::fs::read(folder.join("hf/config.json")).unwrap()).unwrap();
-    let (inv_freq, scale) = frequencies(&config, 64).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 64, None);
     let graph = crate::open(&folder.join("model.onnx")).unwrap().graph;
     let table = |name: &str| {
         graph.ids().find_map(|id| match &graph.node(id).op {
@@ -231,7 +237,7 @@ fn llama3_blends_by_turns() {
         ..Rope::default()
     };
     let config = Config { rope_parameters: Some(rope), ..Config::default() };
-    let (inv_freq, scale) = frequencies(&config, 6).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 6, None);
     // Turns within 1257 positions: 200.06, 2.0006, 0.02.
     assert_eq!((inv_freq[0], scale), (1.0, 1.0));
     assert!((inv_freq[1] - 0.01 * (0.5003 + 0.4997 / 4.0)).abs() < 1e-6);
@@ -249,7 +255,7 @@ fn yarn_ramps_between_whole_indices() {
         ..Rope::default()
     };
     let config = Config { rope_parameters: Some(rope), ..Config::default() };
-    let (inv_freq, scale) = frequencies(&config, 8).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 8, None);
     // 32 turns at index 0.49, one turn at index 1.9998: the ramp runs from 0 to 2.
     let expected = [1.0, 0.1 * (0.5 + 0.5 / 4.0), 0.01 / 4.0, 0.001 / 4.0];
     assert!(inv_freq.iter().zip(expected).all(|(a, b): (&f32, f32)| (a / b - 1.0).abs() < 1e-6), "{inv_freq:?}");
