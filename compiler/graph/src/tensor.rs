@@ -1,6 +1,6 @@
 //! A typed, checked range of a [`Storage`].
 
-use crate::{Decode, DType, Storage};
+use crate::{DType, Decode, Storage};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
@@ -52,8 +52,11 @@ impl Tensor {
     /// A tensor of type f32 whose numbers are decoded when they are read. `None` if there are not as many as `dims` says.
     pub fn decoded(dims: Vec<u64>, numbers: impl Decode + 'static) -> Option<Self> {
         let count = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
-        (count == numbers.count() && DType::F32.byte_len(count).is_some_and(|b| b < 1 << 62))
-            .then(|| Self { dtype: DType::F32, dims, data: Data::Decoded(Arc::new(numbers)) })
+        (count == numbers.count() && DType::F32.byte_len(count).is_some_and(|b| b < 1 << 62)).then(|| Self {
+            dtype: DType::F32,
+            dims,
+            data: Data::Decoded(Arc::new(numbers)),
+        })
     }
 
     /// A tensor of numbers in owned memory.

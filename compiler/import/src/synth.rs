@@ -3,7 +3,8 @@
 //! Only with the feature `synth`; no part of the compiler uses it.
 
 use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn, Weights,
+    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn,
+    Weights,
 };
 use crate::onnx::proto::build::FLOAT;
 use crate::onnx::proto::{Model, OperatorSet, Tensor};
@@ -72,7 +73,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         layers: vec![layer; model.layers],
         activation: Activation::Silu,
         biases: Biases::default(),
-        fused: false,
+        fused: Fused::default(),
         tied: model.tied,
         transposed: true,
         scalars: Scalars::default(),

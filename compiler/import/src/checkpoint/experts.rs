@@ -58,9 +58,7 @@ pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, D
             groups,
             normalize: match facts.normalize {
                 Normalize::Always => true,
-                Normalize::Configured(default) => {
-                    scoring != Scoring::SoftmaxOfChosen && config.norm_topk_prob.unwrap_or(default)
-                }
+                Normalize::Configured(default) => config.norm_topk_prob.unwrap_or(default),
             },
             eps: facts.eps,
             scale: finite("routed_scaling_factor", config.routed_scaling_factor.unwrap_or(1.0))?,
@@ -84,7 +82,7 @@ fn layout(config: &Config, facts: &ExpertFacts) -> ExpertLayout {
 /// The scoring; a configuration that names another than its family's is refused.
 fn scoring(config: &Config, facts: &ExpertFacts) -> Result<Scoring, Diagnostic> {
     let named = match (config.scoring_func.as_deref(), facts.scoring) {
-        (None, _) | (Some("softmax"), Scoring::Softmax | Scoring::SoftmaxOfChosen) | (Some("sigmoid"), Scoring::Sigmoid) => None,
+        (None, _) | (Some("softmax"), Scoring::Softmax) | (Some("sigmoid"), Scoring::Sigmoid) => None,
         (Some(other), _) => Some(("scoring_func", other)),
     };
     let method = match (config.topk_method.as_deref(), facts.correction.is_some()) {

@@ -5,9 +5,7 @@
 use super::config::Config;
 use super::table::{BiasRule, FAMILIES, Family, Rotates, ScalarRule, missing};
 use super::{experts, rope, windows};
-use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, QkNorm, Rotation, Scalars, Turn,
-};
+use crate::decoder::{Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, QkNorm, Rotation, Scalars, Turn};
 use q35_diag::{Code, Diagnostic};
 
 /// No model has more layers, nor any size larger than [`MAX_SIZE`].

@@ -120,8 +120,7 @@ fn yarn(plain: &[f64], rope: &Rope, theta: f64, config: &Config, original: f64) 
 
 fn longrope(plain: &[f64], rope: &Rope, original: f64, at: Setting<'_>) -> Result<(Vec<f64>, f64), Diagnostic> {
     let is_long = at.context.or(at.config.max_position_embeddings).is_some_and(|context| context as f64 > original);
-    let (name, factors) =
-        if is_long { ("long_factor", &rope.long_factor) } else { ("short_factor", &rope.short_factor) };
+    let (name, factors) = if is_long { ("long_factor", &rope.long_factor) } else { ("short_factor", &rope.short_factor) };
     let factors = factors.as_deref().unwrap_or_default();
     if factors.len() != plain.len() || factors.iter().any(|f| !(*f > 0.0 && f.is_finite())) {
         let what = format!("the rope's {name} is not {} positive numbers, one for each frequency", plain.len());

@@ -1,7 +1,7 @@
 //! The decoder families, as a table: what each does that its configuration does not say.
 
 use super::config::Config;
-use crate::decoder::{Activation, ExpertLayout, GroupScore, LayerNorms, QkNorm, Scoring, Turn};
+use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, QkNorm, Scoring, Turn};
 
 /// A family of decoders.
 pub(crate) struct Family {
@@ -15,8 +15,8 @@ pub(crate) struct Family {
     pub(crate) biases: BiasRule,
     /// Norms of queries and keys.
     pub(crate) qk_norm: QkNorm,
-    /// Whether q, k, v come from one weight, and gate and up from another.
-    pub(crate) fused: bool,
+    /// Which linear layers of one input are one weight.
+    pub(crate) fused: Fused,
     /// Layers whose attention has a window, where the configuration does not say so layer by layer.
     pub(crate) window: Window,
     /// Layers whose queries and keys rotate.
@@ -144,7 +144,7 @@ const LLAMA: Family = Family {
     unit_offset: false,
     biases: BiasRule::Configured,
     qk_norm: QkNorm::Absent,
-    fused: false,
+    fused: Fused { qkv: false, gate_up: false },
     window: Window::Never,
     rotates: Rotates::Always,
     turn: Turn::Halves,
@@ -159,13 +159,8 @@ const LLAMA: Family = Family {
 const QWEN2: Family = Family { model_type: "qwen2", biases: BiasRule::Qkv, window: Window::Switched, ..LLAMA };
 const QWEN3: Family = Family { model_type: "qwen3", qk_norm: QkNorm::Heads, window: Window::Switched, ..LLAMA };
 const MISTRAL: Family = Family { model_type: "mistral", biases: BiasRule::Never, window: Window::Always, ..LLAMA };
-const GEMMA: Family = Family {
-    model_type: "gemma",
-    unit_offset: true,
-    activation: Activation::GeluTanh,
-    scalars: ScalarRule::Gemma,
-    ..LLAMA
-};
+const GEMMA: Family =
+    Family { model_type: "gemma", unit_offset: true, activation: Activation::GeluTanh, scalars: ScalarRule::Gemma, ..LLAMA };
 const GEMMA2: Family = Family { model_type: "gemma2", norms: LayerNorms::BOTH, window: Window::AllBut(2), ..GEMMA };
 const GRANITE: Family = Family { model_type: "granite", scalars: ScalarRule::Granite, ..LLAMA };
 const OLMO2: Family = Family { model_type: "olmo2", norms: LayerNorms::POST, qk_norm: QkNorm::Whole, ..LLAMA };
@@ -200,8 +195,6 @@ const MIXTRAL_EXPERTS: ExpertFacts = ExpertFacts {
 const GRANITE_EXPERTS: ExpertFacts = ExpertFacts {
     router: "router.layer",
     layout: ExpertLayout::Joined(["input_linear.weight", "output_linear.weight"]),
-    scoring: Scoring::SoftmaxOfChosen,
-    normalize: Normalize::Configured(false),
     ..MIXTRAL_EXPERTS
 };
 const GPT_OSS_EXPERTS: ExpertFacts = ExpertFacts {
@@ -238,13 +231,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     DEEPSEEK_V2,
     Family { model_type: "deepseek_v3", experts: Some(DEEPSEEK_V3_EXPERTS), ..DEEPSEEK_V2 },
     Family { model_type: "ernie4_5", biases: BiasRule::All, turn: Turn::Neighbours, ..LLAMA },
-    Family {
-        model_type: "ernie4_5_moe",
-        biases: BiasRule::All,
-        turn: Turn::Neighbours,
-            experts: Some(ERNIE_EXPERTS),
-        ..LLAMA
-    },
+    Family { model_type: "ernie4_5_moe", biases: BiasRule::All, turn: Turn::Neighbours, experts: Some(ERNIE_EXPERTS), ..LLAMA },
     Family {
         model_type: "exaone4",
         norms: LayerNorms::POST,
@@ -267,7 +254,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         model_type: "glm4",
         norms: LayerNorms::GLM,
         biases: BiasRule::QkvConfigured(false),
-        fused: false,
+        fused: Fused { qkv: false, gate_up: true },
         turn: Turn::Neighbours,
         partial: 0.5,
         ..LLAMA
@@ -300,7 +287,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         experts: Some(ExpertFacts { whole_width: true, layers: ExpertLayers::All, ..QWEN_EXPERTS }),
         ..OLMO2
     },
-    Family { model_type: "phi3", biases: BiasRule::Never, fused: true, ..MISTRAL },
+    Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true }, ..MISTRAL },
     QWEN2,
     Family {
         model_type: "qwen2_moe",

@@ -9,7 +9,7 @@ use q35_diag::Diagnostic;
 pub(super) fn windows(config: &Config, rule: Window, layers: u64) -> Result<Vec<Option<u64>>, Diagnostic> {
     let switched_off = matches!(rule, Window::Switched) && !config.use_sliding_window.unwrap_or(false);
     let width = config.sliding_window.filter(|w| *w > 0 && !switched_off);
-    if let Some(types) = config.layer_types.as_ref().filter(|_| !switched_off) {
+    if let Some(types) = &config.layer_types {
         if types.len() as u64 != layers {
             return Err(wrong(format!("layer_types has {} entries for {layers} layers", types.len())));
         }
@@ -18,6 +18,7 @@ pub(super) fn windows(config: &Config, rule: Window, layers: u64) -> Result<Vec<
             .map(|ty| match (ty.as_str(), width) {
                 ("full_attention", _) => Ok(None),
                 ("sliding_attention", Some(width)) => Ok(Some(width)),
+                ("sliding_attention", None) if switched_off => Ok(None),
                 ("sliding_attention", None) => {
                     Err(wrong("layer_types has a layer with a window, but sliding_window is not given".into()))
                 }

@@ -18,7 +18,7 @@ impl Write<'_> {
         let m = self.model;
         let (queries, keys) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
-        let [mut q, mut k, v] = self.linears(name, x, m.hidden, parts, "qkv_proj", m.biases.qkv);
+        let [mut q, mut k, v] = self.linears(name, x, m.hidden, parts, m.fused.qkv.then_some("qkv_proj"), m.biases.qkv);
         if a.qk_norm == QkNorm::Whole {
             q = self.norm(&format!("{name}.q_norm"), &q, queries, m.eps);
             k = self.norm(&format!("{name}.k_norm"), &k, keys, m.eps);
@@ -36,12 +36,8 @@ impl Write<'_> {
         }
         let [k, v] = [k, v].map(|x| self.repeat(&x, a, shared));
         let sinks = format!("{name}.sinks");
-        let scores = Scores {
-            scale: a.scale,
-            softcap: a.softcap,
-            sinks: a.sinks.then_some((&sinks, a.heads)),
-            window: layer.window,
-        };
+        let scores =
+            Scores { scale: a.scale, softcap: a.softcap, sinks: a.sinks.then_some((&sinks, a.heads)), window: layer.window };
         let mixed = self.attend([&q, &k, &v], queries, &scores, shared);
         self.linear(&format!("{name}.o_proj"), &mixed, queries, m.hidden, m.biases.output)
     }

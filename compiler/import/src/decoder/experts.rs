@@ -61,7 +61,6 @@ impl Write<'_> {
         let last = || [Attribute::int("axis", -1)];
         let scores = match choice.scoring {
             Scoring::Softmax => self.w.op("Softmax", [logits], last()),
-            Scoring::SoftmaxOfChosen => logits.to_owned(),
             Scoring::Sigmoid => self.w.op("Sigmoid", [logits], []),
         };
         let mut ranked = match choice.correction {
@@ -79,10 +78,9 @@ impl Write<'_> {
         let count = self.w.ints(&[choice.count as i64]);
         let mut top = self.w.ops("TopK", [&ranked, &count], last(), 2).into_iter();
         let (values, indices) = (top.next().unwrap_or_default(), top.next().unwrap_or_default());
-        let mut weights = match (choice.scoring, ranked == scores) {
-            (Scoring::SoftmaxOfChosen, _) => self.w.op("Softmax", [&values], last()),
-            (_, true) => values,
-            (_, false) => self.w.op("GatherElements", [&scores, &indices], last()),
+        let mut weights = match ranked == scores {
+            true => values,
+            false => self.w.op("GatherElements", [&scores, &indices], last()),
         };
         if choice.normalize {
             let axis = self.w.ints(&[-1]);
@@ -99,8 +97,11 @@ impl Write<'_> {
     /// Scores with those of experts outside the best groups made so small that they are never chosen.
     fn among_top_groups(&mut self, scores: &str, experts: u64, groups: Groups, shared: &Shared) -> String {
         let last = || [Attribute::int("axis", -1)];
-        let (count, each, all) =
-            (self.w.ints(&[groups.count as i64]), self.w.ints(&[(experts / groups.count) as i64]), self.w.ints(&[experts as i64]));
+        let (count, each, all) = (
+            self.w.ints(&[groups.count as i64]),
+            self.w.ints(&[(experts / groups.count) as i64]),
+            self.w.ints(&[experts as i64]),
+        );
         let apart = self.w.op("Concat", [&shared.batch, &shared.sequence, &count, &each], [Attribute::int("axis", 0)]);
         let whole = self.w.op("Concat", [&shared.batch, &shared.sequence, &all], [Attribute::int("axis", 0)]);
         let grouped = self.w.op("Reshape", [scores, &apart], []);
@@ -140,8 +141,10 @@ impl Write<'_> {
                 Stack { weight, bias: None }
             }),
             ExpertLayout::Stacks(names) => [0, 1, 2].map(|at| {
-                let weight = self.weight(&format!("{module}.{}", names[at]), &[e.count, sizes[at][0], sizes[at][1]]);
-                Stack { weight, bias: None }
+                let (name, [outputs, inputs]) = (format!("{module}.{}", names[at]), sizes[at]);
+                let weight = self.weight(&format!("{name}.weight"), &[e.count, outputs, inputs]);
+                let bias = e.biases.then(|| self.weight(&format!("{name}.bias"), &[e.count, outputs]));
+                Stack { weight, bias }
             }),
             ExpertLayout::Joined([both, down]) => {
                 let both = self.weight(&format!("{module}.{both}"), &[e.count, 2 * width, hidden]);

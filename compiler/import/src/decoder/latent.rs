@@ -33,8 +33,7 @@ impl Write<'_> {
         let mut key_part = self.heads_first(&turning);
         let (still, mut query_part) = (self.columns(&q, 0, a.still as i64), self.columns(&q, a.still as i64, wide as i64));
         if let Some(angles) = layer.rotation.map(|at| &shared.angles[at]) {
-            [query_part, key_part] =
-                [query_part, key_part].map(|x| self.rotate(&x, a.turning, a.turn, angles, shared));
+            [query_part, key_part] = [query_part, key_part].map(|x| self.rotate(&x, a.turning, a.turn, angles, shared));
         }
         let (heads, width) = (self.w.ints(&[a.heads as i64]), self.w.ints(&[a.turning as i64]));
         let shape = self.w.op("Concat", [&shared.batch, &heads, &shared.sequence, &width], [Attribute::int("axis", 0)]);

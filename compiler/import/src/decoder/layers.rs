@@ -34,13 +34,7 @@ impl Write<'_> {
     }
 
     /// A part of a layer between its norms, added to the residual stream.
-    fn part(
-        &mut self,
-        layer: &str,
-        x: &str,
-        norms: [Option<&str>; 2],
-        work: impl FnOnce(&mut Self, &str) -> String,
-    ) -> String {
+    fn part(&mut self, layer: &str, x: &str, norms: [Option<&str>; 2], work: impl FnOnce(&mut Self, &str) -> String) -> String {
         let m = self.model;
         let normed = norms[0].map(|norm| self.norm(&format!("{layer}.{norm}"), x, m.hidden, m.eps));
         let y = work(self, normed.as_deref().unwrap_or(x));

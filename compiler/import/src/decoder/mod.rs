@@ -27,8 +27,8 @@ mod spec;
 mod writer;
 
 pub(crate) use spec::{
-    Activation, Attention, Biases, Choice, Clamp, Decoder, ExpertLayout, Experts, Ffn, GroupScore, Groups, Heads, Latent, Layer,
-    LayerNorms, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
+    Activation, Attention, Biases, Choice, Clamp, Decoder, ExpertLayout, Experts, Ffn, Fused, GroupScore, Groups, Heads,
+    Latent, Layer, LayerNorms, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
 };
 
 use crate::onnx::proto::{Graph, Tensor};

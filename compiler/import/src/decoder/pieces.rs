@@ -76,19 +76,19 @@ impl Write<'_> {
         self.w.op("Add", [&y, &bias], [])
     }
 
-    /// Several linear layers of one input; fused ones are one weight, called `{module}.{fused}`.
+    /// Several linear layers of one input, or one weight for all, called `{module}.{fused}`.
     pub(super) fn linears<const N: usize>(
         &mut self,
         module: &str,
         x: &str,
         inputs: u64,
         parts: [(&str, u64); N],
-        fused: &str,
+        fused: Option<&str>,
         bias: bool,
     ) -> [String; N] {
-        if !self.model.fused {
+        let Some(fused) = fused else {
             return parts.map(|(part, outputs)| self.linear(&format!("{module}.{part}"), x, inputs, outputs, bias));
-        }
+        };
         let all = self.linear(&format!("{module}.{fused}"), x, inputs, parts.iter().map(|p| p.1).sum(), bias);
         let sizes = self.w.ints(&parts.map(|p| p.1 as i64));
         let mut split = self.w.ops("Split", [&all, &sizes], [Attribute::int("axis", -1)], N).into_iter();
@@ -99,7 +99,7 @@ impl Write<'_> {
     pub(super) fn gated(&mut self, module: &str, x: &str, width: u64) -> String {
         let m = self.model;
         let parts = [("gate_proj", width), ("up_proj", width)];
-        let [gate, up] = self.linears(module, x, m.hidden, parts, "gate_up_proj", m.biases.ffn);
+        let [gate, up] = self.linears(module, x, m.hidden, parts, m.fused.gate_up.then_some("gate_up_proj"), m.biases.ffn);
         self.w.enter(module);
         let product = self.gate(&gate, &up);
         self.linear(&format!("{module}.down_proj"), &product, width, m.hidden, m.biases.ffn)

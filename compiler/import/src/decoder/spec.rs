@@ -23,8 +23,8 @@ pub(crate) struct Decoder {
     pub(crate) activation: Activation,
     /// Which linear layers have biases.
     pub(crate) biases: Biases,
-    /// Whether q, k, v come from one weight, and gate and up from another.
-    pub(crate) fused: bool,
+    /// Which linear layers of one input are one weight.
+    pub(crate) fused: Fused,
     /// Whether the head's weight is the embedding's.
     pub(crate) tied: bool,
     /// Whether linear weights are stored `[in, out]`, as exporters write them, or `[out, in]`, as checkpoints do.
@@ -207,10 +207,8 @@ pub(crate) struct Choice {
 /// How logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scoring {
-    /// Softmax over all experts.
+    /// Softmax over all experts; divided by their sum it is the softmax over those that were chosen.
     Softmax,
-    /// Softmax over those that were chosen.
-    SoftmaxOfChosen,
     /// Sigmoid of each.
     Sigmoid,
 }
@@ -240,7 +238,7 @@ pub(crate) enum GroupScore {
 pub(crate) enum ExpertLayout {
     /// `experts.E.NAME.weight` for gate, up and down, each `[out, in]`.
     Apart([&'static str; 3]),
-    /// Stacks `[experts, out, in]` of those names for gate, up and down.
+    /// Stacks `[experts, out, in]` of those names for gate, up and down, with biases beside them where there are any.
     Stacks([&'static str; 3]),
     /// Stacks `[experts, out, in]`, gates above what they gate: both, and down.
     Joined([&'static str; 2]),
@@ -277,6 +275,15 @@ pub(crate) enum Activation {
     Gelu,
     /// Its approximation by a hyperbolic tangent.
     GeluTanh,
+}
+
+/// Which linear layers of one input are one weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fused {
+    /// q, k and v.
+    pub(crate) qkv: bool,
+    /// Gate and up of a dense part.
+    pub(crate) gate_up: bool,
 }
 
 /// Which linear layers have biases.

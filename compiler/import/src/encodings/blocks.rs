@@ -139,7 +139,13 @@ mod tests {
             assert_eq!(blocks.count(), expected.len() as u64, "{}", format.name);
             let mut found = vec![0.0; expected.len()];
             blocks.read(0, &mut found);
-            assert!(found.iter().zip(&expected).all(|(a, b)| a == b), "{}: {:?} {:?}", format.name, &found[..8], &expected[..8]);
+            assert!(
+                found.iter().zip(&expected).all(|(a, b)| a == b),
+                "{}: {:?} {:?}",
+                format.name,
+                &found[..8],
+                &expected[..8]
+            );
             // From the middle of a block into the next.
             let mut part = vec![0.0; format.numbers];
             blocks.read(5, &mut part);

@@ -4,6 +4,7 @@
 //! [`graph::Builder`] walks the structure once.
 
 mod attr;
+mod budget;
 mod external;
 mod file;
 mod frame;
@@ -22,8 +23,8 @@ use crate::report::Report;
 use crate::{ModelKind, files};
 use graph::Builder;
 use q35_diag::{Code, Result};
-use q35_graph::{Storage, Tensor};
 use q35_graph::source::SourceGraph;
+use q35_graph::{Storage, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tensor::Tensors;
