@@ -27,7 +27,7 @@ pub struct Prepared {
 
 /// Everything before the q35 module: graph and headers are read, no weights.
 pub fn prepare(path: &Path, settings: &Settings, observer: &mut dyn Observer) -> Result<Prepared> {
-    let imported = import(path, observer)?;
+    let imported = import(path, settings.context, observer)?;
     let mut model = raise(path, &imported, settings, observer)?;
     model::run(&mut model, &settings.weights, observer);
     Ok(Prepared { imported, model })
@@ -140,9 +140,10 @@ fn travelling(sidecars: &Sidecars) -> impl Iterator<Item = (&'static str, &Path)
     files.into_iter().filter_map(|(rel, path)| Some((rel, path.as_deref()?)))
 }
 
-/// Reads a model's graph and headers.
-pub fn import(path: &Path, observer: &mut dyn Observer) -> Result<Imported> {
-    watched(observer, &passes::IMPORT, || q35_import::open(path), |imported| imported.graph.to_string())
+/// Reads a model's graph and headers, for a context.
+pub fn import(path: &Path, context: Option<u64>, observer: &mut dyn Observer) -> Result<Imported> {
+    let options = q35_import::Options { context };
+    watched(observer, &passes::IMPORT, || q35_import::open_with(path, &options), |imported| imported.graph.to_string())
 }
 
 fn raise(path: &Path, imported: &Imported, settings: &Settings, observer: &mut dyn Observer) -> Result<Model> {
@@ -154,7 +155,10 @@ fn raise(path: &Path, imported: &Imported, settings: &Settings, observer: &mut d
 
 /// The longest context: what the user asks for, within what the model's configuration says it was made for.
 fn context(imported: &Imported, wanted: Option<u64>) -> Result<Option<u64>> {
-    let own = imported.sidecars.config.as_deref().map(max_positions).transpose()?.flatten();
+    let own = match imported.context {
+        Some(own) => Some(own),
+        None => imported.sidecars.config.as_deref().map(max_positions).transpose()?.flatten(),
+    };
     match (wanted, own) {
         (Some(wanted), Some(own)) if wanted > own => {
             let what = format!("a context of {wanted} tokens is more than the {own} positions the model was made for");

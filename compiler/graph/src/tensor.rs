@@ -1,17 +1,25 @@
 //! A typed, checked range of a [`Storage`].
 
-use crate::{DType, Storage};
+use crate::{DType, Decode, Storage};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// Dense row-major elements somewhere in a [`Storage`]. Little-endian, not necessarily aligned.
+/// Row-major elements: dense somewhere in a [`Storage`], little-endian, not necessarily aligned; or behind a [`Decode`].
 #[derive(Clone)]
 pub struct Tensor {
     dtype: DType,
     dims: Vec<u64>,
-    storage: Storage,
-    offset: usize,
+    data: Data,
+}
+
+#[derive(Clone)]
+enum Data {
+    /// At a byte offset.
+    Stored(Storage, usize),
+    /// Of type f32 when read.
+    Decoded(Arc<dyn Decode>),
 }
 
 /// Why a tensor cannot be made.
@@ -38,7 +46,17 @@ impl Tensor {
         if end > available {
             return Err(TensorError::OutOfRange { end, available });
         }
-        Ok(Self { dtype, dims, storage, offset: offset as usize })
+        Ok(Self { dtype, dims, data: Data::Stored(storage, offset as usize) })
+    }
+
+    /// A tensor of type f32 whose numbers are decoded when they are read. `None` if there are not as many as `dims` says.
+    pub fn decoded(dims: Vec<u64>, numbers: impl Decode + 'static) -> Option<Self> {
+        let count = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
+        (count == numbers.count() && DType::F32.byte_len(count).is_some_and(|b| b < 1 << 62)).then(|| Self {
+            dtype: DType::F32,
+            dims,
+            data: Data::Decoded(Arc::new(numbers)),
+        })
     }
 
     /// A tensor of numbers in owned memory.
@@ -48,7 +66,7 @@ impl Tensor {
     pub fn from_f32(dims: Vec<u64>, values: &[f32]) -> Self {
         assert_eq!(dims.iter().product::<u64>(), values.len() as u64);
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self { dtype: DType::F32, dims, storage: bytes.into(), offset: 0 }
+        Self { dtype: DType::F32, dims, data: Data::Stored(bytes.into(), 0) }
     }
 
     /// A tensor of integers in owned memory.
@@ -58,7 +76,7 @@ impl Tensor {
     pub fn from_i64(dims: Vec<u64>, values: &[i64]) -> Self {
         assert_eq!(dims.iter().product::<u64>(), values.len() as u64);
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self { dtype: DType::I64, dims, storage: bytes.into(), offset: 0 }
+        Self { dtype: DType::I64, dims, data: Data::Stored(bytes.into(), 0) }
     }
 
     /// Element type.
@@ -76,19 +94,36 @@ impl Tensor {
         self.dims.iter().product()
     }
 
-    /// The bytes this tensor covers.
+    /// The bytes this tensor covers; none if its numbers are decoded.
     pub fn bytes(&self) -> &[u8] {
-        &self.storage.bytes()[self.byte_range()]
+        match &self.data {
+            Data::Stored(storage, offset) => &storage.bytes()[self.byte_range(*offset)],
+            Data::Decoded(_) => &[],
+        }
+    }
+
+    /// What elements are stored as, and whether that is a rounding of what was trained to few bits.
+    pub fn stored(&self) -> (DType, bool) {
+        match &self.data {
+            Data::Stored(..) => (self.dtype, !self.dtype.is_float()),
+            Data::Decoded(numbers) => numbers.stored(),
+        }
     }
 
     /// Gives the pages of this tensor back, see [`Storage::release`].
     pub fn release(&self) {
-        self.storage.release(self.byte_range());
+        match &self.data {
+            Data::Stored(storage, offset) => storage.release(self.byte_range(*offset)),
+            Data::Decoded(numbers) => numbers.release(0..numbers.count()),
+        }
     }
 
-    /// Identity of the bytes, for finding two names of one weight: storage address and byte range.
+    /// Identity of the elements, for finding two names of one weight: an address, and a byte range there.
     pub fn identity(&self) -> (usize, Range<usize>) {
-        (self.storage.bytes().as_ptr() as usize, self.byte_range())
+        match &self.data {
+            Data::Stored(storage, offset) => (storage.bytes().as_ptr() as usize, self.byte_range(*offset)),
+            Data::Decoded(numbers) => (Arc::as_ptr(numbers).addr(), 0..0),
+        }
     }
 
     /// Same bytes, other dimensions.
@@ -105,6 +140,12 @@ impl Tensor {
     /// # Panics
     /// If `at` is out of range.
     pub fn number(&self, at: u64) -> f64 {
+        if let Data::Decoded(numbers) = &self.data {
+            assert!(at < numbers.count());
+            let mut one = [0.0];
+            numbers.read(at, &mut one);
+            return one[0].into();
+        }
         let bytes = self.bytes();
         let at = at as usize;
         macro_rules! le {
@@ -136,6 +177,24 @@ impl Tensor {
         }
     }
 
+    /// Reads elements from `start` on (flat, row-major) as f32.
+    ///
+    /// # Panics
+    /// If any is out of range.
+    pub fn read(&self, start: u64, out: &mut [f32]) {
+        let end = start.checked_add(out.len() as u64);
+        assert!(end.is_some_and(|end| end <= self.count()), "elements from {start} on are outside {:?}", self.dims);
+        if let Data::Decoded(numbers) = &self.data {
+            return numbers.read(start, out);
+        }
+        let size = (self.dtype.bits() / 8) as usize;
+        let Some(decode) = self.dtype.as_f32() else {
+            return out.iter_mut().zip(start..).for_each(|(x, at)| *x = self.number(at) as f32);
+        };
+        let bytes = &self.bytes()[start as usize * size..][..out.len() * size];
+        out.iter_mut().zip(bytes.chunks_exact(size)).for_each(|(x, raw)| *x = decode(raw));
+    }
+
     /// Element `at` (flat, row-major) as an integer; numbers truncate.
     ///
     /// # Panics
@@ -151,9 +210,23 @@ impl Tensor {
         }
     }
 
-    fn byte_range(&self) -> Range<usize> {
+    fn byte_range(&self, offset: usize) -> Range<usize> {
         let len = self.dtype.byte_len(self.count()).unwrap_or(0) as usize;
-        self.offset..self.offset + len
+        offset..offset + len
+    }
+}
+
+impl DType {
+    /// How an element's bytes become a number, for the types that weights are usually stored in.
+    pub(crate) fn as_f32(self) -> Option<fn(&[u8]) -> f32> {
+        match self {
+            Self::F32 => Some(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Self::F16 => Some(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Bf16 => Some(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::F8E4M3 => Some(|b| f8_to_f64(b[0], 4, 3) as f32),
+            Self::F8E5M2 => Some(|b| f8_to_f64(b[0], 5, 2) as f32),
+            _ => None,
+        }
     }
 }
 
@@ -180,7 +253,12 @@ fn f8_to_f64(byte: u8, exponent_bits: u32, mantissa_bits: u32) -> f64 {
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tensor({}{:?} at {} of {:?})", self.dtype.name(), self.dims, self.offset, self.storage)
+        match &self.data {
+            Data::Stored(storage, offset) => {
+                write!(f, "Tensor({}{:?} at {offset} of {storage:?})", self.dtype.name(), self.dims)
+            }
+            Data::Decoded(numbers) => write!(f, "Tensor({:?} decoded from {:?})", self.dims, numbers.stored().0),
+        }
     }
 }
 

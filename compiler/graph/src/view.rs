@@ -6,7 +6,6 @@
 
 use crate::joined::Joined;
 use crate::{DType, Tensor};
-use half::{bf16, f16};
 use std::ops::Range;
 
 /// One axis of a view: how many steps there are and how many elements apart.
@@ -184,7 +183,7 @@ impl WeightView {
     /// Element type the numbers are stored in, and whether they were quantized already.
     pub fn stored(&self) -> (DType, bool) {
         match &self.base {
-            Base::Dense(tensor) => (tensor.dtype(), !tensor.dtype().is_float()),
+            Base::Dense(tensor) => tensor.stored(),
             Base::Blocks(blocks) => (if blocks.bits == 8 { DType::U8 } else { DType::U4 }, true),
             Base::Joined(joined) => joined.parts()[0].stored(),
         }
@@ -246,33 +245,25 @@ impl WeightView {
             }
             return;
         };
-        let decode: fn(&[u8]) -> f32 = match tensor.dtype() {
-            DType::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            DType::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
-            DType::Bf16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-            _ => {
-                for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
-                    line.iter_mut().enumerate().for_each(|(col, x)| *x = self.get(row, col as u64));
-                }
-                return;
-            }
-        };
-        let size = (tensor.dtype().bits() / 8) as usize;
-        let bytes = tensor.bytes();
-        let at =
-            |row: usize, col: usize| (self.row_start(range.start + row as u64) + col as i64 * self.cols.stride) as usize * size;
-        // Stored-order traversal, in tiles where the stored order is not the row order.
-        const TILE: usize = 64;
-        let rows = (range.end - range.start) as usize;
         if self.cols.stride == 1 {
-            for (row, line) in out.chunks_exact_mut(cols).enumerate() {
-                let start = at(row, 0);
-                for (x, raw) in line.iter_mut().zip(bytes[start..start + cols * size].chunks_exact(size)) {
-                    *x = decode(raw);
-                }
+            for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
+                tensor.read(self.row_start(row) as u64, line);
             }
             return;
         }
+        let bytes = tensor.bytes();
+        let Some(decode) = tensor.dtype().as_f32().filter(|_| !bytes.is_empty()) else {
+            for (row, line) in range.zip(out.chunks_exact_mut(cols)) {
+                line.iter_mut().enumerate().for_each(|(col, x)| *x = self.get(row, col as u64));
+            }
+            return;
+        };
+        let size = (tensor.dtype().bits() / 8) as usize;
+        let at =
+            |row: usize, col: usize| (self.row_start(range.start + row as u64) + col as i64 * self.cols.stride) as usize * size;
+        // In tiles, since the stored order is not the row order.
+        const TILE: usize = 64;
+        let rows = (range.end - range.start) as usize;
         for row0 in (0..rows).step_by(TILE) {
             for col in 0..cols {
                 for row in row0..rows.min(row0 + TILE) {

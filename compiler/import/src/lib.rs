@@ -1,4 +1,4 @@
-//! Readers: ONNX files and Hugging Face checkpoints become a source graph.
+//! Readers: ONNX files, Hugging Face checkpoints and GGUF files become a source graph.
 //!
 //! A path enters; a [`SourceGraph`] leaves, with what the model's folder holds beside it. Weights stay in their files: opening a model maps them,
 //! checks that every tensor lies inside its file, and reads no weight bytes, so it costs as much as the graph alone, whatever the model's size.
@@ -9,7 +9,9 @@
 
 mod checkpoint;
 mod decoder;
+mod encodings;
 mod files;
+mod gguf;
 mod onnx;
 mod report;
 mod sidecars;
@@ -36,6 +38,8 @@ pub struct Imported {
     pub folder: PathBuf,
     /// Files that belong to the model but not to its graph.
     pub sidecars: Sidecars,
+    /// The longest context the model was made for, where the model's own file says so.
+    pub context: Option<u64>,
 }
 
 /// What a model was read from.
@@ -53,16 +57,44 @@ pub enum ModelKind {
         /// The configuration's `model_type`.
         architecture: String,
     },
+    /// A GGUF file.
+    Gguf {
+        /// Its `general.architecture`.
+        architecture: String,
+    },
 }
 
-/// Opens a model: an `.onnx` file, or the folder of a Hugging Face checkpoint.
+/// What a model's files do not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The context that the model is compiled for, where it is not the longest it was made for: some rotations depend on it.
+    pub context: Option<u64>,
+}
+
+/// Opens a model for the longest context it was made for: an `.onnx` or `.gguf` file, or the folder of a Hugging Face checkpoint.
 ///
 /// # Errors
 /// Every problem found in the model's files, as diagnostics.
 pub fn open(path: &Path) -> Result<Imported> {
+    open_with(path, &Options::default())
+}
+
+/// Opens a model.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(path: &Path, options: &Options) -> Result<Imported> {
     let is_folder = path.is_dir();
-    let (graph, kind) = if is_folder { checkpoint::open(path)? } else { onnx::open(path)? };
+    let (graph, kind, context) = if is_folder {
+        let (graph, kind) = checkpoint::open(path, options)?;
+        (graph, kind, None)
+    } else if gguf::is_gguf(path) {
+        gguf::open(path, options)?
+    } else {
+        let (graph, kind) = onnx::open(path)?;
+        (graph, kind, None)
+    };
     let folder = if is_folder { path.to_owned() } else { files::folder_of(path) };
     let sidecars = Sidecars::beside(&folder);
-    Ok(Imported { graph, kind, folder, sidecars })
+    Ok(Imported { graph, kind, folder, sidecars, context })
 }

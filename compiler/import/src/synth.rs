@@ -2,7 +2,10 @@
 //!
 //! Only with the feature `synth`; no part of the compiler uses it.
 
-use crate::decoder::{Biases, Decoder, OPSET, Weights};
+use crate::decoder::{
+    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn,
+    Weights,
+};
 use crate::onnx::proto::build::FLOAT;
 use crate::onnx::proto::{Model, OperatorSet, Tensor};
 use prost::Message;
@@ -48,22 +51,32 @@ pub enum Fill {
 /// What the file system reports.
 pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
     let half = model.head_dim / 2;
+    let inv_freq = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64) as f32).collect();
+    let layer = Layer { window: None, rotation: Some(0), ffn: Ffn::Dense(model.ffn) };
     let decoder = Decoder {
         vocab: model.vocab,
         hidden: model.hidden,
-        ffn: model.ffn,
-        heads: model.heads,
-        kv_heads: model.kv_heads,
-        head_dim: model.head_dim,
         eps: 1e-5,
-        inv_freq: (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64) as f32).collect(),
-        rope_scale: 1.0,
-        windows: vec![None; model.layers],
-        qk_norm: false,
+        norms: LayerNorms::PRE,
+        unit_offset: false,
+        attention: Attention::Heads(Heads {
+            heads: model.heads,
+            kv_heads: model.kv_heads,
+            head_dim: model.head_dim,
+            scale: (model.head_dim as f32).sqrt().recip(),
+            softcap: None,
+            qk_norm: QkNorm::Absent,
+            sinks: false,
+            turn: Turn::Halves,
+        }),
+        rotations: vec![Rotation { inv_freq, scale: 1.0 }],
+        layers: vec![layer; model.layers],
+        activation: Activation::Silu,
         biases: Biases::default(),
-        fused: false,
+        fused: Fused::default(),
         tied: model.tied,
         transposed: true,
+        scalars: Scalars::default(),
     };
     let mut layout = Layout::default();
     let graph = decoder.graph(&mut layout);
@@ -97,6 +110,10 @@ impl Weights for Layout {
         let dims: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
         let entries = [("location", DATA), ("offset", &offset.to_string()), ("length", &length.to_string())];
         Tensor::external(name, FLOAT, &dims, &entries)
+    }
+
+    fn stack(&mut self, name: &str, parts: &[String], dims: &[u64]) -> Tensor {
+        self.tensor(name, &[&[parts.len() as u64], dims].concat())
     }
 }
 

@@ -1,127 +1,261 @@
-//! The decoder families, as a table: what each does that its configuration does not say.
+//! From a configuration and its family's facts to the decoder they describe.
+//!
+//! Whatever a configuration asks for that a decoder cannot do is refused here, by its name: a field that is not understood would make another model.
 
 use super::config::Config;
-use super::rope;
-use crate::decoder::{Biases, Decoder};
+use super::table::{BiasRule, FAMILIES, Family, Rotates, ScalarRule, missing};
+use super::{experts, rope, windows};
+use crate::decoder::{Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, QkNorm, Rotation, Scalars, Turn};
 use q35_diag::{Code, Diagnostic};
 
 /// No model has more layers, nor any size larger than [`MAX_SIZE`].
 const MAX_LAYERS: u64 = 1 << 12;
 const MAX_SIZE: u64 = 1 << 24;
 
-/// When a layer's attention has a window, if the configuration does not say so layer by layer.
-enum Window {
-    Never,
-    Always,
-    /// From layer `max_window_layers` on, if `use_sliding_window`.
-    Switched,
-}
+/// Added to the mean square of latents, whatever the configuration says of other norms.
+const LATENT_EPS: f32 = 1e-6;
 
-struct Family {
-    model_type: &'static str,
-    biases: fn(&Config) -> Biases,
-    qk_norm: bool,
-    fused: bool,
-    window: Window,
-}
-
-const FAMILIES: &[Family] = &[
-    Family { model_type: "llama", biases: configured, qk_norm: false, fused: false, window: Window::Never },
-    Family { model_type: "mistral", biases: none, qk_norm: false, fused: false, window: Window::Always },
-    Family { model_type: "phi3", biases: none, qk_norm: false, fused: true, window: Window::Always },
-    Family { model_type: "qwen2", biases: qkv_only, qk_norm: false, fused: false, window: Window::Switched },
-    Family { model_type: "qwen3", biases: configured, qk_norm: true, fused: false, window: Window::Switched },
+/// Names of activations.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
 ];
 
-fn none(_: &Config) -> Biases {
-    Biases::default()
-}
-
-fn qkv_only(_: &Config) -> Biases {
-    Biases { qkv: true, ..Biases::default() }
-}
-
-fn configured(config: &Config) -> Biases {
-    let attention = config.attention_bias.unwrap_or(false);
-    Biases { qkv: attention, output: attention, ffn: config.mlp_bias.unwrap_or(false) }
-}
-
-/// The decoder that a configuration describes.
-pub(super) fn decoder(config: &Config) -> Result<Decoder, Diagnostic> {
-    let Some(family) = FAMILIES.iter().find(|f| f.model_type == config.model_type) else {
-        let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
-        let what = format!("checkpoints of model type '{}' are not known; {} are", config.model_type, known.join(", "));
-        return Err(Diagnostic::error(Code::UnknownArchitecture, what).help("export the model to ONNX and compile that"));
-    };
-    if config.quantization_config.is_some() {
-        let what = "the checkpoint's weights are quantized already";
-        return Err(Diagnostic::error(Code::UnsupportedForm, what).help("use the checkpoint it was made from"));
-    }
-    if let Some(act) = config.hidden_act.as_deref().filter(|act| *act != "silu" && *act != "swish") {
-        return Err(Diagnostic::error(Code::UnsupportedForm, format!("activation '{act}' is not supported in a checkpoint")));
-    }
-    let size = |name: &str, value: Option<u64>| match value {
-        Some(n) if (1..=MAX_SIZE).contains(&n) => Ok(n),
-        Some(n) => Err(wrong(format!("{name} is {n}"))),
-        None => Err(wrong(format!("{name} is not given"))),
-    };
-    let hidden = size("hidden_size", config.hidden_size)?;
-    let heads = size("num_attention_heads", config.num_attention_heads)?;
-    let kv_heads = size("num_key_value_heads", config.num_key_value_heads.or(Some(heads)))?;
-    let head_dim = size("head_dim", config.head_dim.or(Some(hidden / heads)))?;
+/// The decoder that a configuration describes, for a context.
+pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, Diagnostic> {
+    let family = family(config)?;
+    refuse(config)?;
     let layers = size("num_hidden_layers", config.num_hidden_layers)?;
-    if heads % kv_heads != 0 || head_dim % 2 != 0 || layers > MAX_LAYERS {
-        let what = format!("{layers} layers of {heads} heads of {head_dim} columns and {kv_heads} key heads are no decoder");
-        return Err(wrong(what));
+    if layers > MAX_LAYERS {
+        return Err(wrong(format!("num_hidden_layers is {layers}")));
     }
-    let (inv_freq, rope_scale) = rope::frequencies(config, head_dim)?;
+    let hidden = size("hidden_size", config.hidden_size)?;
+    let attention = if family.latent { latent(config, family)? } else { heads(config, family, hidden)? };
+    let windows = windows::windows(config, family.window, layers)?;
+    let (rotations, choice) = rotations(config, family, &attention, &windows, context)?;
+    let layers = windows
+        .iter()
+        .zip(choice)
+        .enumerate()
+        .map(|(at, (window, rotation))| Ok(Layer { window: *window, rotation, ffn: ffn(config, family, at as u64)? }))
+        .collect::<Result<_, Diagnostic>>()?;
     Ok(Decoder {
         vocab: size("vocab_size", config.vocab_size)?,
         hidden,
-        ffn: size("intermediate_size", config.intermediate_size)?,
-        heads,
-        kv_heads,
-        head_dim,
-        eps: config.rms_norm_eps.unwrap_or(1e-6) as f32,
-        inv_freq,
-        rope_scale,
-        windows: windows(config, &family.window, layers)?,
-        qk_norm: family.qk_norm,
-        biases: (family.biases)(config),
+        eps: finite("rms_norm_eps", config.rms_norm_eps.unwrap_or(1e-6))?,
+        norms: family.norms,
+        unit_offset: family.unit_offset,
+        attention,
+        rotations,
+        layers,
+        activation: activation(config, family)?,
+        biases: biases(config, family.biases),
         fused: family.fused,
         tied: config.tie_word_embeddings.unwrap_or(false),
         transposed: false,
+        scalars: scalars(config, family.scalars, hidden)?,
     })
 }
 
-/// The window of each layer.
-fn windows(config: &Config, rule: &Window, layers: u64) -> Result<Vec<Option<u64>>, Diagnostic> {
-    let switched_off = matches!(rule, Window::Switched) && !config.use_sliding_window.unwrap_or(false);
-    let width = config.sliding_window.filter(|w| *w > 0 && !switched_off);
-    if let Some(types) = &config.layer_types {
-        if types.len() as u64 != layers {
-            return Err(wrong(format!("layer_types has {} entries for {layers} layers", types.len())));
-        }
-        return types
-            .iter()
-            .map(|ty| match (ty.as_str(), width) {
-                ("full_attention", _) => Ok(None),
-                ("sliding_attention", Some(width)) => Ok(Some(width)),
-                ("sliding_attention", None) => {
-                    Err(wrong("layer_types has a layer with a window, but sliding_window is not given".into()))
-                }
-                (other, _) => Err(wrong(format!("layer type '{other}' is not known"))),
-            })
-            .collect();
+/// The family, or what is missing.
+pub(super) fn family(config: &Config) -> Result<&'static Family, Diagnostic> {
+    if let Some(family) = Family::of(config) {
+        return Ok(family);
     }
-    let first = match rule {
-        Window::Never => layers,
-        Window::Always => 0,
-        Window::Switched => config.max_window_layers.unwrap_or(layers),
-    };
-    Ok((0..layers).map(|layer| width.filter(|_| layer >= first)).collect())
+    let name = config.model_type();
+    Err(match missing(name) {
+        Some(what) => Diagnostic::error(
+            Code::UnknownArchitecture,
+            format!("model type '{name}' cannot be compiled: there is no op for {what}"),
+        ),
+        None => {
+            let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
+            let what = format!("checkpoints of model type '{name}' are not known; {} are", known.join(", "));
+            Diagnostic::error(Code::UnknownArchitecture, what).help("export the model to ONNX and compile that")
+        }
+    })
+}
+
+/// What no decoder here can do.
+fn refuse(config: &Config) -> Result<(), Diagnostic> {
+    let unsupported = |what: String| Err(Diagnostic::error(Code::UnsupportedForm, what));
+    if let Some(limit) = config.clip_qkv {
+        return unsupported(format!("clip_qkv is {limit}, but there is no op for bounds of queries, keys and values"));
+    }
+    if config.use_bidirectional_attention == Some(true) {
+        return unsupported("use_bidirectional_attention makes a model that is no decoder".into());
+    }
+    Ok(())
+}
+
+pub(super) fn size(name: &str, value: Option<u64>) -> Result<u64, Diagnostic> {
+    match value {
+        Some(n) if (1..=MAX_SIZE).contains(&n) => Ok(n),
+        Some(n) => Err(wrong(format!("{name} is {n}"))),
+        None => Err(wrong(format!("{name} is not given"))),
+    }
+}
+
+pub(super) fn finite(name: &str, value: f64) -> Result<f32, Diagnostic> {
+    if (value as f32).is_finite() { Ok(value as f32) } else { Err(wrong(format!("{name} is {value}"))) }
+}
+
+/// A number that is divided by.
+fn divisor(name: &str, value: f64) -> Result<f64, Diagnostic> {
+    if value > 0.0 && value.is_finite() { Ok(value) } else { Err(wrong(format!("{name} is {value}"))) }
 }
 
 pub(super) fn wrong(what: String) -> Diagnostic {
     Diagnostic::error(Code::BadConfig, what)
+}
+
+fn activation(config: &Config, family: &Family) -> Result<Activation, Diagnostic> {
+    // The first Gemma's configurations say `gelu` in one field and mean the approximation, which the other field says, or nothing.
+    let gemma = family.scalars == ScalarRule::Gemma;
+    let named = if gemma { config.hidden_activation.as_deref() } else { config.hidden_act.as_deref() };
+    let Some(name) = named else { return Ok(family.activation) };
+    match ACTIVATIONS.iter().find(|row| row.0 == name) {
+        Some((_, activation)) => Ok(*activation),
+        None => {
+            let what = format!("activation '{name}' is not supported in a checkpoint");
+            Err(Diagnostic::error(Code::UnsupportedForm, what))
+        }
+    }
+}
+
+fn biases(config: &Config, rule: BiasRule) -> Biases {
+    let attention = config.attention_bias.unwrap_or(false);
+    match rule {
+        BiasRule::Never => Biases::default(),
+        BiasRule::Qkv => Biases { qkv: true, ..Biases::default() },
+        BiasRule::Configured => Biases { qkv: attention, output: attention, ffn: config.mlp_bias.unwrap_or(false) },
+        BiasRule::QkvConfigured(default) => {
+            Biases { qkv: config.qkv_bias.or(config.attention_bias).unwrap_or(default), ..Biases::default() }
+        }
+        BiasRule::All => {
+            let all = config.use_bias.unwrap_or(false);
+            Biases { qkv: all, output: all, ffn: all }
+        }
+    }
+}
+
+fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Diagnostic> {
+    Ok(match rule {
+        ScalarRule::Plain => Scalars::default(),
+        ScalarRule::Gemma => Scalars {
+            embedding: (hidden as f32).sqrt(),
+            softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?,
+            ..Scalars::default()
+        },
+        ScalarRule::Granite => Scalars {
+            embedding: finite("embedding_multiplier", config.embedding_multiplier.unwrap_or(1.0))?,
+            residual: finite("residual_multiplier", config.residual_multiplier.unwrap_or(1.0))?,
+            logits: (1.0 / divisor("logits_scaling", config.logits_scaling.unwrap_or(1.0))?) as f32,
+            softcap: None,
+        },
+    })
+}
+
+fn cap(name: &str, value: Option<f64>) -> Result<Option<f32>, Diagnostic> {
+    value.map(|cap| divisor(name, cap).map(|cap| cap as f32)).transpose()
+}
+
+fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Diagnostic> {
+    let heads = size("num_attention_heads", config.num_attention_heads)?;
+    let kv_heads = size("num_key_value_heads", config.num_key_value_heads.or(Some(heads)))?;
+    let head_dim = size("head_dim", config.head_dim.or(Some(hidden / heads)))?;
+    if heads % kv_heads != 0 || head_dim % 2 != 0 {
+        let what = format!("{heads} heads of {head_dim} columns and {kv_heads} key heads are no attention");
+        return Err(wrong(what));
+    }
+    let width = match family.scalars {
+        ScalarRule::Gemma => config.query_pre_attn_scalar.unwrap_or(head_dim as f64),
+        _ => head_dim as f64,
+    };
+    let scale = match (family.scalars, config.attention_multiplier) {
+        (ScalarRule::Granite, Some(scale)) => finite("attention_multiplier", scale)?,
+        (ScalarRule::Granite, None) => 1.0,
+        _ => (divisor("query_pre_attn_scalar", width)? as f32).sqrt().recip(),
+    };
+    let normed = family.qk_norm == QkNorm::Absent && config.use_qk_norm == Some(true);
+    Ok(Attention::Heads(Heads {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        softcap: match family.scalars {
+            ScalarRule::Gemma => cap("attn_logit_softcapping", config.attn_logit_softcapping)?,
+            _ => None,
+        },
+        qk_norm: if normed { QkNorm::Heads } else { family.qk_norm },
+        sinks: family.sinks,
+        turn: family.turn,
+    }))
+}
+
+fn latent(config: &Config, family: &Family) -> Result<Attention, Diagnostic> {
+    let heads = size("num_attention_heads", config.num_attention_heads)?;
+    let still = size("qk_nope_head_dim", config.qk_nope_head_dim)?;
+    let turning = size("qk_rope_head_dim", config.qk_rope_head_dim)?;
+    if turning % 2 != 0 || config.num_key_value_heads.is_some_and(|n| n != heads) {
+        let what = format!("{heads} heads with {turning} rotating columns are no attention over a latent");
+        return Err(wrong(what));
+    }
+    let rope = config.rope();
+    // Scores grow by the square of what `mscale` gives, once for queries and once for keys.
+    let sharper = match (rope.kind(), rope.mscale_all_dim) {
+        ("yarn", Some(by)) if by != 0.0 => rope::mscale(rope.factor.unwrap_or(1.0), by).powi(2),
+        _ => 1.0,
+    };
+    Ok(Attention::Latent(Latent {
+        heads,
+        q_rank: config.q_lora_rank.map(|rank| size("q_lora_rank", Some(rank))).transpose()?,
+        kv_rank: size("kv_lora_rank", config.kv_lora_rank)?,
+        still,
+        turning,
+        value: size("v_head_dim", config.v_head_dim)?,
+        scale: finite("mscale_all_dim", sharper / ((still + turning) as f64).sqrt())?,
+        eps: LATENT_EPS,
+        turn: if config.rope_interleave == Some(false) { Turn::Halves } else { family.turn },
+    }))
+}
+
+/// The rotations, and which of them each layer has.
+fn rotations(
+    config: &Config,
+    family: &Family,
+    attention: &Attention,
+    windows: &[Option<u64>],
+    context: Option<u64>,
+) -> Result<(Vec<Rotation>, Vec<Option<usize>>), Diagnostic> {
+    let head_dim = match attention {
+        Attention::Heads(heads) => heads.head_dim,
+        Attention::Latent(latent) => latent.turning,
+    };
+    let setting = rope::Setting { config, head_dim, partial: family.partial, context };
+    let rope = config.rope();
+    let main = rope.full_attention.as_deref().unwrap_or(&rope);
+    let mut rotations = vec![rope::rotation(main, setting)?];
+    let windowed = windows.iter().any(Option::is_some);
+    let choice = match family.rotates {
+        Rotates::Always => vec![Some(0); windows.len()],
+        Rotates::Windowed => windows.iter().map(|w| (!windowed || w.is_some()).then_some(0)).collect(),
+        Rotates::Marked => windows::rotating(config, windows.len())?.into_iter().map(|on| on.then_some(0)).collect(),
+        Rotates::ByWindow => {
+            let local = rope::local(config, &rope);
+            rotations.push(rope::rotation(&local, setting)?);
+            windows.iter().map(|w| Some(usize::from(w.is_some()))).collect()
+        }
+    };
+    Ok((rotations, choice))
+}
+
+fn ffn(config: &Config, family: &Family, layer: u64) -> Result<Ffn, Diagnostic> {
+    match &family.experts {
+        Some(facts) if experts::has_experts(config, facts, layer)? => experts::experts(config, facts).map(Ffn::Experts),
+        _ => Ok(Ffn::Dense(size("intermediate_size", config.intermediate_size)?)),
+    }
 }

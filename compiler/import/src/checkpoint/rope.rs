@@ -2,45 +2,69 @@
 //!
 //! Unscaled they are `theta^(-2i/r)` for a head of which `r` columns rotate (Su et al. 2021, RoFormer). Scaled: `linear` divides them (position
 //! interpolation, Chen et al. 2023); `llama3` divides those whose wavelength is long and blends in between (Llama 3 release); `yarn` blends by the
-//! number of turns within the original context and scales cosines and sines (Peng et al. 2023).
+//! number of turns within the original context and scales cosines and sines (Peng et al. 2023); `longrope` divides each by a factor of its own
+//! (Ding et al. 2024).
 //!
-//! `dynamic` and `longrope` frequencies depend on the length of the text, which no ahead-of-time constant can; they are refused.
+//! Two kinds depend on the length of the text, and a compiled model has one set of frequencies for all texts. `dynamic` changes nothing up to
+//! `max_position_embeddings`, and no context is compiled beyond that. `longrope` has two lists of factors, for texts within the original context
+//! and for longer ones: the context that is compiled for decides, so a model that is compiled for its long context uses the long factors for short
+//! texts too.
 
 use super::config::{Config, Rope};
 use super::families::wrong;
-use q35_diag::{Code, Diagnostic};
+use crate::decoder::Rotation;
+use q35_diag::Diagnostic;
 use std::f64::consts::TAU;
 
-/// Frequencies in radians per position, and the factor on cosines and sines.
-pub(super) fn frequencies(config: &Config, head_dim: u64) -> Result<(Vec<f32>, f32), Diagnostic> {
-    let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref()).cloned().unwrap_or_default();
+/// What frequencies depend on beside the scaling itself.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    /// The configuration.
+    pub(super) config: &'a Config,
+    /// Columns of a head, or of the part of it that rotates.
+    pub(super) head_dim: u64,
+    /// The share of them that rotates where the configuration does not say.
+    pub(super) partial: f64,
+    /// The context that is compiled for.
+    pub(super) context: Option<u64>,
+}
+
+/// The rotation that `rope` describes.
+pub(super) fn rotation(rope: &Rope, at: Setting<'_>) -> Result<Rotation, Diagnostic> {
+    let config = at.config;
     let theta = rope.rope_theta.or(config.rope_theta).unwrap_or(10_000.0);
-    let partial = rope.partial_rotary_factor.or(config.partial_rotary_factor).unwrap_or(1.0);
-    let half = (head_dim as f64 * partial / 2.0) as u64;
-    if !(theta > 1.0 && theta.is_finite() && half >= 1 && 2 * half <= head_dim) {
+    let partial = rope.partial_rotary_factor.or(config.partial_rotary_factor).unwrap_or(at.partial);
+    let half = (at.head_dim as f64 * partial / 2.0) as u64;
+    if !(theta > 1.0 && theta.is_finite() && half >= 1 && 2 * half <= at.head_dim) {
         return Err(wrong(format!("rope_theta {theta} with partial_rotary_factor {partial} rotates nothing")));
     }
     let plain: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
     let original =
         rope.original_max_position_embeddings.or(config.original_max_position_embeddings).or(config.max_position_embeddings);
-    let (scaled, factor) = match rope.rope_type.as_deref().unwrap_or("default") {
-        "default" => (plain, 1.0),
+    let (scaled, factor) = match rope.kind() {
+        "default" | "mrope" | "dynamic" => (plain, 1.0),
         "linear" => {
             let factor = positive("factor", rope.factor)?;
             (plain.iter().map(|f| f / factor).collect(), 1.0)
         }
-        "llama3" => (llama3(&plain, &rope, length(original)?)?, 1.0),
-        "yarn" => yarn(&plain, &rope, theta, length(original)?)?,
-        kind @ ("dynamic" | "longrope" | "su") => {
-            let what =
-                format!("rope_type '{kind}' has frequencies that depend on the length of the text, which is not supported");
-            return Err(
-                Diagnostic::error(Code::UnsupportedForm, what).help("export the model to ONNX for one length and compile that")
-            );
-        }
+        "llama3" => (llama3(&plain, rope, length(original)?)?, 1.0),
+        "yarn" => yarn(&plain, rope, theta, at.config, length(original)?)?,
+        "longrope" | "su" => longrope(&plain, rope, length(original)?, at)?,
         other => return Err(wrong(format!("rope_type '{other}' is not known"))),
     };
-    Ok((scaled.into_iter().map(|f| f as f32).collect(), factor as f32))
+    let inv_freq: Vec<f32> = scaled.into_iter().map(|f| f as f32).collect();
+    if !inv_freq.iter().all(|f| f.is_finite()) || !(factor as f32).is_finite() {
+        return Err(wrong("the rope's scaling gives frequencies that are not finite".into()));
+    }
+    Ok(Rotation { inv_freq, scale: factor as f32 })
+}
+
+/// The scaling in layers with a window, where those have one of their own.
+pub(super) fn local(config: &Config, rope: &Rope) -> Rope {
+    match rope.sliding_attention.as_deref() {
+        Some(own) => own.clone(),
+        None => Rope { rope_theta: config.rope_local_base_freq.or(Some(10_000.0)), ..Rope::default() },
+    }
 }
 
 fn positive(name: &str, value: Option<f64>) -> Result<f64, Diagnostic> {
@@ -49,6 +73,11 @@ fn positive(name: &str, value: Option<f64>) -> Result<f64, Diagnostic> {
 
 fn length(original: Option<u64>) -> Result<f64, Diagnostic> {
     positive("original_max_position_embeddings", original.map(|n| n as f64))
+}
+
+/// How many times longer than the original the longest context is, where the scaling itself does not say.
+fn stretch(rope: &Rope, config: &Config, original: f64) -> Result<f64, Diagnostic> {
+    positive("factor", rope.factor.or(config.max_position_embeddings.map(|n| n as f64 / original)))
 }
 
 fn llama3(plain: &[f64], rope: &Rope, original: f64) -> Result<Vec<f64>, Diagnostic> {
@@ -63,8 +92,13 @@ fn llama3(plain: &[f64], rope: &Rope, original: f64) -> Result<Vec<f64>, Diagnos
     Ok(plain.iter().map(|&f| f * (blend(f) + (1.0 - blend(f)) / factor)).collect())
 }
 
-fn yarn(plain: &[f64], rope: &Rope, theta: f64, original: f64) -> Result<(Vec<f64>, f64), Diagnostic> {
-    let factor = positive("factor", rope.factor)?;
+/// `0.1 by ln(factor) + 1`: how much sharper scores become when a context is stretched (Peng et al. 2023, section 3.4).
+pub(super) fn mscale(factor: f64, by: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 }
+}
+
+fn yarn(plain: &[f64], rope: &Rope, theta: f64, config: &Config, original: f64) -> Result<(Vec<f64>, f64), Diagnostic> {
+    let factor = stretch(rope, config, original)?;
     let half = plain.len() as f64;
     // The (fractional) index of the frequency that makes `turns` turns within the original context.
     let index = |turns: f64| half * (original / (turns * TAU)).ln() / theta.ln();
@@ -76,11 +110,28 @@ fn yarn(plain: &[f64], rope: &Rope, theta: f64, original: f64) -> Result<(Vec<f6
     let width = if high == low { 0.001 } else { high - low };
     let divided = |i: usize| ((i as f64 - low) / width).clamp(0.0, 1.0);
     let frequencies = plain.iter().enumerate().map(|(i, f)| f * (1.0 - divided(i) + divided(i) / factor)).collect();
-    let grow = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
     let scale = match (rope.attention_factor, rope.mscale.filter(|m| *m != 0.0), rope.mscale_all_dim.filter(|m| *m != 0.0)) {
         (Some(scale), ..) => scale,
-        (None, Some(part), Some(all)) => grow(part) / grow(all),
-        _ => grow(1.0),
+        (None, Some(part), Some(all)) => mscale(factor, part) / mscale(factor, all),
+        _ => mscale(factor, 1.0),
     };
     Ok((frequencies, scale))
+}
+
+fn longrope(plain: &[f64], rope: &Rope, original: f64, at: Setting<'_>) -> Result<(Vec<f64>, f64), Diagnostic> {
+    let is_long = at.context.or(at.config.max_position_embeddings).is_some_and(|context| context as f64 > original);
+    let (name, factors) = if is_long { ("long_factor", &rope.long_factor) } else { ("short_factor", &rope.short_factor) };
+    let factors = factors.as_deref().unwrap_or_default();
+    if factors.len() != plain.len() || factors.iter().any(|f| !(*f > 0.0 && f.is_finite())) {
+        let what = format!("the rope's {name} is not {} positive numbers, one for each frequency", plain.len());
+        return Err(wrong(what));
+    }
+    let scale = match rope.attention_factor {
+        Some(scale) => scale,
+        None => match stretch(rope, at.config, original)? {
+            factor if factor > 1.0 => (1.0 + factor.ln() / original.ln()).sqrt(),
+            _ => 1.0,
+        },
+    };
+    Ok((plain.iter().zip(factors).map(|(f, by)| f / by).collect(), scale))
 }

@@ -1,12 +1,10 @@
 //! The safetensors files of a checkpoint: which tensor lies where. Only headers are read.
 
-use crate::decoder::Weights;
 use crate::files;
 use crate::onnx::External;
-use crate::onnx::proto::Tensor;
-use crate::onnx::proto::build::{BF16, F16, FLOAT};
 use crate::report::Report;
 use q35_diag::{Code, Diagnostic};
+use q35_graph::{DType, Storage, Tensor};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,26 +14,30 @@ use std::path::Path;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Element types a weight may have.
-const FLOATS: &[(Dtype, i32)] = &[(Dtype::F32, FLOAT), (Dtype::F16, F16), (Dtype::BF16, BF16)];
-
-/// Tensors that some checkpoints carry although they follow from the configuration.
-const REDUNDANT: &[&str] = &["rotary_emb.inv_freq"];
+/// Element types.
+const TYPES: &[(Dtype, DType)] = &[
+    (Dtype::F32, DType::F32),
+    (Dtype::F16, DType::F16),
+    (Dtype::BF16, DType::Bf16),
+    (Dtype::F8_E4M3, DType::F8E4M3),
+    (Dtype::F8_E5M2, DType::F8E5M2),
+    (Dtype::U8, DType::U8),
+    (Dtype::F8_E8M0, DType::U8),
+];
 
 /// Where one tensor lies.
 struct Place {
-    file: String,
+    storage: Storage,
     dtype: Dtype,
     dims: Vec<u64>,
     start: u64,
-    length: u64,
 }
 
-/// All tensors of a checkpoint by name.
+/// All tensors of a checkpoint by name; each may be taken once.
 pub(super) struct Shards {
     tensors: BTreeMap<String, Place>,
     /// Whether every file could be read; if not, what is missing says nothing.
-    complete: bool,
+    pub(super) complete: bool,
 }
 
 #[derive(Deserialize)]
@@ -74,8 +76,7 @@ impl Shards {
 
     fn read(&mut self, file: &str, external: &mut External) -> Result<(), Diagnostic> {
         let storage = external.file(file)?;
-        let bytes = storage.bytes();
-        let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| match e {
+        let (header, metadata) = SafeTensors::read_metadata(storage.bytes()).map_err(|e| match e {
             SafeTensorError::MetadataIncompleteBuffer
             | SafeTensorError::InvalidHeaderLength
             | SafeTensorError::HeaderTooSmall => {
@@ -86,22 +87,43 @@ impl Shards {
             _ => Diagnostic::error(Code::NotAModel, "the file is damaged, or not a safetensors file").at("file", file),
         })?;
         for (name, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
             let place = Place {
-                file: file.to_owned(),
+                storage: storage.clone(),
                 dtype: info.dtype,
                 dims: info.shape.iter().map(|&d| d as u64).collect(),
-                start: (8 + header + start) as u64,
-                length: (end - start) as u64,
+                start: (8 + header + info.data_offsets.0) as u64,
             };
             self.tensors.insert(name, place);
         }
         Ok(())
     }
 
-    /// Hands the tensors out to a graph.
-    pub(super) fn source<'r>(self, report: &'r mut Report) -> Source<'r> {
-        Source { shards: self, report }
+    /// Whether there is a tensor of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Names of the tensors that have not been taken.
+    pub(super) fn rest(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Takes the tensor `name`. `Ok(None)` where a file that could not be read may hold it.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<Tensor>, Diagnostic> {
+        let error = |code, what: String| Err(Diagnostic::error(code, what).at("tensor", name));
+        let Some(place) = self.tensors.remove(name) else {
+            return match self.complete {
+                true => error(Code::MissingTensor, "the checkpoint has no such tensor".into()),
+                false => Ok(None),
+            };
+        };
+        let Some((_, dtype)) = TYPES.iter().find(|row| row.0 == place.dtype) else {
+            return error(Code::UnsupportedForm, format!("its element type {:?} is not supported for a weight", place.dtype));
+        };
+        match Tensor::new(*dtype, place.dims, place.storage, place.start) {
+            Ok(tensor) => Ok(Some(tensor)),
+            Err(_) => error(Code::DataOutOfFile, "its bytes lie outside their file".into()),
+        }
     }
 }
 
@@ -119,53 +141,4 @@ fn no_weights(folder: &Path) -> Diagnostic {
         false => "download the *.safetensors files",
     };
     Diagnostic::error(Code::MissingFile, format!("the folder holds no {SINGLE}")).at("folder", folder.display()).help(help)
-}
-
-/// Tensors on their way into a graph; each may be taken once.
-pub(super) struct Source<'r> {
-    shards: Shards,
-    report: &'r mut Report,
-}
-
-impl Weights for Source<'_> {
-    fn tensor(&mut self, name: &str, dims: &[u64]) -> Tensor {
-        self.report.take(self.shards.take(name, dims)).flatten().unwrap_or_default()
-    }
-}
-
-impl Shards {
-    /// `Ok(None)` where a file that could not be read may hold it.
-    fn take(&mut self, name: &str, dims: &[u64]) -> Result<Option<Tensor>, Diagnostic> {
-        let error = |code, what: String| Err(Diagnostic::error(code, what).at("tensor", name));
-        let Some(place) = self.tensors.remove(name) else {
-            return if self.complete {
-                error(Code::MissingTensor, "the checkpoint has no such tensor".into())
-            } else {
-                Ok(None)
-            };
-        };
-        if place.dims != dims {
-            return error(Code::BadConfig, format!("the tensor is {:?}, but the configuration makes it {dims:?}", place.dims));
-        }
-        let Some((_, data_type)) = FLOATS.iter().find(|row| row.0 == place.dtype) else {
-            return error(Code::UnsupportedForm, format!("its element type {:?} is not supported for a weight", place.dtype));
-        };
-        let dims: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
-        let entries =
-            [("location", place.file.as_str()), ("offset", &place.start.to_string()), ("length", &place.length.to_string())];
-        Ok(Some(Tensor::external(name, *data_type, &dims, &entries)))
-    }
-}
-
-impl Source<'_> {
-    /// Reports the tensors that the graph had no use for: a model that is computed without some of its weights is another model.
-    pub(super) fn finish(self, tied: bool) {
-        for name in self.shards.tensors.keys() {
-            let redundant = REDUNDANT.iter().any(|suffix| name.ends_with(suffix)) || tied && name == "lm_head.weight";
-            if !redundant && self.shards.complete {
-                self.report
-                    .push(Diagnostic::error(Code::ExtraTensor, "the tensor has no place in the model").at("tensor", name));
-            }
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! Checkpoints written tensor by tensor, and everything that can be wrong with them.
 
 use super::config::{Config, Rope};
-use super::rope::frequencies;
+use super::rope::{Setting, rotation};
 use crate::testing::Random;
 use q35_graph::source::SourceOp;
 use safetensors::tensor::TensorView;
@@ -25,6 +25,12 @@ const TENSORS: &[(&str, &[usize])] = &[
     ("model.layers.0.mlp.down_proj.weight", &[8, 6]),
     ("model.norm.weight", &[8]),
 ];
+
+/// Frequencies and factor for a head of so many columns.
+fn frequencies(config: &Config, head_dim: u64, context: Option<u64>) -> (Vec<f32>, f32) {
+    let rotation = rotation(&config.rope(), Setting { config, head_dim, partial: 1.0, context }).unwrap();
+    (rotation.inv_freq, rotation.scale)
+}
 
 fn write_tensors(path: &Path, tensors: &[(&str, &[usize])]) {
     let zeros = vec![0u8; 4096];
@@ -77,7 +83,7 @@ fn configurations_that_are_refused() {
         text.strip_suffix("\n  at file 'DIR/config.json'").unwrap_or(&text).to_owned()
     };
     let cases = [
-        (r#", "hidden_act": "gelu""#, "error[Q35-0207]: activation 'gelu' is not supported in a checkpoint"),
+        (r#", "hidden_act": "relu2""#, "error[Q35-0207]: activation 'relu2' is not supported in a checkpoint"),
         (r#", "layer_types": []"#, "error[Q35-0111]: layer_types has 0 entries for 1 layers"),
         (r#", "layer_types": ["mamba"]"#, "error[Q35-0111]: layer type 'mamba' is not known"),
         (
@@ -90,20 +96,25 @@ fn configurations_that_are_refused() {
             r#", "partial_rotary_factor": 0.1"#,
             "error[Q35-0111]: rope_theta 10000 with partial_rotary_factor 0.1 rotates nothing",
         ),
-        (r#", "head_dim": 3"#, "error[Q35-0111]: 1 layers of 2 heads of 3 columns and 1 key heads are no decoder"),
+        (r#", "head_dim": 3"#, "error[Q35-0111]: 2 heads of 3 columns and 1 key heads are no attention"),
+        (
+            r#", "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [], "factor": 2.0,
+                "original_max_position_embeddings": 8}"#,
+            "error[Q35-0111]: the rope's short_factor is not 2 positive numbers, one for each frequency",
+        ),
+        (r#", "clip_qkv": 8.0"#, "error[Q35-0207]: clip_qkv is 8, but there is no op for bounds of queries, keys and values"),
+        (
+            r#", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}"#,
+            "error[Q35-0111]: weight_block_size is [128]",
+        ),
     ];
     for (more, expected) in cases {
         assert_eq!(with(more), expected, "{more}");
     }
     assert_eq!(
-        refused(folder(r#", "rope_scaling": {"type": "dynamic", "factor": 2.0}"#, TENSORS).path()),
-        "error[Q35-0207]: rope_type 'dynamic' has frequencies that depend on the length of the text, which is not supported\n  \
-         at file 'DIR/config.json'\n  help: export the model to ONNX for one length and compile that"
-    );
-    assert_eq!(
         refused(folder(r#", "quantization_config": {"quant_method": "awq"}"#, TENSORS).path()),
-        "error[Q35-0207]: the checkpoint's weights are quantized already\n  at file 'DIR/config.json'\n  \
-         help: use the checkpoint it was made from"
+        "error[Q35-0207]: the checkpoint's weights are quantized already, by a method that is not supported: 'awq'\n  \
+         at file 'DIR/config.json'\n  help: use the checkpoint it was made from"
     );
     let dir = folder("", TENSORS);
     let rewrite = |text: &str| {
@@ -112,12 +123,28 @@ fn configurations_that_are_refused() {
     };
     assert_eq!(
         rewrite(r#"{"model_type": "bert"}"#),
-        "error[Q35-0208]: checkpoints of model type 'bert' are not known; llama, mistral, phi3, qwen2, qwen3 are\n  \
+        "error[Q35-0208]: checkpoints of model type 'bert' are not known; deepseek_v2, deepseek_v3, ernie4_5, ernie4_5_moe, exaone4, \
+         gemma, gemma2, gemma3_text, glm4, glm4_moe, gpt_oss, granite, granitemoe, llama, mistral, mixtral, olmo2, olmo3, olmoe, \
+         phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, smollm3 are\n  \
          at file 'DIR/config.json'\n  help: export the model to ONNX and compile that"
     );
-    assert_eq!(rewrite(r#"{"model_type": "llama"}"#), "error[Q35-0111]: hidden_size is not given\n  at file 'DIR/config.json'");
     assert_eq!(
-        rewrite(r#"{"model_type": "llama", "hidden_size": 1000000000000}"#),
+        rewrite(r#"{"model_type": "phimoe"}"#),
+        "error[Q35-0208]: model type 'phimoe' cannot be compiled: there is no op for layer norms and sparse mixer routing\n  \
+         at file 'DIR/config.json'"
+    );
+    assert_eq!(
+        rewrite(
+            r#"{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 3, "num_key_value_heads": 2}"#
+        ),
+        "error[Q35-0111]: 3 heads of 2 columns and 2 key heads are no attention\n  at file 'DIR/config.json'"
+    );
+    assert_eq!(
+        rewrite(r#"{"model_type": "llama"}"#),
+        "error[Q35-0111]: num_hidden_layers is not given\n  at file 'DIR/config.json'"
+    );
+    assert_eq!(
+        rewrite(r#"{"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 1000000000000}"#),
         "error[Q35-0111]: hidden_size is 1000000000000\n  at file 'DIR/config.json'"
     );
     assert_eq!(
@@ -201,7 +228,7 @@ fn yarn_agrees_with_exported_tables() {
         return println!("skipped: no corpus");
     }
     let config = super::config::read(&std::fs::read(folder.join("hf/config.json")).unwrap()).unwrap();
-    let (inv_freq, scale) = frequencies(&config, 64).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 64, None);
     let graph = crate::open(&folder.join("model.onnx")).unwrap().graph;
     let table = |name: &str| {
         graph.ids().find_map(|id| match &graph.node(id).op {
@@ -231,7 +258,7 @@ fn llama3_blends_by_turns() {
         ..Rope::default()
     };
     let config = Config { rope_parameters: Some(rope), ..Config::default() };
-    let (inv_freq, scale) = frequencies(&config, 6).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 6, None);
     // Turns within 1257 positions: 200.06, 2.0006, 0.02.
     assert_eq!((inv_freq[0], scale), (1.0, 1.0));
     assert!((inv_freq[1] - 0.01 * (0.5003 + 0.4997 / 4.0)).abs() < 1e-6);
@@ -249,7 +276,7 @@ fn yarn_ramps_between_whole_indices() {
         ..Rope::default()
     };
     let config = Config { rope_parameters: Some(rope), ..Config::default() };
-    let (inv_freq, scale) = frequencies(&config, 8).unwrap();
+    let (inv_freq, scale) = frequencies(&config, 8, None);
     // 32 turns at index 0.49, one turn at index 1.9998: the ramp runs from 0 to 2.
     let expected = [1.0, 0.1 * (0.5 + 0.5 / 4.0), 0.01 / 4.0, 0.001 / 4.0];
     assert!(inv_freq.iter().zip(expected).all(|(a, b): (&f32, f32)| (a / b - 1.0).abs() < 1e-6), "{inv_freq:?}");
@@ -280,4 +307,39 @@ fn damaged_checkpoints_never_panic() {
         std::fs::write(&path, original).unwrap();
     }
     assert!(opened > 100 && refused > 100, "{opened} opened, {refused} refused");
+}
+
+/// Factors are chosen by the context that is compiled for.
+#[test]
+fn longrope_has_two_lists_of_factors() {
+    let rope = Rope {
+        rope_type: Some("longrope".into()),
+        rope_theta: Some(100.0),
+        short_factor: Some(vec![1.0, 2.0]),
+        long_factor: Some(vec![4.0, 5.0]),
+        original_max_position_embeddings: Some(16),
+        ..Rope::default()
+    };
+    let config = Config { rope_parameters: Some(rope), max_position_embeddings: Some(64), ..Config::default() };
+    // sqrt(1 + ln 4 / ln 16)
+    let scale = 1.5f32.sqrt();
+    assert_eq!(frequencies(&config, 4, Some(16)), (vec![1.0, 0.05], scale));
+    assert_eq!(frequencies(&config, 4, Some(17)), (vec![0.25, 0.02], scale));
+    assert_eq!(frequencies(&config, 4, None), (vec![0.25, 0.02], scale));
+}
+
+/// Up to the longest context that a model was made for, `dynamic` scales nothing.
+#[test]
+fn dynamic_frequencies_are_plain_within_the_longest_context() {
+    let rope = Rope { rope_type: Some("dynamic".into()), rope_theta: Some(100.0), factor: Some(2.0), ..Rope::default() };
+    let config = Config { rope_parameters: Some(rope), max_position_embeddings: Some(64), ..Config::default() };
+    assert_eq!(frequencies(&config, 4, None), (vec![1.0, 0.1], 1.0));
+}
+
+#[test]
+fn tensors_that_only_guess_ahead_are_left_out() {
+    let further = [("model.layers.1.eh_proj.weight", &[8usize, 16][..]), ("model.layers.1.mlp.up_proj.weight", &[6, 8])];
+    let tensors = [TENSORS, &further].concat();
+    assert!(crate::open(folder(r#", "num_nextn_predict_layers": 1"#, &tensors).path()).is_ok());
+    assert!(refused(folder("", &tensors).path()).contains("error[Q35-0113]: the tensor has no place in the model"));
 }

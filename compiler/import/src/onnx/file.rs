@@ -40,6 +40,7 @@ pub(super) fn decode(file: &Storage) -> Result<Model, Diagnostic> {
         return Err(no_model(&format!("this is {kind}, not an ONNX model")).help(*help));
     }
     check_frame(bytes)?;
+    super::budget::check(bytes)?;
     let model = Model::decode(Bytes::from_owner(Owner(file.clone())))
         .map_err(|_| no_model("the file is damaged, or not an ONNX model"))?;
     if model.graph.is_none() {

@@ -4,6 +4,7 @@
 //! [`graph::Builder`] walks the structure once.
 
 mod attr;
+mod budget;
 mod external;
 mod file;
 mod frame;
@@ -22,8 +23,9 @@ use crate::report::Report;
 use crate::{ModelKind, files};
 use graph::Builder;
 use q35_diag::{Code, Result};
-use q35_graph::Storage;
 use q35_graph::source::SourceGraph;
+use q35_graph::{Storage, Tensor};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tensor::Tensors;
 
@@ -42,8 +44,8 @@ fn read(storage: Storage, path: &Path) -> Result<(SourceGraph, ModelKind)> {
     Ok((graph, ModelKind::Onnx { opsets, producer }))
 }
 
-/// Imports a graph that [`crate::decoder`] wrote; all its data is external, small constants apart.
-pub(crate) fn build(graph: &proto::Graph, external: External) -> Result<SourceGraph> {
+/// Imports a graph that [`crate::decoder`] wrote; its weights are `ready`, by name.
+pub(crate) fn build(graph: &proto::Graph, ready: BTreeMap<String, Tensor>) -> Result<SourceGraph> {
     let opsets = [(String::new(), crate::decoder::OPSET)].into();
-    Builder::new(&[], Tensors::new(Vec::new().into(), external), Report::default()).build(graph, &opsets)
+    Builder::new(&[], Tensors::ready(ready), Report::default()).build(graph, &opsets)
 }

@@ -10,8 +10,7 @@ mod types;
 
 pub(crate) use graph::{Attribute, Function, Graph, Model, Node, OperatorSet, kind};
 pub(crate) use tensor::{Entry, SparseTensor, Tensor};
-pub(crate) use types::{Dimension, DimensionValue, ValueInfo};
-use types::{Shape, TensorType, Type};
+pub(crate) use types::{Dimension, DimensionValue, Shape, TensorType, Type, ValueInfo};
 
 /// Element types by their ONNX number.
 pub(crate) const DTYPES: &[(i32, &str, Option<q35_graph::DType>)] = {

@@ -7,6 +7,8 @@ use crate::report::Report;
 use bytes::Bytes;
 use q35_diag::{Code, Diagnostic};
 use q35_graph::{DType, Storage, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// No tensor of any model takes a tebibyte.
 const MAX_BYTES: u64 = 1 << 40;
@@ -18,11 +20,18 @@ const EXTERNAL: i32 = 1;
 pub(super) struct Tensors {
     file: Storage,
     external: External,
+    /// Tensors that somebody else has read already.
+    ready: BTreeMap<String, Tensor>,
 }
 
 impl Tensors {
     pub(super) fn new(file: Storage, external: External) -> Self {
-        Self { file, external }
+        Self { file, external, ready: BTreeMap::new() }
+    }
+
+    /// For a graph that has no file: its tensors, by name, but for small constants.
+    pub(super) fn ready(ready: BTreeMap<String, Tensor>) -> Self {
+        Self { ready, ..Self::new(Vec::new().into(), External::new(Path::new(""))) }
     }
 
     /// Reports what was wrong with external files.
@@ -32,6 +41,9 @@ impl Tensors {
 
     /// Makes a tensor that is called `name`. `None` if something is wrong with it, which has been or will be reported.
     pub(super) fn read(&mut self, proto: &proto::Tensor, name: &str, report: &mut Report) -> Option<Tensor> {
+        if let Some(tensor) = self.ready.get(name) {
+            return Some(tensor.clone());
+        }
         report.take(self.try_read(proto, name).map_err(|problem| problem.at("tensor", name))).flatten()
     }
 

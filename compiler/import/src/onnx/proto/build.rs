@@ -9,11 +9,6 @@ pub(crate) const INT64: i32 = 7;
 /// ONNX number of `bool`.
 pub(crate) const BOOL: i32 = 9;
 
-/// ONNX number of `float16`.
-pub(crate) const F16: i32 = 10;
-/// ONNX number of `bfloat16`.
-pub(crate) const BF16: i32 = 16;
-
 impl Attribute {
     /// An attribute of the given kind without a value.
     pub(crate) fn of_kind(name: &str, r#type: i32) -> Self {
@@ -23,6 +18,11 @@ impl Attribute {
     /// An integer.
     pub(crate) fn int(name: &str, i: i64) -> Self {
         Self { i, ..Self::of_kind(name, kind::INT) }
+    }
+
+    /// A string.
+    pub(crate) fn string(name: &str, s: &'static str) -> Self {
+        Self { s: s.into(), ..Self::of_kind(name, kind::STRING) }
     }
 
     /// A list of integers.

@@ -34,7 +34,7 @@ fn files_that_are_no_model() {
     assert_eq!(
         refused_path(dir.path(), dir.path()),
         "error[Q35-0103]: the folder holds no config.json, so it is no checkpoint\n  at folder 'DIR'\n  \
-         help: name a folder with config.json and *.safetensors, or an .onnx file"
+         help: name a folder with config.json and *.safetensors, or an .onnx or .gguf file"
     );
     assert_eq!(
         refused_bytes(b""),

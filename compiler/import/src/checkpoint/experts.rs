@@ -1,0 +1,131 @@
+//! Which layers have experts, and what they are.
+
+use super::config::Config;
+use super::families::{finite, size, wrong};
+use super::table::{ExpertFacts, ExpertLayers, Normalize};
+use crate::decoder::{Choice, Clamp, ExpertLayout, Experts, Groups, Scoring, SharedExpert};
+use q35_diag::{Code, Diagnostic};
+
+/// Bounds and steepness of clamped units, where the configuration does not say.
+const CLAMP: (f64, f64) = (7.0, 1.702);
+
+/// Whether a layer has experts.
+pub(super) fn has_experts(config: &Config, facts: &ExpertFacts, layer: u64) -> Result<bool, Diagnostic> {
+    let every = |name: &str, n: Option<u64>| match n.unwrap_or(1) {
+        0 => Err(wrong(format!("{name} is 0"))),
+        n => Ok(n),
+    };
+    Ok(match facts.layers {
+        ExpertLayers::All => true,
+        ExpertLayers::Stepped => {
+            let dense = config.mlp_only_layers.as_ref().is_some_and(|list| list.contains(&layer));
+            !dense && (layer + 1).is_multiple_of(every("decoder_sparse_step", config.decoder_sparse_step)?)
+        }
+        ExpertLayers::AfterDense => {
+            layer >= config.first_k_dense_replace.unwrap_or(0)
+                && layer.is_multiple_of(every("moe_layer_freq", config.moe_layer_freq)?)
+        }
+        ExpertLayers::Between => {
+            layer >= config.moe_layer_start_index.unwrap_or(0)
+                && config.moe_layer_end_index.is_none_or(|end| layer <= end)
+                && (layer + 1).is_multiple_of(every("moe_layer_interval", config.moe_layer_interval)?)
+        }
+    })
+}
+
+/// The experts of every layer that has some.
+pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, Diagnostic> {
+    let count = config.n_routed_experts.or(config.num_experts).or(config.num_local_experts).or(config.moe_num_experts);
+    let count = size("the number of experts", count)?;
+    let width = if facts.whole_width { config.intermediate_size } else { config.moe_intermediate_size };
+    let width = size(if facts.whole_width { "intermediate_size" } else { "moe_intermediate_size" }, width)?;
+    let chosen = size("num_experts_per_tok", config.num_experts_per_tok.or(config.moe_k))?;
+    let groups = groups(config, facts, count)?;
+    let reachable = groups.map_or(count, |g| g.top * (count / g.count));
+    if chosen > reachable {
+        return Err(wrong(format!("{chosen} experts are chosen for each token, but there are {reachable} to choose from")));
+    }
+    let scoring = scoring(config, facts)?;
+    Ok(Experts {
+        module: facts.module,
+        router: facts.router,
+        count,
+        width,
+        choice: Choice {
+            count: chosen,
+            scoring,
+            correction: facts.correction,
+            groups,
+            normalize: match facts.normalize {
+                Normalize::Always => true,
+                Normalize::Configured(default) => config.norm_topk_prob.unwrap_or(default),
+            },
+            eps: facts.eps,
+            scale: finite("routed_scaling_factor", config.routed_scaling_factor.unwrap_or(1.0))?,
+        },
+        layout: layout(config, facts),
+        biases: facts.clamped,
+        clamp: if facts.clamped { Some(clamp(config)?) } else { None },
+        shared: shared(config, facts)?,
+    })
+}
+
+/// How experts are stored: blocks of 4-bit floats lie along the inputs, other stacks along the outputs.
+fn layout(config: &Config, facts: &ExpertFacts) -> ExpertLayout {
+    let method = config.quantization_config.as_ref().and_then(|q| q.quant_method.as_deref());
+    match (facts.layout, method) {
+        (ExpertLayout::Woven(names), Some("mxfp4")) => ExpertLayout::WovenRows(names),
+        (layout, _) => layout,
+    }
+}
+
+/// The scoring; a configuration that names another than its family's is refused.
+fn scoring(config: &Config, facts: &ExpertFacts) -> Result<Scoring, Diagnostic> {
+    let named = match (config.scoring_func.as_deref(), facts.scoring) {
+        (None, _) | (Some("softmax"), Scoring::Softmax) | (Some("sigmoid"), Scoring::Sigmoid) => None,
+        (Some(other), _) => Some(("scoring_func", other)),
+    };
+    let method = match (config.topk_method.as_deref(), facts.correction.is_some()) {
+        (None | Some("noaux_tc"), true) | (None | Some("greedy" | "group_limited_greedy"), false) => None,
+        (Some(other), _) => Some(("topk_method", other)),
+    };
+    match named.or(method) {
+        None => Ok(facts.scoring),
+        Some((field, value)) => {
+            let what = format!("{field} '{value}' is not supported for model type '{}'", config.model_type());
+            Err(Diagnostic::error(Code::UnsupportedForm, what))
+        }
+    }
+}
+
+fn groups(config: &Config, facts: &ExpertFacts, experts: u64) -> Result<Option<Groups>, Diagnostic> {
+    let Some(score) = facts.groups.filter(|_| config.topk_method.as_deref() != Some("greedy")) else { return Ok(None) };
+    let (count, top) = (config.n_group.unwrap_or(1), config.topk_group.unwrap_or(1));
+    if count <= 1 {
+        return Ok(None);
+    }
+    // A group's worth may be the sum of its two best.
+    if experts % count != 0 || !(1..=count).contains(&top) || experts / count < 2 {
+        return Err(wrong(format!("{experts} experts in {count} groups, {top} of them chosen, are no routing")));
+    }
+    Ok(Some(Groups { count, top, score }))
+}
+
+fn clamp(config: &Config) -> Result<Clamp, Diagnostic> {
+    let limit = finite("swiglu_limit", config.swiglu_limit.unwrap_or(CLAMP.0))?;
+    let alpha = finite("swiglu_alpha", config.swiglu_alpha.unwrap_or(CLAMP.1))?;
+    if limit > 0.0 && alpha > 0.0 { Ok(Clamp { limit, alpha }) } else { Err(wrong(format!("swiglu_limit is {limit}"))) }
+}
+
+fn shared(config: &Config, facts: &ExpertFacts) -> Result<Option<SharedExpert>, Diagnostic> {
+    let Some((module, gate)) = facts.shared else { return Ok(None) };
+    let width = match (gate, config.n_shared_experts.or(config.moe_num_shared_experts)) {
+        (Some(_), _) => size("shared_expert_intermediate_size", config.shared_expert_intermediate_size)?,
+        (None, None | Some(0)) => return Ok(None),
+        (None, Some(n)) => {
+            let each = size("moe_intermediate_size", config.moe_intermediate_size)?;
+            size("the width of the shared experts", n.checked_mul(each))?
+        }
+    };
+    Ok(Some(SharedExpert { module, width, gate }))
+}

@@ -1,0 +1,362 @@
+//! The decoder families, as a table: what each does that its configuration does not say.
+
+use super::config::Config;
+use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, QkNorm, Scoring, Turn};
+
+/// A family of decoders.
+pub(crate) struct Family {
+    /// `model_type` of its configurations.
+    pub(crate) model_type: &'static str,
+    /// Norms of a layer.
+    pub(crate) norms: LayerNorms,
+    /// Whether a norm's stored weight is its factor less one.
+    pub(crate) unit_offset: bool,
+    /// Linear layers with biases.
+    pub(crate) biases: BiasRule,
+    /// Norms of queries and keys.
+    pub(crate) qk_norm: QkNorm,
+    /// Which linear layers of one input are one weight.
+    pub(crate) fused: Fused,
+    /// Layers whose attention has a window, where the configuration does not say so layer by layer.
+    pub(crate) window: Window,
+    /// Layers whose queries and keys rotate.
+    pub(crate) rotates: Rotates,
+    /// Columns that rotate together.
+    pub(crate) turn: Turn,
+    /// The share of a head that rotates where the configuration does not say.
+    pub(crate) partial: f64,
+    /// Activation where the configuration does not say.
+    pub(crate) activation: Activation,
+    /// Scalars that configurations of this family give.
+    pub(crate) scalars: ScalarRule,
+    /// Whether attention goes through a latent.
+    pub(crate) latent: bool,
+    /// Whether each head has a score that belongs to no token.
+    pub(crate) sinks: bool,
+    /// Its experts, if it has any.
+    pub(crate) experts: Option<ExpertFacts>,
+}
+
+/// Which linear layers have biases.
+#[derive(Clone, Copy)]
+pub(crate) enum BiasRule {
+    /// None.
+    Never,
+    /// q, k and v.
+    Qkv,
+    /// As `attention_bias` and `mlp_bias` say.
+    Configured,
+    /// q, k and v, as `attention_bias` or `qkv_bias` says; if neither does, as given.
+    QkvConfigured(bool),
+    /// All or none, as `use_bias` says.
+    All,
+}
+
+/// Which layers' attention has a window.
+#[derive(Clone, Copy)]
+pub(crate) enum Window {
+    /// None.
+    Never,
+    /// All.
+    Always,
+    /// From layer `max_window_layers` on, if `use_sliding_window`.
+    Switched,
+    /// Of each so many layers all but the last; `sliding_window_pattern` says how many, or else the number here.
+    AllBut(u64),
+}
+
+/// Which layers rotate queries and keys.
+#[derive(Clone, Copy)]
+pub(crate) enum Rotates {
+    /// All, in the same way.
+    Always,
+    /// Those that `no_rope_layers` marks, or all but every `no_rope_layer_interval`-th.
+    Marked,
+    /// Those with a window; all, if there is none.
+    Windowed,
+    /// All; those with a window unscaled, by `rope_local_base_freq`.
+    ByWindow,
+}
+
+/// Which scalars a configuration gives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScalarRule {
+    /// None.
+    Plain,
+    /// The embedding is multiplied by the square root of its width; scores by `query_pre_attn_scalar`, caps as configured.
+    Gemma,
+    /// `embedding_multiplier`, `residual_multiplier`, `attention_multiplier`, `logits_scaling`.
+    Granite,
+}
+
+/// What a family's experts do that the configuration does not say.
+#[derive(Clone, Copy)]
+pub(crate) struct ExpertFacts {
+    /// The module that holds router and experts.
+    pub(crate) module: &'static str,
+    /// The router.
+    pub(crate) router: &'static str,
+    /// How experts are stored.
+    pub(crate) layout: ExpertLayout,
+    /// How logits become scores.
+    pub(crate) scoring: Scoring,
+    /// Tensor that is added to scores for choosing, and its dimensions before the last.
+    pub(crate) correction: Option<(&'static str, &'static [u64])>,
+    /// Whether weights are divided by their sum.
+    pub(crate) normalize: Normalize,
+    /// Added to that sum.
+    pub(crate) eps: f32,
+    /// What a group is worth, where there are groups.
+    pub(crate) groups: Option<GroupScore>,
+    /// Experts that all tokens go to: module, and the layer that gates them.
+    pub(crate) shared: Option<(&'static str, Option<&'static str>)>,
+    /// Which layers have experts.
+    pub(crate) layers: ExpertLayers,
+    /// Whether the width inside an expert is `intermediate_size`.
+    pub(crate) whole_width: bool,
+    /// Whether router and experts have biases and a clamped unit.
+    pub(crate) clamped: bool,
+}
+
+/// Whether the weights of chosen experts are divided by their sum.
+#[derive(Clone, Copy)]
+pub(crate) enum Normalize {
+    Always,
+    /// As `norm_topk_prob` says; if it does not, as given.
+    Configured(bool),
+}
+
+/// Which layers have experts.
+#[derive(Clone, Copy)]
+pub(crate) enum ExpertLayers {
+    All,
+    /// Every `decoder_sparse_step`-th but those in `mlp_only_layers`.
+    Stepped,
+    /// From `first_k_dense_replace` on, every `moe_layer_freq`-th.
+    AfterDense,
+    /// From `moe_layer_start_index` to `moe_layer_end_index`, every `moe_layer_interval`-th.
+    Between,
+}
+
+const LLAMA: Family = Family {
+    model_type: "llama",
+    norms: LayerNorms::PRE,
+    unit_offset: false,
+    biases: BiasRule::Configured,
+    qk_norm: QkNorm::Absent,
+    fused: Fused { qkv: false, gate_up: false },
+    window: Window::Never,
+    rotates: Rotates::Always,
+    turn: Turn::Halves,
+    partial: 1.0,
+    activation: Activation::Silu,
+    scalars: ScalarRule::Plain,
+    latent: false,
+    sinks: false,
+    experts: None,
+};
+
+const QWEN2: Family = Family { model_type: "qwen2", biases: BiasRule::Qkv, window: Window::Switched, ..LLAMA };
+const QWEN3: Family = Family { model_type: "qwen3", qk_norm: QkNorm::Heads, window: Window::Switched, ..LLAMA };
+const MISTRAL: Family = Family { model_type: "mistral", biases: BiasRule::Never, window: Window::Always, ..LLAMA };
+const GEMMA: Family =
+    Family { model_type: "gemma", unit_offset: true, activation: Activation::GeluTanh, scalars: ScalarRule::Gemma, ..LLAMA };
+const GEMMA2: Family = Family { model_type: "gemma2", norms: LayerNorms::BOTH, window: Window::AllBut(2), ..GEMMA };
+const GRANITE: Family = Family { model_type: "granite", scalars: ScalarRule::Granite, ..LLAMA };
+const OLMO2: Family = Family { model_type: "olmo2", norms: LayerNorms::POST, qk_norm: QkNorm::Whole, ..LLAMA };
+const DEEPSEEK_V2: Family =
+    Family { model_type: "deepseek_v2", latent: true, turn: Turn::Neighbours, experts: Some(DEEPSEEK_V2_EXPERTS), ..LLAMA };
+
+/// The names of experts' layers that most families use.
+const GATE_UP_DOWN: ExpertLayout = ExpertLayout::Apart(["gate_proj", "up_proj", "down_proj"]);
+
+const QWEN_EXPERTS: ExpertFacts = ExpertFacts {
+    module: "mlp",
+    router: "gate",
+    layout: GATE_UP_DOWN,
+    scoring: Scoring::Softmax,
+    correction: None,
+    normalize: Normalize::Configured(false),
+    eps: 0.0,
+    groups: None,
+    shared: None,
+    layers: ExpertLayers::Stepped,
+    whole_width: false,
+    clamped: false,
+};
+const MIXTRAL_EXPERTS: ExpertFacts = ExpertFacts {
+    module: "block_sparse_moe",
+    layout: ExpertLayout::Apart(["w1", "w3", "w2"]),
+    normalize: Normalize::Always,
+    layers: ExpertLayers::All,
+    whole_width: true,
+    ..QWEN_EXPERTS
+};
+const GRANITE_EXPERTS: ExpertFacts = ExpertFacts {
+    router: "router.layer",
+    layout: ExpertLayout::Joined(["input_linear.weight", "output_linear.weight"]),
+    ..MIXTRAL_EXPERTS
+};
+const GPT_OSS_EXPERTS: ExpertFacts = ExpertFacts {
+    module: "mlp",
+    router: "router",
+    layout: ExpertLayout::Woven(["experts.gate_up_proj", "experts.down_proj"]),
+    clamped: true,
+    ..GRANITE_EXPERTS
+};
+const DEEPSEEK_V2_EXPERTS: ExpertFacts = ExpertFacts {
+    groups: Some(GroupScore::Best),
+    shared: Some(("shared_experts", None)),
+    layers: ExpertLayers::AfterDense,
+    ..QWEN_EXPERTS
+};
+const DEEPSEEK_V3_EXPERTS: ExpertFacts = ExpertFacts {
+    scoring: Scoring::Sigmoid,
+    correction: Some(("gate.e_score_correction_bias", &[])),
+    normalize: Normalize::Configured(true),
+    eps: 1e-20,
+    groups: Some(GroupScore::Two),
+    ..DEEPSEEK_V2_EXPERTS
+};
+const ERNIE_EXPERTS: ExpertFacts = ExpertFacts {
+    correction: Some(("moe_statics.e_score_correction_bias", &[1])),
+    normalize: Normalize::Always,
+    shared: Some(("shared_experts", None)),
+    layers: ExpertLayers::Between,
+    ..QWEN_EXPERTS
+};
+
+/// Every family there is, in alphabetical order.
+pub(crate) const FAMILIES: &[Family] = &[
+    DEEPSEEK_V2,
+    Family { model_type: "deepseek_v3", experts: Some(DEEPSEEK_V3_EXPERTS), ..DEEPSEEK_V2 },
+    Family { model_type: "ernie4_5", biases: BiasRule::All, turn: Turn::Neighbours, ..LLAMA },
+    Family { model_type: "ernie4_5_moe", biases: BiasRule::All, turn: Turn::Neighbours, experts: Some(ERNIE_EXPERTS), ..LLAMA },
+    Family {
+        model_type: "exaone4",
+        norms: LayerNorms::POST,
+        biases: BiasRule::Never,
+        qk_norm: QkNorm::Heads,
+        window: Window::AllBut(4),
+        rotates: Rotates::Windowed,
+        ..LLAMA
+    },
+    GEMMA,
+    GEMMA2,
+    Family {
+        model_type: "gemma3_text",
+        qk_norm: QkNorm::Heads,
+        window: Window::AllBut(6),
+        rotates: Rotates::ByWindow,
+        ..GEMMA2
+    },
+    Family {
+        model_type: "glm4",
+        norms: LayerNorms::GLM,
+        biases: BiasRule::QkvConfigured(false),
+        fused: Fused { qkv: false, gate_up: true },
+        turn: Turn::Neighbours,
+        partial: 0.5,
+        ..LLAMA
+    },
+    Family {
+        model_type: "glm4_moe",
+        biases: BiasRule::QkvConfigured(false),
+        partial: 0.5,
+        experts: Some(DEEPSEEK_V3_EXPERTS),
+        ..LLAMA
+    },
+    Family {
+        model_type: "gpt_oss",
+        biases: BiasRule::Configured,
+        window: Window::AllBut(2),
+        sinks: true,
+        experts: Some(GPT_OSS_EXPERTS),
+        ..LLAMA
+    },
+    GRANITE,
+    Family { model_type: "granitemoe", experts: Some(GRANITE_EXPERTS), ..GRANITE },
+    LLAMA,
+    MISTRAL,
+    Family { model_type: "mixtral", experts: Some(MIXTRAL_EXPERTS), ..MISTRAL },
+    OLMO2,
+    Family { model_type: "olmo3", window: Window::AllBut(4), ..OLMO2 },
+    Family {
+        model_type: "olmoe",
+        norms: LayerNorms::PRE,
+        experts: Some(ExpertFacts { whole_width: true, layers: ExpertLayers::All, ..QWEN_EXPERTS }),
+        ..OLMO2
+    },
+    Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true }, ..MISTRAL },
+    QWEN2,
+    Family {
+        model_type: "qwen2_moe",
+        biases: BiasRule::QkvConfigured(true),
+        experts: Some(ExpertFacts { shared: Some(("shared_expert", Some("shared_expert_gate"))), ..QWEN_EXPERTS }),
+        ..QWEN2
+    },
+    QWEN3,
+    Family { model_type: "qwen3_moe", experts: Some(QWEN_EXPERTS), ..QWEN3 },
+    Family { model_type: "smollm3", window: Window::Switched, rotates: Rotates::Marked, ..LLAMA },
+];
+
+/// Architectures that are known, and what of them cannot be computed.
+pub(crate) const MISSING: &[(&str, &str)] = &[
+    ("bamba", "state space layers"),
+    ("bloom", "layer norms and ALiBi"),
+    ("cohere", "layer norms"),
+    ("cohere2", "layer norms"),
+    ("dbrx", "layer norms"),
+    ("falcon", "layer norms"),
+    ("falcon_h1", "state space layers"),
+    ("gemma3", "images; its text part alone is 'gemma3_text'"),
+    ("gemma3n", "per-layer embeddings"),
+    ("gpt2", "layer norms and learned positions"),
+    ("gpt_neox", "layer norms"),
+    ("gptj", "layer norms"),
+    ("granitemoehybrid", "state space layers"),
+    ("jamba", "state space layers"),
+    ("lfm2", "short convolutions"),
+    ("lfm2_moe", "short convolutions"),
+    ("llama4", "images"),
+    ("llama4_text", "chunked attention"),
+    ("mamba", "state space layers"),
+    ("mamba2", "state space layers"),
+    ("minimax", "linear attention"),
+    ("mpt", "layer norms and ALiBi"),
+    ("nemotron", "layer norms"),
+    ("nemotron_h", "state space layers"),
+    ("olmo", "layer norms"),
+    ("opt", "layer norms and learned positions"),
+    ("persimmon", "layer norms"),
+    ("phi", "layer norms"),
+    ("phimoe", "layer norms and sparse mixer routing"),
+    ("qwen3_next", "linear attention"),
+    ("recurrent_gemma", "recurrent layers"),
+    ("stablelm", "layer norms"),
+    ("starcoder2", "layer norms"),
+];
+
+/// What of a known architecture is missing.
+pub(crate) fn missing(model_type: &str) -> Option<&'static str> {
+    MISSING.iter().find(|(name, _)| *name == model_type).map(|(_, what)| *what)
+}
+
+impl Family {
+    /// The family of a configuration.
+    pub(crate) fn of(config: &Config) -> Option<&'static Self> {
+        FAMILIES.iter().find(|f| f.model_type == config.model_type())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FAMILIES, MISSING};
+
+    #[test]
+    fn the_tables_are_in_order_and_apart() {
+        let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
+        let missing: Vec<&str> = MISSING.iter().map(|(name, _)| *name).collect();
+        assert!(known.is_sorted() && missing.is_sorted() && known.iter().all(|name| !missing.contains(name)));
+    }
+}

@@ -1,0 +1,64 @@
+//! The whole of a decoder: embedding, layers, head.
+
+use super::shared::Shared;
+use super::{Attention, Ffn, Layer, Write};
+use crate::onnx::proto::build::{FLOAT, INT64};
+use crate::onnx::proto::{Attribute, ValueInfo};
+
+impl Write<'_> {
+    pub(super) fn model(&mut self) {
+        let m = self.model;
+        let ids = self.w.input(ValueInfo::tensor("input_ids", INT64, &["batch", "sequence"]));
+        let padding = self.w.input(ValueInfo::tensor("attention_mask", INT64, &["batch", "sequence"]));
+        let shared = self.shared(&ids, &padding);
+        self.w.enter("model.embed_tokens");
+        let table = self.weight("model.embed_tokens.weight", &[m.vocab, m.hidden]);
+        let x = self.w.op("Gather", [&table, &ids], []);
+        let mut x = self.times(x, m.scalars.embedding);
+        for (at, layer) in m.layers.iter().enumerate() {
+            let name = format!("model.layers.{at}");
+            x = self.part(&name, &x, m.norms.attention, |write, x| write.attention(&name, x, layer, &shared));
+            x = self.part(&name, &x, m.norms.ffn, |write, x| write.ffn(&name, x, layer, &shared));
+        }
+        let x = self.norm("model.norm", &x, m.hidden, m.eps);
+        self.w.enter("lm_head");
+        let logits = if m.tied {
+            let transposed = self.w.op("Transpose", [&table], [Attribute::ints("perm", &[1, 0])]);
+            self.w.op("MatMul", [&x, &transposed], [])
+        } else {
+            self.linear("lm_head", &x, m.hidden, m.vocab, false)
+        };
+        let logits = self.times(logits, m.scalars.logits);
+        let logits = self.capped(logits, m.scalars.softcap);
+        self.w.output(&logits, ValueInfo::tensor("logits", FLOAT, &["batch", "sequence", &m.vocab.to_string()]));
+    }
+
+    /// A part of a layer between its norms, added to the residual stream.
+    fn part(&mut self, layer: &str, x: &str, norms: [Option<&str>; 2], work: impl FnOnce(&mut Self, &str) -> String) -> String {
+        let m = self.model;
+        let normed = norms[0].map(|norm| self.norm(&format!("{layer}.{norm}"), x, m.hidden, m.eps));
+        let y = work(self, normed.as_deref().unwrap_or(x));
+        let y = match norms[1] {
+            Some(norm) => self.norm(&format!("{layer}.{norm}"), &y, m.hidden, m.eps),
+            None => y,
+        };
+        self.w.enter(layer);
+        let y = self.times(y, m.scalars.residual);
+        self.w.op("Add", [x, &y], [])
+    }
+
+    fn attention(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
+        let module = format!("{layer}.self_attn");
+        match &self.model.attention {
+            Attention::Heads(heads) => self.heads(&module, x, heads, at, shared),
+            Attention::Latent(latent) => self.latent(&module, x, latent, at, shared),
+        }
+    }
+
+    fn ffn(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
+        match &at.ffn {
+            Ffn::Dense(width) => self.gated(&format!("{layer}.mlp"), x, *width),
+            Ffn::Experts(experts) => self.experts(&format!("{layer}.{}", experts.module), x, experts, shared),
+        }
+    }
+}

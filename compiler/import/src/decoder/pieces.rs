@@ -1,0 +1,179 @@
+//! Norms, linear layers, activations, rotations.
+
+use super::shared::{Angles, Shared};
+use super::{Activation, Turn, Write};
+use crate::onnx::proto::Attribute;
+use crate::onnx::proto::build::FLOAT;
+
+impl Write<'_> {
+    /// A weight in f32.
+    pub(super) fn weight(&mut self, name: &str, dims: &[u64]) -> String {
+        let tensor = self.weights.tensor(name, dims);
+        self.in_f32(tensor)
+    }
+
+    /// A stack of weights in f32.
+    pub(super) fn stack(&mut self, name: &str, parts: &[String], dims: &[u64]) -> String {
+        let tensor = self.weights.stack(name, parts, dims);
+        self.in_f32(tensor)
+    }
+
+    fn in_f32(&mut self, tensor: crate::onnx::proto::Tensor) -> String {
+        let stored = tensor.data_type;
+        let name = self.w.tensor(tensor);
+        if stored == FLOAT { name } else { self.w.op("Cast", [&name], [Attribute::int("to", FLOAT.into())]) }
+    }
+
+    /// A value times a constant.
+    pub(super) fn times(&mut self, x: String, factor: f32) -> String {
+        if factor == 1.0 {
+            return x;
+        }
+        let factor = self.w.number(factor);
+        self.w.op("Mul", [&x, &factor], [])
+    }
+
+    /// `cap tanh(x / cap)`.
+    pub(super) fn capped(&mut self, x: String, cap: Option<f32>) -> String {
+        let Some(cap) = cap else { return x };
+        let cap = self.w.number(cap);
+        let x = self.w.op("Div", [&x, &cap], []);
+        let x = self.w.op("Tanh", [&x], []);
+        self.w.op("Mul", [&x, &cap], [])
+    }
+
+    /// `x / sqrt(mean(x^2) + eps) * weight` over the last axis, which has `width` elements.
+    pub(super) fn norm(&mut self, name: &str, x: &str, width: u64, eps: f32) -> String {
+        self.w.enter(name);
+        let mut weight = self.weight(&format!("{name}.weight"), &[width]);
+        let (two, eps, last) = (self.w.number(2.0), self.w.number(eps), self.w.ints(&[-1]));
+        if self.model.unit_offset {
+            let one = self.w.number(1.0);
+            weight = self.w.op("Add", [&weight, &one], []);
+        }
+        let squares = self.w.op("Pow", [x, &two], []);
+        let mean = self.w.op("ReduceMean", [&squares, &last], [Attribute::int("keepdims", 1)]);
+        let sum = self.w.op("Add", [&mean, &eps], []);
+        let root = self.w.op("Sqrt", [&sum], []);
+        let inverse = self.w.op("Reciprocal", [&root], []);
+        let normed = self.w.op("Mul", [x, &inverse], []);
+        self.w.op("Mul", [&weight, &normed], [])
+    }
+
+    /// `x W^T + bias`
+    pub(super) fn linear(&mut self, name: &str, x: &str, inputs: u64, outputs: u64, bias: bool) -> String {
+        self.w.enter(name);
+        let dims = if self.model.transposed { [inputs, outputs] } else { [outputs, inputs] };
+        let mut weight = self.weight(&format!("{name}.weight"), &dims);
+        if !self.model.transposed {
+            weight = self.w.op("Transpose", [&weight], [Attribute::ints("perm", &[1, 0])]);
+        }
+        let y = self.w.op("MatMul", [x, &weight], []);
+        if !bias {
+            return y;
+        }
+        let bias = self.weight(&format!("{name}.bias"), &[outputs]);
+        self.w.op("Add", [&y, &bias], [])
+    }
+
+    /// Several linear layers of one input, or one weight for all, called `{module}.{fused}`.
+    pub(super) fn linears<const N: usize>(
+        &mut self,
+        module: &str,
+        x: &str,
+        inputs: u64,
+        parts: [(&str, u64); N],
+        fused: Option<&str>,
+        bias: bool,
+    ) -> [String; N] {
+        let Some(fused) = fused else {
+            return parts.map(|(part, outputs)| self.linear(&format!("{module}.{part}"), x, inputs, outputs, bias));
+        };
+        let all = self.linear(&format!("{module}.{fused}"), x, inputs, parts.iter().map(|p| p.1).sum(), bias);
+        let sizes = self.w.ints(&parts.map(|p| p.1 as i64));
+        let mut split = self.w.ops("Split", [&all, &sizes], [Attribute::int("axis", -1)], N).into_iter();
+        parts.map(|_| split.next().unwrap_or_default())
+    }
+
+    /// A dense gated unit.
+    pub(super) fn gated(&mut self, module: &str, x: &str, width: u64) -> String {
+        let m = self.model;
+        let parts = [("gate_proj", width), ("up_proj", width)];
+        let [gate, up] = self.linears(module, x, m.hidden, parts, m.fused.gate_up.then_some("gate_up_proj"), m.biases.ffn);
+        self.w.enter(module);
+        let product = self.gate(&gate, &up);
+        self.linear(&format!("{module}.down_proj"), &product, width, m.hidden, m.biases.ffn)
+    }
+
+    /// `f(gate) up`
+    pub(super) fn gate(&mut self, gate: &str, up: &str) -> String {
+        let gate = match self.model.activation {
+            Activation::Silu => {
+                let share = self.w.op("Sigmoid", [gate], []);
+                self.w.op("Mul", [gate, &share], [])
+            }
+            Activation::Gelu => self.w.op("Gelu", [gate], []),
+            Activation::GeluTanh => self.w.op("Gelu", [gate], [Attribute::string("approximate", "tanh")]),
+        };
+        self.w.op("Mul", [&gate, up], [])
+    }
+
+    /// `[batch, sequence, heads * width]` to `[batch, sequence, heads, width]`
+    pub(super) fn split_heads(&mut self, x: &str, width: u64, shared: &Shared) -> String {
+        let (any, width) = (self.w.ints(&[-1]), self.w.ints(&[width as i64]));
+        let shape = self.w.op("Concat", [&shared.batch, &shared.sequence, &any, &width], [Attribute::int("axis", 0)]);
+        self.w.op("Reshape", [x, &shape], [])
+    }
+
+    /// Exchanges the two axes in the middle of four.
+    pub(super) fn heads_first(&mut self, x: &str) -> String {
+        self.w.op("Transpose", [x], [Attribute::ints("perm", &[0, 2, 1, 3])])
+    }
+
+    /// Rotates the first columns of every head, which has `width`, by their position: `[batch, heads, sequence, width]`.
+    pub(super) fn rotate(&mut self, x: &str, width: u64, turn: Turn, angles: &Angles, shared: &Shared) -> String {
+        let (half, rotated, width) = (angles.pairs, 2 * angles.pairs, width as i64);
+        let (low, high) = match turn {
+            Turn::Halves => (self.columns(x, 0, half), self.columns(x, half, rotated)),
+            Turn::Neighbours => (self.every_other(x, 0, rotated), self.every_other(x, 1, rotated)),
+        };
+        let mut times = |x: &str, by: &str| self.w.op("Mul", [x, by], []);
+        let (a, b, c, d) =
+            (times(&low, &angles.cos), times(&high, &angles.sin), times(&high, &angles.cos), times(&low, &angles.sin));
+        let low = self.w.op("Sub", [&a, &b], []);
+        let high = self.w.op("Add", [&c, &d], []);
+        let rest = (rotated < width).then(|| self.columns(x, rotated, width));
+        let last = || [Attribute::int("axis", -1)];
+        let turned = match (turn, rest) {
+            (Turn::Halves, None) => return self.w.op("Concat", [&low, &high], last()),
+            (Turn::Halves, Some(rest)) => return self.w.op("Concat", [&low, &high, &rest], last()),
+            (Turn::Neighbours, rest) => (self.woven(&low, &high, rotated, shared), rest),
+        };
+        match turned {
+            (turned, None) => turned,
+            (turned, Some(rest)) => self.w.op("Concat", [&turned, &rest], last()),
+        }
+    }
+
+    /// Columns of two values in turn.
+    fn woven(&mut self, even: &str, odd: &str, columns: i64, shared: &Shared) -> String {
+        let (inner, any, columns) = (self.w.ints(&[-1]), self.w.ints(&[-1]), self.w.ints(&[columns]));
+        let [even, odd] = [even, odd].map(|x| self.w.op("Unsqueeze", [x, &inner], []));
+        let pairs = self.w.op("Concat", [&even, &odd], [Attribute::int("axis", -1)]);
+        let parts = [&shared.batch[..], &any, &shared.sequence, &columns];
+        let shape = self.w.op("Concat", parts, [Attribute::int("axis", 0)]);
+        self.w.op("Reshape", [&pairs, &shape], [])
+    }
+
+    /// Columns `start .. end` of the last axis.
+    pub(super) fn columns(&mut self, x: &str, start: i64, end: i64) -> String {
+        let (start, end, axis) = (self.w.ints(&[start]), self.w.ints(&[end]), self.w.ints(&[-1]));
+        self.w.op("Slice", [x, &start, &end, &axis], [])
+    }
+
+    /// Every second column of the last axis, from `start` on and before `end`.
+    pub(super) fn every_other(&mut self, x: &str, start: i64, end: i64) -> String {
+        let (start, end, axis, two) = (self.w.ints(&[start]), self.w.ints(&[end]), self.w.ints(&[-1]), self.w.ints(&[2]));
+        self.w.op("Slice", [x, &start, &end, &axis, &two], [])
+    }
+}

@@ -1,0 +1,78 @@
+//! GGUF files: metadata and tensors in one file, as llama.cpp's tools write them (the layout is in ggml's `docs/gguf.md`).
+//!
+//! A GGUF file has no graph either. [`reader`] reads its structure, [`metadata`] its values; [`config`] makes the configuration of a checkpoint out
+//! of them, and [`names`] says what the tensors of that checkpoint are called here; [`source`] hands them out, and [`crate::decoder`] writes the
+//! graph. Tensors in blocks stay in blocks until they are read.
+//!
+//! The vocabulary inside such a file is not used: text needs the model's `tokenizer.json` beside it.
+
+mod config;
+mod metadata;
+mod names;
+mod reader;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use crate::checkpoint::families;
+use crate::decoder::{Attention, Decoder, ExpertLayout, Ffn};
+use crate::report::Report;
+use crate::{ModelKind, Options, files, onnx};
+use names::Architecture;
+use q35_diag::{Code, Diagnostic, Result};
+use q35_graph::source::SourceGraph;
+use source::Source;
+use std::path::Path;
+
+/// What the name of a GGUF file ends with.
+const EXTENSION: &str = "gguf";
+
+/// Whether a path names a GGUF file.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
+}
+
+/// Opens the file at `path`; also gives the longest context it was made for.
+pub(crate) fn open(path: &Path, options: &Options) -> Result<(SourceGraph, ModelKind, Option<u64>)> {
+    let name = path.display().to_string();
+    let at = |problem: Diagnostic| problem.at("file", &name);
+    let storage = files::map(path, &name, Code::CannotRead)?;
+    let file = reader::read(storage).map_err(at)?;
+    let architecture = names::architecture(&file.metadata).map_err(at)?;
+    let mut config = config::config(&file, architecture).map_err(at)?;
+    let mut report = Report::default();
+    let mut source = Source::new(file, architecture, &mut report);
+    let rope = config.rope_scaling.get_or_insert_default();
+    source.factors(rope);
+    let mut decoder = families::decoder(&config, options.context).map_err(at)?;
+    adapt(&mut decoder, architecture, &mut source);
+    let graph = decoder.graph(&mut source);
+    let ready = source.finish();
+    report.finish(())?;
+    let kind = ModelKind::Gguf { architecture: architecture.name.to_owned() };
+    Ok((onnx::build(&graph, ready)?, kind, config.max_position_embeddings))
+}
+
+/// What a GGUF file stores in another way than the checkpoint it was made from.
+fn adapt(decoder: &mut Decoder, architecture: &Architecture, source: &mut Source) {
+    // Factors of norms are stored whole.
+    decoder.unit_offset = false;
+    decoder.tied = !source.has("lm_head.weight");
+    if let Attention::Heads(heads) = &mut decoder.attention {
+        // Rows of q and k are stored in the order in which neighbours rotate together, or as they are.
+        heads.turn = architecture.turn;
+    }
+    for layer in &mut decoder.layers {
+        if let Ffn::Experts(experts) = &mut layer.ffn {
+            experts.layout = ExpertLayout::Stacks(["experts.gate_proj", "experts.up_proj", "experts.down_proj"]);
+        }
+    }
+    // What the frequencies of the main rotation are divided by.
+    if let (Some(rotation), Some(factors)) = (decoder.rotations.first_mut(), source.divisors()) {
+        if factors.len() == rotation.inv_freq.len() {
+            rotation.inv_freq.iter_mut().zip(factors).for_each(|(f, by)| *f /= by);
+        } else {
+            source.wrong_divisors(rotation.inv_freq.len(), factors.len());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+"""Writes checkpoints/FAMILY: config.json, model.safetensors in f16, and io_0.safetensors with tokens and the logits that transformers gives in f32.
+
+Weights are random, sized so that a mistake anywhere moves logits by far more than rounding does. Usage: python checkpoints.py [FAMILY...]
+"""
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=128, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+HEADS = dict(head_dim=16)
+EXPERTS = dict(moe_intermediate_size=24, num_experts_per_tok=2)
+MLA = dict(q_lora_rank=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=12, num_key_value_heads=4, head_dim=8,
+           first_k_dense_replace=1, n_shared_experts=1, n_routed_experts=8, **EXPERTS)
+WINDOW = dict(sliding_window=4)
+LONG = dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[1.0, 2.0, 4.0, 8.0],
+            original_max_position_embeddings=32)
+
+# Name of the folder: model type, and what differs from SMALL.
+CASES = {
+    "deepseek_v2": ("deepseek_v2", dict(MLA, topk_method="group_limited_greedy", n_group=4, topk_group=2, norm_topk_prob=False,
+                                        routed_scaling_factor=1.5)),
+    "deepseek_v3": ("deepseek_v3", dict(MLA, n_group=4, topk_group=2, num_experts_per_tok=3, num_nextn_predict_layers=0)),
+    "ernie4_5": ("ernie4_5", dict(HEADS, use_bias=True)),
+    "ernie4_5_moe": ("ernie4_5_moe", dict(moe_num_experts=8, moe_k=2, moe_intermediate_size=24, moe_num_shared_experts=1,
+                                          moe_layer_start_index=1, moe_layer_end_index=1, moe_layer_interval=1)),
+    "exaone4": ("exaone4", dict(HEADS, **WINDOW, layer_types=["sliding_attention", "full_attention"])),
+    "gemma": ("gemma", HEADS),
+    "gemma2": ("gemma2", dict(HEADS, **WINDOW, query_pre_attn_scalar=24, attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
+    "gemma3_text": ("gemma3_text", dict(HEADS, **WINDOW, query_pre_attn_scalar=24, layer_types=["sliding_attention", "full_attention"])),
+    "glm4": ("glm4", dict(HEADS, attention_bias=True)),
+    "glm4_moe": ("glm4_moe", dict(HEADS, attention_bias=True, use_qk_norm=True, n_routed_experts=8, n_shared_experts=1,
+                                  first_k_dense_replace=1, n_group=1, topk_group=1, **EXPERTS)),
+    "gpt_oss": ("gpt_oss", dict(HEADS, **WINDOW, num_local_experts=4, num_experts_per_tok=2)),
+    "granite": ("granite", dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.25, logits_scaling=2.0)),
+    "granitemoe": ("granitemoe", dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.25, logits_scaling=2.0,
+                                      num_local_experts=6, num_experts_per_tok=2, intermediate_size=24)),
+    "llama": ("llama", dict(HEADS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", dict(WINDOW, num_hidden_layers=4, hidden_size=24, intermediate_size=24, head_dim=8)),
+    "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=24, norm_topk_prob=True)),
+    "phi3_longrope": ("phi3", dict(rope_parameters=LONG, max_position_embeddings=32, original_max_position_embeddings=32)),
+    "smollm3": ("smollm3", dict(no_rope_layers=[1, 0])),
+}
+
+
+def fill(model):
+    generator = torch.Generator().manual_seed(5)
+    corrections = [(name, b) for name, b in model.named_buffers() if "e_score_correction_bias" in name]
+    for name, p in list(model.named_parameters()) + corrections:
+        noise = torch.randn(p.shape, generator=generator)
+        if "e_score_correction_bias" in name:
+            p.data = noise * 0.3
+        elif p.dim() >= 2:
+            p.data = noise * (0.5 if "embed" in name else 1.3 / p.shape[-1] ** 0.5)
+        elif "norm" in name:
+            around = 0.0 if type(model).__name__.startswith("Gemma") else 1.0
+            p.data = around + 0.2 * noise
+        else:
+            p.data = 0.3 * noise
+        p.data = p.data.to(torch.float16).to(torch.float32)
+
+
+def write(folder, kind, change):
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(kind, **{**SMALL, **change})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().to(torch.float32)
+    fill(model)
+    model.tie_weights()
+    ids = torch.randint(3, SMALL["vocab_size"], (2, 11))
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to(torch.float16).save_pretrained(folder)
+    for extra in folder.iterdir():
+        if extra.name not in ("config.json", "model.safetensors"):
+            extra.unlink()
+    save_file({"input_ids": ids, "logits": logits.contiguous()}, folder / "io_0.safetensors")
+    print(folder.name, f"logits {logits.std():.3f}", sum(f.stat().st_size for f in folder.iterdir()) // 1024, "kB")
+
+
+def write_fp8(folder, source):
+    """The same checkpoint with its linear layers in e4m3, tiles of 16 by 16, and the logits of what those stand for."""
+    tensors, tile, wide = load_file(source / "model.safetensors"), 16, {}
+    config = json.loads((source / "config.json").read_text())
+    for name, w in list(tensors.items()):
+        wide[name] = w.float()
+        if w.dim() != 2 or "proj" not in name:
+            continue
+        rows, cols = w.shape
+        tiles = torch.nn.functional.pad(w.float(), (0, -cols % tile, 0, -rows % tile))
+        tiles = tiles.reshape(tiles.shape[0] // tile, tile, -1, tile)
+        scale = tiles.abs().amax((1, 3)) / 448
+        quantized = (tiles / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+        back = (quantized.float() * scale[:, None, :, None]).reshape(quantized.shape[0] * tile, -1)[:rows, :cols]
+        wide[name] = back
+        tensors[name] = quantized.reshape(quantized.shape[0] * tile, -1)[:rows, :cols].contiguous()
+        tensors[name + "_scale_inv"] = scale.contiguous()
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), attn_implementation="eager").eval().float()
+    print(model.load_state_dict(wide, strict=False))
+    model.tie_weights()
+    ids = load_file(source / "io_0.safetensors")["input_ids"]
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [tile, tile]}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    save_file(tensors, folder / "model.safetensors")
+    save_file({"input_ids": ids, "logits": logits.contiguous()}, folder / "io_0.safetensors")
+
+
+root = Path(__file__).parent / "checkpoints"
+for name, (kind, change) in CASES.items():
+    if len(sys.argv) == 1 or name in sys.argv[1:]:
+        write(root / name, kind, change)
+write_fp8(root / "llama_fp8", root / "llama")
