@@ -45,6 +45,7 @@ codes! {
     206 DynamicAxis "an axis is dynamic where it must be fixed"
     207 UnsupportedForm "a known op is used in a form that is not supported"
     208 UnknownArchitecture "an architecture is not known"
+    209 CannotExport "a model has no form as a checkpoint"
 
     // 03: weights and quantization
     301 NotFinite "a weight is NaN or infinite"

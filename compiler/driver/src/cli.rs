@@ -25,6 +25,8 @@ pub enum Command {
     Check(Check),
     /// Measure the error of a bundle per layer: quantization's share and code generation's share
     Compare(Compare),
+    /// Write a model as a Hugging Face checkpoint: its own weights, or those that a bundle's bytes mean
+    Export(Export),
     /// List the passes in order
     Passes(Json),
     /// List the targets and what they can do
@@ -199,6 +201,21 @@ pub struct Compare {
     /// Graph inputs to compare on; a fixed pseudo-random prompt unless given
     #[arg(long, value_name = "FILE.safetensors")]
     pub inputs: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `q35c export`.
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// An .onnx file with its config.json, or a checkpoint folder
+    pub model: PathBuf,
+    /// A bundle compiled from it, whose weights are decoded
+    pub bundle: Option<PathBuf>,
+    /// The form, which is hf, and the folder to write
+    #[arg(long, required = true, num_args = 2, value_names = ["hf", "DIR"])]
+    pub to: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -5,14 +5,21 @@
 
 use std::process::ExitCode;
 
+mod accuracy;
 mod tables;
 
 /// Does a chore on the arguments after its name.
 type Chore = fn(&[String]) -> Result<(), String>;
 
 /// Name, what it does, and the function that does it.
-const CHORES: [(&str, &str, Chore); 1] =
-    [("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run)];
+const CHORES: [(&str, &str, Chore); 2] = [
+    (
+        "accuracy",
+        "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --model FOLDER",
+        accuracy::run,
+    ),
+    ("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -33,9 +33,11 @@ pub(crate) fn run(args: &Eval) -> Result<()> {
         }
         let error = result.standard_error_x1000.map(|error| format!(" +- {error:.3}")).unwrap_or_default();
         return output::print(&format!(
-            "KL x 1000 {:.3}{error}, top-1 agreement {:.2} % ({} tokens scored, windows of {})\n",
+            "KL x 1000 {:.3}{error}, top-1 agreement {:.2} %, perplexity {:.4} against {:.4} ({} tokens scored, windows of {})\n",
             result.kl_x1000,
             100.0 * result.agreement,
+            result.perplexity,
+            result.reference_perplexity,
             result.scored,
             result.window
         ));

@@ -4,7 +4,7 @@
 //! The text is cut into windows as for perplexity ([`crate::perplexity`]). Neighbouring tokens are not independent, whole windows nearly are:
 //! the standard error is that of the mean over windows.
 
-use crate::perplexity::windows;
+use crate::perplexity::{surprise, windows};
 use crate::{Chunk, Session, Want};
 use q35_diag::{Code, Diagnostic, Result};
 use serde::Serialize;
@@ -18,6 +18,10 @@ pub struct Divergence {
     pub standard_error_x1000: Option<f64>,
     /// Share of tokens whose most probable successor is the same.
     pub agreement: f64,
+    /// Perplexity of the other bundle.
+    pub perplexity: f64,
+    /// Perplexity of the reference.
+    pub reference_perplexity: f64,
     /// Tokens that were predicted.
     pub scored: u64,
     /// Tokens per window.
@@ -64,7 +68,7 @@ pub fn divergence(
         let what = format!("the bundles know different tokens: one has a vocabulary of {vocab}, the other of {others}");
         return Err(Diagnostic::error(Code::ModelMismatch, what).into());
     }
-    let (mut means, mut same) = (Vec::with_capacity(count), 0u64);
+    let (mut means, mut same, mut surprises) = (Vec::with_capacity(count), 0u64, [0.0; 2]);
     let scored = window - 1;
     for (n, tokens) in tokens.chunks_exact(window).enumerate() {
         let logits = |session: &mut Session| {
@@ -73,19 +77,23 @@ pub fn divergence(
         };
         let (reference, other) = (logits(reference)?, logits(other)?);
         let mut sum = 0.0;
-        for (reference, other) in reference.rows().zip(other.rows()) {
+        for ((reference, other), next) in reference.rows().zip(other.rows()).zip(&tokens[1..]) {
             sum += kl(reference, other);
             same += u64::from(top(reference) == top(other));
+            surprises.iter_mut().zip([reference, other]).for_each(|(sum, logits)| *sum += surprise(logits, *next));
         }
         means.push(sum / scored as f64);
         progress(n + 1);
     }
     let (mean, error) = mean_and_error(&means);
     let scored = (count * scored) as u64;
+    let [reference_perplexity, perplexity] = surprises.map(|nats| libm::exp(nats / scored as f64));
     Ok(Divergence {
         kl_x1000: 1000.0 * mean,
         standard_error_x1000: error.map(|error| 1000.0 * error),
         agreement: same as f64 / scored as f64,
+        perplexity,
+        reference_perplexity,
         scored,
         window,
     })

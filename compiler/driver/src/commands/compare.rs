@@ -10,6 +10,7 @@ use crate::divergence::{relative, trace, without_rounding};
 use crate::pipeline;
 use crate::prompt::Prompt;
 use crate::settings::Settings;
+use crate::stored::StoredValues;
 use crate::table::{Align, Table};
 use crate::values::PackedValues;
 use q35_bundle::{Bundle, CachePart};
@@ -32,13 +33,6 @@ pub fn run(options: &Compare) -> Result<String> {
             .at("bundle", options.bundle.display())
             .help("give the model that the bundle was compiled from, unchanged")
     };
-    if manifest.options.get("effort").is_some_and(|effort| effort == "best") {
-        let what = "the bundle was calibrated, and what rounding made of its weights cannot be made again from the model alone";
-        return Err(Diagnostic::error(Code::BadOption, what)
-            .at("bundle", options.bundle.display())
-            .help("compare a bundle compiled with --effort fast: code generation is the same for both; measure this one by q35 eval --against")
-            .into());
-    }
     let settings = Settings::from_recorded(&manifest.options)
         .ok_or_else(|| mismatch("the bundle does not say with which options it was compiled"))?;
     let model = pipeline::prepare(&options.model, &settings, &mut Silent)?.model;
@@ -49,7 +43,11 @@ pub fn run(options: &Compare) -> Result<String> {
         Some(path) => Prompt::read(path, &manifest.interface)?,
         None => Prompt::made_up(model.facts.vocab, model.facts.context),
     };
-    let comparison = compare(&model, bundle.clone(), &prompt)?;
+    // What a text decided cannot be made again from the model alone.
+    let calibrated = manifest.options.get("effort").is_some_and(|effort| effort == "best");
+    let packed: Box<dyn ParamValues + '_> =
+        if calibrated { Box::new(StoredValues::new(&model, &bundle)?) } else { Box::new(PackedValues::new(&model)) };
+    let comparison = compare(&model, packed.as_ref(), bundle.clone(), &prompt)?;
     if options.json { super::json(&comparison) } else { Ok(comparison.listing()) }
 }
 
@@ -83,20 +81,20 @@ struct Run {
     caches: Vec<[Vec<f32>; 2]>,
 }
 
-/// Runs the three programs.
-pub fn compare(model: &Model, bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Comparison> {
+/// Runs the three programs; `packed` are the parameters as the bundle has them.
+pub fn compare(model: &Model, packed: &dyn ParamValues, bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Comparison> {
     let step = prompt.step();
     let float_graph = without_rounding(&model.graph);
-    let (source, packed) = (SourceValues::new(model), PackedValues::new(model));
+    let source = SourceValues::new(model);
     let (float_trace, _) = trace(&float_graph, &source, &step)?;
-    let (packed_trace, _) = trace(&model.graph, &packed, &step)?;
+    let (packed_trace, _) = trace(&model.graph, packed, &step)?;
     let mut nodes = BTreeMap::new();
     for (id, float) in &float_trace {
         nodes.insert(model.graph.node(*id).name.clone(), relative(&float.data, &packed_trace[id].data));
     }
     let float = interpreted(&float_graph, &source, prompt)?;
-    let dequantized = interpreted(&model.graph, &packed, prompt)?;
-    let unrounded = interpreted(&float_graph, &packed, prompt)?;
+    let dequantized = interpreted(&model.graph, packed, prompt)?;
+    let unrounded = interpreted(&float_graph, packed, prompt)?;
     let artifact = executed(bundle, prompt)?;
     let row = |what: String, of: &dyn Fn(&Run) -> Vec<f32>| Row {
         what,

@@ -4,6 +4,7 @@ pub mod check;
 pub mod compare;
 pub mod compile;
 pub mod doctor;
+pub mod export;
 pub mod passes;
 pub mod targets;
 
@@ -32,6 +33,7 @@ pub fn run(command: &Command) -> Result<Output> {
         Command::Check(options) => check::run(options),
         Command::Compare(options) => compare::run(options).map(Output::from),
         Command::Compile(options) => compile::run(options).map(Output::from),
+        Command::Export(options) => export::run(options).map(Output::from),
         Command::Targets(options) => targets::run(options).map(Output::from),
         Command::Passes(options) => passes::run(options).map(Output::from),
         Command::Doctor(options) => doctor::run(options),

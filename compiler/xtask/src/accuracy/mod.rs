@@ -1,0 +1,122 @@
+//! The accuracy table: our codecs and llama.cpp's types on one checkpoint, one text, one context length.
+//!
+//! What enters: folders of models ([`model`]), the rows to make ([`rows`]) and the built `q35c` and `q35`. What leaves: `benchmarks/accuracy/MODEL.md`, `.json`
+//! and `.svg`. Our rows are made by the two commands that users have ([`ours`]), the peers' by llama.cpp's own library ([`peers`]). Every figure is kept in
+//! `target/accuracy` under a hash of all it depends on ([`cache`]): a run that was stopped goes on where it was.
+//!
+//! Both sides are judged by the mean Kullback-Leibler divergence from the f32 model, each by its own f32 run. Both f32 runs are rows: if the
+//! perplexities of the two differ, the two did not run the same model, and the command fails. Embedding and head have 8 bits on both sides.
+
+mod cache;
+mod figure;
+mod model;
+mod ours;
+mod peers;
+mod report;
+mod rows;
+mod shell;
+
+use cache::Cache;
+use model::Model;
+use report::{Report, Row};
+use std::path::{Path, PathBuf};
+
+/// Relative difference of the two f32 perplexities above which the two sides did not run one model.
+const SAME_MODEL: f64 = 1e-3;
+/// Tokens of a window.
+const WINDOW: usize = 256;
+
+/// What was asked for.
+#[derive(Debug, Default, PartialEq)]
+struct Options {
+    quick: bool,
+    ablation: bool,
+    no_peers: bool,
+    models: Vec<PathBuf>,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut rest = arguments.iter();
+        while let Some(word) = rest.next() {
+            match word.as_str() {
+                "--quick" => options.quick = true,
+                "--ablation" => options.ablation = true,
+                "--no-peers" => options.no_peers = true,
+                "--model" => options.models.push(rest.next().ok_or("--model needs a folder")?.into()),
+                other => {
+                    return Err(format!(
+                        "unknown argument '{other}'; there are --quick, --ablation, --no-peers, --model FOLDER"
+                    ));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// The chore.
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let options = Options::parse(arguments)?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().map_err(|e| e.to_string())?;
+    let folders = if options.models.is_empty() { vec![root.join(rows::MODEL)] } else { options.models.clone() };
+    let models = folders.iter().map(|folder| Model::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    let cache = Cache::open(&root.join("target/accuracy"))?;
+    let tools = ours::Tools::build(&root)?;
+    for model in models {
+        let model = if options.quick { model.shortened(rows::QUICK_BYTES, &cache)? } else { model };
+        let report = measure(&model, &options, &tools, &cache, &root)?;
+        report.check_f32(SAME_MODEL)?;
+        let name = if options.quick { format!("{}-quick", model.name) } else { model.name.clone() };
+        print!("{}", report.markdown());
+        let out = if options.quick { cache.folder().join("results") } else { root.join("benchmarks/accuracy") };
+        report.write(&out, &name)?;
+        eprintln!("written: {}", out.join(name).display());
+    }
+    Ok(())
+}
+
+fn measure(model: &Model, options: &Options, tools: &ours::Tools, cache: &Cache, root: &Path) -> Result<Report, String> {
+    let mut report = Report::new(&model.name, WINDOW, if options.quick { rows::QUICK_SEQUENCES } else { rows::SEQUENCES });
+    let wanted = |quick: bool| quick || !options.quick;
+    let ours = ours::Side::new(tools, model, cache, report.sequences)?;
+    for row in rows::OURS.iter().filter(|row| wanted(row.quick)) {
+        report.table.push(Row::new(row.name, "q35", ours.measure(row)));
+    }
+    if options.ablation {
+        for (topic, row) in rows::ablation().iter().filter(|(_, row)| wanted(row.quick)) {
+            report.ablation.push((topic.to_string(), Row::new(row.name, "q35", ours.measure(row))));
+        }
+    }
+    if options.no_peers {
+        report.notes.push("Peers were left out on request.".to_owned());
+        return Ok(report);
+    }
+    match peers::Side::new(root, model, cache, tools, report.sequences) {
+        Ok(peers) => {
+            for row in rows::PEERS.iter().filter(|row| wanted(row.quick)) {
+                report.table.push(Row::new(row.name, "llama.cpp", peers.measure(row)));
+            }
+        }
+        Err(why) => {
+            let skipped: Vec<&str> = rows::PEERS.iter().filter(|row| wanted(row.quick)).map(|row| row.name).collect();
+            report.notes.push(format!("Skipped, because {why}: {}.", skipped.join(", ")));
+        }
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_flags_and_models() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let options = Options::parse(&words("--quick --model a --model b")).unwrap();
+        assert_eq!(options, Options { quick: true, models: vec!["a".into(), "b".into()], ..Options::default() });
+        assert_eq!(Options::parse(&words("--model")).unwrap_err(), "--model needs a folder");
+        assert!(Options::parse(&words("--fast")).unwrap_err().starts_with("unknown argument '--fast'"));
+    }
+}
