@@ -13,8 +13,8 @@
 //! | `rows` | which rows meet which weights |
 //! | `float` | weights stored as floats |
 //! | `integer` | 8-bit weights times rounded activations |
-//! | `panel` | 3.5-bit weights, many tokens: decode a tile, then as 8-bit weights |
-//! | `stream` | 3.5-bit weights, few tokens: decode in registers |
+//! | `panel` | 3.5-bit weights, many rows: decode a tile, then as 8-bit weights |
+//! | `stream` | 3.5-bit weights, few rows: decode in registers |
 //! | `decode`, `dot` | the instructions underneath |
 //!
 //! For one level, a row's outputs are the same bits whatever other rows are in the step and whichever of the variants runs.

@@ -1,6 +1,6 @@
 //! Few rows: streams are decoded in registers and multiplied at once, so that a weight is read once and never written.
 //!
-//! Four rows run side by side. Their sums lie across the lanes; once per group a transposition adds them up to one lane per row.
+//! Four rows of the weight run side by side. Their sums lie across the lanes; once per group a transposition adds them up to one lane per row.
 
 use super::decode::Decoder;
 use super::dot::{BYTES, SUMS, dot, sum_quarters, transpose_add};
@@ -12,9 +12,9 @@ use crate::abi::Call;
 use q35_format::{Codec, Group};
 use q35_mlir::builder::Val;
 
-/// Rows that are computed together, and the most that these kernels are meant for in a plain layer.
+/// Rows of x that are computed together, and the most that these kernels are meant for in a plain layer.
 pub(crate) const MOST: usize = 4;
-/// Rows that are decoded side by side.
+/// Rows of the weight that are decoded side by side.
 const ROWS: usize = 4;
 /// Bytes to ask for ahead, at least: what memory delivers while a request is under way.
 const AHEAD: usize = 4096;
