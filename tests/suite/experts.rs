@@ -58,7 +58,7 @@ fn text(from: &Path) -> Result<(), String> {
     within("w8", perplexity(&packed, &text)?, perplexity(&float, &text)?, NEAREST)?;
     let args = ["run", path(&packed), "--prompt", "The function returns", "-n", "24", "--temperature", "0"];
     let written = program::run("q35", &args).success()?;
-    if written.trim().split_whitespace().count() >= 8 { Ok(()) } else { Err(format!("wrote {written:?}")) }
+    if written.split_whitespace().count() >= 8 { Ok(()) } else { Err(format!("wrote {written:?}")) }
 }
 
 fn effort(from: &Path) -> Result<(), String> {

@@ -130,7 +130,7 @@ impl Sequence {
 }
 
 /// The linear layer's weight, or that of a layer of experts, where it is to be rounded.
-fn rounded<'m>(model: &'m Model, id: NodeId) -> Option<&'m ParamName> {
+fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
     let weight = match &model.graph.node(id).op {
         Op::Linear(op) => &op.weight,
         Op::ExpertLinear(op) => &op.weight,

@@ -2,6 +2,7 @@
 
 use q35_bundle::{Dim, MemoryPlan, Size};
 use q35_diag::{Code, Diagnostic, Result};
+use q35_dialects::semantics::row_bytes;
 use q35_dialects::{Model, Ty};
 use std::collections::BTreeMap;
 
@@ -74,6 +75,11 @@ impl<T: serde::Serialize> Report<T> {
     }
 }
 
+/// Bytes that a step reads: where an op counts the parameters of each row, as that of experts does, no more than all of them once.
+fn read_once(counted: u64, activations: u64, params: u64) -> u64 {
+    counted.min(activations.saturating_add(params))
+}
+
 /// The cost of every op of a verified model, in order of execution.
 pub fn costs(model: &Model) -> Vec<NodeCost> {
     let graph = &model.graph;
@@ -85,7 +91,14 @@ pub fn costs(model: &Model) -> Vec<NodeCost> {
         let node = graph.node(id);
         let operands: Vec<Ty> = graph.operands(id).into_iter().flatten().map(|value| *graph.ty(value)).collect();
         let cost = node.op.cost(&operands, &node.results[0], &model.params);
-        let step = |dims| Cost::new(at(&cost.read, dims).saturating_add(at(&cost.written, dims)), at(&cost.operations, dims));
+        let params = node.op.params().iter().map(|name| model.params[name].packed().bytes()).sum();
+        let has_cache = operands.iter().any(|ty| matches!(ty, Ty::Cache { .. }));
+        let read = |dims| {
+            let activations = operands.iter().map(|ty| at(&row_bytes(ty), dims)).sum();
+            let counted = at(&cost.read, dims);
+            if has_cache { counted } else { read_once(counted, activations, params) }
+        };
+        let step = |dims| Cost::new(read(dims).saturating_add(at(&cost.written, dims)), at(&cost.operations, dims));
         NodeCost {
             node: node.name.clone(),
             op: node.op.name(),
@@ -99,6 +112,12 @@ pub fn costs(model: &Model) -> Vec<NodeCost> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two of eight experts of 100 bytes for each row of 10.
+    #[test]
+    fn many_rows_read_an_expert_once() {
+        assert_eq!([1, 3, 512].map(|rows| read_once(rows * 210, rows * 10, 800)), [210, 630, 5920]);
+    }
 
     #[test]
     fn intensity_decides_what_binds() {

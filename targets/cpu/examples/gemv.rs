@@ -1,12 +1,14 @@
 //! Measures linear kernels against a plain read of the same bytes in the same run.
 //!
 //! ```text
-//! cargo run --release -p q35-target-cpu --example gemv -- [CODEC] [OUTPUTS] [INPUTS] [TOKENS] [GROUP]
+//! cargo run --release -p q35-target-cpu --example gemv -- [CODEC] [OUTPUTS] [INPUTS] [TOKENS] [GROUP] [ASSEMBLY] [BYTES] [EXPERTS] [CHOICES]
 //! ```
 //!
 //! The weights are random codes, several copies of the matrix so that they do not stay in the cache. Prints billions of weights per
-//! second (times tokens), bytes of weights per second, the bandwidth of a plain read, and what compiling took.
+//! second (times rows), bytes of the weights that meet a row per second, the bandwidth of a plain read, and what compiling took. With experts,
+//! every token goes to so many of them, by chance.
 
+use q35_dialects::Rows;
 use q35_format::{Codec, Group, PackedSpec};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
@@ -14,7 +16,7 @@ use q35_mlir::{link, llvm};
 use q35_target_cpu::abi::{define, symbol};
 use q35_target_cpu::kernels::Kernel;
 use q35_target_cpu::level::Level;
-use q35_target_cpu::linear::{Linear, geometry};
+use q35_target_cpu::linear::{Experts, Linear, geometry};
 use std::error::Error;
 use std::ffi::c_void;
 use std::time::Instant;
@@ -32,6 +34,31 @@ fn busy() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
+/// A routing by chance, the same by expert, and how many experts get a row.
+fn route(tokens: usize, experts: usize, choices: usize) -> (Vec<i32>, Vec<i32>, usize) {
+    if experts == 0 {
+        return (vec![], vec![], 1);
+    }
+    let stride = geometry::routing_stride(choices) / 4;
+    let mut state = 7u64;
+    let mut chosen = Vec::new();
+    for _ in 0..tokens {
+        let mut left: Vec<i32> = (0..experts as i32).collect();
+        for _ in 0..choices {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            chosen.push(left.swap_remove((state >> 33) as usize % left.len()));
+        }
+    }
+    let mut routing = vec![0; tokens * stride];
+    routing.chunks_mut(stride).zip(chosen.chunks(choices)).for_each(|(row, of)| row[..choices].copy_from_slice(of));
+    let mut sorted: Vec<i32> = (0..chosen.len() as i32).collect();
+    sorted.sort_by_key(|row| chosen[*row as usize]);
+    let counted = |below: i32| chosen.iter().filter(|expert| **expert < below).count() as i32;
+    sorted.extend((0..=experts as i32).map(counted));
+    let met = (0..experts as i32).filter(|expert| chosen.contains(expert)).count();
+    (routing, sorted, met)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |at: usize, default: &str| args.get(at).cloned().unwrap_or_else(|| default.to_owned());
@@ -39,7 +66,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (rows, cols): (usize, usize) = (arg(1, "2048").parse()?, arg(2, "2048").parse()?);
     let tokens: usize = arg(3, "1").parse()?;
     let group: Group = arg(4, "row").parse()?;
-    let linear = Linear::new(PackedSpec::new(rows, cols, codec, group)?);
+    let (experts, choices): (usize, u32) = (arg(7, "0").parse()?, arg(8, "2").parse()?);
+    let layer = Linear::new(PackedSpec::new(rows, cols, codec, group)?);
+    let linear = match experts {
+        0 => layer,
+        count => Linear { rows: Rows::TokenChoices(choices), experts: Some(Experts { count, shared: true }), ..layer },
+    };
     if let Some(reason) = linear.unsupported() {
         return Err(reason.into());
     }
@@ -64,7 +96,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write(path, emitted.assembly())?;
     }
 
-    let bytes = |of: q35_target::Arrangement| of.bytes(rows).ok_or("too large");
+    let stack = rows * experts.max(1);
+    let bytes = |of: q35_target::Arrangement| geometry::stacked(of, rows).bytes(stack).ok_or("too large");
     let code_bytes = bytes(geometry::codes(&linear.spec))?;
     let scale_bytes = if codec.has_scales() { bytes(geometry::scales(&linear.spec))? } else { 0 };
     let copy_bytes = code_bytes.next_multiple_of(64);
@@ -81,27 +114,37 @@ fn main() -> Result<(), Box<dyn Error>> {
     let scales = vec![0u8; scale_bytes];
     let x_stride = if codec.has_scales() { geometry::quant_stride(cols) } else { geometry::act_stride(cols) };
     let x = vec![1u8; tokens * x_stride];
-    let mut y = vec![0f32; tokens * geometry::act_stride(rows) / 4];
+    let (section, each) = linear.rows.section();
+    let routed = tokens * each as usize;
+    let mut y = vec![0f32; routed * geometry::act_stride(rows) / 4];
+    let (routing, sorted, met) = route(tokens, experts, choices as usize);
+    let met_bytes = code_bytes as f64 * met as f64 / experts.max(1) as f64;
 
     // SAFETY: the library is ours and has no initialisers.
     let library = unsafe { libloading::Library::new(&path) }?;
-    let tiles = rows.div_ceil(geometry::TILE) as i64;
     for level in levels {
         for made in linear.kernels() {
             // SAFETY: the kernels were just made with this signature.
             let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
+            let mut dims = [0u64; 4];
+            dims[section.dim() as usize] = tokens as u64;
+            let tiles = made.tiles(linear.rows).eval(&dims).ok_or("too many tiles")? as i64;
             let mut best = f64::INFINITY;
             for _ in 0..if level == Level::Base { 2 } else { 7 } {
                 let started = busy();
                 for copy in 0..copies {
                     let codes = weights.as_ptr().cast::<u8>().wrapping_add(copy * copy_bytes);
-                    let mut args: Vec<*const c_void> = vec![x.as_ptr().cast(), codes.cast()];
+                    let mut args: Vec<*const c_void> = vec![x.as_ptr().cast()];
+                    if experts > 0 {
+                        args.extend([routing.as_ptr().cast(), sorted.as_ptr().cast()]);
+                    }
+                    args.push(codes.cast());
                     if codec.has_scales() {
                         args.push(scales.as_ptr().cast());
                     }
                     args.push(y.as_mut_ptr().cast_const().cast());
                     // SAFETY: every buffer is as large as the geometry says for these sizes.
-                    unsafe { kernel(args.as_ptr(), [tokens as i64, 0, 0, 0].as_ptr(), 0, tiles) };
+                    unsafe { kernel(args.as_ptr(), dims.map(|dim| dim as i64).as_ptr(), 0, tiles) };
                     if level == Level::Base && copy > copies / 16 {
                         break;
                     }
@@ -109,12 +152,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let ran = if level == Level::Base { (copies / 16 + 2).min(copies) } else { copies };
                 best = best.min((busy() - started) / ran as f64);
             }
-            let giga = (rows * cols * tokens) as f64 / best / 1e9;
+            let giga = (rows * cols * routed) as f64 / best / 1e9;
             println!(
                 "{:24} {:8} {giga:8.1} G weights/s {:6.1} GB/s",
                 format!("{codec} {group} {:?}", made.variant),
                 level.name(),
-                code_bytes as f64 / best / 1e9
+                met_bytes / best / 1e9
             );
         }
     }

@@ -4,7 +4,7 @@
 //! memory that outlives a tile. A kernel's tiles are [`TILE`](geometry::TILE) outputs each, for all rows of `x` that meet the weight.
 //!
 //! In a layer of experts a routed row meets the weight of its expert alone, and no other weight is read. For few tokens a tile is sixteen
-//! outputs of one routed row; for many, of all rows that go to one expert, which a sorting kernel has listed.
+//! outputs of one routed row; for more, of all rows that go to one expert, which a sorting kernel has listed.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -13,8 +13,8 @@
 //! | `rows` | which rows meet which weights |
 //! | `float` | weights stored as floats |
 //! | `integer` | 8-bit weights times rounded activations |
-//! | `panel` | 3.5-bit weights, many tokens: decode a tile, then as 8-bit weights |
-//! | `stream` | 3.5-bit weights, few tokens: decode in registers |
+//! | `panel` | 3.5-bit weights, many rows: decode a tile, then as 8-bit weights |
+//! | `stream` | 3.5-bit weights, few rows: decode in registers |
 //! | `decode`, `dot` | the instructions underneath |
 //!
 //! For one level, a row's outputs are the same bits whatever other rows are in the step and whichever of the variants runs.
@@ -68,9 +68,11 @@ pub struct Experts {
 /// Which kernel of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
-    /// Up to [`LinearKernel::max_rows`] tokens; more give right results, slowly.
+    /// Of experts: routed rows one at a time.
+    Single,
+    /// Up to a few rows that meet a weight.
     Few,
-    /// Any number of tokens.
+    /// Any number of rows.
     Many,
 }
 
@@ -107,7 +109,9 @@ impl Linear {
     pub fn kernels(&self) -> Vec<LinearKernel> {
         let variants: &[Variant] = match (self.spec.codec().facts().storage, self.experts) {
             (Storage::Float { .. } | Storage::Int8, None) => &[Variant::Many],
-            (Storage::Pairs { .. }, _) | (_, Some(_)) => &[Variant::Few, Variant::Many],
+            (Storage::Float { .. } | Storage::Int8, Some(_)) => &[Variant::Single, Variant::Many],
+            (Storage::Pairs { .. }, None) => &[Variant::Few, Variant::Many],
+            (Storage::Pairs { .. }, Some(_)) => &[Variant::Single, Variant::Few, Variant::Many],
         };
         variants.iter().map(|&variant| LinearKernel { linear: self.clone(), variant }).collect()
     }
@@ -135,9 +139,12 @@ impl Linear {
             None if each > 1 => format!("_times_{each}"),
             None => String::new(),
         };
-        for (holds, suffix) in
-            [(self.bias, "_bias"), (section == Section::Logits, "_logits"), (variant == Variant::Few, "_few")]
-        {
+        let last = match variant {
+            Variant::Single => "_single",
+            Variant::Few => "_few",
+            Variant::Many => "",
+        };
+        for (holds, suffix) in [(self.bias, "_bias"), (section == Section::Logits, "_logits"), (true, last)] {
             name += if holds { suffix } else { "" };
         }
         name
@@ -168,13 +175,17 @@ pub struct LinearKernel {
 }
 
 impl LinearKernel {
-    /// The most tokens, or rows of logits, that it is meant for.
+    /// The most tokens, or rows of logits, that it is meant for; more give right results, slowly.
     pub fn max_rows(&self) -> Option<u64> {
-        match (self.variant, self.linear.experts) {
+        /// Rows of an expert, on average, up to which decoding it anew for every few rows costs less than decoding it to memory.
+        const FEW_OF_EXPERT: u64 = 32;
+        // Tokens that give half of the experts a row, which seldom two share.
+        let half = self.linear.experts.map(|experts| (experts.count as u64 / (2 * self.linear.rows.section().1)).max(1));
+        match (self.variant, half) {
             (Variant::Many, _) => None,
+            (Variant::Single, half) => half,
             (Variant::Few, None) => Some(stream::MOST as u64),
-            // While hardly an expert has two rows, there is nothing to share.
-            (Variant::Few, Some(experts)) => Some((experts.count as u64 / self.linear.rows.section().1).max(1)),
+            (Variant::Few, Some(half)) => Some(2 * FEW_OF_EXPERT * half),
         }
     }
 }
@@ -188,8 +199,8 @@ impl Kernel for LinearKernel {
         let tiles = self.linear.tiles();
         match (self.linear.experts, self.variant) {
             (None, _) => Size::constant(tiles),
-            (Some(_), Variant::Few) => self.linear.rows.size(tiles),
-            (Some(experts), Variant::Many) => Size::constant(tiles * experts.count as u64),
+            (Some(_), Variant::Single) => self.linear.rows.size(tiles),
+            (Some(experts), Variant::Few | Variant::Many) => Size::constant(tiles * experts.count as u64),
         }
     }
 
@@ -199,7 +210,9 @@ impl Kernel for LinearKernel {
         match (codec.facts().storage, self.variant, level) {
             (Storage::Float { .. }, ..) => float::build(call, &frame),
             (Storage::Int8, ..) => panel::build_stored(call, &frame),
-            (Storage::Pairs { window }, Variant::Few, Level::Avx512) => stream::build(call, &frame, codec, window),
+            (Storage::Pairs { window }, Variant::Single | Variant::Few, Level::Avx512) => {
+                stream::build(call, &frame, codec, window)
+            }
             (Storage::Pairs { window }, ..) => panel::build(call, &frame, codec, window),
         }
     }

@@ -61,8 +61,8 @@ impl<'k> RowOrder<'k> {
         let (count, choices) = (call.dim(section.dim()) * each as i64, each as i64);
         match (kernel.linear.experts, kernel.variant) {
             (None, _) => Self::Plain { count },
-            (Some(experts), Variant::Few) => Self::Single { count, experts, choices, routing: call.arg(1) },
-            (Some(experts), Variant::Many) => {
+            (Some(experts), Variant::Single) => Self::Single { count, experts, choices, routing: call.arg(1) },
+            (Some(experts), Variant::Few | Variant::Many) => {
                 let order = call.arg(2);
                 Self::Sorted { experts, choices, order, starts: order.at(count * 4) }
             }

@@ -1,20 +1,20 @@
 //! Few rows: streams are decoded in registers and multiplied at once, so that a weight is read once and never written.
 //!
-//! Four rows run side by side. Their sums lie across the lanes; once per group a transposition adds them up to one lane per row.
+//! Four rows of the weight run side by side. Their sums lie across the lanes; once per group a transposition adds them up to one lane per row.
 
 use super::decode::Decoder;
 use super::dot::{BYTES, SUMS, dot, sum_quarters, transpose_add};
 use super::frame::{Chunk, Frame, Tile};
 use super::geometry::{BLOCK, STREAM, TILE, blocks, group_quads, stream_stride};
 use super::integer::activation_sums;
-use super::rows::RowOrder;
+use super::rows::{RowOrder, Span};
 use crate::abi::Call;
 use q35_format::{Codec, Group};
 use q35_mlir::builder::Val;
 
-/// Most rows that these kernels are meant for in a plain layer. Of a layer of experts they compute one routed row at a time.
+/// Rows of x that are computed together, and the most that these kernels are meant for in a plain layer.
 pub(crate) const MOST: usize = 4;
-/// Rows that are decoded side by side.
+/// Rows of the weight that are decoded side by side.
 const ROWS: usize = 4;
 /// Bytes to ask for ahead, at least: what memory delivers while a request is under way.
 const AHEAD: usize = 4096;
@@ -25,21 +25,28 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
     let parts = group_quads(f.linear.spec.group()).len();
     let sums = f.b.alloca((parts * MOST) as u32 * SUMS_BYTES as u32, 64);
     let decoder = Decoder::new(f.b, codec, window);
-    let RowOrder::Plain { count } = f.order else {
-        return f.for_tiles(call, |tile, rows| tile_outputs(f, &decoder, tile, &f.chunk(&[rows.from]), sums));
-    };
-    let body = |rows: &[Val<'k>]| {
-        let chunk = f.chunk(rows);
-        f.for_tiles(call, |tile, _| tile_outputs(f, &decoder, tile, &chunk, sums));
-    };
-    let zero = f.number(0);
+    let outputs = |tile: &Tile<'k>, chunk: &Chunk<'k>| tile_outputs(f, &decoder, tile, chunk, sums);
+    match f.order {
+        // What the rows have is loaded once for all tiles.
+        RowOrder::Plain { count } => for_chunks(f, Span { from: f.number(0), to: count }, &|chunk| {
+            f.for_tiles(call, |tile, _| outputs(tile, chunk));
+        }),
+        RowOrder::Single { .. } => f.for_tiles(call, |tile, rows| outputs(tile, &f.chunk(&[rows.from]))),
+        RowOrder::Sorted { .. } => {
+            f.for_tiles(call, |tile, rows| for_chunks(f, rows, &|chunk| outputs(tile, chunk)));
+        }
+    }
+}
+
+/// `body(chunk)` for a single row, or for [`MOST`] rows at a time, where those that are not there repeat the last one.
+fn for_chunks<'k>(f: &Frame<'k>, rows: Span<'k>, body: &dyn Fn(&Chunk<'k>)) {
+    let Span { from, to } = rows;
     f.b.if_else(
-        count.eq(1),
-        || body(&[zero]),
+        (to - from).eq(1),
+        || body(&f.chunk(&[from])),
         || {
-            // Rows that are not there repeat the last one.
-            f.b.for_(0, count, MOST as i64, |first| {
-                body(&(0..MOST as i64).map(|at| (first + at).min(count - 1)).collect::<Vec<_>>());
+            f.b.for_(from, to, MOST as i64, |first| {
+                body(&f.chunk(&(0..MOST as i64).map(|at| (first + at).min(to - 1)).collect::<Vec<_>>()));
             });
         },
     );

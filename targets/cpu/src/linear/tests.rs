@@ -427,14 +427,16 @@ fn arrangements_have_inverses() {
 #[test]
 fn symbols_say_what_they_are() {
     let spec = PackedSpec::new(256, 768, Codec::W8, Group::Row).unwrap();
-    let linear = Linear::new(spec);
+    let (packed, linear) = (spec, Linear::new(spec));
     assert_eq!(linear.symbol(Variant::Few), "linear_w8_row_256x768_few");
     let spec = PackedSpec::new(10, 7, Codec::Q8, Group::Columns(64)).unwrap();
     let linear = Linear { rows: Rows::Logits, bias: true, ..Linear::new(spec) };
     assert_eq!(linear.symbol(Variant::Many), "linear_q8_g64_10x7_bias_logits");
     let experts = Some(Experts { count: 8, shared: true });
     let linear = Linear { rows: Rows::LogitChoices(2), experts, ..Linear::new(spec) };
-    assert_eq!(linear.symbol(Variant::Few), "linear_q8_g64_10x7_2_of_8_shared_logits_few");
+    assert_eq!(linear.symbol(Variant::Single), "linear_q8_g64_10x7_2_of_8_shared_logits_single");
+    let most: Vec<Option<u64>> = Linear { spec: packed, ..linear }.kernels().iter().map(LinearKernel::max_rows).collect();
+    assert_eq!(most, [Some(2), Some(128), None]);
 }
 
 #[test]
