@@ -7,21 +7,12 @@
 mod common;
 
 use common::decoder::Writer;
+use common::random::Random;
 use q35_graph::source::Attr;
 use q35_graph::{Tensor, Value};
 use q35_passes::eval::Eval;
 use q35_passes::sym::{Arena, Id, Node};
 use std::collections::{BTreeMap, HashMap};
-
-/// A generator of numbers (Knuth's multiplier), the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n.max(1)
-    }
-}
 
 /// A dense array and the source value that computes it.
 #[derive(Clone)]
@@ -70,7 +61,7 @@ fn start(w: &mut Writer, random: &mut Random, integer: bool) -> Known {
 fn view(w: &mut Writer, random: &mut Random, x: &Known) -> Known {
     let rank = x.dims.len();
     let axis = random.below(rank);
-    match random.below(7) {
+    match random.below(11) {
         0 => {
             // Reshape: move a factor from one dimension into a new one, or join all.
             let mut to = x.dims.clone();
@@ -140,6 +131,66 @@ fn view(w: &mut Writer, random: &mut Random, x: &Known) -> Known {
                 let mut from = at.to_vec();
                 from[axis] = picks[at[axis]];
                 x.at(&from)
+            })
+        }
+        6 => {
+            let picks: Vec<usize> = (0..x.data.len()).map(|_| random.below(x.dims[axis])).collect();
+            let shape = x.dims.iter().map(|d| *d as u64).collect();
+            let list = Tensor::from_i64(shape, &picks.iter().map(|p| *p as i64).collect::<Vec<_>>());
+            let list = w.constant(list);
+            let value = w.call("GatherElements", &[x.value, list], &[("axis", Attr::Int(axis as i64))]);
+            Known::make(value, x.dims.clone(), |at| {
+                let mut from = at.to_vec();
+                from[axis] = picks[at.iter().zip(&x.dims).fold(0, |flat, (i, d)| flat * d + i)];
+                x.at(&from)
+            })
+        }
+        7 => {
+            // Updates are added wherever they are sent.
+            let places: Vec<usize> = (0..x.data.len()).map(|_| random.below(x.dims[axis])).collect();
+            let shape = x.dims.iter().map(|d| *d as u64).collect();
+            let list = Tensor::from_i64(shape, &places.iter().map(|p| *p as i64).collect::<Vec<_>>());
+            let list = w.constant(list);
+            let attrs = [("axis", Attr::Int(axis as i64)), ("reduction", Attr::Str("add".to_owned()))];
+            let value = w.call("ScatterElements", &[x.value, list, x.value], &attrs);
+            let mut data = x.data.clone();
+            for (flat, at) in indices(&x.dims).iter().enumerate() {
+                let mut to = at.clone();
+                to[axis] = places[flat];
+                data[to.iter().zip(&x.dims).fold(0, |flat, (i, d)| flat * d + i)] += x.data[flat];
+            }
+            Known { value, dims: x.dims.clone(), data }
+        }
+        8 => {
+            // The last rows are written over the ones that start at `first`.
+            let rows = x.dims[0];
+            let (first, len) = (random.below(rows), 1 + random.below(rows));
+            let len = len.min(rows - first);
+            let places: Vec<i64> = (first..first + len).map(|i| i as i64).collect();
+            let list = w.constant(Tensor::from_i64(vec![len as u64, 1], &places));
+            let bounds = [(rows - len) as i64, i64::MAX, 0].map(|b| w.ints(&[b]));
+            let tail = w.op("Slice", &[x.value, bounds[0], bounds[1], bounds[2]]);
+            let value = w.op("ScatterND", &[x.value, list, tail]);
+            Known::make(value, x.dims.clone(), |at| {
+                let mut from = at.to_vec();
+                if (first..first + len).contains(&at[0]) {
+                    from[0] = at[0] - first + rows - len;
+                }
+                x.at(&from)
+            })
+        }
+        9 => {
+            let exclusive = random.below(2);
+            let axes = w.int(axis as i64);
+            let value = w.call("CumSum", &[x.value, axes], &[("exclusive", Attr::Int(exclusive as i64))]);
+            Known::make(value, x.dims.clone(), |at| {
+                let mut from = at.to_vec();
+                (0..at[axis] + 1 - exclusive)
+                    .map(|i| {
+                        from[axis] = i;
+                        x.at(&from)
+                    })
+                    .sum()
             })
         }
         _ => {
@@ -292,10 +343,10 @@ fn check(seed: u64, integer: bool) {
 
 #[test]
 fn chains_over_real_numbers_are_sound() {
-    (0..4000).for_each(|seed| check(seed, false));
+    (0..1500).for_each(|seed| check(seed, false));
 }
 
 #[test]
 fn chains_over_integers_are_sound() {
-    (0..4000).for_each(|seed| check(seed + 1_000_000, true));
+    (0..1500).for_each(|seed| check(seed + 1_000_000, true));
 }

@@ -7,7 +7,7 @@
 use super::linear::one;
 use super::{Raised, Raiser, Res};
 use crate::sym::{Func, Id, Node, Power};
-use q35_dialects::q35::{Activate, Activation, Columns, Mul, Scale, Softcap};
+use q35_dialects::q35::{self, Activate, Activation, Mul, Scale, Softcap};
 use q35_graph::Value;
 
 /// What is asked for: an expression of `column`, below `width`.
@@ -18,6 +18,21 @@ pub(super) struct Ask {
     pub width: u64,
     /// The constant factor that whoever asks has for it; a form that has a place for it may say that it is in.
     pub factor: f64,
+}
+
+/// Columns `first`, `first + step`, ..., so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Columns {
+    pub first: u64,
+    pub step: u64,
+    pub count: u64,
+}
+
+impl Columns {
+    /// One after the last.
+    pub(super) fn end(self) -> u64 {
+        self.count.saturating_sub(1).saturating_mul(self.step).saturating_add(self.first).saturating_add(1)
+    }
 }
 
 /// A value, and the factor that it lacks.
@@ -94,25 +109,32 @@ impl Raiser<'_> {
         }
     }
 
-    /// First column of a contiguous range that moves with `column`.
-    pub(super) fn offset(&mut self, at: Id, column: Id) -> Option<u64> {
-        let start = self.eval.sym.sub(at, column);
-        self.eval.sym.as_int(start).and_then(|s| u64::try_from(s).ok())
+    /// The columns that an index reads as `column` goes through `width` of them, if their distance is always the same.
+    pub(super) fn columns_at(&mut self, at: Id, column: Id, width: u64) -> Option<Columns> {
+        let (terms, first) = self.eval.sym.terms(at);
+        let step = match terms[..] {
+            [] if width == 1 => 1.0,
+            [(term, step)] if term == column => step,
+            _ => return None,
+        };
+        let whole = |x: f64| (x >= 0.0 && x.fract() == 0.0 && x <= 2f64.powi(53)).then_some(x as u64);
+        Some(Columns { first: whole(first)?, step: whole(step).filter(|s| *s > 0)?, count: width })
     }
 
     /// Columns of something raised.
     fn loaded(&mut self, ask: Ask) -> Res<Option<Made>> {
         let Some((base, at)) = self.raised_load(ask.expr) else { return Ok(None) };
-        let Some(start) = self.offset(at, ask.column) else { return Ok(None) };
+        let Some(columns) = self.columns_at(at, ask.column, ask.width) else { return Ok(None) };
+        let start = columns.first;
         match &self.raised[&base] {
             Raised::Poison => self.consequence(),
-            Raised::Linear(pending) if start + ask.width <= pending.width() => {
-                Ok(Some((self.linear_columns(base, start, ask.width, None)?, 1.0)))
+            Raised::Linear(pending) if columns.end() <= pending.width() => {
+                Ok(Some((self.linear_columns(base, columns, None)?, 1.0)))
             }
-            Raised::Whole(value, width) if start == 0 && *width == ask.width => Ok(Some((*value, 1.0))),
-            Raised::Whole(value, width) if start + ask.width <= *width => {
+            Raised::Whole(value, width) if start == 0 && *width == ask.width && columns.step == 1 => Ok(Some((*value, 1.0))),
+            Raised::Whole(value, width) if columns.end() <= *width && columns.step == 1 => {
                 let value = *value;
-                Ok(Some((self.add(Columns { start, len: ask.width }, &[value])?, 1.0)))
+                Ok(Some((self.add(q35::Columns { start, len: ask.width }, &[value])?, 1.0)))
             }
             _ => self.fault("reads columns that are not there"),
         }

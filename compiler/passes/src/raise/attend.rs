@@ -26,6 +26,8 @@ pub(super) struct Heads<'a> {
     pub entry: Id,
     pub scale: f64,
     pub softcap: Option<f64>,
+    /// A score of each head that has no entry, a function of the head `h`.
+    pub sinks: Option<Id>,
 }
 
 /// What past entries show of the cache.
@@ -84,15 +86,14 @@ impl Raiser<'_> {
         let v = self.applied(v, v_factor / value_factor)?;
         let scale = a.scale * q_factor / query_scale * outside;
 
+        let sinks = match a.sinks {
+            Some(element) => Some(self.vector(element, h, a.heads, "sinks")?),
+            None => None,
+        };
         let layer = self.layers.len() as u32;
         let cache = self.add(Append { layer, kv_heads: sharing.kv_heads }, &[k, v])?;
-        let op = Attention {
-            heads: a.heads,
-            scale: scale as f32,
-            window: mask.window,
-            softcap: a.softcap.map(|c| c as f32),
-            sinks: None,
-        };
+        let op =
+            Attention { heads: a.heads, scale: scale as f32, window: mask.window, softcap: a.softcap.map(|c| c as f32), sinks };
         let attended = self.add(op, &[q, cache])?;
         let attended = self.applied(attended, value_factor)?;
 

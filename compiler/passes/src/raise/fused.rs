@@ -92,6 +92,7 @@ impl Raiser<'_> {
             entry: t,
             scale,
             softcap,
+            sinks: None,
         })?;
         if rank == 4 {
             self.cut_heads(output, attended, heads, value_dim)?;

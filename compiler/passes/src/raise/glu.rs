@@ -1,6 +1,6 @@
 //! Gated units: `f(gate) * up`, where `f` is a sigmoid linear unit, a Gaussian one or a rectifier.
 
-use super::activation::{Ask, Made};
+use super::activation::{Ask, Made, is_one};
 use super::{Raiser, Res};
 use crate::eval::elementwise::{gelu_erf, gelu_tanh};
 use crate::sym::{Arena, Func, Id, Node, Power};
@@ -12,21 +12,16 @@ struct Unit {
     whole: fn(&mut Arena, Id) -> Id,
 }
 
-const UNITS: &[Unit] = &[
-    Unit { activation: Activation::Silu, whole: silu },
-    Unit { activation: Activation::Gelu, whole: gelu_erf },
-    Unit { activation: Activation::GeluTanh, whole: gelu_tanh },
-];
-
-fn silu(sym: &mut Arena, x: Id) -> Id {
-    let gate = sym.apply(Func::Sigmoid, x);
-    sym.mul(x, gate)
-}
+const UNITS: &[Unit] =
+    &[Unit { activation: Activation::Gelu, whole: gelu_erf }, Unit { activation: Activation::GeluTanh, whole: gelu_tanh }];
 
 impl Raiser<'_> {
     /// A product that some unit of one of its factors divides; what is left is the other operand.
     pub(super) fn glu(&mut self, ask: Ask) -> Res<Option<Made>> {
         let factors = self.eval.sym.factors(ask.expr);
+        if let Some(made) = self.silu(ask, &factors)? {
+            return Ok(Some(made));
+        }
         for &(gate, power) in &factors {
             if power != Power::ONE || !self.is_varying(gate) {
                 continue;
@@ -53,6 +48,87 @@ impl Raiser<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// `g * sigmoid(alpha g) * (up + offset)`, where `g` may be bounded from above and `up` on both sides.
+    fn silu(&mut self, ask: Ask, factors: &[(Id, Power)]) -> Res<Option<Made>> {
+        let found = factors.iter().find_map(|&(factor, power)| {
+            let Node::Apply(Func::Sigmoid, inner) = *self.eval.sym.node(factor) else { return None };
+            let (alpha, gate) = self.eval.sym.coefficient(inner);
+            let is_factor = factors.iter().any(|f| *f == (gate, Power::ONE));
+            (power == Power::ONE && is_factor && self.is_varying(gate)).then_some((factor, alpha, gate))
+        });
+        let Some((sigmoid, alpha, gate)) = found else { return Ok(None) };
+        // The gate's own sign is that of its steepness.
+        let sign = alpha.signum();
+        let unit = self.eval.sym.mul(gate, sigmoid);
+        let up = self.eval.sym.quotient(ask.expr, unit);
+        let gate = self.eval.sym.scaled(gate, sign);
+        let (gate, limit) = match self.bounded(gate) {
+            Some((inner, limit)) => (inner, Some(limit)),
+            None => (gate, None),
+        };
+        let plain = Glu { alpha: alpha.abs() as f32, ..Glu::plain(Activation::Silu) };
+        let limited = match limit {
+            Some(limit) => match self.clamped(up, limit) {
+                Some((up, offset, factor)) => {
+                    let op = Glu { limit: Some(limit as f32), offset: offset as f32, ..plain };
+                    Some((op, up, factor))
+                }
+                None => return self.fault("bounds a gate, but not what it gates"),
+            },
+            None => None,
+        };
+        if limited.is_none() && alpha.abs() == 1.0 {
+            let (value, factor) = self.gated(Activation::Silu, gate, up, ask)?;
+            return Ok(Some((value, factor * sign)));
+        }
+        let gate = self.exact(gate, ask.column, ask.width)?;
+        let (op, up, factor) = match limited {
+            Some((op, up, factor)) => (op, self.exact(up, ask.column, ask.width)?, factor),
+            None if !self.is_varying(up) => return self.fault("has a unit of this steepness, but nothing that it gates"),
+            None => {
+                let (up, factor) = self.activation(up, ask.column, ask.width)?;
+                (plain, up, factor)
+            }
+        };
+        Ok(Some((self.add(op, &[gate, up])?, factor * sign)))
+    }
+
+    /// `x` and the bound of `min(x, bound)`, for a bound above 0.
+    fn bounded(&mut self, id: Id) -> Option<(Id, f64)> {
+        let (c, max) = self.eval.sym.coefficient(id);
+        let Node::Max(a, b) = *self.eval.sym.node(max) else { return None };
+        let (low, other) = match (self.eval.sym.as_number(a), self.eval.sym.as_number(b)) {
+            (Some(low), None) => (low, b),
+            (None, Some(low)) => (low, a),
+            _ => return None,
+        };
+        // c max(low, y) with c < 0 is min(c low, c y).
+        let bound = c * low;
+        (c < 0.0 && bound > 0.0).then(|| (self.eval.sym.scaled(other, c), bound))
+    }
+
+    /// `u`, `offset` and `factor` of `factor * (clamp(u, -limit, limit) + offset)`.
+    fn clamped(&mut self, id: Id, limit: f64) -> Option<(Id, f64, f64)> {
+        let (terms, constant) = self.eval.sym.terms(id);
+        let [(term, c)] = terms[..] else { return None };
+        for sign in [1.0, -1.0] {
+            // An upper bound inside a lower one, or the other way round: either is its mirror image.
+            let x = self.eval.sym.scaled(term, sign);
+            let Some((inner, high)) = self.bounded(x) else { continue };
+            let mirrored = self.eval.sym.scaled(inner, -1.0);
+            let Some((inner, low)) = self.bounded(mirrored) else { continue };
+            if is_one(high / limit) && is_one(low / limit) {
+                // clamp(-u) is -clamp(u): the operand has the sign that the layer gives it.
+                let (own, _) = self.eval.sym.coefficient(inner);
+                let flip = if own > 0.0 { -1.0 } else { 1.0 };
+                let u = self.eval.sym.scaled(inner, -flip);
+                let factor = c * sign * flip;
+                return Some((u, constant / factor, factor));
+            }
+        }
+        None
     }
 
     /// `x` of `max(x, 0)`.

@@ -50,7 +50,7 @@ impl Raiser<'_> {
         let first_rotated = self.eval.sym.int(start as i64);
         let shared = (a.key)(self, h, own, first_rotated)?;
         let plain = (a.key)(self, h, own, at)?;
-        if self.eval.sym.contains(shared, h) || !self.eval.sym.contains(plain, h) {
+        if a.sinks.is_some() || self.eval.sym.contains(shared, h) || !self.eval.sym.contains(plain, h) {
             return Ok(None);
         }
         let value = (a.value)(self, h, own, e)?;

@@ -3,6 +3,7 @@
 //! A linear layer is not added to the model where the source has it but where its columns are read: a packed q/k/v product whose columns go
 //! three ways becomes three layers over slices of one weight.
 
+use super::activation::Columns;
 use super::{BTreeMap, HashMap, Raised, Raiser, Res};
 use crate::sym::{Combine, Id};
 use q35_dialects::q35::{ExpertLinear, Linear};
@@ -29,8 +30,8 @@ pub(super) struct PendingLinear {
     node: NodeId,
     /// The choice of experts, if the weight is a stack of theirs.
     routing: Option<Value>,
-    /// By first column, count and bias.
-    made: BTreeMap<(u64, u64, Option<Id>), Value>,
+    /// By columns and bias.
+    made: BTreeMap<(Columns, Option<Id>), Value>,
 }
 
 impl PendingLinear {
@@ -246,22 +247,19 @@ impl Raiser<'_> {
         }
     }
 
-    /// The value of the columns `start .. start + len` of a linear layer, with a bias per `column`.
-    pub(super) fn linear_columns(
-        &mut self,
-        base: crate::sym::BaseId,
-        start: u64,
-        len: u64,
-        bias: Option<(Id, Id)>,
-    ) -> Res<Value> {
+    /// The value of some columns of a linear layer, which has them, with a bias per `column`.
+    pub(super) fn linear_columns(&mut self, base: crate::sym::BaseId, columns: Columns, bias: Option<(Id, Id)>) -> Res<Value> {
         let Some(Raised::Linear(pending)) = self.raised.get(&base) else { return self.consequence() };
         // The bias is remembered as a function of the first column variable it came with.
-        let key = (start, len, bias.map(|(element, _)| element));
+        let len = columns.count;
+        let key = (columns, bias.map(|(element, _)| element));
         if let Some(&value) = pending.made.get(&key) {
             return Ok(value);
         }
         let (input, origin, node, routing) = (pending.input, pending.origin.clone(), pending.node, pending.routing);
-        let weight = pending.weight.slice_rows(start..start + len);
+        let Some(weight) = pending.weight.clone().step_rows(columns.first, columns.step, len) else {
+            return self.fault("reads columns that are not there");
+        };
         let experts = weight.matrices();
         let bias = match (bias, routing) {
             (Some((element, column)), Some(_)) => self.picked_bias(element, column, [experts, len])?,

@@ -1,6 +1,6 @@
 //! Sums of activations, and of an activation and a constant vector, which is a bias.
 
-use super::activation::{Ask, Made, is_one};
+use super::activation::{Ask, Columns, Made, is_one};
 use super::{Raised, Raiser, Res};
 use crate::sym::{BaseId, Id, Node};
 use q35_dialects::q35::Add;
@@ -20,11 +20,11 @@ impl Raiser<'_> {
         let mut values: Vec<Value> = Vec::new();
         let mut bias = (self.eval.sym.as_number(fixed) != Some(0.0)).then_some(fixed);
         for (term, c) in varying {
-            if let (Some(element), Some((base, start))) = (bias, self.linear_load(term, ask))
-                && is_one(c)
-            {
+            if let (Some(element), Some((base, columns))) = (bias, self.linear_load(term, ask)) {
                 bias = None;
-                values.push(self.linear_columns(base, start, ask.width, Some((element, ask.column)))?);
+                let element = if is_one(c) { element } else { self.eval.sym.scaled(element, 1.0 / c) };
+                let value = self.linear_columns(base, columns, Some((element, ask.column)))?;
+                values.push(self.applied(value, c)?);
                 continue;
             }
             let (value, factor) = self.activation(term, ask.column, ask.width)?;
@@ -41,12 +41,12 @@ impl Raiser<'_> {
         Ok(Some((total, 1.0)))
     }
 
-    /// The linear layer and the first column of a term that reads one.
-    pub(super) fn linear_load(&mut self, term: Id, ask: Ask) -> Option<(BaseId, u64)> {
+    /// The linear layer and the columns of a term that reads one.
+    pub(super) fn linear_load(&mut self, term: Id, ask: Ask) -> Option<(BaseId, Columns)> {
         let (base, at) = self.raised_load(term)?;
-        let start = self.offset(at, ask.column)?;
+        let columns = self.columns_at(at, ask.column, ask.width)?;
         match &self.raised[&base] {
-            Raised::Linear(pending) if start + ask.width <= pending.width() => Some((base, start)),
+            Raised::Linear(pending) if columns.end() <= pending.width() => Some((base, columns)),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
-//! What the tests share: where the corpus is.
+//! What the tests share: where the graphs are, a decoder to spell, numbers at random.
 
 pub(crate) mod decoder;
+pub(crate) mod random;
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,16 @@ pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) graph: PathBuf,
     pub(crate) folder: PathBuf,
+}
+
+/// The graphs that travel with the repository, and those of the corpus, if it is there.
+pub(crate) fn present() -> Vec<Case> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
+    let mut found = cases(&data);
+    let known: Vec<String> = found.iter().map(|case| case.name.clone()).collect();
+    found.extend(corpus().iter().flat_map(|folder| cases(folder)).filter(|case| !known.contains(&case.name)));
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
 }
 
 /// Every graph of the corpus, in order of names.
