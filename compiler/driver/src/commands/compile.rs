@@ -64,7 +64,7 @@ fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let mut capture = Capture::new(stage, observer);
     if stage == Stage::Source {
-        pipeline::import(&options.model, &mut capture)?;
+        pipeline::import(&options.model, settings.context, &mut capture)?;
         return Ok(capture.into_text());
     }
     let model = pipeline::prepare(&options.model, &settings, &mut capture)?.model;
