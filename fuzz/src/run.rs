@@ -43,3 +43,36 @@ pub fn fuzz(name: &str, seeds: &[(String, Vec<u8>)], rounds: usize, mut reader: 
     }
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[global_allocator]
+    static ALLOCATOR: crate::memory::Counting = crate::memory::Counting;
+
+    fn one() -> Vec<(String, Vec<u8>)> {
+        vec![("seed".to_owned(), vec![7; 100])]
+    }
+
+    /// What a reader is found guilty of.
+    fn guilty(reader: fn(&[u8]) -> bool) -> String {
+        let found = catch_unwind(|| fuzz("reader", &one(), 20, reader));
+        found.err().and_then(|why| why.downcast::<String>().ok()).map_or_else(String::new, |why| *why)
+    }
+
+    #[test]
+    fn readers_that_go_wrong_are_named() {
+        assert_eq!(guilty(|bytes| bytes.len() > 100), "");
+        assert_eq!(guilty(|_| panic!("bad reader")), "reader: panics on seed seed, round 0");
+        let greedy = guilty(|bytes| vec![1u8; (9 << 20) + 200 * bytes.len()].len() > 3);
+        assert!(greedy.starts_with("reader: ") && greedy.ends_with("on seed seed, round 0"), "{greedy}");
+    }
+
+    #[test]
+    fn damage_is_the_same_every_time_and_differs_by_round() {
+        let damaged = |seed| mutate(&mut Random::new(seed), &[7; 100], &[9; 50]);
+        assert_eq!(damaged(3), damaged(3));
+        assert!((0..20).map(damaged).collect::<std::collections::BTreeSet<_>>().len() > 15);
+    }
+}
