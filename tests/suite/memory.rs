@@ -34,11 +34,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Mixtral's configuration with other sizes: 300 MB in bf16.
 const MIXTRAL: &str = r#"{"model_type": "mixtral", "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2,
     "num_attention_heads": 16, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 4096,
-    "tie_word_embeddings": true}"#;
+    "rms_norm_eps": 1e-5, "tie_word_embeddings": true}"#;
 
 /// LLaMA 3.1 405B's configuration with fewer layers of half the width: 20 GB in bf16.
 const LLAMA_10B: &str = r#"{"model_type": "llama", "vocab_size": 32000, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 12,
-    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": true}"#;
 
 /// LLaMA 3.1 405B's.
 const LLAMA_405B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 16384, "intermediate_size": 53248,
