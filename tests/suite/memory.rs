@@ -6,7 +6,7 @@
 use crate::end_to_end::path;
 use crate::program;
 use libtest_mimic::Trial;
-use q35_import::synth::{Fill, Llama, write_llama};
+use q35_import::synth::{Fill, Llama, Stored, write_checkpoint, write_llama};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -17,11 +17,71 @@ const FIXED: u64 = 300 << 20;
 const COPIES: u64 = 3;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![Trial::test("memory/a-gigabyte-of-weights-streams", || Ok(one_gigabyte("split")?))];
+    let mut trials = vec![
+        Trial::test("memory/a-gigabyte-of-weights-streams", || Ok(one_gigabyte("split")?)),
+        Trial::test("memory/a-checkpoint-of-experts-streams", || Ok(checkpoint("experts", MIXTRAL, "split", 512)?)),
+        Trial::test("memory/405-billion-weights-are-checked-by-their-headers", || Ok(headers(LLAMA_405B)?)),
+    ];
     if std::env::var_os("Q35_FULL").is_some() {
+        trials.push(Trial::test("memory/20-gigabytes-of-checkpoint-stream", || {
+            Ok(checkpoint("20 GB", LLAMA_10B, "split", 3 << 10)?)
+        }));
         trials.push(Trial::test("memory/a-gigabyte-of-weights-streams-through-the-trellis", || Ok(one_gigabyte("w8")?)));
     }
     trials
+}
+
+/// Mixtral's configuration with other sizes: 300 MB in bf16.
+const MIXTRAL: &str = r#"{"model_type": "mixtral", "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5, "tie_word_embeddings": true}"#;
+
+/// LLaMA 3.1 405B's configuration with fewer layers of half the width: 20 GB in bf16.
+const LLAMA_10B: &str = r#"{"model_type": "llama", "vocab_size": 32000, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 12,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": true}"#;
+
+/// LLaMA 3.1 405B's.
+const LLAMA_405B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 16384, "intermediate_size": 53248,
+    "num_hidden_layers": 126, "num_attention_heads": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192}, "tie_word_embeddings": false}"#;
+
+/// Bytes per shard.
+const SHARD: u64 = 5 << 30;
+
+/// What a check may take, the program included.
+const CHECK: u64 = 100 << 20;
+
+/// Compiles a sparse checkpoint within so many MiB.
+fn checkpoint(name: &str, config: &str, codec: &str, allowed: u64) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let bytes = write_checkpoint(config, folder.path(), Stored::Bf16, SHARD).map_err(|e| e.to_string())?;
+    let out = folder.path().join("x.q35");
+    let child = program::command("q35c")
+        .args(["compile", path(folder.path()), "--codec", codec, "--quiet", "-o", path(&out)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    let peak = peak_of(child)?;
+    println!("{name}: {} MiB of weights, peak memory {} MiB, {allowed} MiB allowed", bytes >> 20, peak >> 20);
+    if peak >> 20 <= allowed { Ok(()) } else { Err(format!("peak memory {} MiB, {allowed} MiB allowed", peak >> 20)) }
+}
+
+/// Checks a sparse checkpoint.
+fn headers(config: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let bytes = write_checkpoint(config, folder.path(), Stored::Bf16, SHARD).map_err(|e| e.to_string())?;
+    let child = program::command("q35c")
+        .args(["check", path(folder.path())])
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    let peak = peak_of(child)?;
+    println!("{} GiB of weights, peak memory {} MiB", bytes >> 30, peak >> 20);
+    if peak <= CHECK { Ok(()) } else { Err(format!("peak memory {} MiB, {} MiB allowed", peak >> 20, CHECK >> 20)) }
 }
 
 fn one_gigabyte(codec: &str) -> Result<(), String> {

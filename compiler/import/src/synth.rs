@@ -1,6 +1,10 @@
-//! Models of any size that nobody trained, as ONNX files with external data: for tests of memory, speed and bad input.
+//! Models of any size that nobody trained, as ONNX files with external data or as checkpoints: for tests of memory, speed and bad input.
 //!
 //! Only with the feature `synth`; no part of the compiler uses it.
+
+mod checkpoint;
+
+pub use checkpoint::{Stored, write_checkpoint};
 
 use crate::decoder::{
     Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn,

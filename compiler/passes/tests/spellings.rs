@@ -421,6 +421,11 @@ fn every_problem_is_named_at_once() {
         "error[Q35-0201]: op 'LayerNormalization' is not supported; the model uses it 3 times\n  \
          at nodes 'LayerNormalization_0', 'LayerNormalization_1', 'LayerNormalization_2'"
     );
+    // Ops that nobody knows and known ones that make no sense, in one list.
+    let logits = |w: &mut Writer, x: Value| w.op("Foo", &[x]);
+    let text = errors(&Spelling { gate, logits, ..PLAIN });
+    assert!(text.starts_with("error[Q35-0201]: op 'Foo' is not supported; the model uses it once\n  at node 'Foo_"), "{text}");
+    assert!(text.matches("error[").count() == 2 && text.contains("Sin"), "{text}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::targets;
 use q35_diag::{Diagnostics, Result};
 use q35_dialects::Program;
 use q35_graph::Silent;
+use q35_passes::raise;
 use q35_target::Request;
 
 /// Checks a model.
@@ -21,7 +22,10 @@ pub fn run(options: &Check) -> Result<Output> {
             let finding = Finding::of(&prepared);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }
-        (Err(diagnostics), true) => Ok(Output { text: super::json(&Refusal { diagnostics })?, success: false }),
+        (Err(diagnostics), true) => {
+            let unsupported = unsupported(options);
+            Ok(Output { text: super::json(&Refusal { diagnostics, unsupported })?, success: false })
+        }
         (Err(diagnostics), false) => Err(diagnostics),
     }
 }
@@ -39,6 +43,24 @@ fn prepared(options: &Check) -> Result<Prepared> {
 #[derive(serde::Serialize)]
 struct Refusal {
     diagnostics: Diagnostics,
+    /// Every node whose op is not supported.
+    unsupported: Vec<Node>,
+}
+
+/// A node in the model's own words.
+#[derive(serde::Serialize)]
+struct Node {
+    name: String,
+    op: String,
+    domain: String,
+    shapes: String,
+}
+
+/// The nodes of a refused model whose ops are not supported, if its graph can be read at all.
+fn unsupported(options: &Check) -> Vec<Node> {
+    let Ok(imported) = pipeline::import(&options.model, options.shape.context, &mut Silent) else { return Vec::new() };
+    let nodes = raise::unsupported(&imported.graph).into_iter();
+    nodes.map(|raise::Unsupported { name, op, domain, shapes }| Node { name, op, domain, shapes }).collect()
 }
 
 /// What is known of a model before it is compiled.

@@ -156,7 +156,7 @@ impl Rope {
 }
 
 /// Reads a configuration.
-pub(super) fn read(bytes: &[u8]) -> Result<Config, Diagnostic> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Config, Diagnostic> {
     if bytes.len() > MAX_BYTES {
         return Err(Diagnostic::error(Code::AbsurdSize, format!("the file has {} bytes; no configuration has", bytes.len())));
     }

@@ -45,7 +45,7 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
     Ok(Decoder {
         vocab: size("vocab_size", config.vocab_size)?,
         hidden,
-        eps: finite("rms_norm_eps", config.rms_norm_eps.unwrap_or(1e-6))?,
+        eps: finite("rms_norm_eps", config.rms_norm_eps.ok_or_else(|| wrong("rms_norm_eps is not given".into()))?)?,
         norms: family.norms,
         unit_offset: family.unit_offset,
         attention,

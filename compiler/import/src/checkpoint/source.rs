@@ -114,11 +114,11 @@ impl<'r> Source<'r> {
             };
         };
         let Some(scales) = self.shards.take(&beside)? else { return Ok(None) };
-        let dims = quantized.dims().to_vec();
-        let numbers = Scaled::new(quantized, &scales, self.tile).and_then(|numbers| Tensor::decoded(dims.clone(), numbers));
+        let (dims, of_scales) = (quantized.dims().to_vec(), scales.dims().to_vec());
+        let numbers = Scaled::new(quantized, scales, self.tile).and_then(|numbers| Tensor::decoded(dims.clone(), numbers));
         numbers.map(Some).ok_or_else(|| {
             let tiles = self.tile.map_or(String::new(), |[rows, cols]| format!(" in tiles of {rows} by {cols}"));
-            error(Code::BadConfig, format!("it is {dims:?}{tiles}, but its scales are {:?}", scales.dims()))
+            error(Code::BadConfig, format!("it is {dims:?}{tiles}, but its scales are {of_scales:?}"))
         })
     }
 

@@ -2,23 +2,37 @@
 
 use q35_graph::{DType, Decode, Tensor};
 use std::ops::Range;
+use std::sync::LazyLock;
+
+/// The number that each byte stands for.
+type Numbers = [f32; 256];
+
+static E4M3: LazyLock<Numbers> = LazyLock::new(|| numbers(DType::F8E4M3));
+static E5M2: LazyLock<Numbers> = LazyLock::new(|| numbers(DType::F8E5M2));
+
+fn numbers(dtype: DType) -> Numbers {
+    let (mut numbers, every) = ([0.0; 256], (0..=255).collect::<Vec<u8>>());
+    if let Ok(tensor) = Tensor::new(dtype, vec![256], every.into(), 0) {
+        tensor.read(0, &mut numbers);
+    }
+    numbers
+}
 
 /// A matrix of 8-bit floats, and its scales.
 #[derive(Debug)]
 pub(crate) struct Scaled {
     quantized: Tensor,
-    scales: Vec<f32>,
+    scales: Tensor,
     cols: u64,
     /// Rows and columns of a tile.
     tile: [u64; 2],
     tiles_across: u64,
-    /// The number that each byte stands for.
-    numbers: Box<[f32; 256]>,
+    numbers: &'static Numbers,
 }
 
 impl Scaled {
     /// A matrix whose scales have the shape that tiles of this size, or none given, make of it. `None` if they do not fit.
-    pub(crate) fn new(quantized: Tensor, scales: &Tensor, tile: Option<[u64; 2]>) -> Option<Self> {
+    pub(crate) fn new(quantized: Tensor, scales: Tensor, tile: Option<[u64; 2]>) -> Option<Self> {
         let &[rows, cols] = quantized.dims() else { return None };
         let of_scales: Vec<u64> = scales.dims().iter().copied().filter(|d| *d != 1).collect();
         let tile = match (&of_scales[..], tile) {
@@ -27,15 +41,13 @@ impl Scaled {
             (_, Some(tile)) if !tile.contains(&0) && scales.dims() == [rows.div_ceil(tile[0]), cols.div_ceil(tile[1])] => tile,
             _ => return None,
         };
-        if !matches!(quantized.dtype(), DType::F8E4M3 | DType::F8E5M2) || !scales.dtype().is_float() || rows == 0 || cols == 0 {
-            return None;
-        }
-        let mut numbers = Box::new([0.0; 256]);
-        let every: Vec<u8> = (0..=255).collect();
-        Tensor::new(quantized.dtype(), vec![256], every.into(), 0).ok()?.read(0, &mut numbers[..]);
-        let mut values = vec![0.0; scales.count() as usize];
-        scales.read(0, &mut values);
-        Some(Self { quantized, scales: values, cols, tile, tiles_across: cols.div_ceil(tile[1]), numbers })
+        let numbers: &Numbers = match quantized.dtype() {
+            DType::F8E4M3 => &E4M3,
+            DType::F8E5M2 => &E5M2,
+            _ => return None,
+        };
+        let fits = scales.dtype().is_float() && rows > 0 && cols > 0;
+        fits.then(|| Self { quantized, scales, cols, tile, tiles_across: cols.div_ceil(tile[1]), numbers })
     }
 }
 
@@ -46,10 +58,17 @@ impl Decode for Scaled {
 
     fn read(&self, start: u64, out: &mut [f32]) {
         let bytes = &self.quantized.bytes()[start as usize..][..out.len()];
-        for (at, (x, byte)) in (start..).zip(out.iter_mut().zip(bytes)) {
+        let mut done = 0;
+        while done < out.len() {
+            let at = start + done as u64;
             let (row, col) = (at / self.cols, at % self.cols);
-            let scale = self.scales[(row / self.tile[0] * self.tiles_across + col / self.tile[1]) as usize];
-            *x = self.numbers[usize::from(*byte)] * scale;
+            // To the end of the tile, or of the row.
+            let end = (col / self.tile[1] + 1).saturating_mul(self.tile[1]).min(self.cols);
+            let count = (out.len() - done).min((end - col) as usize);
+            let scale = self.scales.number(row / self.tile[0] * self.tiles_across + col / self.tile[1]) as f32;
+            let (out, bytes) = (&mut out[done..done + count], &bytes[done..done + count]);
+            out.iter_mut().zip(bytes).for_each(|(x, byte)| *x = self.numbers[usize::from(*byte)] * scale);
+            done += count;
         }
     }
 
@@ -59,6 +78,7 @@ impl Decode for Scaled {
 
     fn release(&self, _: Range<u64>) {
         self.quantized.release();
+        self.scales.release();
     }
 }
 
@@ -85,7 +105,7 @@ mod tests {
         let scales = |dims: &[u64]| {
             Tensor::from_f32(dims.to_vec(), &(1..=dims.iter().product()).map(|i: u64| i as f32).collect::<Vec<_>>())
         };
-        let with = |dims: &[u64], tile| Scaled::new(matrix(2, 4), &scales(dims), tile).map(|s| read(&s));
+        let with = |dims: &[u64], tile| Scaled::new(matrix(2, 4), scales(dims), tile).map(|s| read(&s));
         assert_eq!(with(&[], None).unwrap(), [1.0, 2.0, -1.0, 0.5, 1.0, 2.0, -1.0, 0.5]);
         assert_eq!(with(&[2, 1], None).unwrap(), [1.0, 2.0, -1.0, 0.5, 2.0, 4.0, -2.0, 1.0]);
         assert_eq!(with(&[2, 2], Some([1, 3])).unwrap(), [1.0, 2.0, -1.0, 1.0, 3.0, 6.0, -3.0, 2.0]);

@@ -31,7 +31,7 @@ CASES = {
                                           moe_layer_start_index=1, moe_layer_end_index=1, moe_layer_interval=1)),
     "exaone4": ("exaone4", dict(HEADS, **WINDOW, layer_types=["sliding_attention", "full_attention"])),
     "gemma": ("gemma", HEADS),
-    "gemma2": ("gemma2", dict(HEADS, **WINDOW, query_pre_attn_scalar=24, attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
+    "gemma2": ("gemma2", dict(HEADS, **WINDOW, query_pre_attn_scalar=16, attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
     "gemma3_text": ("gemma3_text", dict(HEADS, **WINDOW, query_pre_attn_scalar=24, layer_types=["sliding_attention", "full_attention"])),
     "glm4": ("glm4", dict(HEADS, attention_bias=True)),
     "glm4_moe": ("glm4_moe", dict(HEADS, attention_bias=True, use_qk_norm=True, n_routed_experts=8, n_shared_experts=1,
@@ -45,7 +45,7 @@ CASES = {
     "olmo3": ("olmo3", dict(WINDOW, num_hidden_layers=4, hidden_size=24, intermediate_size=24, head_dim=8)),
     "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=24, norm_topk_prob=True)),
     "phi3_longrope": ("phi3", dict(rope_parameters=LONG, max_position_embeddings=32, original_max_position_embeddings=32)),
-    "smollm3": ("smollm3", dict(no_rope_layers=[1, 0])),
+    "smollm3": ("smollm3", dict(num_hidden_layers=4, hidden_size=32, intermediate_size=32)),
 }
 
 

@@ -43,6 +43,8 @@ mod routing;
 mod sums;
 mod unrolled;
 
+pub use report::{Unsupported, unsupported};
+
 use crate::eval::{Eval, Fault, Res};
 use crate::sym::{Arena, Base, BaseId, Id, Kind, Node};
 use inputs::Grid;
@@ -117,7 +119,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
     let live = live(graph);
     let mut sym = Arena::default();
     let (grid, dims) = inputs::classify(graph, &live, &mut sym)?;
-    report::unknown_ops(graph, &live)?;
+    let unknown = report::Unknown::of(graph, &live);
     let facts = ModelFacts { name: options.name.clone(), vocab: 0, hidden: 0, layers: 0, context: 0, parameters: 0 };
     let interface = Interface { inputs: Vec::new(), outputs: Vec::new(), positions: PositionRule::Column };
     let mut raiser = Raiser {
@@ -147,10 +149,11 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
             }
         }
     }
-    if let Err(more) = raiser.outputs() {
+    // What is wrong with outputs behind an unknown op follows from it.
+    if let (Err(more), true) = (raiser.outputs(), unknown.is_empty()) {
         faults.extend(more);
     }
-    report::faults(graph, faults)?;
+    report::faults(graph, &unknown, faults)?;
     raiser.finish()
 }
 

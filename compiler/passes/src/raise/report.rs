@@ -7,43 +7,73 @@ use q35_graph::source::{Dim, SourceGraph, SourceOp};
 use q35_graph::{NodeId, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names listed per kind of op.
-const NAMED: usize = 8;
+/// A node whose op has no meaning here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Its name in the model.
+    pub name: String,
+    /// Its op.
+    pub op: String,
+    /// The operator set; the standard one is empty.
+    pub domain: String,
+    /// What the file records of its operands' shapes, if anything, such as `[batch, 8], [8]`.
+    pub shapes: String,
+}
 
-/// One diagnostic per op that has no meaning here, with the nodes that use it.
-pub(super) fn unknown_ops(graph: &SourceGraph, live: &BTreeSet<NodeId>) -> Result<()> {
-    let mut unknown: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for &id in live {
-        if let SourceOp::Call(call) = &graph.node(id).op
-            && !table::is_known(&call.domain, &call.op)
-        {
-            unknown.entry((call.domain.clone(), call.op.clone())).or_default().push(graph.node(id).name.clone());
+/// The nodes that the graph's outputs depend on and whose ops have no meaning here.
+pub fn unsupported(graph: &SourceGraph) -> Vec<Unsupported> {
+    let mut all: Vec<Unsupported> = Unknown::of(graph, &super::live(graph)).nodes.into_values().collect();
+    all.sort_by(|a, b| (&a.domain, &a.op, &a.shapes).cmp(&(&b.domain, &b.op, &b.shapes)));
+    all
+}
+
+/// Nodes whose ops have no meaning here.
+pub(super) struct Unknown {
+    nodes: BTreeMap<NodeId, Unsupported>,
+}
+
+impl Unknown {
+    pub(super) fn of(graph: &SourceGraph, live: &BTreeSet<NodeId>) -> Self {
+        let describe = |id: NodeId| match &graph.node(id).op {
+            SourceOp::Call(call) if !table::is_known(&call.domain, &call.op) => Some(Unsupported {
+                name: graph.node(id).name.clone(),
+                op: call.op.clone(),
+                domain: call.domain.clone(),
+                shapes: shapes(graph, id),
+            }),
+            _ => None,
+        };
+        Self { nodes: live.iter().filter_map(|&id| Some((id, describe(id)?))).collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// One diagnostic for each op with operands of the same shapes, with the nodes that use it.
+    fn diagnostics(&self) -> Diagnostics {
+        let mut alike: BTreeMap<[&str; 3], Vec<&str>> = BTreeMap::new();
+        for node in self.nodes.values() {
+            alike.entry([&node.domain, &node.op, &node.shapes]).or_default().push(&node.name);
         }
-    }
-    let mut found = Diagnostics::new();
-    for ((domain, op), names) in unknown {
-        let full = if domain.is_empty() { op } else { format!("{domain}.{op}") };
-        let times = if names.len() == 1 { "once".to_owned() } else { format!("{} times", names.len()) };
-        let what = format!("op '{full}' is not supported; the model uses it {times}");
-        found.push(Diagnostic { place: Some(listed(&names)), ..Diagnostic::error(Code::UnknownOp, what) });
-    }
-    found.into_result(())
-}
-
-/// `node 'a'`, or `nodes 'a', 'b' and 3 more`.
-fn listed(names: &[String]) -> String {
-    let quoted: Vec<String> = names.iter().take(NAMED).map(|name| format!("'{name}'")).collect();
-    let word = if names.len() == 1 { "node" } else { "nodes" };
-    match names.len().saturating_sub(NAMED) {
-        0 => format!("{word} {}", quoted.join(", ")),
-        more => format!("{word} {} and {more} more", quoted.join(", ")),
+        let mut found = Diagnostics::new();
+        for ([domain, op, shapes], names) in alike {
+            let full = if domain.is_empty() { op.to_owned() } else { format!("{domain}.{op}") };
+            let of = if shapes.is_empty() { String::new() } else { format!(" of {shapes}") };
+            let times = if names.len() == 1 { "once".to_owned() } else { format!("{} times", names.len()) };
+            let what = format!("op '{full}'{of} is not supported; the model uses it {times}");
+            let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+            let place = format!("{} {}", if names.len() == 1 { "node" } else { "nodes" }, quoted.join(", "));
+            found.push(Diagnostic { place: Some(place), ..Diagnostic::error(Code::UnknownOp, what) });
+        }
+        found
     }
 }
 
-/// One diagnostic per node that could not be understood.
-pub(super) fn faults(graph: &SourceGraph, faults: Vec<Fault>) -> Result<()> {
-    let mut found = Diagnostics::new();
-    for fault in faults.iter().filter(|f| !is_consequence(f)) {
+/// Everything at once: ops that have no meaning here, then one diagnostic per node that could not be understood though its op is known.
+pub(super) fn faults(graph: &SourceGraph, unknown: &Unknown, faults: Vec<Fault>) -> Result<()> {
+    let mut found = unknown.diagnostics();
+    for fault in faults.iter().filter(|f| !is_consequence(f) && !unknown.nodes.contains_key(&f.node)) {
         let node = graph.node(fault.node);
         let op = match &node.op {
             SourceOp::Call(call) if call.domain.is_empty() => call.op.clone(),
@@ -51,13 +81,15 @@ pub(super) fn faults(graph: &SourceGraph, faults: Vec<Fault>) -> Result<()> {
             SourceOp::Input => "input".to_owned(),
             SourceOp::Const(_) => "constant".to_owned(),
         };
-        let what = format!("{op}{} {}", shapes(graph, fault.node), fault.why);
+        let shapes = shapes(graph, fault.node);
+        let of = if shapes.is_empty() { String::new() } else { format!(" of {shapes}") };
+        let what = format!("{op}{of} {}", fault.why);
         found.push(Diagnostic::error(Code::NotRecognised, what).at("node", &node.name));
     }
     found.into_result(())
 }
 
-/// The recorded shapes of a node's operands.
+/// The recorded shapes of a node's operands, empty if there are none.
 fn shapes(graph: &SourceGraph, node: NodeId) -> String {
     let of = |value: Value| -> Option<String> {
         let dims = graph.node(value.node).results[value.result as usize].dims.as_ref()?;
@@ -72,5 +104,5 @@ fn shapes(graph: &SourceGraph, node: NodeId) -> String {
         Some(format!("[{}]", dims.join(", ")))
     };
     let shapes: Vec<String> = graph.operands(node).into_iter().flatten().filter_map(of).collect();
-    if shapes.is_empty() { String::new() } else { format!(" of {}", shapes.join(", ")) }
+    shapes.join(", ")
 }

@@ -1,0 +1,142 @@
+"""Writes gguf/FAMILY.gguf from checkpoints/FAMILY, and for quantized ones the logits of what the blocks stand for.
+
+The names of tensors come from the tables of the `gguf` package. What converters do beside renaming is done here: rows of q and k reordered for
+rotations of neighbours, factors of norms made whole, experts stacked. Usage: python make_gguf.py
+"""
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as T
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+root = Path(__file__).parent
+
+# Architecture; whether rows of q and k are reordered; what is added to norms.
+CASES = {
+    "gemma2": (gguf.MODEL_ARCH.GEMMA2, False, 1.0),
+    "gpt_oss": (gguf.MODEL_ARCH.GPT_OSS, False, 0.0),
+    "granitemoe": (gguf.MODEL_ARCH.GRANITE_MOE, True, 0.0),
+    "llama": (gguf.MODEL_ARCH.LLAMA, True, 0.0),
+    "olmo2": (gguf.MODEL_ARCH.OLMO2, False, 0.0),
+    "phi3_longrope": (gguf.MODEL_ARCH.PHI3, False, 0.0),
+    "smollm3": (gguf.MODEL_ARCH.SMOLLM3, True, 0.0),
+}
+
+
+def reordered(w, heads):
+    """Halves of a head's rows become neighbours."""
+    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def values(writer, c, arch):
+    rope = c.get("rope_parameters") or {}
+    writer.add_context_length(c["max_position_embeddings"])
+    writer.add_embedding_length(c["hidden_size"])
+    writer.add_block_count(c["num_hidden_layers"])
+    writer.add_feed_forward_length(c["intermediate_size"])
+    writer.add_head_count(c["num_attention_heads"])
+    writer.add_head_count_kv(c["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    if c.get("head_dim"):
+        writer.add_key_length(c["head_dim"])
+        writer.add_value_length(c["head_dim"])
+    writer.add_rope_freq_base(rope.get("rope_theta", c.get("rope_theta", 10000.0)))
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope.get("rope_type") == "longrope":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_attn_factors(1.0)
+        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
+        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
+    if c.get("sliding_window"):
+        writer.add_sliding_window(c["sliding_window"])
+    if c.get("num_local_experts"):
+        writer.add_expert_count(c["num_local_experts"])
+        writer.add_expert_used_count(c["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(c["intermediate_size"])
+    if arch == gguf.MODEL_ARCH.GEMMA2:
+        writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(c["final_logit_softcapping"])
+    if arch == gguf.MODEL_ARCH.GRANITE_MOE:
+        writer.add_embedding_scale(c["embedding_multiplier"])
+        writer.add_residual_scale(c["residual_multiplier"])
+        writer.add_logit_scale(c["logits_scaling"])
+        writer.add_attention_scale(c["attention_multiplier"])
+
+
+def tensors(c, stored, permuted, offset):
+    """Names of the checkpoint, but experts stacked under the names that the package knows."""
+    for name, w in stored.items():
+        w = w.float().numpy()
+        if permuted and ("q_proj" in name or "k_proj" in name):
+            w = reordered(w, c["num_attention_heads"] if "q_proj" in name else c["num_key_value_heads"])
+        if offset and "norm" in name:
+            w = w + offset
+        if "block_sparse_moe.input_linear" in name:
+            gate, up = np.split(w, 2, axis=1)
+            yield name.replace("input_linear", "experts.w1"), gate
+            yield name.replace("input_linear", "experts.w3"), up
+        elif "block_sparse_moe.output_linear" in name:
+            yield name.replace("output_linear", "experts.w2"), w
+        elif "experts.gate_up_proj" in name:
+            bias = "_bias" in name
+            stem, end = name.replace("_bias", "").replace("gate_up_proj", "{}"), ".bias" if bias else ".weight"
+            for part, at in (("gate_proj", 0), ("up_proj", 1)):
+                yield stem.format(part) + end, w[..., at::2] if bias else w[..., at::2].swapaxes(1, 2)
+        elif "experts.down_proj" in name:
+            yield name.replace("_bias", "") + (".bias" if "_bias" in name else ".weight"), w if "_bias" in name else w.swapaxes(1, 2)
+        elif name.endswith("sinks"):
+            yield name + ".weight", w
+        else:
+            yield name, w
+
+
+def write(name, quantized=None):
+    arch, permuted, offset = CASES[name]
+    c = json.loads((root / "checkpoints" / name / "config.json").read_text())
+    stored = load_file(root / "checkpoints" / name / "model.safetensors")
+    path = root / "gguf" / (name + (f"_{quantized.name.lower()}" if quantized else "") + ".gguf")
+    path.parent.mkdir(exist_ok=True)
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    values(writer, c, arch)
+    names = gguf.get_tensor_name_map(arch, c["num_hidden_layers"])
+    for source, w in tensors(c, stored, permuted, offset):
+        ours = names.get_name(source, try_suffixes=(".weight", ".bias")) or source
+        w = np.ascontiguousarray(w, np.float32)
+        if w.ndim < 2:
+            writer.add_tensor(ours, w)
+        elif quantized and w.shape[-1] % 32 == 0:
+            writer.add_tensor(ours, gguf.quants.quantize(w, quantized), raw_dtype=quantized)
+        else:
+            writer.add_tensor(ours, w.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    print(path.name, path.stat().st_size // 1024, "kB")
+    if quantized:
+        wide = {}
+        for source, w in stored.items():
+            w = w.float().numpy()
+            if w.ndim == 2 and w.shape[-1] % 32 == 0:
+                w = gguf.quants.dequantize(gguf.quants.quantize(np.ascontiguousarray(w), quantized), quantized)
+            wide[source] = torch.tensor(w)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(root / "checkpoints" / name), attn_implementation="eager")
+        print(model.eval().float().load_state_dict(wide, strict=False))
+        model.tie_weights()
+        ids = load_file(root / "checkpoints" / name / "io_0.safetensors")["input_ids"]
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+        save_file({"input_ids": ids, "logits": logits.contiguous()}, path.with_suffix(".safetensors"))
+
+
+for case in CASES:
+    write(case)
+write("llama", T.Q8_0)
+write("smollm3", T.Q4_0)
