@@ -157,8 +157,6 @@ pub enum Angle {
     Cos,
     /// Sine.
     Sin,
-    /// Sine, negated.
-    MinusSin,
 }
 
 /// What a lane holds of an entry that a token does not see.

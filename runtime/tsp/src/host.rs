@@ -110,7 +110,6 @@ pub fn feed(chip: &mut Chip, data: &Data, params: &dyn Parameters, step: Step) -
                     match function {
                         Angle::Cos => angle.cos() as f32 * scale,
                         Angle::Sin => angle.sin() as f32 * scale,
-                        Angle::MinusSin => -(angle.sin() as f32 * scale),
                     }
                 };
                 let values: Vec<f32> = angles.iter().map(of).collect();

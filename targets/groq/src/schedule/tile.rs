@@ -1,0 +1,187 @@
+//! Macro-ops of the MXM: a tile of weights goes into a plane, and vectors are multiplied with it.
+//!
+//! The kernel that all decoding time goes into. A tile is 320 columns of 320 bytes at most, sixteen columns per cycle. Its raw bytes flow from
+//! memory straight into plane A of their hemisphere. For codec `split`, the same bytes flow inward as well, through four ALUs that leave
+//! their low four bits, and out again into plane B; module `linear` of the lowering says what that is good for. The next tile's bytes
+//! follow as soon as the buffer has room: twenty cycles for each full tile.
+
+use super::tables::{Attempt, Hold};
+use super::{Byte, Schedule, Word};
+use q35_tsp::alu::AluOp;
+use q35_tsp::geometry::{ALUS, EDGE, Queue, Side, Slice, Stream, Unit, plane_side};
+use q35_tsp::isa::{Instr, Sink, Source};
+use q35_tsp::timing::Timing;
+
+/// Cycles that multiplications may wait for a free stream before the tile is tried elsewhere.
+const PATIENCE: i64 = 8;
+/// The four low bits of each byte.
+const NIBBLES: u32 = 0x0f0f_0f0f;
+
+/// Where a tile's columns lie: sixteen per address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile {
+    pub(crate) slices: [Slice; 16],
+    pub(crate) address: u16,
+    /// Addresses, that is, cycles of loading.
+    pub(crate) loads: u16,
+    /// From one load's address to the next one's: 0 where all columns are alike.
+    pub(crate) step: u16,
+}
+
+/// Which plane gets what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// Every byte as it is.
+    Raw,
+    /// The low four bits of every byte.
+    Nibbles,
+}
+
+/// A multiplication: what with, into which accumulator, and whether it adds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Multiply {
+    pub(crate) input: Byte,
+    pub(crate) accumulator: u8,
+    pub(crate) add: bool,
+}
+
+/// From when on an accumulator may be set.
+pub(crate) struct Accumulators {
+    /// Sixteen columns of ones, once they are made.
+    pub(crate) ones: Option<([Slice; 16], u16)>,
+    free: Vec<Vec<i64>>,
+    turn: usize,
+}
+
+impl Accumulators {
+    pub(crate) fn new(timing: Timing) -> Self {
+        Self { ones: None, free: vec![vec![0; timing.accumulators.clamp(1, 256) as usize]; 4], turn: 0 }
+    }
+
+    /// The next one in turn.
+    pub(crate) fn next(&mut self) -> u8 {
+        self.turn += 1;
+        (self.turn % self.free[0].len()) as u8
+    }
+}
+
+impl Schedule {
+    /// Loads and installs a tile and multiplies. Gives the cycle of the first load, and that from which on the sums can be emitted.
+    pub(crate) fn install(
+        &mut self,
+        plane: u8,
+        tile: Tile,
+        bytes: Bytes,
+        multiplies: &[Multiply],
+        earliest: i64,
+    ) -> (i64, i64) {
+        let timing = self.timing;
+        let loads = i64::from(tile.loads);
+        let inputs = multiplies.iter().map(|m| m.input.ready).max().unwrap_or(0);
+        let after_loads = timing.weights + timing.install;
+        let earliest = earliest.max(inputs - loads - after_loads - PATIENCE);
+        let free: Vec<i64> =
+            multiplies.iter().map(|m| self.accumulators.free[usize::from(plane)][usize::from(m.accumulator)]).collect();
+        self.place(earliest, |attempt, cycle| {
+            attempt.hold(Hold::Buffer(plane), cycle, cycle + loads - 1)?;
+            let install = cycle + loads - 1 + timing.weights;
+            let mut at = install + timing.install;
+            let last = at + PATIENCE + multiplies.len() as i64;
+            for (multiply, free) in multiplies.iter().zip(&free) {
+                at = (at..last).find(|at| {
+                    *at >= *free && try_multiply(attempt, plane, *multiply, *at).is_some()
+                })? + 1;
+            }
+            let done = at - 1 + timing.multiply;
+            attempt.hold(Hold::Array(plane), install, done - 1)?;
+            attempt.issue(Queue::plane(plane, Unit::Weights), install, Instr::Install {})?;
+            let mark = attempt.mark();
+            [0, 16].into_iter().find_map(|first| {
+                attempt.rewind(mark);
+                stream_tile(attempt, plane, tile, bytes, cycle, first)
+            })?;
+            Some((cycle, done))
+        })
+    }
+
+    /// Writes an accumulator's sum to memory.
+    pub(crate) fn emit(&mut self, plane: u8, accumulator: u8, earliest: i64) -> Word {
+        let quad = self.memory.value(&self.tables);
+        let from = plane_side(plane).sign() * EDGE;
+        let (word, cycle) = self.place(earliest, |attempt, cycle| {
+            let word = Word { quad, ready: 0 };
+            let (out, ready) = attempt.store(&word.places(), from, cycle + attempt.timing.result)?;
+            attempt.issue(Queue::plane(plane, Unit::Results), cycle, Instr::Emit { accumulator, out })?;
+            Some((Word { ready, ..word }, cycle))
+        });
+        self.accumulators.free[usize::from(plane)][usize::from(accumulator)] = cycle + 1;
+        word
+    }
+}
+
+fn try_multiply(attempt: &mut Attempt<'_>, plane: u8, multiply: Multiply, cycle: i64) -> Option<()> {
+    let queue = Queue::plane(plane, Unit::Activations);
+    if !attempt.is_free(queue, cycle) {
+        return None;
+    }
+    let input = attempt.fetch_byte(multiply.input, plane_side(plane).sign() * EDGE, cycle)?;
+    let Multiply { accumulator, add, .. } = multiply;
+    attempt.issue(queue, cycle, Instr::Multiply { input, accumulator, add: add.into() })
+}
+
+/// Streams a tile into a plane's buffer, the first load in cycle `cycle`, on the sixteen streams from `first` on.
+fn stream_tile(attempt: &mut Attempt<'_>, plane: u8, tile: Tile, bytes: Bytes, cycle: i64, first: u8) -> Option<()> {
+    let side = plane_side(plane);
+    let (edge, timing) = (side.sign() * EDGE, attempt.timing);
+    let outward = Stream::new(side, first);
+    let pass = i64::from(EDGE) + timing.enter + timing.op;
+    let alus = match bytes {
+        Bytes::Raw => Vec::new(),
+        Bytes::Nibbles => {
+            let idle = |alu: &u8| {
+                (0..i64::from(tile.loads)).all(|load| attempt.is_free(Queue::alu(*alu), cycle + load - i64::from(EDGE) - timing.op))
+            };
+            (0..ALUS).filter(idle).take(4).collect()
+        }
+    };
+    if bytes == Bytes::Nibbles && alus.len() < 4 {
+        return None;
+    }
+    for load in 0..i64::from(tile.loads) {
+        let at = cycle + load;
+        let address = tile.address + tile.step * load as u16;
+        for (i, slice) in (0u8..).zip(tile.slices) {
+            let x = slice.position();
+            let (stream, arrive, until) = match bytes {
+                Bytes::Raw => (outward.plus(i), at, edge),
+                Bytes::Nibbles => (Stream::new(side.other(), first + i), at - pass, 0),
+            };
+            let start = arrive - i64::from((until - x).abs());
+            attempt.issue(Queue::mem(slice), start - timing.read, Instr::Read { address, out: stream })?;
+            attempt.send_on(stream, x, start, until)?;
+        }
+        for (word, alu) in (0u8..).zip(&alus) {
+            let arrive = at - i64::from(EDGE);
+            for i in 0..4 {
+                attempt.send_on(outward.plus(4 * word + i), 0, arrive, edge)?;
+            }
+            let instr = Instr::Compute {
+                op: AluOp::And,
+                a: Source::Word(Stream::new(side.other(), first + 4 * word)),
+                b: Source::Constant(NIBBLES),
+                out: Sink::Word(outward.plus(4 * word)),
+            };
+            attempt.issue(Queue::alu(*alu), arrive - timing.op, instr)?;
+        }
+        attempt.issue(Queue::plane(plane, Unit::Weights), at, Instr::Load { input: outward })?;
+    }
+    Some(())
+}
+
+/// The plane of a hemisphere that gets raw bytes, and the one that gets nibbles.
+pub(crate) fn planes(side: Side) -> [u8; 2] {
+    match side {
+        Side::East => [0, 1],
+        Side::West => [2, 3],
+    }
+}
