@@ -263,12 +263,12 @@ impl Chip {
     }
 
     /// What memory holds at a place.
-    pub fn read(&mut self, place: Place) -> Result<Vector, String> {
+    pub fn read(&self, place: Place) -> Result<Vector, String> {
         self.memory.read(place.slice, place.address, i64::MAX).copied()
     }
 
     /// What memory holds at a quad.
-    pub fn read_words(&mut self, quad: Quad) -> Result<Words, String> {
+    pub fn read_words(&self, quad: Quad) -> Result<Words, String> {
         let mut words = [0; LANES];
         for byte in 0..4 {
             let bytes = self.read(quad.byte(byte))?;

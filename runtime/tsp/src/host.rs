@@ -132,7 +132,7 @@ pub fn feed(chip: &mut Chip, data: &Data, params: &dyn Parameters, step: Step) -
 }
 
 /// Reads the logits of a step.
-pub fn logits(chip: &mut Chip, data: &Data, out: &mut [f32]) -> Result<(), String> {
+pub fn logits(chip: &Chip, data: &Data, out: &mut [f32]) -> Result<(), String> {
     for output in &data.outputs {
         let words = chip.read_words(output.quad)?;
         for (lane, token) in output.lanes.pairs(out.len())? {
@@ -143,7 +143,7 @@ pub fn logits(chip: &mut Chip, data: &Data, out: &mut [f32]) -> Result<(), Strin
 }
 
 /// Reads a cache entry: `out` has all columns, head by head.
-pub fn read_entry(chip: &mut Chip, half: &CacheVectors, entry: u32, out: &mut [f32]) -> Result<(), String> {
+pub fn read_entry(chip: &Chip, half: &CacheVectors, entry: u32, out: &mut [f32]) -> Result<(), String> {
     for (quad, lanes) in &half.vectors {
         let words = chip.read_words(offset(*quad, entry)?)?;
         for (lane, column) in lanes.pairs(out.len())? {

@@ -32,8 +32,9 @@ impl Memory {
         Ok(())
     }
 
-    pub(crate) fn read(&mut self, slice: Slice, address: u16, cycle: i64) -> Result<&Vector, String> {
-        match self.row(slice, address)? {
+    pub(crate) fn read(&self, slice: Slice, address: u16, cycle: i64) -> Result<&Vector, String> {
+        let rows = self.slices.get(usize::from(Queue::mem(slice).number())).map(Vec::as_slice).unwrap_or_default();
+        match rows.get(usize::from(address)).ok_or_else(|| format!("address {address} is outside the slice"))? {
             None => Err(format!("address {address} was never written")),
             Some(row) if row.ready > cycle => Err(format!("address {address} holds its value from cycle {} on", row.ready)),
             Some(row) => Ok(&row.bytes),

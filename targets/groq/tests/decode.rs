@@ -120,7 +120,7 @@ fn compare(toy: &Toy, context: u64, tokens: &[u32], tolerance: f32) {
         host::feed(&mut chip, &program.data, toy, step).unwrap();
         chip.run().unwrap_or_else(|fault| panic!("{fault}"));
         let mut logits = vec![f32::NAN; vocab];
-        host::logits(&mut chip, &program.data, &mut logits).unwrap();
+        host::logits(&chip, &program.data, &mut logits).unwrap();
         let expected = session.step(&StepInput::sequence(&[*token], entry)).unwrap().data;
         let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
         let error = expected.iter().zip(&logits).map(|(a, b)| (a - b).abs() / largest).fold(0f32, f32::max);

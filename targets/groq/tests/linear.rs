@@ -42,7 +42,7 @@ fn a_split_layer_is_exact() {
     chip.write_words(corrected, &[correction as u32; LANES]).unwrap();
     chip.run().unwrap_or_else(|fault| panic!("{fault}"));
     let mut y = vec![0.0; outputs as usize];
-    host::logits(&mut chip, &program.data, &mut y).unwrap();
+    host::logits(&chip, &program.data, &mut y).unwrap();
     let scales = host::Parameters::scales(&toy, "weight").unwrap();
     for (row, y) in y.iter().enumerate() {
         let q = host::Parameters::integers(&toy, "weight", row).unwrap();
