@@ -1,5 +1,5 @@
 //! The binary form: magic, data as JSON with its length, then per queue its number, the number of instructions, and for each of them
-//! cycles since the one before (what an ICU does as NOP), opcode, node and operands, all as LEB128 numbers.
+//! cycles since the one before (what an ICU does as NOP), opcode, macro-op and operands, all as LEB128 numbers.
 
 use crate::geometry::Queue;
 use crate::isa::{INSTRUCTIONS, Instr};
@@ -21,7 +21,7 @@ pub fn write(program: &Program) -> Vec<u8> {
         for issue in issues {
             number(&mut out, u64::from(issue.cycle.wrapping_sub(before)));
             number(&mut out, issue.instr.opcode() as u64);
-            number(&mut out, issue.node.into());
+            number(&mut out, issue.op.into());
             issue.instr.operands().iter().for_each(|operand| number(&mut out, *operand));
             before = issue.cycle;
         }
@@ -52,11 +52,11 @@ pub fn read(bytes: &[u8]) -> Result<Program, String> {
             let wait = u32::try_from(rest.number()?).map_err(|_| "a wait is too long")?;
             cycle = cycle.checked_add(wait).ok_or("a cycle is too late")?;
             let opcode = rest.number()? as usize;
-            let node = u32::try_from(rest.number()?).map_err(|_| "no such node")?;
+            let op = u32::try_from(rest.number()?).map_err(|_| "no such macro-op")?;
             let operands = INSTRUCTIONS.get(opcode).ok_or("no such instruction")?.operands.len();
             let operands = (0..operands).map(|_| rest.number()).collect::<Result<Vec<_>, _>>()?;
             let instr = Instr::of(opcode, &operands).ok_or_else(|| format!("{queue}, cycle {cycle}: bad operands"))?;
-            issues.push(Issue { cycle, node, instr });
+            issues.push(Issue { cycle, op, instr });
         }
         if program.queues.insert(queue, issues).is_some() {
             return Err(format!("{queue} is there twice"));
@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
 pub(crate) mod tests {
     use super::*;
     use crate::geometry::{Side, Slice, Stream};
-    use crate::program::{Data, Image, Quad};
+    use crate::program::{Data, Image, MacroOp, Origin, Quad};
 
     pub(crate) fn sample() -> Program {
         let mut program = Program {
@@ -101,6 +101,7 @@ pub(crate) mod tests {
                 timing: "tsp1".to_owned(),
                 cycles: 900,
                 nodes: vec!["/model/layers.0; odd".to_owned()],
+                ops: vec![MacroOp { node: 0, reads: vec![Origin { queue: 3, address: 17, count: 4, writer: None }] }],
                 images: vec![Image::Words { quad: Quad { side: Side::West, group: 2, address: 9 }, runs: vec![(0, 7)] }],
                 ..Data::default()
             },
@@ -108,7 +109,7 @@ pub(crate) mod tests {
         };
         let read = Instr::Read { address: 17, out: Stream::new(Side::West, 4) };
         let repeat = Instr::Repeat { count: 3, interval: 2, step: 1 };
-        let issues = [(5, read), (7, repeat), (300, read)].map(|(cycle, instr)| Issue { cycle, node: 0, instr });
+        let issues = [(5, read), (7, repeat), (300, read)].map(|(cycle, instr)| Issue { cycle, op: 0, instr });
         program.queues.insert(Queue::mem(Slice::new(Side::East, 3)), issues.to_vec());
         program
     }
@@ -134,7 +135,10 @@ pub(crate) mod tests {
         let (queue, issues) = program.queues.first_key_value().unwrap();
         let all = crate::program::expand(*queue, issues).unwrap();
         let seen: Vec<(u32, String)> = all.iter().map(|issue| (issue.cycle, issue.instr.to_string())).collect();
-        assert_eq!(seen[1..4], [(7, "read 18, W04".to_owned()), (9, "read 19, W04".to_owned()), (11, "read 20, W04".to_owned())]);
+        assert_eq!(
+            seen[1..4],
+            [(7, "read 18, W04".to_owned()), (9, "read 19, W04".to_owned()), (11, "read 20, W04".to_owned())]
+        );
         assert!(crate::program::expand(*queue, &issues[1..]).is_err());
     }
 }

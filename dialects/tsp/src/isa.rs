@@ -297,7 +297,8 @@ impl FromStr for Instr {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let opcode = INSTRUCTIONS.iter().position(|decl| decl.name == name).ok_or_else(|| format!("no instruction '{name}'"))?;
+        let opcode =
+            INSTRUCTIONS.iter().position(|decl| decl.name == name).ok_or_else(|| format!("no instruction '{name}'"))?;
         let operands: Vec<&str> = rest.split(',').map(str::trim).filter(|o| !o.is_empty()).collect();
         let wanted = INSTRUCTIONS[opcode].operands.len();
         let fits = (operands.len() == wanted).then(|| Self::of_text(opcode, &operands)).flatten();

@@ -50,7 +50,11 @@ impl Lanes {
         for run in &self.0 {
             let last = u64::from(run.first) + u64::from(run.step) * u64::from(run.count.saturating_sub(1));
             if u64::from(run.lane) + u64::from(run.count) > LANES as u64 || last >= elements as u64 {
-                return Err(format!("lanes {} to {} hold element {last} of {elements}", run.lane, run.lane as u64 + u64::from(run.count)));
+                return Err(format!(
+                    "lanes {} to {} hold element {last} of {elements}",
+                    run.lane,
+                    run.lane as u64 + u64::from(run.count)
+                ));
             }
             pairs.extend((0..run.count).map(|i| ((run.lane + i) as usize, (run.first + i * run.step) as usize)));
         }

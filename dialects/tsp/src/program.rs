@@ -178,6 +178,42 @@ pub struct CacheVectors {
     pub vectors: Vec<(Quad, Lanes)>,
 }
 
+/// A macro-op: instructions at fixed distances from one another that turn values in memory into values in memory. Streams never lead from one
+/// macro-op to another. What it says here is a claim, for a checker to compare with what the queues do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacroOp {
+    /// The node of the user's model, an index into [`Data::nodes`].
+    pub node: u32,
+    /// What it reads, tiles of weights left out.
+    pub reads: Vec<Origin>,
+}
+
+/// Vectors at one address of neighbouring slices, and the macro-op that wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(u8, u16, u8, Option<u32>)", into = "(u8, u16, u8, Option<u32>)")]
+pub struct Origin {
+    /// Number of the queue of the first slice.
+    pub queue: u8,
+    /// Address.
+    pub address: u16,
+    /// Slices.
+    pub count: u8,
+    /// Who wrote it; `None` for what is there before the first cycle, and for cache entries.
+    pub writer: Option<u32>,
+}
+
+impl From<(u8, u16, u8, Option<u32>)> for Origin {
+    fn from((queue, address, count, writer): (u8, u16, u8, Option<u32>)) -> Self {
+        Self { queue, address, count, writer }
+    }
+}
+
+impl From<Origin> for (u8, u16, u8, Option<u32>) {
+    fn from(origin: Origin) -> Self {
+        (origin.queue, origin.address, origin.count, origin.writer)
+    }
+}
+
 /// All of a program but the queues.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Data {
@@ -189,6 +225,8 @@ pub struct Data {
     pub capacity: u32,
     /// Nodes of the user's model, by number.
     pub nodes: Vec<String>,
+    /// Macro-ops, by number.
+    pub ops: Vec<MacroOp>,
     /// Memory before the first step.
     pub images: Vec<Image>,
     /// Before every step.
@@ -204,10 +242,18 @@ pub struct Data {
 pub struct Issue {
     /// When it is dispatched.
     pub cycle: u32,
-    /// The node it is for, an index into [`Data::nodes`].
-    pub node: u32,
+    /// The macro-op it belongs to, an index into [`Data::ops`].
+    pub op: u32,
     /// What.
     pub instr: Instr,
+}
+
+impl Data {
+    /// The node of the user's model that a macro-op is for.
+    pub fn node(&self, op: u32) -> &str {
+        let node = self.ops.get(op as usize).and_then(|op| self.nodes.get(op.node as usize));
+        node.map_or("", String::as_str)
+    }
 }
 
 /// A program.
@@ -246,7 +292,7 @@ pub fn expand(queue: Queue, issues: &[Issue]) -> Result<Vec<Issue>, String> {
         }
         all.extend((0..count).map(|i| Issue {
             cycle: issue.cycle + u32::from(i) * u32::from(interval),
-            node: issue.node,
+            op: issue.op,
             instr: last.instr.advanced(step.wrapping_mul(i + 1)),
         }));
     }

@@ -1,4 +1,4 @@
-//! The text form: one section per queue, one line per instruction with cycle, instruction and source node; data as JSON in front.
+//! The text form: one section per queue, one line per instruction with cycle, instruction, macro-op and source node; data as JSON in front.
 
 use crate::geometry::Queue;
 use crate::program::{Data, Issue, Program};
@@ -12,8 +12,8 @@ pub fn print(program: &Program) -> String {
     for (queue, issues) in &program.queues {
         let _ = writeln!(text, "\n.queue {queue}");
         for issue in issues {
-            let node = program.data.nodes.get(issue.node as usize).map_or("", String::as_str);
-            let _ = writeln!(text, "{:>8}  {:<40} ; {} {}", issue.cycle, issue.instr.to_string(), issue.node, node.escape_debug());
+            let node = program.data.node(issue.op).escape_debug();
+            let _ = writeln!(text, "{:>8}  {:<40} ; {} {node}", issue.cycle, issue.instr.to_string(), issue.op);
         }
     }
     text
@@ -34,13 +34,13 @@ pub fn parse(text: &str) -> Result<Program, String> {
             }
             queue = Some(new);
         } else if !line.is_empty() && !line.starts_with(';') {
-            let (code, comment) = line.split_once(';').ok_or_else(|| fault("no node"))?;
+            let (code, comment) = line.split_once(';').ok_or_else(|| fault("no macro-op"))?;
             let (cycle, instr) = code.trim().split_once(' ').ok_or_else(|| fault("no instruction"))?;
-            let node = comment.split_whitespace().next().and_then(|n| n.parse().ok()).ok_or_else(|| fault("no node"))?;
+            let op = comment.split_whitespace().next().and_then(|n| n.parse().ok()).ok_or_else(|| fault("no macro-op"))?;
             let cycle = cycle.parse().map_err(|_| fault("no cycle"))?;
             let instr = instr.trim().parse().map_err(|e: String| fault(&e))?;
             let issues = queue.and_then(|queue| program.queues.get_mut(&queue)).ok_or_else(|| fault("no queue"))?;
-            issues.push(Issue { cycle, node, instr });
+            issues.push(Issue { cycle, op, instr });
         }
     }
     Ok(program)

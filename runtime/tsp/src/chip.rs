@@ -48,6 +48,7 @@ type Maps = VecDeque<(i64, Box<[u16; LANES]>)>;
 /// A chip with a program.
 pub struct Chip {
     timing: Timing,
+    /// The node of each macro-op.
     nodes: Vec<String>,
     events: Vec<Event>,
     pub(crate) memory: Memory,
@@ -75,7 +76,7 @@ impl Chip {
         events.sort_by_key(|event| (event.cycle, !event.arrival, event.queue));
         Ok(Self {
             timing,
-            nodes: program.data.nodes.clone(),
+            nodes: (0..program.data.ops.len() as u32).map(|op| program.data.node(op).to_owned()).collect(),
             events,
             memory: Memory::new(),
             streams: Streams::new(),
@@ -104,7 +105,7 @@ impl Chip {
     }
 
     fn fault(&self, event: Event, what: String) -> Fault {
-        let node = self.nodes.get(event.issue.node as usize).cloned().unwrap_or_default();
+        let node = self.nodes.get(event.issue.op as usize).cloned().unwrap_or_default();
         Fault { cycle: event.cycle, queue: event.queue.to_string(), node, what: format!("{}: {what}", event.issue.instr) }
     }
 
@@ -257,7 +258,9 @@ impl Chip {
         let map = self.sample(event, map)?;
         let address = |word: &[u8]| {
             let index = u16::from_le_bytes([word[0], word[1]]);
-            base.checked_add(index).filter(|_| index < limit).ok_or_else(|| format!("{index} is not below the limit of {limit}"))
+            base.checked_add(index)
+                .filter(|_| index < limit)
+                .ok_or_else(|| format!("{index} is not below the limit of {limit}"))
         };
         map.chunks_exact(SUPERLANE).map(address).collect()
     }

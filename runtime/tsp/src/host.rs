@@ -71,6 +71,7 @@ fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result
                 TileBytes::Pair => cols.div_ceil(2),
             };
             let (outputs, inputs) = (outputs.pairs(rows)?, inputs.pairs(elements)?);
+            let used = outputs.iter().map(|(column, _)| column + 1).max().unwrap_or(0).next_multiple_of(16).min(LANES);
             let mut columns = vec![[0u8; LANES]; LANES];
             for (column, row) in outputs {
                 let integers = params.integers(param, row)?;
@@ -85,8 +86,7 @@ fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result
                     };
                 }
             }
-            let used = columns.iter().rposition(|column| column.iter().any(|byte| *byte != 0)).map_or(0, |last| last + 1);
-            for (column, bytes) in columns.iter().enumerate().take(used.next_multiple_of(slices.len().max(1)).min(LANES)) {
+            for (column, bytes) in columns.iter().enumerate().take(used) {
                 let slice = *slices.get(column % 16).ok_or("a tile has fewer than 16 slices")?;
                 let address = address.checked_add((column / 16) as u16).ok_or("an address is too large")?;
                 chip.write(Place { slice, address }, bytes)?;

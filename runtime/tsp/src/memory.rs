@@ -42,7 +42,14 @@ impl Memory {
     }
 
     /// Changes one superlane's bytes; the rest of the row keeps its content.
-    pub(crate) fn patch(&mut self, slice: Slice, address: u16, lanes: std::ops::Range<usize>, bytes: &[u8], ready: i64) -> Result<(), String> {
+    pub(crate) fn patch(
+        &mut self,
+        slice: Slice,
+        address: u16,
+        lanes: std::ops::Range<usize>,
+        bytes: &[u8],
+        ready: i64,
+    ) -> Result<(), String> {
         let row = self.row(slice, address)?.as_mut().ok_or_else(|| format!("address {address} was never written"))?;
         row.bytes[lanes].copy_from_slice(bytes);
         row.ready = ready;

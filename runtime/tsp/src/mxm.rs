@@ -62,7 +62,8 @@ impl Plane {
             *word = sum as u32;
         }
         if add {
-            let before = self.accumulators.get(&accumulator).ok_or_else(|| format!("accumulator {accumulator} holds nothing"))?;
+            let before =
+                self.accumulators.get(&accumulator).ok_or_else(|| format!("accumulator {accumulator} holds nothing"))?;
             for (word, before) in words.iter_mut().zip(&before.words) {
                 let sum = (*word as i32).checked_add(*before as i32).ok_or("an accumulator exceeds 32 bits")?;
                 *word = sum as u32;

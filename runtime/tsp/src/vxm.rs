@@ -29,7 +29,14 @@ impl Vxm {
     }
 
     /// Computes; the result stands in the register in cycle `done`.
-    pub(crate) fn compute(&mut self, alu: u8, op: AluOp, sources: [Source; 2], cycle: i64, done: i64) -> Result<&Words, String> {
+    pub(crate) fn compute(
+        &mut self,
+        alu: u8,
+        op: AluOp,
+        sources: [Source; 2],
+        cycle: i64,
+        done: i64,
+    ) -> Result<&Words, String> {
         let sampled = self.alus[usize::from(alu)].operands.pop_front().unwrap_or_default();
         let mut operands = [[0u32; LANES]; 2];
         for ((operand, source), sampled) in operands.iter_mut().zip(sources).zip(sampled).take(op.arity()) {

@@ -3,7 +3,7 @@
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::{LANES, Queue, Side, Slice, Stream, Unit};
 use q35_tsp::isa::{Instr, Sink, Source};
-use q35_tsp::program::{Issue, Place, Program, Quad};
+use q35_tsp::program::{Issue, MacroOp, Place, Program, Quad};
 use q35_tsp::timing::Timing;
 use q35_tsp_sim::Chip;
 
@@ -18,8 +18,9 @@ fn west(number: u8) -> Stream {
 fn program(issues: &[(Queue, u32, Instr)]) -> Program {
     let mut program = Program::default();
     program.data.nodes.push("test".to_owned());
+    program.data.ops.push(MacroOp::default());
     for (queue, cycle, instr) in issues {
-        program.queues.entry(*queue).or_default().push(Issue { cycle: *cycle, node: 0, instr: *instr });
+        program.queues.entry(*queue).or_default().push(Issue { cycle: *cycle, op: 0, instr: *instr });
     }
     program.queues.values_mut().for_each(|issues| issues.sort_by_key(|issue| issue.cycle));
     program
@@ -101,8 +102,7 @@ fn transpose_loop(back: u32) -> Result<(), q35_tsp_sim::Fault> {
     }
     let transposer = Queue::transpose(Side::East, 0);
     issues.push((transposer, first + 3 + 12, Instr::Transpose { input: east(0), out: west(0) }));
-    let again =
-        Instr::Compute { op: AluOp::Xor, a: Source::Word(west(4)), b: Source::Constant(0), out: Sink::Word(west(4)) };
+    let again = Instr::Compute { op: AluOp::Xor, a: Source::Word(west(4)), b: Source::Constant(0), out: Sink::Word(west(4)) };
     issues.push((Queue::alu(0), first + back, again));
     chip(&issues).run()
 }

@@ -14,4 +14,4 @@
 mod lower;
 mod schedule;
 
-pub use lower::{Groq, PROGRAM, schedule_linear};
+pub use lower::{Groq, LinearProgram, PROGRAM, schedule_linear};

@@ -28,7 +28,8 @@ fn chip_rows() -> u64 {
 /// The diagnostic for a model of so many vectors.
 pub(crate) fn too_large(rows: u64) -> Diagnostic {
     let chips = rows.div_ceil(chip_rows()).max(2);
-    let what = format!("the model takes {rows} vectors of 320 bytes, and a chip has {}: it needs {chips} chips at least", chip_rows());
+    let what =
+        format!("the model takes {rows} vectors of 320 bytes, and a chip has {}: it needs {chips} chips at least", chip_rows());
     Diagnostic::error(Code::DoesNotFit, what)
         .help("this version schedules one chip; use a smaller model, or a shorter context with --context")
 }

@@ -18,19 +18,25 @@ pub(crate) struct Layout {
 impl Layout {
     /// Of an activation as it is.
     pub(crate) fn natural(width: u64) -> Self {
-        Self::of(width, |element| element)
+        Self::of(width, LANES, |element| element)
+    }
+
+    /// The same in vectors of so many lanes, for a layer by itself.
+    pub(crate) fn dense(width: u64, lanes: usize) -> Self {
+        Self::of(width, lanes, |element| element)
     }
 
     /// Of heads of `dim` columns, each of which stands `copies` times side by side.
     pub(crate) fn repeated(width: u64, dim: u64, copies: u64) -> Self {
-        Self::of(width * copies, |at| at / (dim * copies) * dim + at % dim)
+        Self::of(width * copies, LANES, |at| at / (dim * copies) * dim + at % dim)
     }
 
-    fn of(places: u64, element: impl Fn(u64) -> u64) -> Self {
-        let chunks = places.div_ceil(2 * LANES as u64);
+    fn of(places: u64, lanes: usize, element: impl Fn(u64) -> u64) -> Self {
+        let lanes = lanes as u64;
+        let chunks = places.div_ceil(2 * lanes);
         let vector = |v: u64| {
-            let first = v / 2 * 2 * LANES as u64 + v % 2;
-            let places = (0..LANES as u64).map(|lane| first + 2 * lane).take_while(|place| *place < places);
+            let first = v / 2 * 2 * lanes + v % 2;
+            let places = (0..lanes).map(|lane| first + 2 * lane).take_while(|place| *place < places);
             places.map(|place| element(place) as u32).collect()
         };
         Self { vectors: (0..2 * chunks).map(vector).collect() }
@@ -44,11 +50,6 @@ impl Layout {
     /// The elements of a vector.
     pub(crate) fn vector(&self, at: usize) -> &[u32] {
         &self.vectors[at]
-    }
-
-    /// The elements of each vector.
-    pub(crate) fn vectors(&self) -> impl Iterator<Item = &[u32]> {
-        self.vectors.iter().map(Vec::as_slice)
     }
 
     /// Lanes of a vector to what `f` says of their elements.
@@ -66,7 +67,7 @@ mod tests {
         let layout = Layout::natural(1025);
         assert_eq!(layout.len(), 6);
         assert_eq!((layout.vector(1)[3], layout.vector(2)[0], layout.vector(4)), (7, 512, &[1024][..]));
-        let mut all: Vec<u32> = layout.vectors().flatten().copied().collect();
+        let mut all: Vec<u32> = layout.vectors.concat();
         all.sort_unstable();
         assert_eq!(all, (0..1025).collect::<Vec<u32>>());
         let twice = Layout::repeated(8, 4, 2);

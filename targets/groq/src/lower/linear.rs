@@ -17,7 +17,7 @@
 //!
 //! Then, each operation rounded to f32, as the op `linear` says: `y = f32(sum) * scale_w * scale_x + bias`.
 
-use super::layout::{LANES, Layout};
+use super::layout::Layout;
 use super::rows::Quant;
 use crate::schedule::tile::{Bytes, Multiply, Tile, planes};
 use crate::schedule::vector::Expr;
@@ -43,10 +43,26 @@ pub(crate) struct Layer<'a> {
 
 impl Schedule {
     /// Makes a tile: its rows in memory and its image.
-    pub(crate) fn tile(&mut self, side: Side, set: usize, param: &str, bytes: TileBytes, outputs: Lanes, columns: usize, inputs: Lanes) -> Tile {
+    pub(crate) fn tile(
+        &mut self,
+        side: Side,
+        set: usize,
+        param: &str,
+        bytes: TileBytes,
+        outputs: Lanes,
+        columns: usize,
+        inputs: Lanes,
+    ) -> Tile {
         let loads = columns.div_ceil(16) as u16;
         let (slices, address) = self.memory.weights(side, set, loads);
-        self.data.images.push(Image::Tile { slices: slices.to_vec(), address, param: param.to_owned(), bytes, outputs, inputs });
+        self.data.images.push(Image::Tile {
+            slices: slices.to_vec(),
+            address,
+            param: param.to_owned(),
+            bytes,
+            outputs,
+            inputs,
+        });
         Tile { slices, address, loads, step: 1 }
     }
 
@@ -140,14 +156,14 @@ impl Schedule {
         let mut earliest = [0; 2];
         let mut done = [0; 2];
         for (chunk, pair) in x.bytes.chunks(2).enumerate() {
-            let pairs = layer.inputs.vector(2 * chunk).len();
-            let inputs = Lanes::of((0..pairs).map(|lane| Some((chunk * LANES + lane) as u32)));
+            let inputs = layer.inputs.lanes(2 * chunk, |element| element / 2);
             let outputs = layer.outputs.lanes(v, |output| output);
             let columns = layer.outputs.vector(v).len();
             let tile = self.tile(side, (v / 2 + chunk) % 2, layer.param, TileBytes::Pair, outputs, columns, inputs);
             let add = chunk > 0;
             let multiply = |input: Byte, accumulator| Multiply { input, accumulator, add };
-            let (first, last) = self.install(b, tile, Bytes::Nibbles, &[multiply(pair[1], odd), multiply(pair[0], even)], earliest[1]);
+            let (first, last) =
+                self.install(b, tile, Bytes::Nibbles, &[multiply(pair[1], odd), multiply(pair[0], even)], earliest[1]);
             (earliest[1], done[1]) = (first + 1, last);
             let (first, last) = self.install(a, tile, Bytes::Raw, &[multiply(pair[0], raw)], earliest[0]);
             (earliest[0], done[0]) = (first + 1, last);

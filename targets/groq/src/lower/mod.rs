@@ -14,12 +14,14 @@
 //! | `rows` | sums over lanes, rotations, rounding |
 //! | `pointwise` | elementwise ops, norms, rotary embedding |
 //! | `attention` | the cache and attention |
+//! | `report` | what the schedule costs, and a picture of it |
 
 mod attention;
 mod fit;
 mod layout;
 mod linear;
 mod pointwise;
+mod report;
 mod rows;
 mod support;
 
@@ -35,7 +37,7 @@ use q35_format::{Codec, PackedSpec};
 use q35_graph::{NodeId, Observer, Pass, Stage};
 use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
 use q35_tsp::alu::AluOp;
-use q35_tsp::program::{Input, Output, Program, TileBytes};
+use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
 use rows::Quant;
@@ -44,6 +46,8 @@ use std::collections::BTreeMap;
 /// The program's path in a bundle.
 pub const PROGRAM: &str = "groq/program.tsp";
 const LISTING: &str = "groq/program.asm";
+const REPORT: &str = "groq/report.json";
+const TRACE: &str = "groq/trace.json";
 
 const SCHEDULE: Pass = Pass {
     name: "groq-schedule",
@@ -99,12 +103,17 @@ impl Target for Groq {
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
         observer.before(&SCHEDULE);
-        let program = lower(request)?;
+        let (program, rows) = lower(request)?;
         observer.after(&SCHEDULE, &|| text::print(&program));
         observer.before(&EMIT);
         let listing = text::print(&program);
-        let files =
-            BTreeMap::from([(PROGRAM.to_owned(), binary::write(&program)), (LISTING.to_owned(), listing.clone().into_bytes())]);
+        let files = [
+            (PROGRAM, binary::write(&program)),
+            (LISTING, listing.clone().into_bytes()),
+            (REPORT, report::report(&program, rows, &Timing::tsp1()).into_bytes()),
+            (TRACE, report::trace(&program).into_bytes()),
+        ];
+        let files = files.map(|(path, bytes)| (path.to_owned(), bytes)).into();
         observer.after(&EMIT, &|| listing.clone());
         Ok(Lowered {
             device: Device::Tsp(TspDevice { program: PROGRAM.to_owned() }),
@@ -143,7 +152,9 @@ fn plan(request: &Request<'_>) -> MemoryPlan {
 fn weights(params: &BTreeMap<ParamName, Packed>) -> BTreeMap<String, WeightTensor> {
     let mut tensors = BTreeMap::new();
     for (param, packed) in params {
-        let Ok(spec) = PackedSpec::new(packed.rows as usize, packed.cols as usize, packed.codec, packed.group) else { continue };
+        let Ok(spec) = PackedSpec::new(packed.rows as usize, packed.cols as usize, packed.codec, packed.group) else {
+            continue;
+        };
         let mut add = |name: String, section, bytes| {
             tensors.insert(name, WeightTensor { param: param.clone(), section, arrangement: Arrangement::plain(bytes) });
         };
@@ -194,7 +205,8 @@ enum Lane {
     Host,
 }
 
-fn lower(request: &Request<'_>) -> Result<Program> {
+/// The program, and how many vectors of memory it takes.
+fn lower(request: &Request<'_>) -> Result<(Program, u64)> {
     let graph = request.graph;
     let order = graph.topological().unwrap_or_else(|| unreachable!("a verified graph has no cycle"));
     let mut schedule = Schedule::new(Timing::tsp1());
@@ -384,7 +396,7 @@ impl Lowering<'_> {
         Lane::Act(self.schedule.zip(op, &a, &b), layout)
     }
 
-    fn finish(mut self) -> Result<Program> {
+    fn finish(mut self) -> Result<(Program, u64)> {
         for (_, value) in &self.request.graph.outputs {
             if let Some(Lane::Act(words, layout)) = self.values.get(&value.node) {
                 let outputs = words.iter().enumerate();
@@ -396,26 +408,47 @@ impl Lowering<'_> {
             let (missing, used) = (self.schedule.memory.missing, self.schedule.memory.used());
             return Err(fit::too_large(used + missing).into());
         }
-        Ok(self.schedule.finish())
+        let rows = self.schedule.memory.used();
+        Ok((self.schedule.finish(), rows))
     }
 }
 
-/// A linear layer by itself, codec `split`: `[outputs, inputs]`, from its rounded input in memory to its outputs, for measuring.
-/// Gives the program and the cycles from the first load of weights to the end.
-pub fn schedule_linear(outputs: u64, inputs: u64) -> Result<Program> {
+/// A linear layer of codec `split` by itself, for measuring; its parameter is called `weight`.
+#[derive(Clone, Debug)]
+pub struct LinearProgram {
+    /// The program; its outputs are the layer's.
+    pub program: Program,
+    /// Where the vectors of rounded activations go: chunk by chunk, those of even columns before those of odd ones.
+    pub inputs: Vec<Place>,
+    /// Where the scale of the activations goes, in every lane.
+    pub scale: Quad,
+    /// Where `8 sum x_e - 128 sum x_o` goes, in every lane.
+    pub correction: Quad,
+}
+
+/// Schedules a layer `[outputs, inputs]` in vectors of `lanes` lanes.
+///
+/// # Errors
+/// [`q35_diag::Code::DoesNotFit`].
+pub fn schedule_linear(outputs: u64, inputs: u64, lanes: usize) -> Result<LinearProgram> {
     let mut schedule = Schedule::new(Timing::tsp1());
     schedule.begin("linear");
-    let (input_layout, output_layout) = (Layout::natural(inputs), Layout::natural(outputs));
-    let bytes: Vec<Byte> = (0..input_layout.len())
-        .map(|_| Byte { place: schedule.memory.bytes(None), ready: 0 })
-        .collect();
-    let word = |schedule: &mut Schedule| Word { quad: schedule.memory.constant(1), ready: 0 };
-    let x = Quant { bytes, scale: word(&mut schedule), correction: Some(word(&mut schedule)) };
+    let (input_layout, output_layout) = (Layout::dense(inputs, lanes), Layout::dense(outputs, lanes));
+    let places: Vec<Place> = (0..input_layout.len()).map(|_| schedule.memory.bytes(None)).collect();
+    let zeros = |place: &Place| Image::Bytes { place: *place, runs: vec![(0, 0)] };
+    schedule.data.images.extend(places.iter().map(zeros));
+    let [scale, correction] = [(); 2].map(|()| schedule.memory.constant(1));
+    schedule.data.images.extend([scale, correction].map(|quad| Image::Words { quad, runs: vec![(0, 0)] }));
+    let word = |quad| Word { quad, ready: 0 };
+    let bytes = places.iter().map(|place| Byte { place: *place, ready: 0 }).collect();
+    let x = Quant { bytes, scale: word(scale), correction: Some(word(correction)) };
     let layer = Layer { param: "weight", bias: None, bytes: TileBytes::Pair, inputs: &input_layout, outputs: &output_layout };
     let words = schedule.linear(&x, &layer);
     let outputs = words.iter().enumerate().map(|(v, word)| Output { quad: word.quad, lanes: output_layout.lanes(v, |e| e) });
     schedule.data.outputs.extend(outputs);
     let missing = schedule.memory.missing;
-    if missing > 0 { Err(fit::too_large(missing).into()) } else { Ok(schedule.finish()) }
+    if missing > 0 {
+        return Err(fit::too_large(schedule.memory.used() + missing).into());
+    }
+    Ok(LinearProgram { program: schedule.finish(), inputs: places, scale, correction })
 }
-

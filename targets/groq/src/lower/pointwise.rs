@@ -100,7 +100,15 @@ impl Schedule {
     }
 
     /// The op `rms_norm`; `group` columns of `width` are normalized together: all, or a power of two.
-    pub(crate) fn rms_norm(&mut self, x: &[Word], layout: &Layout, weight: Option<(&str, u32)>, eps: f32, group: u64, width: u64) -> Vec<Word> {
+    pub(crate) fn rms_norm(
+        &mut self,
+        x: &[Word],
+        layout: &Layout,
+        weight: Option<(&str, u32)>,
+        eps: f32,
+        group: u64,
+        width: u64,
+    ) -> Vec<Word> {
         let squares: Vec<Word> = self.map(x, |expr, x| expr.op(AluOp::MulF, x, x));
         let whole = group == width;
         let sums: Vec<Word> = if whole {
@@ -108,10 +116,13 @@ impl Schedule {
             let sum = self.reduce(AluOp::AddF, sum, LANES);
             vec![sum; x.len()]
         } else {
-            let each: Vec<[Word; 2]> = squares.chunks(2).map(|pair| {
-                let sum = self.fold(AluOp::AddF, pair.to_vec());
-                [self.reduce(AluOp::AddF, sum, group as usize / 2); 2]
-            }).collect();
+            let each: Vec<[Word; 2]> = squares
+                .chunks(2)
+                .map(|pair| {
+                    let sum = self.fold(AluOp::AddF, pair.to_vec());
+                    [self.reduce(AluOp::AddF, sum, group as usize / 2); 2]
+                })
+                .collect();
             each.concat()
         };
         let mut out = Vec::new();
@@ -140,7 +151,14 @@ impl Schedule {
     }
 
     /// The op `rope`: `x cos + other sin`, where the other one of a pair lies in another lane (halves) or vector (interleaved).
-    pub(crate) fn rope(&mut self, x: &[Word], layout: &Layout, angles: (&str, f32), head_dim: u32, style: RopeStyle) -> Vec<Word> {
+    pub(crate) fn rope(
+        &mut self,
+        x: &[Word],
+        layout: &Layout,
+        angles: (&str, f32),
+        head_dim: u32,
+        style: RopeStyle,
+    ) -> Vec<Word> {
         let half = head_dim / 2;
         let sign = 1u32 << 31;
         let mut out = Vec::new();
@@ -171,7 +189,15 @@ impl Schedule {
         out
     }
 
-    fn angle(&mut self, layout: &Layout, v: usize, angles: (&str, f32), function: Angle, head_dim: u32, style: RopeStyle) -> Word {
+    fn angle(
+        &mut self,
+        layout: &Layout,
+        v: usize,
+        angles: (&str, f32),
+        function: Angle,
+        head_dim: u32,
+        style: RopeStyle,
+    ) -> Word {
         let frequency = |element: u32| match style {
             RopeStyle::Halves => element % head_dim % (head_dim / 2),
             RopeStyle::Interleaved => element % head_dim / 2,

@@ -12,8 +12,24 @@ use q35_target::Request;
 
 /// Names of the ops that have a lowering.
 pub(crate) const OPS: &[&str] = &[
-    "tokens", "positions", "embed", "rms_norm", "hadamard", "quantize", "linear", "rotary", "rope", "append", "attention", "glu",
-    "activate", "add", "mul", "scale", "softcap", "select",
+    "tokens",
+    "positions",
+    "embed",
+    "rms_norm",
+    "hadamard",
+    "quantize",
+    "linear",
+    "rotary",
+    "rope",
+    "append",
+    "attention",
+    "glu",
+    "activate",
+    "add",
+    "mul",
+    "scale",
+    "softcap",
+    "select",
 ];
 
 fn operand(graph: &Graph, id: NodeId, at: usize) -> Ty {
@@ -46,8 +62,15 @@ pub(crate) fn refusal(request: &Request<'_>, id: NodeId) -> Option<String> {
                 other => return Some(format!("a layer in codec '{other}': only 'split' and 'q8' can be multiplied as bytes")),
             };
             unless(matches!(operand(graph, id, 0), Ty::Quant { .. }), "a layer on activations that are not rounded".to_owned())
-                .or_else(|| unless(packed.group == Group::Row, format!("a scale per {} columns: only one per row", packed.group)))
-                .or_else(|| unless(packed.cols <= most, format!("{} columns, of which {most} at most sum up within 32 bits", packed.cols)))
+                .or_else(|| {
+                    unless(packed.group == Group::Row, format!("a scale per {} columns: only one per row", packed.group))
+                })
+                .or_else(|| {
+                    unless(
+                        packed.cols <= most,
+                        format!("{} columns, of which {most} at most sum up within 32 bits", packed.cols),
+                    )
+                })
         }
         Op::RmsNorm(op) => {
             let whole = op.group == width(graph, id, 0);
@@ -55,7 +78,10 @@ pub(crate) fn refusal(request: &Request<'_>, id: NodeId) -> Option<String> {
         }
         Op::Rope(op) => {
             let whole = matches!(operand(graph, id, 1), Ty::Rotary { half } if 2 * half == op.head_dim);
-            unless(whole && op.head_dim >= 4 && head_fits(op.head_dim), format!("heads of {} columns that are not turned whole, or are no power of two", op.head_dim))
+            unless(
+                whole && op.head_dim >= 4 && head_fits(op.head_dim),
+                format!("heads of {} columns that are not turned whole, or are no power of two", op.head_dim),
+            )
         }
         Op::Append(op) => match operand(graph, id, 0).matrix() {
             Some((_, keys)) if keys == width(graph, id, 1) => {
@@ -68,7 +94,9 @@ pub(crate) fn refusal(request: &Request<'_>, id: NodeId) -> Option<String> {
         },
         Op::Glu(op) => unless(has_activation(op.activation), "the exact 'gelu'".to_owned()),
         Op::Activate(op) => unless(has_activation(op.kind), "the exact 'gelu'".to_owned()),
-        Op::Add(_) | Op::Mul(_) => unless(width(graph, id, 0) == width(graph, id, 1), "operands of different widths".to_owned()),
+        Op::Add(_) | Op::Mul(_) => {
+            unless(width(graph, id, 0) == width(graph, id, 1), "operands of different widths".to_owned())
+        }
         _ => None,
     }
 }

@@ -11,6 +11,7 @@ impl Schedule {
     /// The program.
     pub(crate) fn finish(mut self) -> Program {
         let last = self.tables.queues.values().filter_map(|queue| queue.last_key_value()).map(|(cycle, _)| *cycle).max();
+        self.data.ops = self.tables.ops;
         self.data.cycles = last.unwrap_or(0) as u32 + self.timing.write as u32;
         let queues = self.tables.queues.into_iter().filter(|(_, queue)| !queue.is_empty());
         let queues = queues.map(|(queue, issues)| (queue, pack(&issues.into_values().collect::<Vec<_>>()))).collect();
@@ -36,11 +37,10 @@ fn pack(issues: &[Issue]) -> Vec<Issue> {
         let interval = second.cycle - first.cycle;
         let by = step(&first.instr, &second.instr).filter(|_| interval <= u32::from(u16::MAX));
         let alike = |pair: &[Issue]| {
-            pair[1].cycle - pair[0].cycle == interval
-                && pair[0].node == pair[1].node
-                && step(&pair[0].instr, &pair[1].instr) == by
+            pair[1].cycle - pair[0].cycle == interval && pair[0].op == pair[1].op && step(&pair[0].instr, &pair[1].instr) == by
         };
-        let count = if by.is_some() { rest.windows(2).take(usize::from(u16::MAX)).take_while(|pair| alike(pair)).count() } else { 0 };
+        let count =
+            if by.is_some() { rest.windows(2).take(usize::from(u16::MAX)).take_while(|pair| alike(pair)).count() } else { 0 };
         if count + 1 < SHORTEST {
             rest = &rest[1..];
             continue;
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn packed_queues_expand_to_what_they_were() {
         let out = Stream::new(Side::East, 1);
-        let read = |cycle, address| Issue { cycle, node: 0, instr: Instr::Read { address, out } };
+        let read = |cycle, address| Issue { cycle, op: 0, instr: Instr::Read { address, out } };
         let issues: Vec<Issue> = [(0, 5), (1, 6), (2, 7), (3, 8), (5, 9), (7, 10), (9, 11), (10, 3), (11, 2), (12, 1), (20, 1)]
             .map(|(cycle, address)| read(cycle, address))
             .to_vec();

@@ -90,6 +90,7 @@ impl Schedule {
         loop {
             let mut attempt = Attempt::new(&mut self.tables, self.timing, self.node);
             if let Some(done) = fits(&mut attempt, cycle) {
+                attempt.commit();
                 return done;
             }
             attempt.take_back();

@@ -3,7 +3,7 @@
 use super::{Byte, Word};
 use q35_tsp::geometry::{EDGE, Queue, STREAMS, Side, Slice, Stream};
 use q35_tsp::isa::Instr;
-use q35_tsp::program::{Issue, Place};
+use q35_tsp::program::{Issue, MacroOp, Origin, Place};
 use q35_tsp::timing::Timing;
 use std::collections::BTreeMap;
 
@@ -30,6 +30,10 @@ pub(crate) struct Tables {
     holds: BTreeMap<Hold, BTreeMap<i64, i64>>,
     /// The last cycle in which a row was read or written.
     touched: BTreeMap<(Slice, u16), i64>,
+    /// The macro-op that wrote a row last, in the order in which they were placed.
+    writers: BTreeMap<(Slice, u16), u32>,
+    /// What has been placed.
+    pub(crate) ops: Vec<MacroOp>,
 }
 
 impl Tables {
@@ -50,7 +54,22 @@ pub(crate) struct Attempt<'a> {
     pub(crate) timing: Timing,
     node: u32,
     log: Vec<Undo>,
-    touches: Vec<(Place, i64)>,
+    touches: Vec<Touch>,
+}
+
+/// A use of a row, in a cycle.
+struct Touch {
+    place: Place,
+    cycle: i64,
+    kind: TouchKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TouchKind {
+    /// Of so many neighbouring slices, this one being the first.
+    Read(u8),
+    Write,
+    Other,
 }
 
 /// How far an attempt has come.
@@ -103,7 +122,8 @@ impl<'a> Attempt<'a> {
         if !self.is_free(queue, cycle) {
             return None;
         }
-        let issue = Issue { cycle: u32::try_from(cycle).ok()?, node: self.node, instr };
+        let op = self.tables.ops.len() as u32;
+        let issue = Issue { cycle: u32::try_from(cycle).ok()?, op, instr };
         self.tables.queues.entry(queue).or_default().insert(cycle, issue);
         self.log.push(Undo::Issue(queue, cycle));
         Some(())
@@ -156,6 +176,13 @@ impl<'a> Attempt<'a> {
         Some(Stream::new(to, first))
     }
 
+    /// Whether a single byte travels through a register in this cycle, on the upper half of the streams, where [`Attempt::send`] puts them.
+    pub(crate) fn carries_byte(&self, to: Side, position: i32, cycle: i64) -> bool {
+        let registers = usize::try_from(cycle).ok().and_then(|cycle| self.tables.registers.get(cycle));
+        let upper = registers.map_or(0, |registers| registers[side_index(to)][(position + EDGE) as usize] >> 16);
+        upper != 0 && upper != 0xffff
+    }
+
     /// Takes one stream of a given number.
     pub(crate) fn send_on(&mut self, stream: Stream, from: i32, cycle: i64, until: i32) -> Option<()> {
         let free = self.free(stream.to, from, cycle, until);
@@ -174,7 +201,8 @@ impl<'a> Attempt<'a> {
         for (i, place) in (0u8..).zip(places) {
             let instr = Instr::Read { address: place.address, out: stream.plus(i) };
             self.issue(Queue::mem(place.slice), read, instr)?;
-            self.touches.push((*place, read));
+            let kind = if i == 0 { TouchKind::Read(places.len() as u8) } else { TouchKind::Other };
+            self.touches.push(Touch { place: *place, cycle: read, kind });
         }
         Some(stream)
     }
@@ -200,23 +228,40 @@ impl<'a> Attempt<'a> {
         let stream = self.send(places.len() as u8, from, cycle, at)?;
         for (i, place) in (0u8..).zip(places) {
             self.issue(Queue::mem(place.slice), write, Instr::Write { address: place.address, input: stream.plus(i) })?;
-            self.touches.push((*place, write));
+            self.touches.push(Touch { place: *place, cycle: write, kind: TouchKind::Write });
         }
         Some((stream, write + self.timing.write))
     }
 
     /// Remembers a use of a row that is not one of the above.
     pub(crate) fn touch(&mut self, place: Place, cycle: i64) {
-        self.touches.push((place, cycle));
+        self.touches.push(Touch { place, cycle, kind: TouchKind::Other });
     }
-}
 
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        for (place, cycle) in self.touches.drain(..) {
-            let last = self.tables.touched.entry((place.slice, place.address)).or_insert(cycle);
+    /// Says that a row is read which is not fetched.
+    pub(crate) fn claim(&mut self, place: Place) {
+        self.touches.push(Touch { place, cycle: 0, kind: TouchKind::Read(1) });
+    }
+
+    /// The macro-op is placed.
+    pub(crate) fn commit(mut self) {
+        let number = self.tables.ops.len() as u32;
+        let mut op = MacroOp { node: self.node, reads: Vec::new() };
+        for Touch { place, cycle, kind } in self.touches.drain(..) {
+            let row = (place.slice, place.address);
+            if let TouchKind::Read(count) = kind {
+                let writer = self.tables.writers.get(&row).copied();
+                op.reads.push(Origin { queue: Queue::mem(place.slice).number(), address: place.address, count, writer });
+            }
+            if kind == TouchKind::Write {
+                self.tables.writers.insert(row, number);
+            }
+            let last = self.tables.touched.entry(row).or_insert(cycle);
             *last = (*last).max(cycle);
         }
+        op.reads.sort_unstable();
+        op.reads.dedup();
+        self.tables.ops.push(op);
     }
 }
 
@@ -233,7 +278,9 @@ mod tests {
             let mut attempt = Attempt::new(tables, timing, 0);
             let stream = attempt.fetch(&[place], 0, 0, 20);
             let hold = attempt.hold(Hold::Array(0), 5, 9);
-            if !keep {
+            if keep {
+                attempt.commit();
+            } else {
                 attempt.take_back();
             }
             (stream.map(|stream| stream.number), hold.is_some())

@@ -10,10 +10,14 @@ use super::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::{ALUS, EDGE, Queue, Side, Slice, Stream, Unit, plane_side};
 use q35_tsp::isa::{Instr, Sink, Source};
+use q35_tsp::program::Place;
 use q35_tsp::timing::Timing;
+use std::ops::Range;
 
 /// Cycles that multiplications may wait for a free stream before the tile is tried elsewhere.
 const PATIENCE: i64 = 8;
+/// Cycles by which a tile's loads may fall behind, for activations and results that cross their way.
+const SLACK: i64 = 8;
 /// The four low bits of each byte.
 const NIBBLES: u32 = 0x0f0f_0f0f;
 
@@ -84,22 +88,22 @@ impl Schedule {
             multiplies.iter().map(|m| self.accumulators.free[usize::from(plane)][usize::from(m.accumulator)]).collect();
         self.place(earliest, |attempt, cycle| {
             attempt.hold(Hold::Buffer(plane), cycle, cycle + loads - 1)?;
-            let install = cycle + loads - 1 + timing.weights;
-            let mut at = install + timing.install;
-            let last = at + PATIENCE + multiplies.len() as i64;
-            for (multiply, free) in multiplies.iter().zip(&free) {
-                at = (at..last).find(|at| {
-                    *at >= *free && try_multiply(attempt, plane, *multiply, *at).is_some()
-                })? + 1;
+            if tile.step == 0 {
+                tile.slices.into_iter().for_each(|slice| attempt.claim(Place { slice, address: tile.address }));
             }
-            let done = at - 1 + timing.multiply;
+            let loaded = stream_tile(attempt, plane, tile, bytes, cycle)?;
+            if loaded >= cycle + loads {
+                attempt.hold(Hold::Buffer(plane), cycle + loads, loaded)?;
+            }
+            let install = loaded + timing.weights;
+            let first = install + timing.install;
+            let mut done = first;
+            for (multiply, free) in multiplies.iter().zip(&free) {
+                let at = try_multiply(attempt, plane, *multiply, first.max(*free)..first + PATIENCE)?;
+                done = done.max(at + timing.multiply);
+            }
             attempt.hold(Hold::Array(plane), install, done - 1)?;
             attempt.issue(Queue::plane(plane, Unit::Weights), install, Instr::Install {})?;
-            let mark = attempt.mark();
-            [0, 16].into_iter().find_map(|first| {
-                attempt.rewind(mark);
-                stream_tile(attempt, plane, tile, bytes, cycle, first)
-            })?;
             Some((cycle, done))
         })
     }
@@ -119,51 +123,74 @@ impl Schedule {
     }
 }
 
-fn try_multiply(attempt: &mut Attempt<'_>, plane: u8, multiply: Multiply, cycle: i64) -> Option<()> {
-    let queue = Queue::plane(plane, Unit::Activations);
-    if !attempt.is_free(queue, cycle) {
-        return None;
-    }
-    let input = attempt.fetch_byte(multiply.input, plane_side(plane).sign() * EDGE, cycle)?;
-    let Multiply { accumulator, add, .. } = multiply;
-    attempt.issue(queue, cycle, Instr::Multiply { input, accumulator, add: add.into() })
+/// Multiplies in one of these cycles: the first in which the activations travel where other activations do, or else the first.
+/// A cycle that has lost streams to one activation loses nothing to a second.
+fn try_multiply(attempt: &mut Attempt<'_>, plane: u8, multiply: Multiply, cycles: Range<i64>) -> Option<i64> {
+    let (queue, side) = (Queue::plane(plane, Unit::Activations), plane_side(plane));
+    let shared = |attempt: &Attempt<'_>, cycle: &i64| attempt.carries_byte(side, side.sign() * EDGE, *cycle);
+    let (first, second): (Vec<i64>, Vec<i64>) = cycles.partition(|cycle| shared(attempt, cycle));
+    first.into_iter().chain(second).find(|cycle| {
+        if !attempt.is_free(queue, *cycle) {
+            return false;
+        }
+        let Some(input) = attempt.fetch_byte(multiply.input, side.sign() * EDGE, *cycle) else { return false };
+        let Multiply { accumulator, add, .. } = multiply;
+        attempt.issue(queue, *cycle, Instr::Multiply { input, accumulator, add: add.into() }).is_some()
+    })
 }
 
-/// Streams a tile into a plane's buffer, the first load in cycle `cycle`, on the sixteen streams from `first` on.
-fn stream_tile(attempt: &mut Attempt<'_>, plane: u8, tile: Tile, bytes: Bytes, cycle: i64, first: u8) -> Option<()> {
+/// Streams a tile into a plane's buffer, the first load in cycle `cycle`; later ones may give way to other traffic. Gives the cycle of the last.
+fn stream_tile(attempt: &mut Attempt<'_>, plane: u8, tile: Tile, bytes: Bytes, cycle: i64) -> Option<i64> {
+    let mut at = cycle;
+    for load in 0..tile.loads {
+        let address = tile.address + tile.step * load;
+        let most = if load == 0 { cycle } else { cycle + i64::from(load) + SLACK };
+        at = (at..=most).find(|at| {
+            let mark = attempt.mark();
+            [0, 16].into_iter().any(|first| {
+                attempt.rewind(mark);
+                stream_load(attempt, plane, &tile.slices, address, bytes, *at, first).is_some()
+            })
+        })? + 1;
+    }
+    Some(at - 1)
+}
+
+/// Streams sixteen columns, on the streams from `first` on.
+fn stream_load(
+    attempt: &mut Attempt<'_>,
+    plane: u8,
+    slices: &[Slice; 16],
+    address: u16,
+    bytes: Bytes,
+    at: i64,
+    first: u8,
+) -> Option<()> {
     let side = plane_side(plane);
     let (edge, timing) = (side.sign() * EDGE, attempt.timing);
     let outward = Stream::new(side, first);
-    let pass = i64::from(EDGE) + timing.enter + timing.op;
-    let alus = match bytes {
-        Bytes::Raw => Vec::new(),
-        Bytes::Nibbles => {
-            let idle = |alu: &u8| {
-                (0..i64::from(tile.loads)).all(|load| attempt.is_free(Queue::alu(*alu), cycle + load - i64::from(EDGE) - timing.op))
-            };
-            (0..ALUS).filter(idle).take(4).collect()
-        }
-    };
-    if bytes == Bytes::Nibbles && alus.len() < 4 {
-        return None;
+    // Nibbles are made at the VXM: when their bytes stand there, and from when on they flow out.
+    let leave = at - i64::from(EDGE);
+    let arrive = leave - timing.op - timing.enter;
+    for (i, slice) in (0u8..).zip(slices) {
+        let x = slice.position();
+        let (stream, end, until) = match bytes {
+            Bytes::Raw => (outward.plus(i), at, edge),
+            Bytes::Nibbles => (Stream::new(side.other(), first + i), arrive, 0),
+        };
+        let start = end - i64::from((until - x).abs());
+        attempt.issue(Queue::mem(*slice), start - timing.read, Instr::Read { address, out: stream })?;
+        attempt.send_on(stream, x, start, until)?;
     }
-    for load in 0..i64::from(tile.loads) {
-        let at = cycle + load;
-        let address = tile.address + tile.step * load as u16;
-        for (i, slice) in (0u8..).zip(tile.slices) {
-            let x = slice.position();
-            let (stream, arrive, until) = match bytes {
-                Bytes::Raw => (outward.plus(i), at, edge),
-                Bytes::Nibbles => (Stream::new(side.other(), first + i), at - pass, 0),
-            };
-            let start = arrive - i64::from((until - x).abs());
-            attempt.issue(Queue::mem(slice), start - timing.read, Instr::Read { address, out: stream })?;
-            attempt.send_on(stream, x, start, until)?;
+    if bytes == Bytes::Nibbles {
+        let now = leave - timing.op;
+        let alus: Vec<u8> = (0..ALUS).rev().filter(|alu| attempt.is_free(Queue::alu(*alu), now)).take(4).collect();
+        if alus.len() < 4 {
+            return None;
         }
-        for (word, alu) in (0u8..).zip(&alus) {
-            let arrive = at - i64::from(EDGE);
+        for (word, alu) in (0u8..).zip(alus) {
             for i in 0..4 {
-                attempt.send_on(outward.plus(4 * word + i), 0, arrive, edge)?;
+                attempt.send_on(outward.plus(4 * word + i), 0, leave, edge)?;
             }
             let instr = Instr::Compute {
                 op: AluOp::And,
@@ -171,11 +198,10 @@ fn stream_tile(attempt: &mut Attempt<'_>, plane: u8, tile: Tile, bytes: Bytes, c
                 b: Source::Constant(NIBBLES),
                 out: Sink::Word(outward.plus(4 * word)),
             };
-            attempt.issue(Queue::alu(*alu), arrive - timing.op, instr)?;
+            attempt.issue(Queue::alu(alu), now, instr)?;
         }
-        attempt.issue(Queue::plane(plane, Unit::Weights), at, Instr::Load { input: outward })?;
     }
-    Some(())
+    attempt.issue(Queue::plane(plane, Unit::Weights), at, Instr::Load { input: outward })
 }
 
 /// The plane of a hemisphere that gets raw bytes, and the one that gets nibbles.

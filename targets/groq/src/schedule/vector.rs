@@ -5,7 +5,6 @@
 //! it is needed, once per level that needs it; two vectors that would have to leave one slice in the same cycle do not, the second
 //! one comes a level earlier and waits in an ALU.
 
-use super::tables::Attempt;
 use super::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::{ALUS, Queue, Slice, linked};
@@ -24,32 +23,10 @@ pub(crate) enum Arg {
     Constant(u32),
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Leaf {
-    Word(Word),
-    Byte(Byte),
-}
-
-impl Leaf {
-    fn slices(self) -> Vec<Slice> {
-        match self {
-            Self::Word(word) => word.places().map(|place| place.slice).to_vec(),
-            Self::Byte(byte) => vec![byte.place.slice],
-        }
-    }
-
-    fn ready(self) -> i64 {
-        match self {
-            Self::Word(word) => word.ready,
-            Self::Byte(byte) => byte.ready,
-        }
-    }
-}
-
 /// An expression.
 #[derive(Default)]
 pub(crate) struct Expr {
-    leaves: Vec<Leaf>,
+    leaves: Vec<Word>,
     nodes: Vec<(AluOp, [Arg; 2])>,
     words: Vec<usize>,
     bytes: Vec<usize>,
@@ -57,16 +34,11 @@ pub(crate) struct Expr {
 
 impl Expr {
     pub(crate) fn word(&mut self, word: Word) -> Arg {
-        let at = self.leaves.iter().position(|leaf| matches!(leaf, Leaf::Word(w) if w.quad == word.quad));
+        let at = self.leaves.iter().position(|leaf| leaf.quad == word.quad);
         Arg::Leaf(at.unwrap_or_else(|| {
-            self.leaves.push(Leaf::Word(word));
+            self.leaves.push(word);
             self.leaves.len() - 1
         }))
-    }
-
-    pub(crate) fn byte(&mut self, byte: Byte) -> Arg {
-        self.leaves.push(Leaf::Byte(byte));
-        Arg::Leaf(self.leaves.len() - 1)
     }
 
     pub(crate) fn float(&self, value: f32) -> Arg {
@@ -139,7 +111,7 @@ impl Plan {
                     // The value's step stands one level below its first user at least.
                     Arg::Node(node) => levels[node],
                     Arg::Leaf(leaf) => {
-                        let slices = expr.leaves[leaf].slices();
+                        let slices = expr.leaves[leaf].places().map(|place| place.slice);
                         let clash = |level: i64| slices.iter().any(|s| reads.get(&(level, *s)).is_some_and(|l| *l != leaf));
                         let mut read = level;
                         while clash(read) {
@@ -176,7 +148,7 @@ impl Schedule {
         let plan = Plan::new(expr);
         let quads: Vec<_> = expr.words.iter().map(|_| self.memory.value(&self.tables)).collect();
         let places: Vec<Place> = expr.bytes.iter().map(|_| self.memory.bytes(None)).collect();
-        let earliest = expr.leaves.iter().map(|leaf| leaf.ready()).max().unwrap_or(0);
+        let earliest = expr.leaves.iter().map(|leaf| leaf.ready).max().unwrap_or(0);
         self.place(earliest, |attempt, cycle| {
             let (mut words, mut bytes) = (Vec::new(), Vec::new());
             let mut alus: Vec<u8> = Vec::new();
@@ -191,7 +163,8 @@ impl Schedule {
                         Arg::Leaf(leaf) => match streams.get(&(leaf, step.level)) {
                             Some(source) => *source,
                             None => {
-                                let source = fetch(attempt, expr.leaves[leaf], now - attempt.timing.enter)?;
+                                let arrive = now - attempt.timing.enter;
+                                let source = attempt.fetch_word(expr.leaves[leaf], 0, arrive).map(Source::Word)?;
                                 streams.insert((leaf, step.level), source);
                                 source
                             }
@@ -226,12 +199,5 @@ impl Schedule {
     /// Evaluates an expression that keeps one word.
     pub(crate) fn word(&mut self, expr: &Expr) -> Word {
         self.eval(expr).0[0]
-    }
-}
-
-fn fetch(attempt: &mut Attempt<'_>, leaf: Leaf, cycle: i64) -> Option<Source> {
-    match leaf {
-        Leaf::Word(word) => attempt.fetch_word(word, 0, cycle).map(Source::Word),
-        Leaf::Byte(byte) => attempt.fetch_byte(byte, 0, cycle).map(Source::Byte),
     }
 }

@@ -1,5 +1,9 @@
 //! Models for tests: parameters with values, the same for the interpreter and for the simulator's host.
 
+#![allow(dead_code)] // each test uses its part
+
+pub mod llama;
+
 use q35_dialects::data::{Integers, Matrix, ParamValue};
 use q35_dialects::q35::Op;
 use q35_dialects::{Graph, Packed, ParamName, Ty};
