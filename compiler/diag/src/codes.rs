@@ -59,6 +59,7 @@ codes! {
     402 TargetCannot "a target has no lowering for an op"
     403 ToolMissing "a tool of the toolchain is missing"
     404 ToolFailed "a tool of the toolchain failed"
+    405 DoesNotFit "the model does not fit on the target"
 
     // 05: bundles
     501 NotABundle "a folder is not a bundle"

@@ -11,7 +11,7 @@
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
-use crate::{Binding, Device, Manifest, Role, Rows, Step, row_stride};
+use crate::{Binding, CpuDevice, Device, Manifest, Role, Rows, Step, row_stride};
 use q35_diag::{Code, Diagnostic, Diagnostics};
 use std::collections::BTreeSet;
 
@@ -27,9 +27,12 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
     for rel in manifest.files.keys() {
         found.unless(is_inside(rel), || format!("file name '{}' leaves the bundle", rel.escape_debug()));
     }
-    let Device::Cpu(device) = &manifest.device;
-    found.unless(manifest.files.contains_key(&device.object), || {
-        format!("the object '{}' is not among the files", device.object.escape_debug())
+    let code = match &manifest.device {
+        Device::Cpu(device) => &device.object,
+        Device::Tsp(device) => &device.program,
+    };
+    found.unless(manifest.files.contains_key(code), || {
+        format!("the object '{}' is not among the files", code.escape_debug())
     });
 
     for (name, value) in [("vocabulary", manifest.model.vocab), ("context", manifest.model.context)] {
@@ -98,13 +101,9 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         });
     }
 
-    let mut names = BTreeSet::new();
-    for level in &device.levels {
-        found.unless(is_identifier(&level.name) && names.insert(&level.name), || {
-            format!("feature level '{}' is misnamed", level.name.escape_debug())
-        });
+    if let Device::Cpu(device) = &manifest.device {
+        found.levels(device);
     }
-    found.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || "the symbol prefix is no identifier".to_owned());
     found.0
 }
 
@@ -127,6 +126,17 @@ impl Check {
         if !sound {
             self.0.push(broken(what()));
         }
+    }
+
+    /// Invariant 8.
+    fn levels(&mut self, device: &CpuDevice) {
+        let mut names = BTreeSet::new();
+        for level in &device.levels {
+            self.unless(is_identifier(&level.name) && names.insert(&level.name), || {
+                format!("feature level '{}' is misnamed", level.name.escape_debug())
+            });
+        }
+        self.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || "the symbol prefix is no identifier".to_owned());
     }
 
     /// Invariant 5.

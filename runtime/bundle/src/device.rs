@@ -24,12 +24,21 @@ pub struct CpuDevice {
     pub levels: Vec<Level>,
 }
 
+/// A program for a Groq-TSP-style chip: a model of the chip, not run on silicon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TspDevice {
+    /// The program in the bundle, relative path.
+    pub program: String,
+}
+
 /// The device a bundle was compiled for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Device {
     /// A CPU.
     Cpu(CpuDevice),
+    /// A model of a Groq-TSP-style chip.
+    Tsp(TspDevice),
 }
 
 impl Device {
@@ -37,6 +46,7 @@ impl Device {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Cpu(_) => "cpu",
+            Self::Tsp(_) => "groq",
         }
     }
 }

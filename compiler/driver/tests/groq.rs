@@ -1,0 +1,82 @@
+//! The trained model on the simulated chip, from its ONNX file to its tokens: a model of the chip, not run on silicon.
+
+use q35_bundle::Bundle;
+use q35_dialects::interp::{Session as Interpreter, StepInput};
+use q35_format::{Codec, Group};
+use q35_graph::Silent;
+use q35_passes::model::WeightOptions;
+use q35_runtime::{Chunk, Options, Session, Want};
+use q35_target::{Request, Target};
+use q35_target_groq::Groq;
+use q35c::pipeline::{self, Output};
+use q35c::settings::Settings;
+use q35c::values::PackedValues;
+use std::path::Path;
+use std::sync::Arc;
+
+const PROMPT: [u32; 5] = [0, 48, 921, 2417, 307];
+
+fn model() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tiny-llama/model.onnx"))
+}
+
+fn settings(context: u64) -> Settings {
+    let activations = Groq.capabilities().activations;
+    let weights = WeightOptions { codec: Codec::Split, group: Group::Row, rotate: true, activations };
+    Settings { weights, context: Some(context), max_memory: None }
+}
+
+fn largest(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.map_or(0, |(token, _)| token as u32)
+}
+
+/// Greedy tokens of the interpreter with the same integers, and of the simulator.
+#[test]
+fn the_trained_model_says_what_the_interpreter_says() {
+    let count = if std::env::var_os("Q35_FULL").is_some() { 48 } else { 16 };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.q35");
+    let out = Output { target: &Groq, prefix: "", path: &path, calibration: None };
+    let (model, _) = pipeline::compile(model(), &settings(64), out, &mut Silent).unwrap();
+
+    let values = PackedValues::new(&model);
+    let mut interpreter = Interpreter::new(&model.graph, &values);
+    let mut expected = Vec::new();
+    for at in 0..(PROMPT.len() + count) as u32 {
+        let token = PROMPT.get(at as usize).copied().unwrap_or_else(|| expected[at as usize - PROMPT.len()]);
+        let logits = interpreter.step(&StepInput::sequence(&[token], at)).unwrap().data;
+        if at as usize + 1 >= PROMPT.len() {
+            expected.push(largest(&logits));
+        }
+    }
+
+    let bundle = Arc::new(Bundle::open(&path).unwrap());
+    let mut session = Session::new(bundle, &Options { capacity: 64, ..Options::default() }).unwrap();
+    let mut next = PROMPT.to_vec();
+    let mut found = Vec::new();
+    while found.len() < expected.len() {
+        let logits = session.step(&[Chunk { slot: 0, tokens: &next, positions: None, want: Want::Last }]).unwrap();
+        next = vec![largest(logits.row(0))];
+        found.push(next[0]);
+    }
+    assert_eq!(found, expected);
+    assert!(session.describe().ends_with("a model of the chip, not run on silicon"), "{}", session.describe());
+}
+
+#[test]
+fn what_does_not_fit_is_said_before_anything_is_scheduled() {
+    let prepared = pipeline::prepare(model(), &settings(1024), &mut Silent).unwrap();
+    let program = prepared.model.program();
+    let refused = |context| {
+        let request = Request { graph: &program.graph, params: &program.params, prefix: "", context };
+        Groq.check(&request).err().map(|errors| errors.to_string())
+    };
+    assert_eq!(refused(1024), None);
+    assert_eq!(
+        refused(4097).unwrap().lines().next(),
+        Some("error[Q35-0405]: a cache of 4097 entries: the largest bucket of this target is 4096")
+    );
+    let text = refused(3000).unwrap();
+    assert!(text.starts_with("error[Q35-0405]: the model takes ") && text.contains("it needs 2 chips at least"), "{text}");
+}

@@ -1,0 +1,456 @@
+//! From a program to a schedule, op by op: the groq target's passes.
+//!
+//! | pass | idea |
+//! | --- | --- |
+//! | `groq-schedule` | every op as macro-ops, placed in space and time |
+//! | `groq-emit` | queues with repeats, as a binary file and as text |
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | `layout` | which element lies in which lane |
+//! | `support` | what has no lowering |
+//! | `fit` | whether a model fits the chip |
+//! | `linear` | linear layers |
+//! | `rows` | sums over lanes, rotations, rounding |
+//! | `pointwise` | elementwise ops, norms, rotary embedding |
+//! | `attention` | the cache and attention |
+//! | `report` | what the schedule costs, and a picture of it |
+
+mod attention;
+mod fit;
+mod layout;
+mod linear;
+mod pointwise;
+mod report;
+mod rows;
+mod support;
+
+use crate::schedule::{Byte, Schedule, Word};
+use attention::{Cache, Scores};
+use layout::Layout;
+use linear::Layer;
+use q35_bundle::{CacheLayer, Device, MemoryPlan, TspDevice, row_stride};
+use q35_diag::{Diagnostics, Result};
+use q35_dialects::q35::Op;
+use q35_dialects::{Activations, Graph, Packed, ParamName, Ty};
+use q35_format::{Codec, PackedSpec};
+use q35_graph::{NodeId, Observer, Pass, Stage};
+use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
+use q35_tsp::alu::AluOp;
+use q35_tsp::geometry::Side;
+use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
+use q35_tsp::timing::Timing;
+use q35_tsp::{binary, text};
+use rows::Quant;
+use std::collections::BTreeMap;
+
+/// The program's path in a bundle.
+pub const PROGRAM: &str = "groq/program.tsp";
+const LISTING: &str = "groq/program.asm";
+const REPORT: &str = "groq/report.json";
+const TRACE: &str = "groq/trace.json";
+
+const SCHEDULE: Pass = Pass {
+    name: "groq-schedule",
+    purpose: "Place every op in space and time on a model of the chip",
+    from: Stage::Q35,
+    to: Stage::Target,
+};
+const EMIT: Pass =
+    Pass { name: "groq-emit", purpose: "Write the instruction queues as a program", from: Stage::Target, to: Stage::Asm };
+
+/// A Groq-TSP-style chip.
+#[derive(Clone, Copy, Debug)]
+pub struct Groq;
+
+impl Target for Groq {
+    fn name(&self) -> &'static str {
+        "groq"
+    }
+
+    fn description(&self) -> &'static str {
+        "a deterministic schedule for a Groq-TSP-style chip"
+    }
+
+    fn label(&self) -> Label {
+        Label::ModelOfTheChip
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            ops: support::OPS.to_vec(),
+            codecs: vec![Codec::Split, Codec::Q8],
+            default_codec: Codec::Split,
+            activations: Activations::Int8,
+            levels: vec!["tsp1"],
+        }
+    }
+
+    fn passes(&self) -> Vec<Pass> {
+        vec![SCHEDULE, EMIT]
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        let mut found = Diagnostics::new();
+        for id in request.graph.ids() {
+            if let Some(reason) = support::refusal(request, id) {
+                found.push(cannot(self, &request.graph.node(id).name, &reason));
+            }
+        }
+        found.extend(fit::check(request));
+        found.into_result(())
+    }
+
+    fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
+        check_prefix(request.prefix)?;
+        observer.before(&SCHEDULE);
+        let (program, rows) = lower(request)?;
+        observer.after(&SCHEDULE, &|| text::print(&program));
+        observer.before(&EMIT);
+        let listing = text::print(&program);
+        let files = [
+            (PROGRAM, binary::write(&program)),
+            (LISTING, listing.clone().into_bytes()),
+            (REPORT, report::report(&program, rows, &Timing::tsp1()).into_bytes()),
+            (TRACE, report::trace(&program).into_bytes()),
+        ];
+        let files = files.map(|(path, bytes)| (path.to_owned(), bytes)).into();
+        observer.after(&EMIT, &|| listing.clone());
+        Ok(Lowered {
+            device: Device::Tsp(TspDevice { program: PROGRAM.to_owned() }),
+            plan: plan(request),
+            steps: Vec::new(),
+            files,
+            weights: weights(request.params),
+        })
+    }
+}
+
+/// Only what a session needs to know: the cache, and how long a row of logits is.
+fn plan(request: &Request<'_>) -> MemoryPlan {
+    let graph = request.graph;
+    let mut cache: BTreeMap<u32, CacheLayer> = BTreeMap::new();
+    let mut logits = 0;
+    for id in graph.ids() {
+        match graph.node(id).results.first() {
+            Some(Ty::Cache { layer, kv_heads, key_dim, value_dim }) => {
+                let window = graph.ids().find_map(|user| match &graph.node(user).op {
+                    Op::Attention(op) if graph.operand(user, 1).is_some_and(|v| v.node == id) => op.window,
+                    _ => None,
+                });
+                let (kv_heads, key_dim, value_dim) = (*kv_heads, *key_dim, *value_dim);
+                cache.insert(*layer, CacheLayer { kv_heads, key_dim, value_dim, window });
+            }
+            Some(ty) if graph.outputs.iter().any(|(_, value)| value.node == id) => logits = ty.matrix().map_or(0, |(_, w)| w),
+            _ => {}
+        }
+    }
+    let bytes_per_logit_row = row_stride(logits).unwrap_or(0);
+    MemoryPlan { bytes_per_token: 0, bytes_per_logit_row, cache: cache.into_values().collect(), logits_offset_per_row: 0 }
+}
+
+/// Every parameter as it is: the host reads it.
+fn weights(params: &BTreeMap<ParamName, Packed>) -> BTreeMap<String, WeightTensor> {
+    let mut tensors = BTreeMap::new();
+    for (param, packed) in params {
+        let Ok(spec) = PackedSpec::new(packed.rows as usize, packed.cols as usize, packed.codec, packed.group) else {
+            continue;
+        };
+        let mut add = |name: String, section, bytes| {
+            tensors.insert(name, WeightTensor { param: param.clone(), section, arrangement: Arrangement::plain(bytes) });
+        };
+        add(param.to_string(), Section::Codes, spec.row_bytes());
+        if packed.codec.has_scales() {
+            add(format!("{param}.scales"), Section::Scales, spec.groups() * spec.scale().bytes());
+        }
+    }
+    tensors
+}
+
+/// Heads of the query that reads a cache; `None` where readers differ.
+fn attention_heads(graph: &Graph, append: NodeId) -> Option<u64> {
+    let readers = graph.ids().filter_map(|id| match &graph.node(id).op {
+        Op::Attention(op) if graph.operand(id, 1).is_some_and(|cache| cache.node == append) => Some(op.heads),
+        _ => None,
+    });
+    let heads: Vec<u64> = readers.collect();
+    heads.first().copied().filter(|first| heads.iter().all(|other| other == first))
+}
+
+/// Copies of each head that keys and values are computed in, so that every head of the query meets its own: by node, columns of a head and copies.
+fn copies(graph: &Graph) -> BTreeMap<NodeId, (u64, u64)> {
+    let mut copies = BTreeMap::new();
+    for id in graph.ids() {
+        let Op::Append(op) = &graph.node(id).op else { continue };
+        let Some(heads) = attention_heads(graph, id).filter(|heads| *heads > op.kv_heads) else { continue };
+        for at in 0..2 {
+            let mut value = graph.operand(id, at);
+            while let Some(node) = value.map(|value| value.node) {
+                let width = graph.node(node).results.first().and_then(Ty::matrix).map_or(0, |(_, width)| width);
+                copies.insert(node, (width / op.kv_heads, heads / op.kv_heads));
+                let through = matches!(graph.node(node).op, Op::Rope(_) | Op::RmsNorm(_));
+                value = if through { graph.operand(node, 0) } else { None };
+            }
+        }
+    }
+    copies
+}
+
+/// A value of the program.
+#[derive(Clone)]
+enum Lane {
+    Act(Vec<Word>, Layout),
+    Quant(Quant, Layout),
+    Rotary(String, f32),
+    Cache(Cache, usize),
+    Host,
+}
+
+/// The program, and how many vectors of memory it takes.
+fn lower(request: &Request<'_>) -> Result<(Program, u64)> {
+    let graph = request.graph;
+    let order = graph.topological().unwrap_or_else(|| unreachable!("a verified graph has no cycle"));
+    let mut schedule = Schedule::new(Timing::tsp1());
+    schedule.data.capacity = request.context as u32;
+    let place = schedule.memory.bytes(Side::East);
+    schedule.data.inputs.push(Input::Entry { place });
+    let mut lowering =
+        Lowering { request, schedule, entry: Byte { place, ready: 0 }, copies: copies(graph), values: BTreeMap::new() };
+    let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (node, _) in graph.ids().flat_map(|id| graph.operands(id)).flatten().map(|value| (value.node, ())) {
+        *uses.entry(node).or_default() += 1;
+    }
+    for (_, value) in &graph.outputs {
+        *uses.entry(value.node).or_default() += 1;
+    }
+    for id in order {
+        lowering.schedule.begin(&graph.node(id).name);
+        let value = lowering.op(id);
+        lowering.values.insert(id, value);
+        for operand in graph.operands(id).into_iter().flatten() {
+            let left = uses.get_mut(&operand.node).map_or(0, |uses| {
+                *uses -= 1;
+                *uses
+            });
+            if left == 0 {
+                lowering.release(operand.node);
+            }
+        }
+    }
+    lowering.finish()
+}
+
+struct Lowering<'a> {
+    request: &'a Request<'a>,
+    schedule: Schedule,
+    entry: Byte,
+    copies: BTreeMap<NodeId, (u64, u64)>,
+    values: BTreeMap<NodeId, Lane>,
+}
+
+impl Lowering<'_> {
+    fn operand(&self, id: NodeId, at: usize) -> Lane {
+        let value = self.request.graph.operand(id, at).and_then(|value| self.values.get(&value.node));
+        value.cloned().unwrap_or_else(|| unreachable!("operands come first"))
+    }
+
+    fn act(&self, id: NodeId, at: usize) -> (Vec<Word>, Layout) {
+        match self.operand(id, at) {
+            Lane::Act(words, layout) => (words, layout),
+            _ => unreachable!("the types say activations"),
+        }
+    }
+
+    fn width(&self, id: NodeId, at: usize) -> u64 {
+        let value = self.request.graph.operand(id, at).map(|value| *self.request.graph.ty(value));
+        value.and_then(|ty| ty.matrix()).map_or(0, |(_, width)| width)
+    }
+
+    fn release(&mut self, id: NodeId) {
+        match self.values.get(&id) {
+            Some(Lane::Act(words, _)) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
+            Some(Lane::Quant(quant, _)) => {
+                self.schedule.memory.release(quant.scale);
+                quant.correction.into_iter().for_each(|word| self.schedule.memory.release(word));
+            }
+            _ => {}
+        }
+    }
+
+    /// The layout of what a node computes.
+    fn result_layout(&self, id: NodeId, width: u64) -> Layout {
+        match self.copies.get(&id) {
+            Some((dim, copies)) => Layout::repeated(width, *dim, *copies),
+            None => Layout::natural(width),
+        }
+    }
+
+    /// Whether a layer of codec `split` reads these rounded activations.
+    fn meets_split(&self, id: NodeId) -> bool {
+        let graph = self.request.graph;
+        graph.users(q35_graph::Value { node: id, result: 0 }).into_iter().any(|(user, _)| match &graph.node(user).op {
+            Op::Linear(op) => self.request.params.get(&op.weight).is_some_and(|packed| packed.codec == Codec::Split),
+            _ => false,
+        })
+    }
+
+    fn op(&mut self, id: NodeId) -> Lane {
+        let graph = self.request.graph;
+        match &graph.node(id).op {
+            Op::Tokens(_) | Op::Positions(_) => Lane::Host,
+            Op::Embed(op) => {
+                let width = self.request.params.get(&op.table).map_or(0, |packed| packed.cols);
+                let layout = Layout::natural(width);
+                let words = (0..layout.len()).map(|v| {
+                    let quad = self.schedule.memory.constant(1);
+                    let lanes = layout.lanes(v, |e| e);
+                    self.schedule.data.inputs.push(Input::Embedding { quad, param: op.table.to_string(), lanes });
+                    Word { quad, ready: 0 }
+                });
+                Lane::Act(words.collect(), layout)
+            }
+            Op::RmsNorm(op) => {
+                let (x, layout) = self.act(id, 0);
+                let weight = op.weight.as_ref();
+                let weight = weight.map(|w| (w.as_str(), self.request.params.get(w).map_or(1, |packed| packed.cols as u32)));
+                Lane::Act(self.schedule.rms_norm(&x, &layout, weight, op.eps, op.group, self.width(id, 0)), layout)
+            }
+            Op::Hadamard(op) => {
+                let (x, layout) = self.act(id, 0);
+                Lane::Act(self.schedule.hadamard(&x, op.block as usize, op.seed, op.inverse), layout)
+            }
+            Op::Quantize(_) => {
+                let (x, layout) = self.act(id, 0);
+                let mut quant = self.schedule.quantize(&x);
+                if self.meets_split(id) {
+                    quant.correction = Some(self.schedule.correction(&quant.bytes));
+                }
+                Lane::Quant(quant, layout)
+            }
+            Op::Linear(op) => {
+                let Lane::Quant(x, inputs) = self.operand(id, 0) else { unreachable!("refused by the check") };
+                let packed = self.request.params.get(&op.weight).copied();
+                let packed = packed.unwrap_or_else(|| unreachable!("a verified program has its parameters"));
+                let bytes = if packed.codec == Codec::Split { TileBytes::Pair } else { TileBytes::Integer };
+                let outputs = self.result_layout(id, packed.rows);
+                let bias = op.bias.as_ref().map(ParamName::as_str);
+                let layer = Layer { param: op.weight.as_str(), bias, bytes, inputs: &inputs, outputs: &outputs };
+                let words = self.schedule.linear(&x, &layer);
+                Lane::Act(words, outputs)
+            }
+            Op::Rotary(op) => Lane::Rotary(op.inv_freq.to_string(), op.scale),
+            Op::Rope(op) => {
+                let (x, layout) = self.act(id, 0);
+                let Lane::Rotary(param, scale) = self.operand(id, 1) else { unreachable!("the types say angles") };
+                Lane::Act(self.schedule.rope(&x, &layout, (&param, scale), op.head_dim as u32, op.style), layout)
+            }
+            Op::Append(op) => {
+                let ((keys, layout), (values, _)) = (self.act(id, 0), self.act(id, 1));
+                let head_lanes = (self.width(id, 0) / op.kv_heads / 2) as usize;
+                Lane::Cache(self.schedule.append_entry([&keys, &values], &layout, self.entry, head_lanes), head_lanes)
+            }
+            Op::Attention(op) => {
+                let (query, layout) = self.act(id, 0);
+                let Lane::Cache(cache, head_lanes) = self.operand(id, 1) else { unreachable!("the types say a cache") };
+                let scores = Scores {
+                    scale: op.scale,
+                    softcap: op.softcap,
+                    window: op.window.and_then(|window| u32::try_from(window).ok()),
+                    sinks: op.sinks.as_ref().map(ParamName::to_string),
+                };
+                Lane::Act(self.schedule.attention(&query, &cache, head_lanes, &scores), layout)
+            }
+            Op::Glu(op) => {
+                let ((gate, layout), (up, _)) = (self.act(id, 0), self.act(id, 1));
+                Lane::Act(self.schedule.glu(op, &gate, &up), layout)
+            }
+            Op::Activate(op) => self.map(id, |schedule, x| schedule.activate(op.kind, x)),
+            Op::Add(_) => self.zip(id, AluOp::AddF),
+            Op::Mul(_) => self.zip(id, AluOp::MulF),
+            Op::Scale(op) => self.map(id, |schedule, x| {
+                schedule.map(x, |expr, x| {
+                    let factor = expr.float(op.factor);
+                    expr.op(AluOp::MulF, x, factor)
+                })
+            }),
+            Op::Softcap(op) => self.map(id, |schedule, x| {
+                schedule.map(x, |expr, x| {
+                    let (inverse, cap) = (expr.float(1.0 / op.cap), expr.float(op.cap));
+                    let y = expr.op(AluOp::MulF, x, inverse);
+                    let y = expr.unary(AluOp::Tanh, y);
+                    expr.op(AluOp::MulF, y, cap)
+                })
+            }),
+            // A step has one row, and it is the one whose logits are wanted.
+            Op::Select(_) => self.map(id, |schedule, x| x.iter().map(|word| schedule.copy(*word)).collect()),
+            other => unreachable!("'{}' was refused by the check", other.name()),
+        }
+    }
+
+    fn map(&mut self, id: NodeId, f: impl FnOnce(&mut Schedule, &[Word]) -> Vec<Word>) -> Lane {
+        let (x, layout) = self.act(id, 0);
+        Lane::Act(f(&mut self.schedule, &x), layout)
+    }
+
+    fn zip(&mut self, id: NodeId, op: AluOp) -> Lane {
+        let ((a, layout), (b, _)) = (self.act(id, 0), self.act(id, 1));
+        Lane::Act(self.schedule.zip(op, &a, &b), layout)
+    }
+
+    fn finish(mut self) -> Result<(Program, u64)> {
+        for (_, value) in &self.request.graph.outputs {
+            if let Some(Lane::Act(words, layout)) = self.values.get(&value.node) {
+                let outputs = words.iter().enumerate();
+                let outputs = outputs.map(|(v, word)| Output { quad: word.quad, lanes: layout.lanes(v, |e| e) });
+                self.schedule.data.outputs.extend(outputs);
+            }
+        }
+        if self.schedule.memory.missing > 0 {
+            let (missing, used) = (self.schedule.memory.missing, self.schedule.memory.used());
+            return Err(fit::too_large(used + missing).into());
+        }
+        let rows = self.schedule.memory.used();
+        Ok((self.schedule.finish(), rows))
+    }
+}
+
+/// A linear layer of codec `split` by itself, for measuring; its parameter is called `weight`.
+#[derive(Clone, Debug)]
+pub struct LinearProgram {
+    /// The program; its outputs are the layer's.
+    pub program: Program,
+    /// Where the vectors of rounded activations go, each to two places: chunk by chunk, those of even columns before those of odd ones.
+    pub inputs: Vec<[Place; 2]>,
+    /// Where the scale of the activations goes, in every lane.
+    pub scale: Quad,
+    /// Where `8 sum x_e - 128 sum x_o` goes, in every lane.
+    pub correction: Quad,
+}
+
+/// Schedules a layer `[outputs, inputs]` in vectors of `lanes` lanes.
+///
+/// # Errors
+/// [`q35_diag::Code::DoesNotFit`].
+pub fn schedule_linear(outputs: u64, inputs: u64, lanes: usize) -> Result<LinearProgram> {
+    let mut schedule = Schedule::new(Timing::tsp1());
+    schedule.begin("linear");
+    let (input_layout, output_layout) = (Layout::dense(inputs, lanes), Layout::dense(outputs, lanes));
+    let mut row = |_| Side::ALL.map(|side| schedule.memory.bytes(side));
+    let places: Vec<[Place; 2]> = (0..input_layout.len()).map(&mut row).collect();
+    let zeros = |place: &Place| Image::Bytes { place: *place, runs: vec![(0, 0)] };
+    schedule.data.images.extend(places.iter().flatten().map(zeros));
+    let [scale, correction] = [(); 2].map(|()| schedule.memory.constant(1));
+    schedule.data.images.extend([scale, correction].map(|quad| Image::Words { quad, runs: vec![(0, 0)] }));
+    let word = |quad| Word { quad, ready: 0 };
+    let bytes = places.iter().map(|places| places.map(|place| Byte { place, ready: 0 })).collect();
+    let x = Quant { bytes, scale: word(scale), correction: Some(word(correction)) };
+    let layer = Layer { param: "weight", bias: None, bytes: TileBytes::Pair, inputs: &input_layout, outputs: &output_layout };
+    let words = schedule.linear(&x, &layer);
+    let outputs = words.iter().enumerate().map(|(v, word)| Output { quad: word.quad, lanes: output_layout.lanes(v, |e| e) });
+    schedule.data.outputs.extend(outputs);
+    let missing = schedule.memory.missing;
+    if missing > 0 {
+        return Err(fit::too_large(schedule.memory.used() + missing).into());
+    }
+    Ok(LinearProgram { program: schedule.finish(), inputs: places, scale, correction })
+}

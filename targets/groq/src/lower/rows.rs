@@ -1,0 +1,213 @@
+//! Sums and maxima over lanes, rotations, rounding: what ops that look at a whole row have in common.
+
+use super::layout::LANES;
+use crate::schedule::vector::Expr;
+use crate::schedule::{Byte, Schedule, Word};
+use q35_format::rotate;
+use q35_tsp::alu::AluOp;
+use q35_tsp::geometry::Side;
+
+/// Vectors that one expression takes from memory, so that it fits the mesh.
+const AT_ONCE: usize = 4;
+
+/// Rounded activations.
+#[derive(Clone, Debug)]
+pub(crate) struct Quant {
+    /// Each vector twice: in the east and in the west, for the planes there.
+    pub(crate) bytes: Vec<[Byte; 2]>,
+    /// The scale, in every lane.
+    pub(crate) scale: Word,
+    /// What the layers of codec `split` add to their sums, in every lane; see module `linear`.
+    pub(crate) correction: Option<Word>,
+}
+
+impl Schedule {
+    /// `a op b`.
+    pub(crate) fn binary(&mut self, op: AluOp, a: Word, b: Word) -> Word {
+        let mut expr = Expr::default();
+        let (a, b) = (expr.word(a), expr.word(b));
+        let y = expr.op(op, a, b);
+        expr.keep(y);
+        self.word(&expr)
+    }
+
+    /// `words[0] op words[1] op ...`, as a tree. The words are released.
+    pub(crate) fn fold(&mut self, op: AluOp, mut words: Vec<Word>) -> Word {
+        while words.len() > 1 {
+            let mut next = Vec::new();
+            for group in words.chunks(AT_ONCE) {
+                if let [word] = group {
+                    next.push(*word);
+                    continue;
+                }
+                let mut expr = Expr::default();
+                let mut terms: Vec<_> = group.iter().map(|word| expr.word(*word)).collect();
+                while terms.len() > 1 {
+                    terms = terms.chunks(2).map(|pair| if let [a, b] = *pair { expr.op(op, a, b) } else { pair[0] }).collect();
+                }
+                expr.keep(terms[0]);
+                next.push(self.word(&expr));
+                group.iter().for_each(|word| self.memory.release(*word));
+            }
+            words = next;
+        }
+        words[0]
+    }
+
+    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released.
+    pub(crate) fn reduce(&mut self, op: AluOp, mut word: Word, lanes: usize) -> Word {
+        for bit in 0..lanes.ilog2() {
+            let other = self.exchange(word, 1 << bit);
+            let next = self.binary(op, word, other);
+            self.memory.release(word);
+            self.memory.release(other);
+            word = next;
+        }
+        word
+    }
+
+    /// The words of `mask` where lane number and `distance` have a bit in common: all ones, elsewhere zero.
+    pub(crate) fn bit_mask(&mut self, distance: u32) -> Word {
+        self.constant(|lane| if lane as u32 & distance != 0 { u32::MAX } else { 0 })
+    }
+
+    /// Rounds a row to bytes, as module `activation` of the format crate says, but for the reciprocal of the scale, which is within two
+    /// units in its last place.
+    pub(crate) fn quantize(&mut self, x: &[Word]) -> Quant {
+        let mut sizes = Vec::new();
+        for word in x {
+            let mut expr = Expr::default();
+            let x = expr.word(*word);
+            let size = expr.op(AluOp::And, x, q35_abs());
+            expr.keep(size);
+            sizes.push(self.word(&expr));
+        }
+        let largest = self.fold(AluOp::MaxF, sizes);
+        let largest = self.reduce(AluOp::MaxF, largest, LANES);
+        let mut expr = Expr::default();
+        let size = expr.word(largest);
+        let root = expr.unary(AluOp::Rsqrt, size);
+        let inverse = expr.op(AluOp::MulF, root, root);
+        let limit = expr.float(127.0);
+        let inverse = expr.op(AluOp::MulF, inverse, limit);
+        expr.keep(inverse);
+        let seventh = expr.float(1.0 / 127.0);
+        let scale = expr.op(AluOp::MulF, size, seventh);
+        expr.keep(scale);
+        let (words, _) = self.eval(&expr);
+        self.memory.release(largest);
+        let bytes = x.iter().map(|word| {
+            let mut expr = Expr::default();
+            let (x, inverse) = (expr.word(*word), expr.word(words[0]));
+            let x = expr.op(AluOp::MulF, x, inverse);
+            let q = expr.unary(AluOp::ToInt, x);
+            expr.keep_byte(q, Side::East);
+            let copy = expr.unary(AluOp::Pass, q);
+            expr.keep_byte(copy, Side::West);
+            let (_, bytes) = self.eval(&expr);
+            [bytes[0], bytes[1]]
+        });
+        let bytes = bytes.collect();
+        self.memory.release(words[0]);
+        Quant { bytes, scale: words[1], correction: None }
+    }
+
+    /// The rotation of module `rotate` of the format crate, to the bit.
+    pub(crate) fn hadamard(&mut self, x: &[Word], block: usize, seed: u64, inverse: bool) -> Vec<Word> {
+        let mut x = x.to_vec();
+        let mut fresh = false;
+        if !inverse {
+            x = self.signs(&x, block, seed, &mut fresh);
+        }
+        if block > 1 {
+            let pairs: Vec<(usize, usize)> = (0..x.len()).step_by(2).map(|even| (even, even + 1)).collect();
+            x = self.butterflies(&x, &pairs, &mut fresh);
+        }
+        let mut distance = 1;
+        while 2 * distance < block {
+            if distance < LANES {
+                x = self.lane_butterflies(&x, distance as u32, &mut fresh);
+            } else {
+                let far = 2 * distance / LANES;
+                let pairs: Vec<(usize, usize)> = (0..x.len()).filter(|v| v & far == 0).map(|v| (v, v + far)).collect();
+                x = self.butterflies(&x, &pairs, &mut fresh);
+            }
+            distance *= 2;
+        }
+        let norm = 1.0 / (block as f32).sqrt();
+        let scaled = x.iter().map(|word| {
+            let mut expr = Expr::default();
+            let (x, norm) = (expr.word(*word), expr.float(norm));
+            let y = expr.op(AluOp::MulF, x, norm);
+            expr.keep(y);
+            self.word(&expr)
+        });
+        let scaled: Vec<Word> = scaled.collect();
+        self.replace(&x, &mut fresh);
+        if inverse { self.signs(&scaled, block, seed, &mut fresh) } else { scaled }
+    }
+
+    /// The vectors are not needed any more, unless they are the caller's.
+    fn replace(&mut self, x: &[Word], fresh: &mut bool) {
+        if *fresh {
+            x.iter().for_each(|word| self.memory.release(*word));
+        }
+        *fresh = true;
+    }
+
+    fn signs(&mut self, x: &[Word], block: usize, seed: u64, fresh: &mut bool) -> Vec<Word> {
+        let mut out = Vec::new();
+        for (v, word) in x.iter().enumerate() {
+            let element = |lane: usize| v / 2 * 2 * LANES + v % 2 + 2 * lane;
+            let sign = |lane: usize| (rotate::sign(seed, element(lane) % block).to_bits()) & !q35_abs_bits();
+            let signs = self.constant(|lane| if lane < LANES { sign(lane) } else { 0 });
+            out.push(self.binary(AluOp::Xor, *word, signs));
+        }
+        self.replace(x, fresh);
+        out
+    }
+
+    /// `(a, b) <- (a + b, a - b)` for whole vectors.
+    fn butterflies(&mut self, x: &[Word], pairs: &[(usize, usize)], fresh: &mut bool) -> Vec<Word> {
+        let mut out = x.to_vec();
+        for (low, high) in pairs {
+            let mut expr = Expr::default();
+            let (a, b) = (expr.word(x[*low]), expr.word(x[*high]));
+            let (sum, difference) = (expr.op(AluOp::AddF, a, b), expr.op(AluOp::SubF, a, b));
+            expr.keep(sum);
+            expr.keep(difference);
+            let (words, _) = self.eval(&expr);
+            (out[*low], out[*high]) = (words[0], words[1]);
+        }
+        self.replace(x, fresh);
+        out
+    }
+
+    /// The same for lanes `distance` apart: the other lane's value, plus the own one with its sign turned in the upper lane.
+    fn lane_butterflies(&mut self, x: &[Word], distance: u32, fresh: &mut bool) -> Vec<Word> {
+        let turn = self.constant(|lane| if lane as u32 & distance != 0 { !q35_abs_bits() } else { 0 });
+        let mut out = Vec::new();
+        for word in x {
+            let other = self.exchange(*word, distance);
+            let mut expr = Expr::default();
+            let (own, turn) = (expr.word(*word), expr.word(turn));
+            let own = expr.op(AluOp::Xor, own, turn);
+            let other_arg = expr.word(other);
+            let y = expr.op(AluOp::AddF, other_arg, own);
+            expr.keep(y);
+            out.push(self.word(&expr));
+            self.memory.release(other);
+        }
+        self.replace(x, fresh);
+        out
+    }
+}
+
+/// All bits of a float but its sign.
+fn q35_abs_bits() -> u32 {
+    0x7fff_ffff
+}
+
+fn q35_abs() -> crate::schedule::vector::Arg {
+    crate::schedule::vector::Arg::Constant(q35_abs_bits())
+}

@@ -1,0 +1,138 @@
+//! Rows of memory. Weights grow from the first address up, values and constants from the last one down, in every slice.
+//!
+//! | rows of | lie in |
+//! | --- | --- |
+//! | values that are computed | groups 0 and 1 of both hemispheres, next to the VXM |
+//! | constants and the cache | the outer groups |
+//! | bytes (rounded activations) | three slices next to the VXM |
+//! | weights | two sets of sixteen slices in each hemisphere, tile by tile in turn, so that one tile's two readings do not meet the next one's |
+
+use super::Word;
+use q35_tsp::geometry::{ROWS, Side, Slice};
+use q35_tsp::program::{Place, Quad};
+use std::collections::{BTreeMap, VecDeque};
+
+const VALUES: [(Side, u8); 4] = [(Side::East, 0), (Side::West, 0), (Side::East, 1), (Side::West, 1)];
+const CONSTANTS: [(Side, u8); 5] = [(Side::East, 8), (Side::West, 8), (Side::East, 10), (Side::West, 10), (Side::East, 9)];
+const BYTES: [u8; 3] = [4, 5, 6];
+
+/// Free rows of a group that are not used yet.
+const RESTING: usize = 64;
+
+/// Two sets of slices for the weights of a hemisphere.
+pub(crate) const WEIGHTS: [[u8; 16]; 2] = [
+    [32, 33, 34, 35, 36, 37, 39, 40, 41, 42, 43, 29, 30, 31, 27, 26],
+    [8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 7],
+];
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// First address that weights do not take, per slice.
+    weights: BTreeMap<Slice, u16>,
+    /// Rows that were taken from the top, per slice.
+    top: BTreeMap<Slice, u16>,
+    /// Rows of values that are free again, in the order in which they became so.
+    values: BTreeMap<(Side, u8), VecDeque<u16>>,
+    turn: [usize; 3],
+    /// Slices that are full: how many rows were asked for beyond their end.
+    pub(crate) missing: u64,
+}
+
+impl Memory {
+    /// The address below what is taken from the top of all these slices.
+    fn from_top(&mut self, slices: &[Slice], rows: u16) -> u16 {
+        let taken = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
+        let bottom = slices.iter().map(|slice| self.weights.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
+        if u32::from(taken) + u32::from(rows) + u32::from(bottom) > u32::from(ROWS) {
+            self.missing += u64::from(rows);
+            return 0;
+        }
+        for slice in slices {
+            self.top.insert(*slice, taken + rows);
+        }
+        ROWS - taken - rows
+    }
+
+    fn quad(&mut self, (side, group): (Side, u8), rows: u16) -> Quad {
+        let slices = [0, 1, 2, 3].map(|i| Slice::new(side, 4 * group + i));
+        Quad { side, group, address: self.from_top(&slices, rows) }
+    }
+
+    /// A row for a value; `side` says where, if it matters. Rows that were used long ago are used again first.
+    pub(crate) fn value(&mut self, side: Option<Side>) -> Quad {
+        self.turn[0] += 1;
+        let groups: Vec<(Side, u8)> = VALUES.into_iter().filter(|(of, _)| side.is_none_or(|side| side == *of)).collect();
+        let group = groups[self.turn[0] % groups.len()];
+        let free = self.values.entry(group).or_default();
+        // A row that was freed just now is still in use in the schedule: to wait for it would cost time.
+        let reused = if free.len() > RESTING { free.pop_front() } else { None };
+        reused.map_or_else(|| self.quad(group, 1), |address| Quad { side: group.0, group: group.1, address })
+    }
+
+    /// The row's value is not needed any more.
+    pub(crate) fn release(&mut self, word: Word) {
+        let group = (word.quad.side, word.quad.group);
+        if VALUES.contains(&group) {
+            self.values.entry(group).or_default().push_back(word.quad.address);
+        }
+    }
+
+    /// Rows for constants or the cache.
+    pub(crate) fn constant(&mut self, rows: u16) -> Quad {
+        self.turn[1] += 1;
+        self.quad(CONSTANTS[self.turn[1] % CONSTANTS.len()], rows)
+    }
+
+    /// A row of bytes.
+    pub(crate) fn bytes(&mut self, side: Side) -> Place {
+        self.turn[2] += 1;
+        let slice = Slice::new(side, BYTES[self.turn[2] / 2 % BYTES.len()]);
+        Place { slice, address: self.from_top(&[slice], 1) }
+    }
+
+    /// Two rows of bytes of one position.
+    pub(crate) fn pair(&mut self, side: Side) -> [Place; 2] {
+        let slices = [30, 31].map(|number| Slice::new(side, number));
+        let address = self.from_top(&slices, 1);
+        slices.map(|slice| Place { slice, address })
+    }
+
+    /// Rows in all slices of a set of weights.
+    pub(crate) fn weights(&mut self, side: Side, set: usize, rows: u16) -> ([Slice; 16], u16) {
+        let slices = WEIGHTS[set].map(|number| Slice::new(side, number));
+        let first = slices.iter().map(|slice| self.weights.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
+        let top = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
+        if u32::from(first) + u32::from(rows) + u32::from(top) > u32::from(ROWS) {
+            self.missing += u64::from(rows) * 16;
+            return (slices, 0);
+        }
+        for slice in slices {
+            self.weights.insert(slice, first + rows);
+        }
+        (slices, first)
+    }
+
+    /// Rows in use, over all slices.
+    pub(crate) fn used(&self) -> u64 {
+        self.weights.values().chain(self.top.values()).map(|rows| u64::from(*rows)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_set_holds_a_slice_twice_or_one_of_the_systems() {
+        for side in Side::ALL {
+            let mut all: Vec<u8> = WEIGHTS.concat();
+            assert!(all.iter().all(|n| !Slice::new(side, *n).reserved()));
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 32);
+        }
+        for (side, group) in VALUES.iter().chain(&CONSTANTS) {
+            assert!((0..4).all(|i| !Slice::new(*side, 4 * group + i).reserved()), "{side:?} {group}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The scheduler: when and where everything happens.
+//!
+//! Nothing on the chip waits, so all instructions of one *macro-op* (a vector through the ALUs, a permutation, a tile of weights) stand at
+//! fixed distances from one another: an operand arrives exactly when it is used. A macro-op is therefore tried as a whole at one
+//! cycle after the other until every queue, stream and unit it needs is free. Macro-ops meet only in memory, where a value may wait; they
+//! are placed in program order, each as early as it fits, also before others that were placed earlier (list scheduling with
+//! backfilling). The result depends on the program alone.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`tables`] | what is taken when, and an attempt that can be taken back |
+//! | [`memory`] | rows for values, constants and weights |
+//! | [`vector`] | macro-ops of the VXM: an expression over vectors |
+//! | [`permute`] | macro-ops of the SXM |
+//! | [`tile`] | macro-ops of the MXM |
+//! | [`emit`] | queues as they go into the file |
+//!
+//! This module must not know models.
+
+pub(crate) mod emit;
+pub(crate) mod memory;
+pub(crate) mod permute;
+pub(crate) mod tables;
+pub(crate) mod tile;
+pub(crate) mod vector;
+
+use memory::Memory;
+use q35_tsp::program::{Data, Place, Quad};
+use q35_tsp::timing::Timing;
+use std::collections::BTreeMap;
+use tables::{Attempt, Tables};
+
+/// A vector of words in memory, and the first cycle whose reads see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) quad: Quad,
+    pub(crate) ready: i64,
+}
+
+/// A vector of bytes in memory, and the first cycle whose reads see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Byte {
+    pub(crate) place: Place,
+    pub(crate) ready: i64,
+}
+
+impl Word {
+    pub(crate) fn places(self) -> [Place; 4] {
+        [0, 1, 2, 3].map(|i| self.quad.byte(i))
+    }
+}
+
+/// A schedule in the making.
+pub(crate) struct Schedule {
+    pub(crate) timing: Timing,
+    pub(crate) tables: Tables,
+    pub(crate) memory: Memory,
+    pub(crate) data: Data,
+    /// The node that what is scheduled now is for.
+    pub(crate) node: u32,
+    constants: BTreeMap<Vec<(u32, u32)>, Word>,
+    maps: BTreeMap<(q35_tsp::geometry::Side, u32), [Place; 2]>,
+    pub(crate) accumulators: tile::Accumulators,
+}
+
+impl Schedule {
+    pub(crate) fn new(timing: Timing) -> Self {
+        let data = Data { timing: "tsp1".to_owned(), ..Data::default() };
+        Self {
+            timing,
+            tables: Tables::default(),
+            memory: Memory::default(),
+            data,
+            node: 0,
+            constants: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            accumulators: tile::Accumulators::new(timing),
+        }
+    }
+
+    /// Names the node of the model that follows.
+    pub(crate) fn begin(&mut self, node: &str) {
+        self.node = self.data.nodes.len() as u32;
+        self.data.nodes.push(node.to_owned());
+    }
+
+    /// Places a macro-op at the first cycle from `earliest` on at which it fits.
+    pub(crate) fn place<T>(&mut self, earliest: i64, mut fits: impl FnMut(&mut Attempt<'_>, i64) -> Option<T>) -> T {
+        let mut cycle = earliest.max(0);
+        loop {
+            let mut attempt = Attempt::new(&mut self.tables, self.timing, self.node);
+            if let Some(done) = fits(&mut attempt, cycle) {
+                attempt.commit();
+                return done;
+            }
+            attempt.take_back();
+            cycle += 1;
+            assert!(cycle < earliest + (1 << 24), "a macro-op that fits nowhere");
+        }
+    }
+}

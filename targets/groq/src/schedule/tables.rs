@@ -1,0 +1,299 @@
+//! What is taken when: queues by cycle, stream registers by position and cycle, units by interval.
+
+use super::{Byte, Word};
+use q35_tsp::geometry::{EDGE, Queue, STREAMS, Side, Slice, Stream};
+use q35_tsp::isa::Instr;
+use q35_tsp::program::{Issue, MacroOp, Origin, Place};
+use q35_tsp::timing::Timing;
+use std::collections::BTreeMap;
+
+const POSITIONS: usize = 2 * EDGE as usize + 1;
+
+/// A unit that is one macro-op's for some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hold {
+    /// The map of a permutor.
+    Permutor(Side),
+    /// The weight buffer of a plane.
+    Buffer(u8),
+    /// The array of a plane.
+    Array(u8),
+}
+
+/// Streams taken in a cycle, by direction and position, a bit each.
+type Registers = [[u32; POSITIONS]; 2];
+
+#[derive(Default)]
+pub(crate) struct Tables {
+    pub(crate) queues: BTreeMap<Queue, BTreeMap<i64, Issue>>,
+    registers: Vec<Registers>,
+    holds: BTreeMap<Hold, BTreeMap<i64, i64>>,
+    /// The last cycle in which a row was read or written.
+    touched: BTreeMap<(Slice, u16), i64>,
+    /// The macro-op that wrote a row last, in the order in which they were placed.
+    writers: BTreeMap<(Slice, u16), u32>,
+    /// What has been placed.
+    pub(crate) ops: Vec<MacroOp>,
+}
+
+impl Tables {
+    pub(crate) fn last_touch(&self, place: Place) -> i64 {
+        self.touched.get(&(place.slice, place.address)).copied().unwrap_or(-1)
+    }
+}
+
+enum Undo {
+    Issue(Queue, i64),
+    Registers { side: Side, position: i32, cycle: i64, mask: u32 },
+    Hold(Hold, i64),
+}
+
+/// Part of a macro-op, entered into the tables as it is tried.
+pub(crate) struct Attempt<'a> {
+    tables: &'a mut Tables,
+    pub(crate) timing: Timing,
+    node: u32,
+    log: Vec<Undo>,
+    touches: Vec<Touch>,
+}
+
+/// A use of a row, in a cycle.
+struct Touch {
+    place: Place,
+    cycle: i64,
+    kind: TouchKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TouchKind {
+    /// Of so many neighbouring slices, this one being the first.
+    Read(u8),
+    Write,
+    Other,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark(usize, usize);
+
+fn side_index(side: Side) -> usize {
+    usize::from(side == Side::West)
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(tables: &'a mut Tables, timing: Timing, node: u32) -> Self {
+        Self { tables, timing, node, log: Vec::new(), touches: Vec::new() }
+    }
+
+    /// Where the attempt stands.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.log.len(), self.touches.len())
+    }
+
+    /// Leaves the tables as they were before.
+    pub(crate) fn take_back(&mut self) {
+        self.rewind(Mark(0, 0));
+    }
+
+    /// Leaves the tables as they were at a mark.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.touches.truncate(mark.1);
+        for undo in self.log.drain(mark.0..).rev() {
+            match undo {
+                Undo::Issue(queue, cycle) => {
+                    self.tables.queues.get_mut(&queue).and_then(|queue| queue.remove(&cycle));
+                }
+                Undo::Registers { side, position, cycle, mask } => {
+                    self.tables.registers[cycle as usize][side_index(side)][(position + EDGE) as usize] &= !mask;
+                }
+                Undo::Hold(hold, from) => {
+                    self.tables.holds.get_mut(&hold).and_then(|holds| holds.remove(&from));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn is_free(&self, queue: Queue, cycle: i64) -> bool {
+        cycle >= 0 && self.tables.queues.get(&queue).is_none_or(|queue| !queue.contains_key(&cycle))
+    }
+
+    /// Dispatches an instruction.
+    pub(crate) fn issue(&mut self, queue: Queue, cycle: i64, instr: Instr) -> Option<()> {
+        if !self.is_free(queue, cycle) {
+            return None;
+        }
+        let op = self.tables.ops.len() as u32;
+        let issue = Issue { cycle: u32::try_from(cycle).ok()?, op, instr };
+        self.tables.queues.entry(queue).or_default().insert(cycle, issue);
+        self.log.push(Undo::Issue(queue, cycle));
+        Some(())
+    }
+
+    /// Takes a unit for the cycles `from..=to`.
+    pub(crate) fn hold(&mut self, hold: Hold, from: i64, to: i64) -> Option<()> {
+        let holds = self.tables.holds.entry(hold).or_default();
+        if holds.range(..=to).next_back().is_some_and(|(_, end)| *end >= from) {
+            return None;
+        }
+        holds.insert(from, to);
+        self.log.push(Undo::Hold(hold, from));
+        Some(())
+    }
+
+    /// Streams that are free all the way from `from`, where a vector stands in cycle `cycle`, to `until`, as bits.
+    fn free(&mut self, to: Side, from: i32, cycle: i64, until: i32) -> u32 {
+        let hops = i64::from((until - from).abs());
+        if cycle < 0 {
+            return 0;
+        }
+        if self.tables.registers.len() <= (cycle + hops) as usize {
+            self.tables.registers.resize((cycle + hops + 1024) as usize, [[0; POSITIONS]; 2]);
+        }
+        let taken = (0..=hops).fold(0, |taken, hop| {
+            let position = from + to.sign() * hop as i32 + EDGE;
+            taken | self.tables.registers[(cycle + hop) as usize][side_index(to)][position as usize]
+        });
+        !taken
+    }
+
+    fn take(&mut self, to: Side, from: i32, cycle: i64, until: i32, mask: u32) {
+        for hop in 0..=i64::from((until - from).abs()) {
+            let (position, cycle) = (from + to.sign() * hop as i32, cycle + hop);
+            self.tables.registers[cycle as usize][side_index(to)][(position + EDGE) as usize] |= mask;
+            self.log.push(Undo::Registers { side: to, position, cycle, mask });
+        }
+    }
+
+    /// Takes `width` streams for vectors that stand at `from` in cycle `cycle` and go on to `until`. Single bytes come from the top, so that
+    /// aligned groups stay free.
+    pub(crate) fn send(&mut self, width: u8, from: i32, cycle: i64, until: i32) -> Option<Stream> {
+        let to = if until >= from { Side::East } else { Side::West };
+        let free = self.free(to, from, cycle, until);
+        let group = u32::MAX >> (32 - u32::from(width));
+        let mut starts = (0..STREAMS).step_by(usize::from(width)).filter(|start| free >> start & group == group);
+        let first = if width <= 2 { starts.next_back() } else { starts.next() }?;
+        self.take(to, from, cycle, until, group << first);
+        Some(Stream::new(to, first))
+    }
+
+    /// Whether a single byte travels through a register in this cycle, on the upper half of the streams, where [`Attempt::send`] puts them.
+    pub(crate) fn carries_byte(&self, to: Side, position: i32, cycle: i64) -> bool {
+        let registers = usize::try_from(cycle).ok().and_then(|cycle| self.tables.registers.get(cycle));
+        let upper = registers.map_or(0, |registers| registers[side_index(to)][(position + EDGE) as usize] >> 16);
+        upper != 0 && upper != 0xffff
+    }
+
+    /// Takes one stream of a given number.
+    pub(crate) fn send_on(&mut self, stream: Stream, from: i32, cycle: i64, until: i32) -> Option<()> {
+        let free = self.free(stream.to, from, cycle, until);
+        (free >> stream.number & 1 == 1).then(|| self.take(stream.to, from, cycle, until, 1 << stream.number))
+    }
+
+    /// Reads vectors of one position so that they stand at `at` in cycle `cycle`, on neighbouring streams.
+    pub(crate) fn fetch(&mut self, places: &[Place], ready: i64, at: i32, cycle: i64) -> Option<Stream> {
+        let from = places[0].slice.position();
+        let start = cycle - i64::from((at - from).abs());
+        let read = start - self.timing.read;
+        if read < ready || !places.iter().all(|place| self.is_free(Queue::mem(place.slice), read)) {
+            return None;
+        }
+        let stream = self.send(places.len() as u8, from, start, at)?;
+        for (i, place) in (0u8..).zip(places) {
+            let instr = Instr::Read { address: place.address, out: stream.plus(i) };
+            self.issue(Queue::mem(place.slice), read, instr)?;
+            let kind = if i == 0 { TouchKind::Read(places.len() as u8) } else { TouchKind::Other };
+            self.touches.push(Touch { place: *place, cycle: read, kind });
+        }
+        Some(stream)
+    }
+
+    /// [`Attempt::fetch`] of a word.
+    pub(crate) fn fetch_word(&mut self, word: Word, at: i32, cycle: i64) -> Option<Stream> {
+        self.fetch(&word.places(), word.ready, at, cycle)
+    }
+
+    /// [`Attempt::fetch`] of a byte.
+    pub(crate) fn fetch_byte(&mut self, byte: Byte, at: i32, cycle: i64) -> Option<Stream> {
+        self.fetch(&[byte.place], byte.ready, at, cycle)
+    }
+
+    /// Sends vectors that stand at `from` in cycle `cycle` to memory. Gives their streams, and the first cycle whose reads see them.
+    pub(crate) fn store(&mut self, places: &[Place], from: i32, cycle: i64) -> Option<(Stream, i64)> {
+        let at = places[0].slice.position();
+        let write = cycle + i64::from((at - from).abs());
+        let fresh = |place: &Place| self.tables.last_touch(*place) < write && self.is_free(Queue::mem(place.slice), write);
+        if !places.iter().all(fresh) {
+            return None;
+        }
+        let stream = self.send(places.len() as u8, from, cycle, at)?;
+        for (i, place) in (0u8..).zip(places) {
+            self.issue(Queue::mem(place.slice), write, Instr::Write { address: place.address, input: stream.plus(i) })?;
+            self.touches.push(Touch { place: *place, cycle: write, kind: TouchKind::Write });
+        }
+        Some((stream, write + self.timing.write))
+    }
+
+    /// Remembers a use of a row that is not one of the above.
+    pub(crate) fn touch(&mut self, place: Place, cycle: i64) {
+        self.touches.push(Touch { place, cycle, kind: TouchKind::Other });
+    }
+
+    /// Says that a row is read which is not fetched.
+    pub(crate) fn claim(&mut self, place: Place) {
+        self.touches.push(Touch { place, cycle: 0, kind: TouchKind::Read(1) });
+    }
+
+    /// The macro-op is placed.
+    pub(crate) fn commit(mut self) {
+        let number = self.tables.ops.len() as u32;
+        let mut op = MacroOp { node: self.node, reads: Vec::new() };
+        for Touch { place, cycle, kind } in self.touches.drain(..) {
+            let row = (place.slice, place.address);
+            if let TouchKind::Read(count) = kind {
+                let writer = self.tables.writers.get(&row).copied();
+                op.reads.push(Origin { queue: Queue::mem(place.slice).number(), address: place.address, count, writer });
+            }
+            if kind == TouchKind::Write {
+                self.tables.writers.insert(row, number);
+            }
+            let last = self.tables.touched.entry(row).or_insert(cycle);
+            *last = (*last).max(cycle);
+        }
+        op.reads.sort_unstable();
+        op.reads.dedup();
+        self.tables.ops.push(op);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_leaves_no_trace_when_it_is_taken_back() {
+        let mut tables = Tables::default();
+        let timing = Timing::tsp1();
+        let place = Place { slice: Slice::new(Side::East, 0), address: 3 };
+        let run = |tables: &mut Tables, keep: bool| {
+            let mut attempt = Attempt::new(tables, timing, 0);
+            let stream = attempt.fetch(&[place], 0, 0, 20);
+            let hold = attempt.hold(Hold::Array(0), 5, 9);
+            if keep {
+                attempt.commit();
+            } else {
+                attempt.take_back();
+            }
+            (stream.map(|stream| stream.number), hold.is_some())
+        };
+        assert_eq!(run(&mut tables, false), (Some(31), true));
+        assert_eq!(run(&mut tables, true), (Some(31), true));
+        assert_eq!(run(&mut tables, false), (None, false), "the queue is taken");
+        assert_eq!(tables.last_touch(place), 18);
+        // Another slice of the same position gets the next stream, one that meets the first one's path does not get its number.
+        let mut attempt = Attempt::new(&mut tables, timing, 0);
+        assert_eq!(attempt.send(1, 1, 19, 0).unwrap().number, 30);
+        assert_eq!(attempt.send(1, 1, 20, 0).unwrap().number, 31);
+        assert!(attempt.send_on(Stream::new(Side::West, 31), 0, 20, -3).is_none());
+        assert!(attempt.send_on(Stream::new(Side::West, 31), -1, 21, -3).is_some());
+    }
+}

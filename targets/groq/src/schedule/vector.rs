@@ -1,0 +1,203 @@
+//! Macro-ops of the VXM: an expression over vectors, evaluated once.
+//!
+//! Every op takes the same number of cycles, so an op's *level* is its distance from the start. A result stands in its ALU's register for
+//! one cycle only: where it is needed later, it goes through ALUs that pass it on. A vector from memory is read so that it arrives when
+//! it is needed, once per level that needs it; two vectors that would have to leave one slice in the same cycle do not, the second
+//! one comes a level earlier and waits in an ALU.
+
+use super::{Byte, Schedule, Word};
+use q35_tsp::alu::AluOp;
+use q35_tsp::geometry::{ALUS, Queue, Side, Slice, linked};
+use q35_tsp::isa::{Instr, Sink, Source};
+use q35_tsp::program::Place;
+use std::collections::BTreeMap;
+
+/// Something to compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Arg {
+    /// A vector from memory.
+    Leaf(usize),
+    /// The result of an op.
+    Node(usize),
+    /// The same word in every lane.
+    Constant(u32),
+}
+
+/// An expression.
+#[derive(Default)]
+pub(crate) struct Expr {
+    leaves: Vec<Word>,
+    nodes: Vec<(AluOp, [Arg; 2])>,
+    words: Vec<usize>,
+    bytes: Vec<(usize, Side)>,
+}
+
+impl Expr {
+    pub(crate) fn word(&mut self, word: Word) -> Arg {
+        let at = self.leaves.iter().position(|leaf| leaf.quad == word.quad);
+        Arg::Leaf(at.unwrap_or_else(|| {
+            self.leaves.push(word);
+            self.leaves.len() - 1
+        }))
+    }
+
+    pub(crate) fn float(&self, value: f32) -> Arg {
+        Arg::Constant(value.to_bits())
+    }
+
+    pub(crate) fn op(&mut self, op: AluOp, a: Arg, b: Arg) -> Arg {
+        self.nodes.push((op, [a, b]));
+        Arg::Node(self.nodes.len() - 1)
+    }
+
+    pub(crate) fn unary(&mut self, op: AluOp, a: Arg) -> Arg {
+        self.op(op, a, Arg::Constant(0))
+    }
+
+    fn node(&mut self, arg: Arg) -> usize {
+        match arg {
+            Arg::Node(at) => at,
+            other => match self.unary(AluOp::Pass, other) {
+                Arg::Node(at) => at,
+                _ => unreachable!("an op is a node"),
+            },
+        }
+    }
+
+    /// The value is a result, to be kept as words.
+    pub(crate) fn keep(&mut self, arg: Arg) {
+        let node = self.node(arg);
+        self.words.push(node);
+    }
+
+    /// The value is a result, of which the lowest byte is kept in a hemisphere.
+    pub(crate) fn keep_byte(&mut self, arg: Arg, side: Side) {
+        let node = self.node(arg);
+        self.bytes.push((node, side));
+    }
+}
+
+/// An op at its level.
+#[derive(Clone, Copy)]
+struct Step {
+    op: AluOp,
+    level: i64,
+    args: [Arg; 2],
+}
+
+/// An expression with levels, and with the ops that only pass on.
+struct Plan {
+    steps: Vec<Step>,
+    /// The step of each node.
+    of: Vec<usize>,
+}
+
+impl Plan {
+    fn new(expr: &Expr) -> Self {
+        let mut plan = Self { steps: Vec::new(), of: Vec::new() };
+        let mut levels: Vec<i64> = Vec::new();
+        for (_, args) in &expr.nodes {
+            let after = |arg: &Arg| if let Arg::Node(at) = arg { levels[*at] + 1 } else { 0 };
+            levels.push(args.iter().map(after).max().unwrap_or(0));
+        }
+        let mut passes: BTreeMap<(Arg, i64), usize> = BTreeMap::new();
+        let mut reads: BTreeMap<(i64, Slice), usize> = BTreeMap::new();
+        for (at, (op, args)) in expr.nodes.iter().enumerate() {
+            let level = levels[at];
+            let mut resolved = *args;
+            for arg in resolved.iter_mut().take(op.arity()) {
+                let from = match *arg {
+                    Arg::Constant(_) => continue,
+                    // The value's step stands one level below its first user at least.
+                    Arg::Node(node) => levels[node],
+                    Arg::Leaf(leaf) => {
+                        let slices = expr.leaves[leaf].places().map(|place| place.slice);
+                        let clash = |level: i64| slices.iter().any(|s| reads.get(&(level, *s)).is_some_and(|l| *l != leaf));
+                        let mut read = level;
+                        while clash(read) {
+                            read -= 1;
+                        }
+                        reads.extend(slices.iter().map(|slice| ((read, *slice), leaf)));
+                        read - 1
+                    }
+                };
+                let mut value = match *arg {
+                    Arg::Node(node) => Arg::Node(plan.of[node]),
+                    other => other,
+                };
+                for level in from + 1..level {
+                    value = Arg::Node(*passes.entry((*arg, level)).or_insert_with(|| {
+                        plan.steps.push(Step { op: AluOp::Pass, level, args: [value, Arg::Constant(0)] });
+                        plan.steps.len() - 1
+                    }));
+                }
+                *arg = value;
+            }
+            plan.steps.push(Step { op: *op, level, args: resolved });
+            plan.of.push(plan.steps.len() - 1);
+        }
+        let first = plan.steps.iter().map(|step| step.level).min().unwrap_or(0);
+        plan.steps.iter_mut().for_each(|step| step.level -= first);
+        plan
+    }
+}
+
+impl Schedule {
+    /// Evaluates an expression. Gives the results that it keeps: words, then bytes.
+    pub(crate) fn eval(&mut self, expr: &Expr) -> (Vec<Word>, Vec<Byte>) {
+        let plan = Plan::new(expr);
+        let quads: Vec<_> = expr.words.iter().map(|_| self.memory.value(None)).collect();
+        let places: Vec<Place> = expr.bytes.iter().map(|(_, side)| self.memory.bytes(*side)).collect();
+        let earliest = expr.leaves.iter().map(|leaf| leaf.ready).max().unwrap_or(0);
+        self.place(earliest, |attempt, cycle| {
+            let (mut words, mut bytes) = (Vec::new(), Vec::new());
+            let mut alus: Vec<u8> = Vec::new();
+            let mut streams: BTreeMap<(usize, i64), Source> = BTreeMap::new();
+            for (at, step) in plan.steps.iter().enumerate() {
+                let now = cycle + attempt.timing.op * step.level;
+                let mut sources = [Source::Constant(0); 2];
+                for (source, arg) in sources.iter_mut().zip(step.args).take(step.op.arity()) {
+                    *source = match arg {
+                        Arg::Constant(bits) => Source::Constant(bits),
+                        Arg::Node(step) => Source::Alu(alus[step]),
+                        Arg::Leaf(leaf) => match streams.get(&(leaf, step.level)) {
+                            Some(source) => *source,
+                            None => {
+                                let arrive = now - attempt.timing.enter;
+                                let source = attempt.fetch_word(expr.leaves[leaf], 0, arrive).map(Source::Word)?;
+                                streams.insert((leaf, step.level), source);
+                                source
+                            }
+                        },
+                    };
+                }
+                let reaches = |alu: u8| sources.iter().all(|s| !matches!(s, Source::Alu(from) if !linked(*from, alu)));
+                let alu = (0..ALUS).find(|alu| reaches(*alu) && attempt.is_free(Queue::alu(*alu), now))?;
+                alus.push(alu);
+                let mut out = Sink::Nothing;
+                for (kept, quad) in expr.words.iter().zip(&quads).filter(|(kept, _)| plan.of[**kept] == at) {
+                    let word = Word { quad: *quad, ready: 0 };
+                    let (stream, ready) = attempt.store(&word.places(), 0, now + attempt.timing.op)?;
+                    out = Sink::Word(stream);
+                    words.push((*kept, Word { ready, ..word }));
+                }
+                for (_, place) in expr.bytes.iter().zip(&places).filter(|((kept, _), _)| plan.of[*kept] == at) {
+                    let (stream, ready) = attempt.store(&[*place], 0, now + attempt.timing.op)?;
+                    out = Sink::Byte(stream);
+                    bytes.push((*place, Byte { place: *place, ready }));
+                }
+                let [a, b] = sources;
+                attempt.issue(Queue::alu(alu), now, Instr::Compute { op: step.op, a, b, out })?;
+            }
+            let order = |quad: &q35_tsp::program::Quad| words.iter().find(|(_, word)| word.quad == *quad).map(|(_, w)| *w);
+            let words = quads.iter().map(order).collect::<Option<Vec<_>>>();
+            let order = |place: &Place| bytes.iter().find(|(p, _)| p == place).map(|(_, byte)| *byte);
+            Some((words?, places.iter().map(order).collect::<Option<Vec<_>>>()?))
+        })
+    }
+
+    /// Evaluates an expression that keeps one word.
+    pub(crate) fn word(&mut self, expr: &Expr) -> Word {
+        self.eval(expr).0[0]
+    }
+}

@@ -1,0 +1,53 @@
+//! Whole decode steps: the simulator, from the emitted bytes, against the interpreter.
+
+#![allow(unreachable_pub)]
+
+mod support;
+
+use q35_dialects::interp::{Session, StepInput};
+use q35_dialects::q35::RopeStyle;
+use q35_tsp::timing::Timing;
+use q35_tsp_sim::{Chip, host};
+use support::Toy;
+use support::llama::{SMALL, Shape, compile, llama};
+
+/// Integers are exact; floats differ by a few units in the last place, unless a rounding to 8 bits falls between the two.
+const TOLERANCE: f32 = 1e-5;
+
+/// Decodes tokens and compares logits with the interpreter's, relative to the largest.
+fn compare(toy: &Toy, context: u64, tokens: &[u32], tolerance: f32) {
+    let program = compile(toy, context);
+    let mut chip = Chip::new(&program, Timing::tsp1()).unwrap();
+    host::load(&mut chip, &program.data, toy).unwrap();
+    let mut session = Session::new(&toy.graph, &toy.values);
+    let vocab = toy.values.get(&"head".into()).unwrap().shape().0;
+    for (entry, token) in (0u32..).zip(tokens) {
+        let step = host::Step { token: *token, position: entry, entry };
+        host::feed(&mut chip, &program.data, toy, step).unwrap();
+        chip.run().unwrap_or_else(|fault| panic!("{fault}"));
+        let mut logits = vec![f32::NAN; vocab];
+        host::logits(&chip, &program.data, &mut logits).unwrap();
+        let expected = session.step(&StepInput::sequence(&[*token], entry)).unwrap().data;
+        let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let error = expected.iter().zip(&logits).map(|(a, b)| (a - b).abs() / largest).fold(0f32, f32::max);
+        assert!(error <= tolerance, "token {entry}: error {error} of {largest}\n{logits:?}\n{expected:?}");
+    }
+}
+
+#[test]
+fn a_small_llama_decodes_as_the_interpreter_says() {
+    compare(&llama(SMALL, 1), 11, &[3, 69, 0, 12, 12, 40], TOLERANCE);
+}
+
+#[test]
+fn heads_of_one_group_norms_of_heads_and_turned_neighbours() {
+    let shape = Shape { heads: 2, style: RopeStyle::Interleaved, head_norm: true, layers: 1, ..SMALL };
+    compare(&llama(shape, 2), 16, &[1, 2, 3], TOLERANCE);
+}
+
+/// More than one chunk of 512 columns everywhere, rotations over several vectors, a cache of several blocks.
+#[test]
+fn wide_layers() {
+    let shape = Shape { hidden: 1024, heads: 10, kv_heads: 5, dim: 64, ffn: 1536, layers: 1, vocab: 600, ..SMALL };
+    compare(&llama(shape, 3), 40, &[500, 2], TOLERANCE);
+}

@@ -1,0 +1,148 @@
+//! The checker: sound programs pass, and single edits of a sound program do not. An edit that passes must be harmless: the simulator finds
+//! the same logits.
+
+#![allow(unreachable_pub)]
+
+mod support;
+
+use q35_groq_check::check;
+use q35_tsp::geometry::{STREAMS, Stream};
+use q35_tsp::isa::{Instr, Sink, Source};
+use q35_tsp::program::{Issue, Program};
+use q35_tsp::timing::Timing;
+use q35_tsp_sim::{Chip, host};
+use std::collections::BTreeMap;
+use support::llama::{SMALL, Shape, compile, llama};
+use support::{Random, Toy};
+
+#[test]
+fn programs_are_sound() {
+    for (shape, context) in
+        [(SMALL, 11), (Shape { hidden: 256, heads: 8, dim: 32, ffn: 640, layers: 1, vocab: 300, ..SMALL }, 33)]
+    {
+        let found = check(&compile(&llama(shape, 1), context), &Timing::tsp1());
+        assert!(found.is_empty(), "{} violations, first: {}", found.len(), found[0]);
+    }
+}
+
+/// Another stream: of the same group, or of the other direction.
+fn other(stream: Stream, random: &mut Random) -> Stream {
+    match random.below(5) {
+        0 => Stream { to: stream.to.other(), ..stream },
+        n => Stream { number: (stream.number + [1, 4, 16, 31][n as usize - 1]) % STREAMS, ..stream },
+    }
+}
+
+/// An edit of one instruction's streams, address or accumulator, if it has any.
+fn edit(instr: Instr, random: &mut Random) -> Option<Instr> {
+    let moved = |address: u16, random: &mut Random| match random.below(3) {
+        0 => address ^ 4096,
+        1 => address.wrapping_add(1) % 8192,
+        _ => address.wrapping_sub(1) % 8192,
+    };
+    let source = |source: Source, random: &mut Random| match source {
+        Source::Word(stream) => Some(Source::Word(other(stream, random))),
+        Source::Byte(stream) => Some(Source::Byte(other(stream, random))),
+        Source::Alu(alu) => Some(Source::Alu((alu + 1 + random.below(15) as u8) % 16)),
+        Source::Constant(_) => None,
+    };
+    Some(match instr {
+        Instr::Read { address, out } if random.below(2) == 0 => Instr::Read { address, out: other(out, random) },
+        Instr::Read { address, out } => Instr::Read { address: moved(address, random), out },
+        Instr::Write { address, input } if random.below(2) == 0 => Instr::Write { address, input: other(input, random) },
+        Instr::Write { address, input } => Instr::Write { address: moved(address, random), input },
+        Instr::Scatter { base, limit, map, input } => match random.below(3) {
+            0 => Instr::Scatter { base: moved(base, random), limit, map, input },
+            1 => Instr::Scatter { base, limit, map: other(map, random), input },
+            _ => Instr::Scatter { base, limit, map, input: other(input, random) },
+        },
+        Instr::SetMap { map } => Instr::SetMap { map: other(map, random) },
+        Instr::Permute { input, out } if random.below(2) == 0 => Instr::Permute { input, out: other(out, random) },
+        Instr::Permute { input, out } => Instr::Permute { input: other(input, random), out },
+        Instr::Load { input } => Instr::Load { input: other(input, random) },
+        Instr::Multiply { input, accumulator, add } => match random.below(3) {
+            0 => Instr::Multiply { input: other(input, random), accumulator, add },
+            1 => Instr::Multiply { input, accumulator: (accumulator + 1) % 64, add },
+            _ => Instr::Multiply { input, accumulator, add: 1 - add },
+        },
+        Instr::Emit { accumulator, out } if random.below(2) == 0 => Instr::Emit { accumulator, out: other(out, random) },
+        Instr::Emit { accumulator, out } => Instr::Emit { accumulator: (accumulator + 1) % 64, out },
+        Instr::Compute { op, a, b, out } => match random.below(3) {
+            0 => Instr::Compute { op, a: source(a, random)?, b, out },
+            1 if op.arity() == 2 => Instr::Compute { op, a, b: source(b, random)?, out },
+            _ => match out {
+                Sink::Word(stream) => Instr::Compute { op, a, b, out: Sink::Word(other(stream, random)) },
+                Sink::Byte(stream) => Instr::Compute { op, a, b, out: Sink::Byte(other(stream, random)) },
+                Sink::Nothing => return None,
+            },
+        },
+        Instr::Repeat { count, interval, step } => match random.below(3) {
+            0 => Instr::Repeat { count: count + 1, interval, step },
+            1 => Instr::Repeat { count: count - 1, interval, step },
+            _ => Instr::Repeat { count, interval, step: step.wrapping_add(1) },
+        },
+        _ => return None,
+    })
+}
+
+/// The program with one edit, and what it was.
+fn mutate(program: &Program, random: &mut Random) -> Option<(Program, String)> {
+    let at = random.below(program.queues.len() as u64) as usize;
+    let (queue, issues) = program.queues.iter().nth(at)?;
+    let at = random.below(issues.len() as u64) as usize;
+    let Issue { cycle, instr, .. } = issues[at];
+    let mut edited = issues.clone();
+    let what = match random.below(4) {
+        0 => {
+            edited.remove(at);
+            "dropped".to_owned()
+        }
+        1 | 2 => {
+            edited[at].cycle = if random.below(2) == 0 { cycle + 1 } else { cycle.checked_sub(1)? };
+            format!("moved to cycle {}", edited[at].cycle)
+        }
+        _ => {
+            edited[at].instr = edit(instr, random)?;
+            format!("is now {}", edited[at].instr)
+        }
+    };
+    let what = format!("cycle {cycle}, {queue}: {instr} {what}");
+    let mut mutant = program.clone();
+    mutant.queues.insert(*queue, edited);
+    Some((mutant, what))
+}
+
+fn logits(program: &Program, toy: &Toy) -> Result<Vec<f32>, String> {
+    let mut chip = Chip::new(program, Timing::tsp1())?;
+    host::load(&mut chip, &program.data, toy)?;
+    let mut all = Vec::new();
+    for (entry, token) in [5, 1, 9].into_iter().enumerate() {
+        let entry = entry as u32;
+        host::feed(&mut chip, &program.data, toy, host::Step { token, position: entry, entry })?;
+        chip.run().map_err(|fault| fault.to_string())?;
+        let mut row = vec![0.0; 70];
+        host::logits(&chip, &program.data, &mut row)?;
+        all.extend(row);
+    }
+    Ok(all)
+}
+
+#[test]
+fn every_single_edit_is_caught_or_harmless() {
+    let toy = llama(Shape { layers: 1, ..SMALL }, 4);
+    let program = compile(&toy, 11);
+    let expected = logits(&program, &toy).unwrap();
+    let count = if std::env::var_os("Q35_FULL").is_some() { 20_000 } else { 1_000 };
+    let (mut random, mut caught, mut harmless, mut escaped) = (Random::new(11), BTreeMap::new(), 0, Vec::new());
+    while caught.values().sum::<usize>() + harmless + escaped.len() < count {
+        let Some((mutant, what)) = mutate(&program, &mut random).filter(|(mutant, _)| *mutant != program) else { continue };
+        match check(&mutant, &Timing::tsp1()).first() {
+            Some(violation) => *caught.entry(violation.rule).or_insert(0) += 1,
+            None if logits(&mutant, &toy).as_ref() == Ok(&expected) => harmless += 1,
+            None => escaped.push(what),
+        }
+    }
+    let total: usize = caught.values().sum();
+    println!("{count} edits: {total} caught {caught:?}, {harmless} harmless, {} escaped", escaped.len());
+    assert!(escaped.is_empty(), "{}", escaped.join("\n"));
+}

@@ -1,0 +1,104 @@
+//! A small LLaMA, and its program.
+
+use super::{Random, Toy};
+use q35_dialects::q35::*;
+use q35_format::Codec;
+use q35_graph::{Silent, Value};
+use q35_target::{Request, Target};
+use q35_target_groq::{Groq, PROGRAM};
+use q35_tsp::binary;
+use q35_tsp::program::Program;
+
+/// Shape of a small LLaMA.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub hidden: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
+    pub ffn: usize,
+    pub layers: u32,
+    pub vocab: usize,
+    pub style: RopeStyle,
+    pub head_norm: bool,
+}
+
+pub const SMALL: Shape = Shape {
+    hidden: 64,
+    heads: 4,
+    kv_heads: 2,
+    dim: 16,
+    ffn: 96,
+    layers: 2,
+    vocab: 70,
+    style: RopeStyle::Halves,
+    head_norm: false,
+};
+
+pub fn llama(shape: Shape, seed: u64) -> Toy {
+    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm } = shape;
+    let (mut toy, mut random) = (Toy::default(), Random::new(seed));
+    let table = toy.matrix("embed", vocab, hidden, Codec::Q8, &mut random);
+    let inv_freq = toy.vector("inv_freq", (0..dim / 2).map(|i| 100f32.powf(-2.0 * i as f32 / dim as f32)).collect());
+    let tokens = toy.add(Tokens {}, &[]);
+    let positions = toy.add(Positions {}, &[]);
+    let rotary = toy.add(Rotary { inv_freq, scale: 1.0 }, &[positions]);
+    let mut x = toy.add(Embed { table }, &[tokens]);
+    let linear = |toy: &mut Toy, random: &mut Random, name: String, x: Value, rows: usize, cols: usize, bias: bool| {
+        let weight = toy.matrix(&name, rows, cols, Codec::Split, random);
+        let bias = bias.then(|| toy.vector(&format!("{name}.bias"), (0..rows).map(|_| random.float()).collect()));
+        toy.add(Linear { weight, bias }, &[x])
+    };
+    for layer in 0..layers {
+        let norm = |toy: &mut Toy, random: &mut Random, name: &str, x: Value, group: usize| {
+            let weight = toy.vector(name, (0..group).map(|_| 1.0 + 0.1 * random.float()).collect());
+            toy.add(RmsNorm { weight: Some(weight), eps: 1e-5, group: group as u64 }, &[x])
+        };
+        let y = norm(&mut toy, &mut random, &format!("{layer}.norm1"), x, hidden);
+        let y = toy.add(Hadamard { block: hidden as u64, seed: 7, inverse: false }, &[y]);
+        let y = toy.add(Quantize {}, &[y]);
+        let mut q = linear(&mut toy, &mut random, format!("{layer}.q"), y, heads * dim, hidden, true);
+        let mut k = linear(&mut toy, &mut random, format!("{layer}.k"), y, kv_heads * dim, hidden, false);
+        let v = linear(&mut toy, &mut random, format!("{layer}.v"), y, kv_heads * dim, hidden, false);
+        if head_norm {
+            q = norm(&mut toy, &mut random, &format!("{layer}.qn"), q, dim);
+            k = norm(&mut toy, &mut random, &format!("{layer}.kn"), k, dim);
+        }
+        let q = toy.add(Rope { head_dim: dim as u64, style }, &[q, rotary]);
+        let k = toy.add(Rope { head_dim: dim as u64, style }, &[k, rotary]);
+        let cache = toy.add(Append { layer, kv_heads: kv_heads as u64 }, &[k, v]);
+        let scale = 1.0 / (dim as f32).sqrt();
+        let attention = Attention { heads: heads as u64, scale, window: None, softcap: None, sinks: None };
+        let y = toy.add(attention, &[q, cache]);
+        let y = toy.add(Quantize {}, &[y]);
+        let y = linear(&mut toy, &mut random, format!("{layer}.o"), y, hidden, heads * dim, false);
+        x = toy.add(Add {}, &[x, y]);
+        let y = norm(&mut toy, &mut random, &format!("{layer}.norm2"), x, hidden);
+        let y = toy.add(Quantize {}, &[y]);
+        let gate = linear(&mut toy, &mut random, format!("{layer}.gate"), y, ffn, hidden, false);
+        let up = linear(&mut toy, &mut random, format!("{layer}.up"), y, ffn, hidden, false);
+        let y = toy.add(Glu::plain(Activation::Silu), &[gate, up]);
+        let block = 1u64 << ffn.trailing_zeros();
+        let y = toy.add(Hadamard { block, seed: 3, inverse: false }, &[y]);
+        let y = toy.add(Quantize {}, &[y]);
+        let y = linear(&mut toy, &mut random, format!("{layer}.down"), y, hidden, ffn, false);
+        x = toy.add(Add {}, &[x, y]);
+    }
+    let y = toy.add(Select {}, &[x]);
+    let y = toy.add(RmsNorm { weight: None, eps: 1e-5, group: hidden as u64 }, &[y]);
+    let y = toy.add(Quantize {}, &[y]);
+    let weight = toy.matrix("head", vocab, hidden, Codec::Q8, &mut random);
+    let y = toy.add(Linear { weight, bias: None }, &[y]);
+    toy.graph.outputs.push(("logits".to_owned(), y));
+    toy
+}
+
+pub fn compile(toy: &Toy, context: u64) -> Program {
+    let request = Request { graph: &toy.graph, params: &toy.params, prefix: "", context };
+    Groq.check(&request).unwrap();
+    let lowered = Groq.lower(&request, &mut Silent).unwrap();
+    let program = binary::read(&lowered.files[PROGRAM]).unwrap();
+    let listing = String::from_utf8(lowered.files["groq/program.asm"].clone()).unwrap();
+    assert_eq!(q35_tsp::text::parse(&listing).unwrap(), program, "both forms say the same");
+    program
+}
