@@ -1,5 +1,6 @@
 //! What a bundle needs of the machine that runs it.
 
+use crate::WseDevice;
 use serde::{Deserialize, Serialize};
 
 /// One feature level of a CPU bundle: every kernel exists once per level.
@@ -25,11 +26,13 @@ pub struct CpuDevice {
 }
 
 /// The device a bundle was compiled for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Device {
     /// A CPU.
     Cpu(CpuDevice),
+    /// A wafer; what runs it is a model of the chip.
+    Wse(WseDevice),
 }
 
 impl Device {
@@ -37,6 +40,7 @@ impl Device {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Cpu(_) => "cpu",
+            Self::Wse(_) => "wse",
         }
     }
 }
