@@ -3,11 +3,12 @@
 use q35_diag::{Code, Diagnostic, Result};
 use q35_target::Target;
 
-/// Every target of this build, in the order of listings. Without LLVM there is none.
+/// Every target of this build, in the order of listings. Without LLVM there is no target for this machine.
 pub fn all() -> Vec<Box<dyn Target>> {
     vec![
         #[cfg(feature = "mlir")]
         Box::new(q35_target_cpu::Cpu),
+        Box::new(q35_target_wse::Wse),
     ]
 }
 

@@ -90,6 +90,7 @@ pub struct Attention {
 }
 
 /// A step of a PE's program.
+#[allow(missing_docs, reason = "each variant says what its fields are")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
     /// A line about what follows.
@@ -137,10 +138,6 @@ pub struct Kernel {
     pub largest: [u64; 2],
     /// The work.
     pub calls: Vec<Call>,
-    /// Whether the stream enters from the region above, or from the host.
-    pub first: bool,
-    /// Whether the stream goes on.
-    pub last: bool,
 }
 
 impl Kernel {
@@ -148,7 +145,9 @@ impl Kernel {
     pub fn data_words(&self) -> u64 {
         let buffers: u64 = self.buffers.iter().map(|buffer| 2 * buffer.len).sum();
         let arenas: u64 = Arena::ALL.iter().map(|arena| arena.words() * self.arenas[*arena as usize].max(1)).sum();
-        let attention = |a: &Attention| 2 * a.heads * a.entries + a.heads * a.dim + a.entries + 2 * a.heads + 2 * (a.heads * a.dim + a.heads);
+        let attention = |a: &Attention| {
+            2 * a.heads * a.entries + a.heads * a.dim + a.entries + 2 * a.heads + 2 * (a.heads * a.dim + a.heads)
+        };
         // Per output of a product: code, upper, value, factor.
         buffers + arenas + self.attentions.iter().map(attention).sum::<u64>() + 5 * self.largest[0] + self.largest[1] + 16
     }

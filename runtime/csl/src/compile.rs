@@ -113,6 +113,12 @@ impl Compiler<'_> {
     }
 
     fn ty(&mut self, expr: &Expr) -> Result<Type> {
+        // Names of types need no evaluation, which itself has a type.
+        if let Expr::Name(name) = expr
+            && let Some(Value::Type(ty)) = word(name)
+        {
+            return Ok(ty);
+        }
         match self.names.evaluate(self.module, expr, self.line)? {
             Value::Type(ty) => Ok(ty),
             other => Err(Fault::new(format!("{} is no type", other.kind()))),

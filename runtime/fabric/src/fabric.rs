@@ -151,6 +151,37 @@ impl Fabric {
         Ok(())
     }
 
+    /// Copies words to the start of an array of a PE, whatever its elements are.
+    pub fn write_array(&mut self, (x, y): (usize, usize), name: &str, data: &[u16]) -> Result<(), Error> {
+        let pe = y * self.layout.width + x;
+        let symbol =
+            self.layout.images.get(self.pes.get(pe).map_or(usize::MAX, |pe| pe.image)).and_then(|i| i.symbols.get(name));
+        let symbol = *symbol.ok_or_else(|| Error {
+            pe: Some((x, y)),
+            cycle: self.cycle,
+            what: format!("there is no array '{name}'"),
+        })?;
+        if symbol.len * symbol.elem.words() < data.len() {
+            return Err(self.error(pe, format!("'{name}' holds fewer than {} words", data.len())));
+        }
+        self.pes[pe].memory[symbol.base..symbol.base + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    /// A word of an array of 16-bit elements; 0 where there is none.
+    pub fn word(&self, (x, y): (usize, usize), name: &str, at: usize) -> u16 {
+        let pe = y * self.layout.width + x;
+        self.symbol(pe, name, at + 1, Elem::U16).map_or(0, |symbol| self.pes[pe].memory[symbol.base + at])
+    }
+
+    /// Sets a word of an array of 16-bit elements, where there is one.
+    pub fn set_word(&mut self, (x, y): (usize, usize), name: &str, at: usize, word: u16) {
+        let pe = y * self.layout.width + x;
+        if let Ok(symbol) = self.symbol(pe, name, at + 1, Elem::U16) {
+            self.pes[pe].memory[symbol.base + at] = word;
+        }
+    }
+
     /// Copies numbers to the start of an array of a PE.
     pub fn write(&mut self, (x, y): (usize, usize), name: &str, data: &[f32]) -> Result<(), Error> {
         let pe = y * self.layout.width + x;

@@ -6,6 +6,7 @@
 mod cpu;
 mod executor;
 mod machine;
+mod wafer;
 
 pub use executor::Executor;
 pub use machine::{Block, Machine, Operand, Weight};
@@ -75,5 +76,6 @@ pub fn open(bundle: &Arc<Bundle>, options: &Options) -> Result<Box<dyn Device>> 
             let machine = cpu::Cpu::new(bundle.clone(), device, options)?;
             Ok(Box::new(Executor::new(machine, bundle, options)?))
         }
+        q35_bundle::Device::Wse(device) => Ok(Box::new(wafer::Wafer::new(bundle, device, options)?)),
     }
 }
