@@ -7,7 +7,7 @@ use crate::value::{Elem, Type, Value};
 use crate::vm::{Code, Machine, State, Stop};
 use crate::{Fault, Result};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Words of 16 bits in a PE's memory: 48 KiB.
 pub const MEMORY_WORDS: usize = 24 * 1024;
@@ -26,7 +26,7 @@ pub struct Symbol {
 /// A program that is ready to run on a PE.
 #[derive(Debug, Default)]
 pub struct Image {
-    pub(crate) code: Vec<Rc<Code>>,
+    pub(crate) code: Vec<Arc<Code>>,
     /// Words of memory that variables take, in front; all start as zeros unless `initial` says otherwise.
     pub data_words: usize,
     /// Numbers that variables start with: word, type, value.
@@ -81,7 +81,7 @@ impl<'a> Builder<'a> {
         Self { sources, image: Image::default(), modules: Vec::new() }
     }
 
-    fn syntax(&self, file: &str) -> Result<Rc<File>> {
+    fn syntax(&self, file: &str) -> Result<Arc<File>> {
         self.sources.get(file).cloned().ok_or_else(|| Fault::new(format!("there is no file '{file}'")))
     }
 
@@ -117,7 +117,7 @@ impl<'a> Builder<'a> {
                     locals: 0,
                     ins: Vec::new(),
                 };
-                self.image.code.push(Rc::new(stub));
+                self.image.code.push(Arc::new(stub));
                 self.bind(module, &function.name, Binding::Const(Value::Function(index))).map_err(|f| f.at(file, item.line))?;
                 functions.push((index, function, item.line));
             }
@@ -128,7 +128,7 @@ impl<'a> Builder<'a> {
         for (index, function, line) in functions {
             self.image.code_lines += count(&function.body);
             let code = compile::function(self, module, file, function, line)?;
-            self.image.code[index] = Rc::new(code);
+            self.image.code[index] = Arc::new(code);
         }
         Ok(module)
     }
@@ -237,7 +237,7 @@ impl<'a> Builder<'a> {
     fn execute(&mut self, code: Code, see: &mut dyn FnMut(&mut Self, &'static str, Vec<Value>) -> Result<()>) -> Result<Value> {
         let mut machine = Machine::default();
         let index = self.image.code.len();
-        self.image.code.push(Rc::new(code));
+        self.image.code.push(Arc::new(code));
         let code = self.image.code.clone();
         let mut globals = self.image.globals.clone();
         let (mut memory, at) = (Vec::new(), (-1, -1));

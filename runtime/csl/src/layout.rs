@@ -5,14 +5,14 @@ use crate::image::{Builder, Image};
 use crate::value::{Type, Value};
 use crate::{Fault, Result, parser};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Parsed files by name.
-pub type Sources = BTreeMap<String, Rc<File>>;
+pub type Sources = BTreeMap<String, Arc<File>>;
 
 /// Parses files.
 pub fn parse(files: &BTreeMap<String, String>) -> Result<Sources> {
-    files.iter().map(|(name, text)| Ok((name.clone(), Rc::new(parser::parse(name, text)?)))).collect()
+    files.iter().map(|(name, text)| Ok((name.clone(), Arc::new(parser::parse(name, text)?)))).collect()
 }
 
 /// Directions, as bits of [`Config`] and indices of neighbours.
@@ -113,7 +113,7 @@ impl Layout {
                 let pe = self.pe(x, y)?;
                 let Value::Struct(fields) = params else { return Err(Fault::new("tile code takes a struct of parameters")) };
                 // The host's streams make no difference to the program.
-                let distinct: Rc<[(String, Value)]> = fields.iter().filter(|(n, _)| n != "memcpy_params").cloned().collect();
+                let distinct: Arc<[(String, Value)]> = fields.iter().filter(|(n, _)| n != "memcpy_params").cloned().collect();
                 let key = (file.to_string(), Value::Struct(distinct));
                 let known = programs.iter().position(|program| *program == key);
                 let image = match known {

@@ -2,7 +2,7 @@
 
 use crate::{Fault, Result};
 use half::f16;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Element types of memory: 16 or 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +238,7 @@ pub enum Value {
     /// `f32`
     F32(f32),
     /// A string.
-    Text(Rc<str>),
+    Text(Arc<str>),
     /// A type.
     Type(Type),
     /// `NORTH`, `SOUTH`, `EAST`, `WEST`, `RAMP`
@@ -263,9 +263,9 @@ pub enum Value {
     /// A DSD.
     Dsd(Dsd),
     /// Fields by name.
-    Struct(Rc<[(String, Value)]>),
+    Struct(Arc<[(String, Value)]>),
     /// Elements.
-    List(Rc<[Value]>),
+    List(Arc<[Value]>),
     /// An imported module.
     Module(usize),
     /// A module that comes with the SDK.

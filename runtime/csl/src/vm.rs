@@ -7,7 +7,7 @@ use crate::builtins::{Builtin, Kind};
 use crate::compile::value_builtin;
 use crate::value::{Elem, Native, Type, Value, binary, unary};
 use crate::{Fault, Result};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// An instruction.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub(crate) enum Ins {
     Native(Native, usize),
     Builtin(&'static Builtin, usize),
     Vector(usize, usize),
-    Field(Rc<str>),
-    Struct(Rc<[String]>),
+    Field(Arc<str>),
+    Struct(Arc<[String]>),
     List(usize),
     Pop,
     Return,
@@ -69,7 +69,7 @@ pub enum Stop {
 
 /// What code runs on.
 pub struct State<'a> {
-    pub(crate) code: &'a [Rc<Code>],
+    pub(crate) code: &'a [Arc<Code>],
     /// Memory, in words of 16 bits.
     pub memory: &'a mut [u16],
     /// Variables that are no numbers.
@@ -112,7 +112,7 @@ impl Machine {
         self.enter(state.code, function, 0)
     }
 
-    fn enter(&mut self, code: &[Rc<Code>], function: usize, args: usize) -> Result<()> {
+    fn enter(&mut self, code: &[Arc<Code>], function: usize, args: usize) -> Result<()> {
         let callee = &code[function];
         if self.frames.len() == DEEPEST {
             return Err(Fault::new("calls nest too deeply"));
@@ -317,7 +317,7 @@ impl Machine {
                 self.stack.push(Value::Void);
                 return Ok(Some(Stop::UnblockCmdStream));
             }
-            Native::GetParams => Value::Struct(Rc::from([("memcpy".to_owned(), args[0].clone())])),
+            Native::GetParams => Value::Struct(Arc::from([("memcpy".to_owned(), args[0].clone())])),
             Native::XCoord => Value::Int(at.0),
             Native::YCoord => Value::Int(at.1),
             Native::Exp => math(libm::expf)?,
