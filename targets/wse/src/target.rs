@@ -95,6 +95,7 @@ impl Wse {
         let json = serde_json::to_vec_pretty(&device).unwrap_or_else(|e| unreachable!("numbers and names are JSON: {e}"));
         let mut files: BTreeMap<String, Vec<u8>> =
             texts.into_iter().map(|(name, text)| (format!("{FOLDER}/{name}"), text.into_bytes())).collect();
+        files.insert(format!("{FOLDER}/run.py"), emit::HOST.as_bytes().to_vec());
         files.insert(format!("{FOLDER}/fabric.json"), json);
         files.insert(format!("{FOLDER}/commands_wse3.sh"), emit::commands(&mapped.program).into_bytes());
         Ok(Lowered { device: Device::Wse(device), plan: plan(request), steps: Vec::new(), files, weights })

@@ -24,13 +24,17 @@ pub fn files(program: &Program) -> BTreeMap<String, String> {
     files
 }
 
+/// `run.py`: the host's side, the same for every program; what differs is in `fabric.json`.
+pub(crate) const HOST: &str = include_str!("../../csl/run.py");
+
 /// `commands_wse3.sh`: how the SDK compiles and runs the program.
 pub(crate) fn commands(program: &Program) -> String {
     format!(
         "#!/usr/bin/env bash\n\
          # Compiles the program with SDK 2.10 and runs it in the SDK's simulator. Not run by the compiler that printed it.\n\
          set -e\n\
-         cslc --arch=wse3 layout.csl --fabric-dims={},{} --fabric-offsets=4,1 -o out --memcpy --channels 1\n",
+         cslc --arch=wse3 layout.csl --fabric-dims={},{} --fabric-offsets=4,1 -o out --memcpy --channels 1\n\
+         cs_python run.py --name out --tokens \"${{1:-1}}\"\n",
         program.width + 7,
         program.height() + 2
     )
