@@ -75,11 +75,11 @@ impl Fabric {
     /// Loads a program. The program has passed [`q35_csl::check::check`].
     ///
     /// # Errors
-    /// A rule that the program violates.
+    /// Every rule that the program violates.
     pub fn new(layout: Layout, settings: Settings) -> Result<Self, Error> {
         let broken = q35_csl::check::check(&layout);
-        if let Some(first) = broken.first() {
-            return Err(Error { pe: None, cycle: 0, what: format!("{} violations, the first: {first}", broken.len()) });
+        if !broken.is_empty() {
+            return Err(Error { pe: None, cycle: 0, what: format!("the rules are violated: {}", broken.join("; ")) });
         }
         let count = layout.tiles.len();
         let mut fabric = Self {

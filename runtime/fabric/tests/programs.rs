@@ -108,7 +108,7 @@ fn a_chain_adds_and_takes_the_time_of_the_closed_form() {
         let formula = (len as u64).max(len as u64 + hops) + (2 * ramp + 1) * hops;
         let error = report.cycles as f64 / formula as f64 - 1.0;
         // A constant for launch and exit, and 4 percent.
-        assert!(report.cycles.abs_diff(formula) <= 24 + formula / 25 , "{width} {len}: {} cycles, formula {formula}, {error}", report.cycles);
+        assert!(report.cycles.abs_diff(formula) <= 24 + formula / 25, "{width} {len}: {} cycles, formula {formula}, {error}", report.cycles);
         assert_eq!(report.hops, hops * len as u64);
     }
 }
@@ -165,11 +165,12 @@ fn every_mutation_of_the_text_is_caught() {
         ("param width: u16;", "param height: u16;", "no parameter 'width'"),
         ("var v: [LEN]f32;", "var v: [LEN]f32;\nvar big: [12000]f32;", "rule 10"),
     ];
-    for (from, to, expected) in cases {
+    let missed = cases.iter().filter_map(|(from, to, expected)| {
         let found = run(5, 12, Settings::default(), &[(from, to)]);
-        let text = found.as_ref().err().cloned().unwrap_or_default();
-        assert!(text.contains(expected), "{from:?} -> {to:?}: {found:?}");
-    }
+        let caught = found.as_ref().is_err_and(|text| text.contains(expected));
+        (!caught).then(|| format!("{from:?} -> {to:?}: {found:?}"))
+    });
+    assert_eq!(missed.collect::<Vec<_>>(), Vec::<String>::new());
 }
 
 /// Two neighbours that both wait for the other before they send: the report names the circle.

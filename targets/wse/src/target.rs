@@ -20,6 +20,12 @@ const MAP: Pass = Pass {
     to: Stage::Target,
 };
 const EMIT: Pass = Pass { name: "wse-emit", purpose: "Print the program as CSL", from: Stage::Target, to: Stage::Asm };
+const LOAD: Pass = Pass {
+    name: "wse-load",
+    purpose: "Say which bytes of which tensor every memory holds",
+    from: Stage::Asm,
+    to: Stage::Bundle,
+};
 
 /// Where the program lies in a bundle.
 const FOLDER: &str = "wse";
@@ -66,7 +72,7 @@ impl Target for Wse {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        vec![MAP, EMIT]
+        vec![MAP, EMIT, LOAD]
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -81,17 +87,21 @@ impl Target for Wse {
         observer.before(&EMIT);
         let texts = emit::files(&mapped.program);
         observer.after(&EMIT, &|| texts.iter().map(|(name, text)| format!("// {name}\n{text}\n")).collect());
-        self.bundle(request, mapped, texts)
+
+        observer.before(&LOAD);
+        let lowered = self.bundle(request, &mapped, texts)?;
+        observer.after(&LOAD, &|| String::from_utf8_lossy(&lowered.files[&format!("{FOLDER}/fabric.json")]).into_owned());
+        Ok(lowered)
     }
 }
 
 impl Wse {
-    fn bundle(&self, request: &Request<'_>, mapped: Mapped, texts: BTreeMap<String, String>) -> Result<Lowered> {
+    fn bundle(&self, request: &Request<'_>, mapped: &Mapped, texts: BTreeMap<String, String>) -> Result<Lowered> {
         let mut weights: BTreeMap<String, WeightTensor> = BTreeMap::new();
         for built in &mapped.built {
             weights.extend(built.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         }
-        let device = self.device(request, &mapped, &texts, &mut weights)?;
+        let device = self.device(request, mapped, &texts, &mut weights)?;
         let json = serde_json::to_vec_pretty(&device).unwrap_or_else(|e| unreachable!("numbers and names are JSON: {e}"));
         let mut files: BTreeMap<String, Vec<u8>> =
             texts.into_iter().map(|(name, text)| (format!("{FOLDER}/{name}"), text.into_bytes())).collect();
