@@ -22,7 +22,8 @@ fn best(logits: &[f32]) -> u32 {
 fn decodes(model: &str, context: u64, prompt: &[u32], count: usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(model);
     let target = targets::find("wse").unwrap();
-    let shape = Shape { codec: "auto".to_owned(), rotate: None, group: GroupChoice::Row, context: Some(context), max_memory: None };
+    let shape =
+        Shape { codec: "auto".to_owned(), rotate: None, group: GroupChoice::Row, context: Some(context), max_memory: None };
     let settings = Settings::new(&shape, "wse", &target.capabilities()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("model.q35");

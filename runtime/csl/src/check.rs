@@ -45,15 +45,15 @@ pub fn check(layout: &Layout) -> Vec<String> {
         if color > 20 {
             no(2, format!("{} belongs to the host", at()));
         }
-        for direction in 0..RAMP {
+        for (direction, name) in DIRECTIONS.iter().enumerate().take(RAMP) {
             let other = layout.neighbour(pe, direction);
             let there = other.and_then(|other| layout.configs.get(&(other, color)));
             let bit = |bits: u8| bits >> opposite(direction) & 1 == 1;
             if config.tx >> direction & 1 == 1 && !there.is_some_and(|c| bit(c.rx)) {
-                no(3, format!("{} is sent {}, where nobody receives it", at(), DIRECTIONS[direction]));
+                no(3, format!("{} is sent {name}, where nobody receives it", at()));
             }
             if config.rx >> direction & 1 == 1 && !there.is_some_and(|c| bit(c.tx)) {
-                no(3, format!("{} is awaited from {}, where nobody sends it", at(), DIRECTIONS[direction]));
+                no(3, format!("{} is awaited from {name}, where nobody sends it", at()));
             }
         }
         if config.rx.count_ones() != 1 {

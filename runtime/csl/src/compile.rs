@@ -437,20 +437,21 @@ pub(crate) fn value_builtin(name: &str, args: &[Value]) -> Result<Value> {
         ("get_output_queue", [id]) => Value::OutputQueue(id.within("output queue", 2, 7)? as u8),
         ("get_local_task_id", [id]) => Value::Task(id.within("local task", 8, 30)? as u8),
         ("get_dsd", [Value::Type(ty), fields]) => Value::Dsd(get_dsd(ty, fields)?),
-        ("set_dsd_base_addr", [dsd, Value::Pointer { base, elem, .. }]) => match dsd.dsd()? {
-            Dsd { place: Place::Memory { stride, elem: of, .. }, extent } if of == *elem => {
-                Value::Dsd(Dsd { place: Place::Memory { base: *base, stride, elem: of }, extent })
-            }
+        ("set_dsd_base_addr", [dsd, Value::Pointer { base, elem, len }]) => match dsd.dsd()? {
+            Dsd { place: Place::Memory { stride, elem: of, .. }, extent } if of == *elem => Value::Dsd(Dsd {
+                place: Place::Memory { base: *base, stride, elem: of, end: base + len * elem.words() },
+                extent,
+            }),
             _ => return Err(Fault::new("the DSD is not over elements of this type")),
         },
         ("set_dsd_length", [dsd, len]) => {
             Value::Dsd(Dsd { extent: len.within("extent", 0, u16::MAX.into())? as usize, ..dsd.dsd()? })
         }
         ("increment_dsd_offset", [dsd, by, Value::Type(Type::Elem(elem))]) => match dsd.dsd()? {
-            Dsd { place: Place::Memory { base, stride, elem: of }, extent } if of == *elem => {
+            Dsd { place: Place::Memory { base, stride, elem: of, end }, extent } if of == *elem => {
                 let by = by.within("offset", i16::MIN.into(), i16::MAX.into())? * elem.words() as i64;
                 let base = usize::try_from(base as i64 + by).map_err(|_| Fault::new("a DSD starts before memory"))?;
-                Value::Dsd(Dsd { place: Place::Memory { base, stride, elem: of }, extent })
+                Value::Dsd(Dsd { place: Place::Memory { base, stride, elem: of, end }, extent })
             }
             _ => return Err(Fault::new("the DSD is not over elements of this type")),
         },
@@ -477,12 +478,13 @@ fn get_dsd(ty: &Type, fields: &Value) -> Result<Dsd> {
     let extent = field("extent")?.within("extent", 0, u16::MAX.into())? as usize;
     let place = match (ty, known) {
         (Type::Mem1d, _) => {
-            let Value::Pointer { base, elem, .. } = *field("base_address")? else {
+            let Value::Pointer { base, elem, len } = *field("base_address")? else {
                 return Err(Fault::new("'base_address' is no pointer"));
             };
             let offset = optional("offset", 0, i16::MIN.into(), i16::MAX.into())? * elem.words() as i64;
+            let end = base + len * elem.words();
             let base = usize::try_from(base as i64 + offset).map_err(|_| Fault::new("a DSD starts before memory"))?;
-            Place::Memory { base, stride: optional("stride", 1, i8::MIN.into(), i8::MAX.into())?, elem }
+            Place::Memory { base, stride: optional("stride", 1, i8::MIN.into(), i8::MAX.into())?, elem, end }
         }
         (Type::Fabin, _) => match field("input_queue")? {
             Value::InputQueue(queue) => Place::FabricIn { queue: *queue },

@@ -64,6 +64,9 @@ impl Image {
     }
 }
 
+/// Whoever is shown the declarations of a block: name and arguments.
+type See<'s, 'a> = dyn FnMut(&mut Builder<'a>, &'static str, Vec<Value>) -> Result<()> + 's;
+
 struct Module {
     file: String,
     bindings: BTreeMap<String, Binding>,
@@ -215,13 +218,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Runs a block of statements at compile time and shows every declaration in it to `see`.
-    pub(crate) fn run_block(
-        &mut self,
-        module: usize,
-        body: &[Statement],
-        line: u32,
-        see: &mut dyn FnMut(&mut Self, &'static str, Vec<Value>) -> Result<()>,
-    ) -> Result<()> {
+    pub(crate) fn run_block(&mut self, module: usize, body: &[Statement], line: u32, see: &mut See<'_, 'a>) -> Result<()> {
         let function = Function {
             name: "comptime".to_owned(),
             task: false,
@@ -234,7 +231,7 @@ impl<'a> Builder<'a> {
         self.execute(code, see).map(|_| ())
     }
 
-    fn execute(&mut self, code: Code, see: &mut dyn FnMut(&mut Self, &'static str, Vec<Value>) -> Result<()>) -> Result<Value> {
+    fn execute(&mut self, code: Code, see: &mut See<'_, 'a>) -> Result<Value> {
         let mut machine = Machine::default();
         let index = self.image.code.len();
         self.image.code.push(Arc::new(code));
@@ -318,7 +315,7 @@ impl Names for Builder<'_> {
     fn evaluate(&mut self, module: usize, expr: &Expr, line: u32) -> Result<Value> {
         let file = self.modules[module].file.clone();
         let code = compile::expression(self, module, &file, expr, line)?;
-        let nothing = &mut |_: &mut Self, name: &'static str, _| Err(Fault::new(format!("'@{name}' has no value")));
+        let nothing = &mut |_: &mut Self, name: &'static str, _: Vec<Value>| Err(Fault::new(format!("'@{name}' has no value")));
         self.execute(code, nothing)
     }
 }

@@ -181,6 +181,8 @@ pub enum Place {
         stride: i64,
         /// Type of the elements, as their array declares them.
         elem: Elem,
+        /// The word behind the array.
+        end: usize,
     },
     /// Wavelets that arrive.
     FabricIn {

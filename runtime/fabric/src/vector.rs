@@ -46,15 +46,15 @@ impl Vector {
             match dsd.place {
                 Place::FabricIn { queue } => Ok(Operand::In(queue)),
                 Place::FabricOut { queue } => Ok(Operand::Out(queue)),
-                Place::Memory { base, stride, elem: of } => {
+                Place::Memory { base, stride, elem: of, end } => {
                     let same = of == elem || (of.words() == 1 && elem == Elem::U16 && of != Elem::F16) || xp16(op, of, elem);
                     if !same {
                         return Err(fail(&format!("a DSD over {} where {} is wanted", of.name(), elem.name())));
                     }
                     let last = base as i64 + stride * (len as i64 - 1).max(0) * elem.words() as i64;
                     let (low, high) = (last.min(base as i64), last.max(base as i64) + elem.words() as i64);
-                    if len > 0 && (low < 0 || high > memory as i64) {
-                        return Err(fail(&format!("words {low} to {high} of {memory}")));
+                    if len > 0 && (low < 0 || high > end.min(memory) as i64) {
+                        return Err(fail(&format!("words {low} to {high} of an array that ends at {end}")));
                     }
                     Ok(Operand::Memory(base, stride, elem))
                 }

@@ -108,7 +108,11 @@ fn a_chain_adds_and_takes_the_time_of_the_closed_form() {
         let formula = (len as u64).max(len as u64 + hops) + (2 * ramp + 1) * hops;
         let error = report.cycles as f64 / formula as f64 - 1.0;
         // A constant for launch and exit, and 4 percent.
-        assert!(report.cycles.abs_diff(formula) <= 24 + formula / 25, "{width} {len}: {} cycles, formula {formula}, {error}", report.cycles);
+        assert!(
+            report.cycles.abs_diff(formula) <= 24 + formula / 25,
+            "{width} {len}: {} cycles, formula {formula}, {error}",
+            report.cycles
+        );
         assert_eq!(report.hops, hops * len as u64);
     }
 }
@@ -143,10 +147,19 @@ fn every_mutation_of_the_text_is_caught() {
         ("@initialize_queue(send_oq, .{ .color = send })", "@initialize_queue(recv_iq, .{ .color = send })", "twice"),
         // Extents
         ("in_dsd = @get_dsd(fabin_dsd, .{ .extent = LEN", "in_dsd = @get_dsd(fabin_dsd, .{ .extent = LEN - 1", "operands of"),
-        ("v_dsd = @get_dsd(mem1d_dsd, .{ .base_address = &v, .extent = LEN", "v_dsd = @get_dsd(mem1d_dsd, .{ .base_address = &v, .extent = LEN + 1", "words 0 to"),
+        (
+            "var v: [LEN]f32;",
+            "var v: [LEN - 1]f32;
+var more: [4]f32;",
+            "words 0 to",
+        ),
         // Tasks
         ("  sys_mod.unblock_cmd_stream();\n", "", "without unblocking"),
-        ("  sys_mod.unblock_cmd_stream();\n", "  sys_mod.unblock_cmd_stream();\n  sys_mod.unblock_cmd_stream();\n", "unblocked twice"),
+        (
+            "  sys_mod.unblock_cmd_stream();\n",
+            "  sys_mod.unblock_cmd_stream();\n  sys_mod.unblock_cmd_stream();\n",
+            "unblocked twice",
+        ),
         ("  @bind_local_task(exit_task, exit_task_id);\n", "", "bound to nothing"),
         ("@get_local_task_id(8)", "@get_local_task_id(29)", "rule 8"),
         // Who sends, and who receives
@@ -158,7 +171,7 @@ fn every_mutation_of_the_text_is_caught() {
         ("@fadds(v_dsd, in_dsd, v_dsd", "@faddz(v_dsd, in_dsd, v_dsd", "not on the list"),
         ("@fadds(v_dsd, in_dsd, v_dsd", "@fadds(v_dsd, in_dsd", "arguments"),
         ("@fadds(v_dsd, in_dsd, v_dsd", "@fmachs(v_dsd, in_dsd, v_dsd, 1.0", "f32 where"),
-        ("var v: [LEN]f32;", "var v: [LEN]f16;", "f16"),
+        ("var v: [LEN]f32;", "var v: [LEN]f16;", "Pointer(F32)"),
         (".base_address = &v", ".base_address = &w", "'w'"),
         ("@export_symbol(step)", "@export_symbol(exit_task)", "rule 9"),
         ("[*]f32, true", "[*]u16, true", "rule 9"),
@@ -185,8 +198,16 @@ fn a_deadlock_is_reported_as_its_circle() {
     let body_end = PE.find("}\ntask exit_task").unwrap();
     let changes = [
         (&LAYOUT[start..end], routes),
-        (&PE[body_start..body_end], "  @fmovs(v_dsd, in_dsd);\n  @fmovs(out_dsd, v_dsd, .{ .async = true, .activate = exit_task_id });\n"),
+        (
+            &PE[body_start..body_end],
+            "  @fmovs(v_dsd, in_dsd);\n  @fmovs(out_dsd, v_dsd, .{ .async = true, .activate = exit_task_id });\n",
+        ),
     ];
     let text = run(2, 4, Settings::default(), &changes).unwrap_err();
-    assert!(text.contains("a circle of waiting PEs: PE (0, 0) waits for a wavelet of color 1; PE (1, 0) waits for a wavelet of color 0"), "{text}");
+    assert!(
+        text.contains(
+            "a circle of waiting PEs: PE (0, 0) waits for a wavelet of color 1; PE (1, 0) waits for a wavelet of color 0"
+        ),
+        "{text}"
+    );
 }

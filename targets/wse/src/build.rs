@@ -48,11 +48,12 @@ pub(crate) fn build(
     enters: Value,
     half: u64,
 ) -> Result<Built, Vec<(NodeId, String)>> {
-    let mut builder = Builder { request, grid, half, heads: heads(request), ..Builder::new(request, grid, half) };
+    let mut builder = Builder { heads: heads(request), ..Builder::new(request, grid, half) };
     builder.stream(enters);
     let mut wrong = Vec::new();
     builder.lives(segments);
     for segment in segments {
+        builder.call(Call::Comment(purpose(request, segment).to_owned()));
         for id in &segment.nodes {
             if let Err(reason) = builder.node(*id) {
                 wrong.push((*id, reason));
@@ -66,6 +67,17 @@ pub(crate) fn build(
     }
     builder.finish(segments.last().and_then(|segment| segment.leaves));
     Ok(builder.built)
+}
+
+/// A line about a segment. It names no node: equal layers have equal programs.
+fn purpose(request: &Request<'_>, segment: &Segment) -> &'static str {
+    let has = |wanted: fn(&Op) -> bool| segment.nodes.iter().any(|id| wanted(&request.graph.node(*id).op));
+    match (has(|op| matches!(op, Op::Attention(_))), has(|op| matches!(op, Op::Glu(_))), segment.leaves) {
+        (true, ..) => "Attention: heads by rows, output projection by columns, residual",
+        (_, true, _) => "Feed-forward: gate and up by rows, down by columns, residual",
+        (.., None) => "Last norm and logits by rows",
+        _ => "Residual",
+    }
 }
 
 /// Which products make heads: columns of a head, and how many heads there are in all.

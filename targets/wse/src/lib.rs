@@ -8,6 +8,7 @@
 //! | `build` | the nodes of a region as calls of a PE program, with its memory and where that comes from |
 //! | `map` | columns, rows and regions: the smallest that fits |
 //! | `weights` | the arrangement of packed weights in tiles of word planes |
+//! | `report` | the table of regions and the picture of the rectangle |
 //! | `emit` | the program object as CSL text, and the host's side |
 //!
 //! What enters: q35 ops and shapes. What leaves: text, and for every array of every PE which bytes of which tensor it holds. This crate must not
@@ -16,6 +17,7 @@
 mod build;
 mod emit;
 mod map;
+mod report;
 mod segments;
 mod target;
 mod weights;

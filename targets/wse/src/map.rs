@@ -31,7 +31,7 @@ pub(crate) struct Mapped {
 }
 
 /// Words of variables that fit beside code and stack.
-fn room(kernel: &Kernel) -> u64 {
+pub(crate) fn room(kernel: &Kernel) -> u64 {
     (CEILING - RESERVED - CODE[0] * (CODE[1] + kernel.calls.len() as u64)) / 2
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
         Some(Ty::Rotary { half }) => *half,
         _ => 0,
     };
-    let Some((head, body)) = all.split_last() else {
+    let Some((_, body)) = all.split_last() else {
         return Err(cannot(target, "step", "there is nothing to do").into());
     };
     let first = Value { node: embed, result: 0 };
@@ -99,59 +99,82 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
         return Err(wrong);
     }
 
-    // The fewest columns on which each segment fits alone.
+    // The fewest columns on which all regions fit, below each other.
+    let part =
+        |grid: Grid, start: usize, end: usize| build(request, grid, &all[start..end], enters(start), half).ok().filter(fits);
+    let stack = |width: u64, piece: u64| -> Option<Vec<Built>> {
+        let grid = Grid { width, height, piece };
+        let (mut built, mut start) = (Vec::new(), 0);
+        while start < body.len() {
+            let mut best = part(grid, start, start + 1)?;
+            let mut end = start + 1;
+            while end < body.len()
+                && let Some(more) = part(grid, start, end + 1)
+            {
+                (best, end) = (more, end + 1);
+            }
+            built.push(best);
+            start = end;
+        }
+        let last = body.len();
+        built.push((1..=LARGEST[1]).find_map(|height| part(Grid { width, height, piece }, last, last + 1))?);
+        Some(built)
+    };
     let pieces = (1..=hidden.div_ceil(32)).rev().map(|blocks| (hidden.div_ceil(32 * blocks), 32 * blocks));
     let wider = (hidden.div_ceil(32) + 1..=LARGEST[0]).map(|width| (width, 32));
-    let one = |grid: Grid, at: usize| build(request, grid, &all[at..=at], enters(at), half);
-    let alone = |width: u64, piece: u64| {
-        (0..body.len()).all(|at| one(Grid { width, height, piece }, at).is_ok_and(|built| fits(&built)))
-    };
-    let found = pieces.chain(wider).filter(|(width, _)| *width <= LARGEST[0]).find(|(width, piece)| alone(*width, *piece));
-    let Some((width, piece)) = found else {
+    let rows = |built: &[Built]| built.iter().map(|region| region.kernel.height).sum::<u64>();
+    let (mut found, mut seen) = (None, 0);
+    for (width, piece) in pieces.chain(wider).filter(|(width, _)| *width <= LARGEST[0]) {
+        if std::mem::replace(&mut seen, width) == width {
+            continue;
+        }
+        let Some(built) = stack(width, piece) else { continue };
+        let fits = rows(&built) <= LARGEST[1];
+        if fits || found.is_none() {
+            found = Some((width, piece, built));
+        }
+        if fits {
+            break;
+        }
+    }
+    let Some((width, piece, built)) = found else {
         let grid = Grid { width: LARGEST[0], height, piece: 32 };
-        let worst = (0..body.len()).filter_map(|at| Some((at, one(grid, at).ok()?))).max_by_key(|(_, b)| b.kernel.data_words());
-        let (node, text) = worst.map_or((embed, String::new()), |(at, built)| (body[at].nodes[0], table(&built)));
+        let one = |at: usize| build(request, grid, &all[at..=at], enters(at), half).ok();
+        let worst = (0..all.len()).filter_map(|at| Some((at, one(at)?))).max_by_key(|(_, b)| b.kernel.data_words());
+        let (node, text) = worst.map_or((embed, String::new()), |(at, built)| (all[at].nodes[0], table(&built)));
         let what =
             format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", LARGEST[0]);
         return Err(cannot(target, &name(node), &what).help("use a shorter --context").into());
     };
-
-    // Regions of as many segments as fit.
-    let grid = Grid { width, height, piece };
-    let (mut built, mut start) = (Vec::new(), 0);
-    while start < body.len() {
-        let of = |end: usize| build(request, grid, &all[start..end], enters(start), half).ok().filter(fits);
-        let mut end = start + 1;
-        while end < body.len() && of(end + 1).is_some() {
-            end += 1;
-        }
-        built.extend(of(end));
-        start = end;
+    if rows(&built) > LARGEST[1] {
+        return Err(wafers(target, width, rows(&built)).into());
     }
-    let last = body.len();
-    let head_of = |height: u64| build(request, Grid { width, height, piece }, std::slice::from_ref(head), enters(last), half);
-    let tall = (1..=LARGEST[1]).filter_map(|height| head_of(height).ok()).find(fits);
-    let Some(tall) = tall else {
-        let what = "the output head does not fit below the layers";
-        return Err(cannot(target, &name(head.nodes[0]), what).into());
-    };
-    built.push(tall);
-    assemble(target, width, piece + 2 * half + 1, built).map(|(program, built)| Mapped {
-        program,
-        built,
-        embed: table_op,
-        rotary,
-        hidden,
-        piece,
-        half,
-    })
+    let (program, built) = assemble(width, piece + 2 * half + 1, built);
+    Ok(Mapped { program, built, embed: table_op, rotary, hidden, piece, half })
+}
+
+/// A stack that is taller than a wafer: how many wafers its regions fill, side by side.
+fn wafers(target: &dyn Target, width: u64, rows: u64) -> Diagnostic {
+    let side_by_side = LARGEST[0] / width;
+    let wafers = rows.div_ceil(LARGEST[1] * side_by_side);
+    let what = format!(
+        "target '{}': the model takes {} PEs, {width} columns by {rows} rows: {wafers} wafer{} of {} by {} PEs, with {side_by_side} stacks \
+         side by side on each",
+        target.name(),
+        width * rows,
+        if wafers == 1 { "" } else { "s" },
+        LARGEST[0],
+        LARGEST[1]
+    );
+    Diagnostic::error(Code::TargetCannot, what)
+        .help("programs of more than one stack of regions are not emitted; use a shorter --context")
 }
 
 /// Stacks regions and joins equal programs.
-fn assemble(target: &dyn Target, width: u64, stream: u64, mut built: Vec<Built>) -> Result<(Program, Vec<Built>)> {
+fn assemble(width: u64, stream: u64, built: Vec<Built>) -> (Program, Vec<Built>) {
     let (mut kernels, mut regions, mut top) = (Vec::<Kernel>::new(), Vec::new(), 0);
     let count = built.len();
-    for (number, region) in built.iter_mut().enumerate() {
+    for (number, region) in built.iter().enumerate() {
         let stem = if number + 1 == count { "head" } else { "layers" };
         let same = |kernel: &&Kernel| {
             let named = Kernel { name: kernel.name.clone(), ..region.kernel.clone() };
@@ -168,10 +191,5 @@ fn assemble(target: &dyn Target, width: u64, stream: u64, mut built: Vec<Built>)
         regions.push(Region { top, height, kernel });
         top += height;
     }
-    if top > LARGEST[1] {
-        let what = format!("target '{}': the regions take {top} rows of {}", target.name(), LARGEST[1]);
-        let help = "a program of several wafers is not emitted; use a shorter --context or a smaller model";
-        return Err(Diagnostic::error(Code::TargetCannot, what).help(help).into());
-    }
-    Ok((Program { width, regions, kernels, stream }, built))
+    (Program { width, regions, kernels, stream }, built)
 }

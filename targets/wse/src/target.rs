@@ -2,6 +2,7 @@
 
 use crate::emit;
 use crate::map::{Mapped, map};
+use crate::report;
 use crate::weights::Coding;
 use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, WaferRegion, WseDevice, row_stride};
 use q35_diag::Result;
@@ -107,6 +108,8 @@ impl Wse {
             texts.into_iter().map(|(name, text)| (format!("{FOLDER}/{name}"), text.into_bytes())).collect();
         files.insert(format!("{FOLDER}/run.py"), emit::HOST.as_bytes().to_vec());
         files.insert(format!("{FOLDER}/fabric.json"), json);
+        files.insert(format!("{FOLDER}/report.md"), report::text(mapped).into_bytes());
+        files.insert(format!("{FOLDER}/placement.svg"), report::picture(mapped).into_bytes());
         files.insert(format!("{FOLDER}/commands_wse3.sh"), emit::commands(&mapped.program).into_bytes());
         Ok(Lowered { device: Device::Wse(device), plan: plan(request), steps: Vec::new(), files, weights })
     }
