@@ -21,6 +21,7 @@
 //! | [`docs`] | the documentation page |
 //! | [`data`], [`interp`] | the reference evaluation, and its values |
 //! | [`values`] | parameters read from the model file |
+//! | [`wse`] | the dialect of wafer-scale programs |
 //! | `mlir` | the dialect in MLIR, and programs as MLIR modules; behind the feature of this name, on by default |
 //!
 //! What enters: models, from the raising passes. What leaves: the same model checked, printed, evaluated, or as an MLIR module
@@ -40,6 +41,7 @@ pub mod semantics;
 pub mod ty;
 pub mod values;
 pub mod verify;
+pub mod wse;
 
 pub use attr::ParamName;
 pub use model::{Activations, Graph, Model, Param, ParamRole, Program, Transform};

@@ -52,7 +52,12 @@ impl Settings {
         if shape.rotate == Some(Switch::On) && !can_rotate {
             refuse(&mut problems, "--rotate", "rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10");
         }
-        let rotate = shape.rotate.map_or(can_rotate, |switch| switch == Switch::On);
+        let turns = capabilities.ops.contains(&"hadamard");
+        if shape.rotate == Some(Switch::On) && can_rotate && !turns {
+            let what = format!("target '{target}' has no rotation");
+            problems.push(Diagnostic::error(Code::BadOption, what).at("option", "--rotate").help("leave it out"));
+        }
+        let rotate = shape.rotate.map_or(can_rotate && turns, |switch| switch == Switch::On);
         let weights = WeightOptions { codec, group, rotate, activations: capabilities.activations };
         problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory })
     }
@@ -103,7 +108,7 @@ mod tests {
     /// A machine of integers that cannot run `w10`.
     fn capabilities() -> Capabilities {
         let codecs = vec![Codec::F32, Codec::Q8, Codec::Split, Codec::W8];
-        Capabilities { ops: vec![], codecs, default_codec: Codec::W8, activations: Activations::Int8, levels: vec![] }
+        Capabilities { ops: vec!["hadamard"], codecs, default_codec: Codec::W8, activations: Activations::Int8, levels: vec![] }
     }
 
     fn settings(shape: &Shape) -> Result<Settings> {

@@ -9,6 +9,7 @@ pub fn all() -> Vec<Box<dyn Target>> {
         #[cfg(feature = "mlir")]
         Box::new(q35_target_cpu::Cpu),
         Box::new(q35_target_groq::Groq),
+        Box::new(q35_target_wse::Wse),
     ]
 }
 

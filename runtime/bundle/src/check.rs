@@ -8,15 +8,20 @@
 //! 6. Every argument exists: arena offsets inside their section, tensors in the weights file (and aligned), cache layers in the plan.
 //! 7. Interface roles name cache layers of the plan; passive outputs name passive inputs; there is one token input.
 //! 8. Every feature level has an identifier for a name, and no two have the same.
+//! 9. A wafer's regions, memories and tensors have sizes that a wafer has, and tensors that the weights file has.
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
-use crate::{Binding, CpuDevice, Device, Manifest, Role, Rows, Step, row_stride};
+use crate::{Binding, Device, Manifest, Role, Rows, Step, WaferRegion, WseDevice, row_stride};
 use q35_diag::{Code, Diagnostic, Diagnostics};
 use std::collections::BTreeSet;
 
 /// Elements of cache that one token may take: far beyond any model, far below overflow.
 const ABSURD: u64 = 1 << 32;
+/// More rows or columns than any wafer has.
+const WAFER: u64 = 2048;
+/// Words of 16 bits in the memory of a wafer's processing element.
+const MEMORY_WORDS: u64 = 24 * 1024;
 
 /// Every violated invariant. `tensor` finds the data of a tensor of the weights file.
 pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a [u8]>) -> Diagnostics {
@@ -27,13 +32,15 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
     for rel in manifest.files.keys() {
         found.unless(is_inside(rel), || format!("file name '{}' leaves the bundle", rel.escape_debug()));
     }
-    let code = match &manifest.device {
-        Device::Cpu(device) => &device.object,
-        Device::Tsp(device) => &device.program,
-    };
-    found.unless(manifest.files.contains_key(code), || {
-        format!("the object '{}' is not among the files", code.escape_debug())
-    });
+    for object in manifest.device.objects() {
+        found.unless(manifest.files.contains_key(&object), || {
+            format!("the object '{}' is not among the files", object.escape_debug())
+        });
+    }
+    found.names(&manifest.device);
+    if let Device::Wse(device) = &manifest.device {
+        found.wse(device, manifest, tensor);
+    }
 
     for (name, value) in [("vocabulary", manifest.model.vocab), ("context", manifest.model.context)] {
         found.unless((1..=i32::MAX as u64).contains(&value), || format!("the model's {name} is {value}"));
@@ -100,10 +107,6 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
             format!("'{}' of the interface stands for something that does not exist", port.name.escape_debug())
         });
     }
-
-    if let Device::Cpu(device) = &manifest.device {
-        found.levels(device);
-    }
     found.0
 }
 
@@ -129,14 +132,55 @@ impl Check {
     }
 
     /// Invariant 8.
-    fn levels(&mut self, device: &CpuDevice) {
+    fn names(&mut self, device: &Device) {
+        let prefix = device.prefix();
         let mut names = BTreeSet::new();
-        for level in &device.levels {
-            self.unless(is_identifier(&level.name) && names.insert(&level.name), || {
-                format!("feature level '{}' is misnamed", level.name.escape_debug())
-            });
+        for level in device.levels() {
+            self.unless(is_identifier(level) && names.insert(level), || format!("feature level '{}' is misnamed", level.escape_debug()));
         }
-        self.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || "the symbol prefix is no identifier".to_owned());
+        self.unless(prefix.is_empty() || is_identifier(prefix), || "the symbol prefix is no identifier".to_owned());
+    }
+
+    /// Invariant 9.
+    fn wse<'a>(&mut self, device: &WseDevice, manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a [u8]>) {
+        let input = &device.input;
+        let tensors = [
+            (&input.table, manifest.model.vocab.checked_mul(input.hidden)),
+            (&input.scales, manifest.model.vocab.checked_mul(2)),
+        ];
+        let angles = input.inv_freq.iter().map(|name| (name, input.half.checked_mul(4)));
+        for (name, bytes) in tensors.into_iter().chain(angles) {
+            let enough = tensor(name).is_some_and(|data| bytes.is_some_and(|bytes| data.len() as u64 >= bytes));
+            self.unless(enough, || format!("tensor '{}' is too short", name.escape_debug()));
+        }
+        let rows = |region: &WaferRegion| region.top <= WAFER && (1..=WAFER).contains(&region.height);
+        let pieces = device.regions.iter().flat_map(|region| &region.arrays).flat_map(|array| {
+            array.pieces.iter().map(|piece| {
+                piece.share > 0
+                    && tensor(&piece.tensor).is_some()
+                    && array.words <= MEMORY_WORDS
+                    && piece.to.checked_add(piece.words).is_some_and(|end| end <= array.words)
+                    && [piece.column, piece.row].iter().all(|bytes| *bytes <= 1 << 40)
+            })
+        });
+        let caches = device.regions.iter().flat_map(|region| &region.caches).map(|cache| {
+            let count = manifest.plan.cache.len();
+            let sizes = [cache.heads, cache.dim, cache.entries, cache.keys, cache.values];
+            (cache.layer as usize) < count
+                && cache.share > 0
+                && cache.heads > 0
+                && sizes.iter().all(|size| *size <= MEMORY_WORDS)
+        });
+        let sound = (1..=WAFER).contains(&device.width)
+            && !device.regions.is_empty()
+            && device.regions.iter().all(rows)
+            && input.piece > 0
+            && input.piece <= MEMORY_WORDS
+            && input.half <= MEMORY_WORDS
+            && (1..=MEMORY_WORDS).contains(&device.logits)
+            && (1..=i32::MAX as u64).contains(&device.context)
+            && pieces.chain(caches).all(|sound| sound);
+        self.unless(sound, || "the wafer's regions make no sense".to_owned());
     }
 
     /// Invariant 5.

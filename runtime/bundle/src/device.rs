@@ -1,5 +1,6 @@
 //! What a bundle needs of the machine that runs it.
 
+use crate::WseDevice;
 use serde::{Deserialize, Serialize};
 
 /// One feature level of a CPU bundle: every kernel exists once per level.
@@ -32,13 +33,15 @@ pub struct TspDevice {
 }
 
 /// The device a bundle was compiled for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Device {
     /// A CPU.
     Cpu(CpuDevice),
     /// A model of a Groq-TSP-style chip.
     Tsp(TspDevice),
+    /// A wafer; what runs it is a model of the chip.
+    Wse(WseDevice),
 }
 
 impl Device {
@@ -47,6 +50,32 @@ impl Device {
         match self {
             Self::Cpu(_) => "cpu",
             Self::Tsp(_) => "groq",
+            Self::Wse(_) => "wse",
+        }
+    }
+
+    /// Names of its feature levels, best first; none where there is but one kind of it.
+    pub fn levels(&self) -> Vec<&str> {
+        match self {
+            Self::Cpu(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
+            Self::Tsp(_) | Self::Wse(_) => vec![],
+        }
+    }
+
+    /// The files that it loads, as relative paths.
+    pub fn objects(&self) -> Vec<String> {
+        match self {
+            Self::Cpu(device) => vec![device.object.clone()],
+            Self::Tsp(device) => vec![device.program.clone()],
+            Self::Wse(device) => device.files.iter().map(|file| format!("{}/{file}", device.folder)).collect(),
+        }
+    }
+
+    /// Prefix of its kernels' symbols.
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Cpu(device) => &device.prefix,
+            Self::Tsp(_) | Self::Wse(_) => "",
         }
     }
 }

@@ -17,6 +17,7 @@ mod plan;
 mod reader;
 mod tensors;
 mod writer;
+mod wse;
 
 pub use device::{CpuDevice, Device, Level, TspDevice};
 pub use interface::{Interface, Port, PositionRule, Role};
@@ -27,3 +28,4 @@ pub use reader::{Bundle, Verify};
 pub use safetensors::tensor::Dtype;
 pub use tensors::{ALIGN, TensorSpec};
 pub use writer::{BundleWriter, WeightsWriter, cannot_write};
+pub use wse::{Array, HostInput, Piece, WaferCache, WaferRegion, WseDevice};

@@ -65,9 +65,14 @@ fn text(manifest: &Manifest, summary: &Summary) -> String {
     let device = match &manifest.device {
         Device::Cpu(device) => {
             let levels: Vec<&str> = device.levels.iter().map(|l| l.name.as_str()).collect();
-            format!("{}, {}: {}", manifest.device.name(), device.arch, levels.join(", "))
+            format!("cpu, {}: {}", device.arch, levels.join(", "))
         }
-        Device::Tsp(_) => format!("{}: a model of the chip, not run on silicon", manifest.device.name()),
+        Device::Tsp(_) => "groq: a model of the chip, not run on silicon".to_owned(),
+        Device::Wse(device) => {
+            let rows: u64 = device.regions.iter().map(|region| region.height).sum();
+            let count = device.regions.len();
+            format!("wse: {} x {rows} PEs in {count} regions, a model of the chip, not run on silicon", device.width)
+        }
     };
     let options: Vec<String> = manifest.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut facts = Table::bare(&[Left, Left]);

@@ -69,6 +69,10 @@ fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<
     }
     let model = pipeline::prepare(&options.model, &settings, &mut capture)?.model;
     if stage > Stage::Graph {
+        if stage == Stage::Q35 && cfg!(not(feature = "mlir")) {
+            let what = "the q35 stage is an MLIR module, and this q35c was built without MLIR";
+            return Err(Diagnostic::error(Code::ToolMissing, what).help("build q35c with its default features").into());
+        }
         let program = q35::through_mlir(&model, &mut capture)?;
         if stage > Stage::Q35 {
             pipeline::lower(&program, model.facts.context, target.as_ref(), &options.prefix, &mut capture)?;

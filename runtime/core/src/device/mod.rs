@@ -7,6 +7,7 @@ mod cpu;
 mod executor;
 mod machine;
 mod tsp;
+mod wafer;
 
 pub use executor::Executor;
 pub use machine::{Block, Machine, Operand, Weight};
@@ -77,5 +78,6 @@ pub fn open(bundle: &Arc<Bundle>, options: &Options) -> Result<Box<dyn Device>> 
             Ok(Box::new(Executor::new(machine, bundle, options)?))
         }
         q35_bundle::Device::Tsp(device) => Ok(Box::new(tsp::Tsp::new(bundle.clone(), device, options)?)),
+        q35_bundle::Device::Wse(device) => Ok(Box::new(wafer::Wafer::new(bundle, device, options)?)),
     }
 }

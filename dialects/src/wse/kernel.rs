@@ -1,0 +1,154 @@
+//! What one PE does: buffers in its memory, and calls in order. Lengths are per PE.
+
+/// Along which axis of its region a vector is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// Each column holds a piece; all rows hold the same.
+    Columns,
+    /// Each row holds a piece; all columns hold the same.
+    Rows,
+}
+
+/// An array of f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its name in the text.
+    pub name: String,
+    /// Elements.
+    pub len: u64,
+}
+
+/// Elements `at .. at + len` of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Index of the buffer.
+    pub buffer: usize,
+    /// First element.
+    pub at: u64,
+    /// Elements.
+    pub len: u64,
+}
+
+/// An array that the host fills before the first step. Lengths and offsets are in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arena {
+    /// Packed weights, u16.
+    Weights,
+    /// Scales, f16.
+    Scales,
+    /// Weights of norms and biases, f32.
+    Vectors,
+    /// Keys, f16: filled by steps.
+    Keys,
+    /// Values, f16: filled by steps.
+    Values,
+}
+
+impl Arena {
+    /// Every arena.
+    pub const ALL: [Arena; 5] = [Self::Weights, Self::Scales, Self::Vectors, Self::Keys, Self::Values];
+
+    /// Its name, for the program and for the host.
+    pub fn name(self) -> &'static str {
+        ["weights", "scales", "vectors", "keys", "values"][self as usize]
+    }
+
+    /// Words of 16 bits per element.
+    pub fn words(self) -> u64 {
+        if self == Self::Vectors { 2 } else { 1 }
+    }
+}
+
+/// A tile of a packed matrix on every PE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Whether weights have 3.5 bits; else 8.
+    pub split: bool,
+    /// Outputs per PE.
+    pub rows: u64,
+    /// Inputs per PE.
+    pub inputs: u64,
+    /// First word in [`Arena::Weights`].
+    pub weights: u64,
+    /// First scale in [`Arena::Scales`].
+    pub scales: u64,
+}
+
+/// The heads of one row of a region.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Heads of queries.
+    pub heads: u64,
+    /// Heads of keys and values.
+    pub kv_heads: u64,
+    /// Columns of a head.
+    pub dim: u64,
+    /// Entries of the cache on each column.
+    pub entries: u64,
+    /// Factor of the scores.
+    pub scale: f32,
+}
+
+/// A step of a PE's program.
+#[allow(missing_docs, reason = "each variant says what its fields are")]
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// A line about what follows.
+    Comment(String),
+    /// `y = x / sqrt(sum over the whole vector of x^2 / count + eps) * weight`; weight is an offset into [`Arena::Vectors`].
+    Norm { y: Part, x: Part, weight: Option<u64>, axis: Axis, count: u64, eps: f32 },
+    /// The same for each head of a row by itself.
+    HeadNorm { y: Part, x: Part, weight: Option<u64>, dim: u64, eps: f32 },
+    /// Takes the input of products.
+    Load { x: Part, split: bool },
+    /// A product of the loaded input: the PE's share of it.
+    Product { y: Part, matrix: Matrix },
+    /// Sums a vector over the PEs of a row, or of a column.
+    Sum { y: Part, over: Axis },
+    /// `y += vector`, an offset into [`Arena::Vectors`].
+    Bias { y: Part, vector: u64 },
+    /// Turns heads of `dim` columns in place.
+    Rotate { x: Part, dim: u64, half: u64, interleaved: bool },
+    /// Writes an entry of the cache; the module is an index into [`Kernel::attentions`], offsets into the arenas.
+    Append { module: usize, key: Part, value: Part, keys: u64, values: u64 },
+    /// Attention over the cache.
+    Attend { module: usize, y: Part, q: Part, keys: u64, values: u64 },
+    /// `y = silu(gate) * up`
+    Swiglu { y: Part, gate: Part, up: Part },
+    /// `y = a + b`
+    Add { y: Part, a: Part, b: Part },
+    /// `y = x`
+    Move { y: Part, x: Part },
+}
+
+/// A PE program.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kernel {
+    /// File name without extension.
+    pub name: String,
+    /// Rows of its regions.
+    pub height: u64,
+    /// Buffer 0 is the stream; the last is the result.
+    pub buffers: Vec<Buffer>,
+    /// Elements of each arena, in the order of [`Arena::ALL`].
+    pub arenas: [u64; 5],
+    /// Distinct attentions.
+    pub attentions: Vec<Attention>,
+    /// Most outputs of a product, and most inputs.
+    pub largest: [u64; 2],
+    /// The work.
+    pub calls: Vec<Call>,
+}
+
+impl Kernel {
+    /// Words of 16 bits of all variables of the program.
+    pub fn data_words(&self) -> u64 {
+        let buffers: u64 = self.buffers.iter().map(|buffer| 2 * buffer.len).sum();
+        let arenas: u64 = Arena::ALL.iter().map(|arena| arena.words() * self.arenas[*arena as usize].max(1)).sum();
+        let attention = |a: &Attention| {
+            2 * a.heads * a.entries + a.heads * a.dim + a.entries + 2 * a.heads + 2 * (a.heads * a.dim + a.heads)
+        };
+        // Per output of a product: code, upper, value, factor.
+        buffers + arenas + self.attentions.iter().map(attention).sum::<u64>() + 5 * self.largest[0] + self.largest[1] + 16
+    }
+}

@@ -1,0 +1,103 @@
+//! What a bundle says of a program for a wafer: where its text lies, and what goes into which PE's memory.
+
+use serde::{Deserialize, Serialize};
+
+/// A piece of a tensor of the weights file on every PE of a region. The PE in column `c` and row `r` of the region gets `words` 16-bit words
+/// from byte `c * column + r / share * row` of the tensor; what lies past the tensor's end is zero.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// First word in the array.
+    pub to: u64,
+    /// Words.
+    pub words: u64,
+    /// Bytes from one column's piece to the next.
+    pub column: u64,
+    /// Bytes from one row's piece to the next.
+    pub row: u64,
+    /// Neighbouring rows that get the same.
+    pub share: u64,
+}
+
+/// An array in PE memory that is filled before the first step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Array {
+    /// Exported name.
+    pub symbol: String,
+    /// Words of the array.
+    pub words: u64,
+    /// What goes where.
+    pub pieces: Vec<Piece>,
+}
+
+/// One layer's cache in a region: keys `[head][column of the head][entry]`, values `[head][entry][column]`, f16; entry `j` of the cache is entry
+/// `j / width` of column `j % width` of the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaferCache {
+    /// Layer, as the memory plan counts.
+    pub layer: u32,
+    /// Heads on each row.
+    pub heads: u64,
+    /// Neighbouring rows that hold the same heads.
+    pub share: u64,
+    /// Columns of a head.
+    pub dim: u64,
+    /// Entries per PE.
+    pub entries: u64,
+    /// First element in `keys`.
+    pub keys: u64,
+    /// First element in `values`.
+    pub values: u64,
+}
+
+/// Rows `top .. top + height`, all columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaferRegion {
+    /// First row.
+    pub top: u64,
+    /// Rows.
+    pub height: u64,
+    /// What its memories hold.
+    pub arrays: Vec<Array>,
+    /// The caches in it.
+    pub caches: Vec<WaferCache>,
+}
+
+/// What the host does before each step: row `token` of a table, and the angles of its position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostInput {
+    /// The table: 8-bit integers, a row per token.
+    pub table: String,
+    /// One f16 scale per row.
+    pub scales: String,
+    /// Columns of the table.
+    pub hidden: u64,
+    /// Columns of a piece: what one column of PEs gets.
+    pub piece: u64,
+    /// Tensor of angles per position, f32.
+    pub inv_freq: Option<String>,
+    /// Angles.
+    pub half: u64,
+    /// Factor of cosines and sines.
+    pub rotary_scale: f32,
+}
+
+/// A program for a rectangle of a wafer. A model of the chip runs it; it has not run on silicon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WseDevice {
+    /// Folder of the program in the bundle; `layout.csl` is in it.
+    pub folder: String,
+    /// Its CSL files.
+    pub files: Vec<String>,
+    /// Columns.
+    pub width: u64,
+    /// Regions from north to south; the logits are in the last.
+    pub regions: Vec<WaferRegion>,
+    /// What the host prepares.
+    pub input: HostInput,
+    /// Logits of each row of the last region.
+    pub logits: u64,
+    /// Tokens the cache holds.
+    pub context: u64,
+}

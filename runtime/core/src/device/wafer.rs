@@ -1,0 +1,219 @@
+//! The fabric model as a device: memories filled from the weights file, one launch per token, logits read from the last region. A model of
+//! the chip, not run on silicon.
+
+use super::{Batch, CacheSpan, Device};
+use crate::Options;
+use half::f16;
+use q35_bundle::{Bundle, CachePart, HostInput, Piece, WaferCache, WaferRegion, WseDevice};
+use q35_csl::{Layout, layout};
+use q35_diag::{Code, Diagnostic, Result};
+use q35_fabric::{Fabric, Report, Settings};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A wafer with a program and its weights.
+pub(super) struct Wafer {
+    bundle: Arc<Bundle>,
+    device: WseDevice,
+    fabric: Fabric,
+    /// Logits, before those that the vocabulary does not have are left out.
+    logits: Vec<f32>,
+    steps: u64,
+    spent: Report,
+}
+
+/// A program that the reader, the rules or the fabric refuse.
+fn refused(what: impl std::fmt::Display) -> Diagnostic {
+    Diagnostic::error(Code::NotABundle, format!("the program of the wafer is not sound: {what}"))
+}
+
+impl Wafer {
+    /// Reads the program from its text, checks it, and fills the memories.
+    pub(super) fn new(bundle: &Arc<Bundle>, device: &WseDevice, options: &Options) -> Result<Self> {
+        if options.slots != 1 {
+            let what = format!("a wafer holds one sequence, and {} are asked for", options.slots);
+            return Err(Diagnostic::error(Code::BadOption, what).into());
+        }
+        if options.capacity as u64 > device.context {
+            let what =
+                format!("a context of {} tokens is more than the {} of the wafer's memories", options.capacity, device.context);
+            return Err(Diagnostic::error(Code::ContextFull, what).help("compile it with a longer --context").into());
+        }
+        let mut texts = BTreeMap::new();
+        for file in &device.files {
+            let bytes = bundle.read(&format!("{}/{file}", device.folder))?.unwrap_or_default();
+            let text = String::from_utf8(bytes).map_err(|_| refused(format!("{file} is no text")))?;
+            texts.insert(file.clone(), text);
+        }
+        let layout = layout::parse(&texts).and_then(|sources| Layout::build(&sources)).map_err(refused)?;
+        let mut wafer = Self {
+            fabric: Fabric::new(layout, Settings::default()).map_err(refused)?,
+            bundle: bundle.clone(),
+            device: device.clone(),
+            logits: Vec::new(),
+            steps: 0,
+            spent: Report::default(),
+        };
+        for region in &device.regions {
+            wafer.fill(region)?;
+        }
+        let rows = device.regions.last().map_or(0, |region| region.height);
+        wafer.logits = vec![0.0; (rows * device.logits) as usize];
+        Ok(wafer)
+    }
+
+    /// Fills the arrays of a region's PEs.
+    fn fill(&mut self, region: &WaferRegion) -> Result<()> {
+        let bundle = self.bundle.clone();
+        for array in &region.arrays {
+            let mut words = vec![0u16; array.words as usize];
+            for row in 0..region.height {
+                for column in 0..self.device.width {
+                    words.fill(0);
+                    for piece in &array.pieces {
+                        let tensor = bundle.tensor(&piece.tensor).map_or(&[][..], |tensor| tensor.data);
+                        copy(piece, tensor, (column, row), &mut words);
+                    }
+                    let at = (column as usize, (region.top + row) as usize);
+                    self.fabric.write_array(at, &array.symbol, &words).map_err(refused)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the first region's columns get for a token.
+    fn stream(&self, token: usize, position: i32, index: i32) -> Vec<f32> {
+        let input = &self.device.input;
+        let tensor = |name: &str| self.bundle.tensor(name).map_or(&[][..], |tensor| tensor.data);
+        let hidden = input.hidden as usize;
+        let codes = &tensor(&input.table)[token * hidden..][..hidden];
+        let scale = &tensor(&input.scales)[2 * token..];
+        let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
+        let mut stream: Vec<f32> = codes.iter().map(|code| f32::from(*code as i8) * scale).collect();
+        stream.resize(hidden.next_multiple_of(input.piece as usize), 0.0);
+        stream.resize(self.device.width as usize * input.piece as usize, 0.0);
+        let angles = angles(input, input.inv_freq.as_deref().map_or(&[], tensor), position);
+        let own = |piece: &[f32]| piece.iter().chain(&angles).copied().chain([index as f32]).collect::<Vec<f32>>();
+        stream.chunks_exact(input.piece as usize).flat_map(own).collect()
+    }
+
+    fn token(&mut self, token: usize, position: i32, index: i32) -> Result<()> {
+        let stream = self.stream(token, position, index);
+        let columns = self.device.width as usize;
+        let height = self.device.regions.first().map_or(0, |region| region.height as usize);
+        for (column, part) in stream.chunks_exact(stream.len() / columns).enumerate() {
+            for row in 0..height {
+                self.fabric.write((column, row), "stream", part).map_err(refused)?;
+            }
+        }
+        let report = self.fabric.launch("step").map_err(refused)?;
+        self.steps += 1;
+        self.spent = report;
+        Ok(())
+    }
+
+    fn cache(&self, layer: usize) -> Option<(&WaferRegion, WaferCache)> {
+        let of = |region| move |cache: &WaferCache| (region, *cache);
+        let mut all = self.device.regions.iter().flat_map(|region| region.caches.iter().map(of(region)));
+        all.find(|(_, cache)| cache.layer as usize == layer)
+    }
+
+    /// Every element of a span: PE, offset in the array, and place in the caller's data.
+    fn elements(&self, span: CacheSpan) -> Vec<((usize, usize), usize, usize)> {
+        let Some((region, cache)) = self.cache(span.layer) else { return Vec::new() };
+        let (dim, entries, width) = (cache.dim as usize, cache.entries as usize, self.device.width as usize);
+        let mut out = Vec::new();
+        for row in 0..region.height as usize {
+            for local in 0..cache.heads as usize {
+                let head = row / cache.share as usize * cache.heads as usize + local;
+                for at in 0..span.count {
+                    let (column, entry) = ((span.first + at) % width, (span.first + at) / width);
+                    for d in 0..dim {
+                        let offset = match span.part {
+                            CachePart::Key => cache.keys as usize + (local * dim + d) * entries + entry,
+                            CachePart::Value => cache.values as usize + (local * entries + entry) * dim + d,
+                        };
+                        out.push(((column, region.top as usize + row), offset, (head * span.count + at) * dim + d));
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// A piece of a tensor into an array; what the tensor lacks stays zero.
+fn copy(piece: &Piece, tensor: &[u8], (column, row): (u64, u64), words: &mut [u16]) {
+    let at = column.saturating_mul(piece.column).saturating_add((row / piece.share).saturating_mul(piece.row));
+    let from = usize::try_from(at).ok().and_then(|at| tensor.get(at..)).unwrap_or(&[]);
+    let to = &mut words[piece.to as usize..][..piece.words as usize];
+    for (word, bytes) in to.iter_mut().zip(from.chunks(2)) {
+        *word = u16::from_le_bytes([bytes[0], bytes.get(1).copied().unwrap_or(0)]);
+    }
+}
+
+/// Cosines, then sines, as the dialect's `rotary` says.
+fn angles(input: &HostInput, inv_freq: &[u8], position: i32) -> Vec<f32> {
+    let frequencies = inv_freq.chunks_exact(4).take(input.half as usize);
+    let angles: Vec<f32> =
+        frequencies.map(|bytes| position as f32 * f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
+    let of = |f: fn(f64) -> f64| {
+        angles.iter().map(move |angle| f(f64::from(*angle)) as f32 * input.rotary_scale).collect::<Vec<f32>>()
+    };
+    [of(libm::cos), of(libm::sin)].concat()
+}
+
+impl Device for Wafer {
+    fn describe(&self) -> String {
+        let rows: u64 = self.device.regions.iter().map(|region| region.height).sum();
+        format!("wse, {} x {rows} PEs: a model of the chip, not run on silicon", self.device.width)
+    }
+
+    fn max_tokens(&self) -> usize {
+        64
+    }
+
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+        let vocab = self.bundle.manifest().model.vocab as usize;
+        let mut out = logits.chunks_exact_mut(vocab);
+        for at in 0..batch.tokens.len() {
+            self.token(batch.tokens[at] as usize, batch.positions[at], batch.index[at])?;
+            for _ in batch.logit_rows.iter().filter(|row| **row as usize == at) {
+                let Some(region) = self.device.regions.last() else { break };
+                let chunk = self.device.logits as usize;
+                for (row, part) in self.logits.chunks_exact_mut(chunk).enumerate() {
+                    self.fabric.read((0, region.top as usize + row), "result", part).map_err(refused)?;
+                }
+                if let Some(out) = out.next() {
+                    out.copy_from_slice(&self.logits[..vocab]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_cache(&self, span: CacheSpan) -> Vec<f32> {
+        let name = part_name(span.part);
+        let elements = self.elements(span);
+        let mut data = vec![0.0; elements.iter().map(|(.., to)| to + 1).max().unwrap_or(0)];
+        for (pe, offset, to) in elements {
+            data[to] = f16::from_bits(self.fabric.word(pe, name, offset)).to_f32();
+        }
+        data
+    }
+
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) {
+        let name = part_name(span.part);
+        for (pe, offset, from) in self.elements(span) {
+            self.fabric.set_word(pe, name, offset, f16::from_f32(data[from]).to_bits());
+        }
+    }
+}
+
+fn part_name(part: CachePart) -> &'static str {
+    match part {
+        CachePart::Key => "keys",
+        CachePart::Value => "values",
+    }
+}

@@ -1,0 +1,134 @@
+//! `layout.csl`: the rectangle, who runs what, every route, every exported name.
+
+use q35_dialects::wse::{COLORS, Direction, EXPORTS, Program, Region, Route, Span};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+fn letter(direction: Direction) -> char {
+    match direction {
+        Direction::North => 'N',
+        Direction::South => 'S',
+        Direction::East => 'E',
+        Direction::West => 'W',
+        Direction::Ramp => 'R',
+    }
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::North => "NORTH",
+        Direction::South => "SOUTH",
+        Direction::East => "EAST",
+        Direction::West => "WEST",
+        Direction::Ramp => "RAMP",
+    }
+}
+
+/// The name of a route: `RX_R_TX_E`.
+fn route_name(route: &Route) -> String {
+    let tx: String = route.tx.iter().map(|direction| letter(*direction)).collect();
+    format!("RX_{}_TX_{tx}", letter(route.rx))
+}
+
+fn range(span: Span) -> String {
+    format!("@range(u16, {}, {}, {})", span.start, span.end, span.step)
+}
+
+pub(super) fn text(program: &Program) -> String {
+    let (width, height) = (program.width, program.height());
+    let mut out = String::new();
+    let w = &mut out;
+    let mut line = |text: &str| {
+        let _ = writeln!(w, "{text}");
+    };
+    line(
+        "// A decoder on a stack of regions, each all columns wide. Emitted for WSE-3, SDK 2.10; run on a model of the chip, not on silicon.",
+    );
+    line("//");
+    line("// Color map");
+    for color in COLORS {
+        line(&format!("//   {:2}  {:13} {}", color.id, color.name, color.purpose));
+    }
+    line("//   21-23 memcpy");
+    line("//");
+    line("// Queue map: comm.csl. Task map: 8 exit_task, in every PE program.");
+    line("");
+    for color in COLORS {
+        line(&format!("const {}: color = @get_color({});", color.name, color.id));
+    }
+    line("");
+    line(&format!("const width: u16 = {width};"));
+    line(&format!("const height: u16 = {height};"));
+    line("");
+    line("const memcpy = @import_module(\"<memcpy/get_params>\", .{ .width = width, .height = height });");
+    line("");
+    line("layout {");
+    line("  @set_rectangle(width, height);");
+    for (number, region) in program.regions.iter().enumerate() {
+        line("");
+        tiles(&mut line, program, number, region);
+    }
+    line("");
+    line("  // Routes: where wavelets come from, and where they go");
+    let routes = program.routes();
+    let mut named = BTreeSet::new();
+    for route in &routes {
+        if named.insert(route_name(route)) {
+            let tx: Vec<&str> = route.tx.iter().map(|direction| word(*direction)).collect();
+            line(&format!(
+                "  const {} = .{{ .rx = .{{{}}}, .tx = .{{{}}} }};",
+                route_name(route),
+                word(route.rx),
+                tx.join(", ")
+            ));
+        }
+    }
+    let mut of = None;
+    for route in &routes {
+        if of != Some(route.color) {
+            of = Some(route.color);
+            line("");
+            line(&format!("  // {}: {}", COLORS[route.color].name, COLORS[route.color].purpose));
+        }
+        line(&format!("  for ({}) |x| {{", range(route.columns)));
+        line(&format!("    for ({}) |y| {{", range(route.rows)));
+        line(&format!("      @set_color_config(x, y, {}, .{{ .routes = {} }});", COLORS[route.color].name, route_name(route)));
+        line("    }");
+        line("  }");
+    }
+    line("");
+    line("  // Names that the host knows");
+    for export in EXPORTS {
+        line(&match export.elem {
+            Some(elem) => format!("  @export_name(\"{}\", [*]{elem}, true);", export.name),
+            None => format!("  @export_name(\"{}\", fn()void);", export.name),
+        });
+    }
+    line("}");
+    out
+}
+
+fn tiles(line: &mut impl FnMut(&str), program: &Program, number: usize, region: &Region) {
+    let kernel = &program.kernels[region.kernel];
+    let end = region.top + region.height;
+    let streams = [COLORS[6].name, COLORS[7].name];
+    line(&format!("  // Region {number}: rows {} to {}", region.top, end - 1));
+    line("  for (@range(u16, width)) |x| {");
+    line(&format!("    for ({}) |y| {{", range(Span::all(region.top, end))));
+    line("      const x_even = x % 2 == 0;");
+    line(&format!("      const y_even = (y - {}) % 2 == 0;", region.top));
+    line(&format!("      @set_tile_code(x, y, \"{}.csl\", .{{", kernel.name));
+    line("        .memcpy_params = memcpy.get_params(x),");
+    line(&format!("        .width = width, .height = {}, .top = {},", region.height, region.top));
+    line(&format!("        .first = {}, .last = {},", number == 0, number + 1 == program.regions.len()));
+    line("        .row_send = if (x_even) row_even else row_odd,");
+    line("        .row_recv = if (x_even) row_odd else row_even,");
+    line("        .row_share = row_share,");
+    line("        .column_send = if (y_even) column_even else column_odd,");
+    line("        .column_recv = if (y_even) column_odd else column_even,");
+    line("        .column_share = column_share,");
+    line(&format!("        .stream_send = {}, .stream_recv = {},", streams[number % 2], streams[(number + 1) % 2]));
+    line("      });");
+    line("    }");
+    line("  }");
+}

@@ -1,0 +1,212 @@
+//! The target's passes, in order.
+
+use crate::emit;
+use crate::map::{Mapped, map};
+use crate::report;
+use crate::weights::Coding;
+use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, WaferRegion, WseDevice, row_stride};
+use q35_diag::Result;
+use q35_dialects::q35::Op;
+use q35_dialects::wse::Arena;
+use q35_dialects::{Activations, Ty};
+use q35_format::{Codec, PackedSpec};
+use q35_graph::{Observer, Pass, Stage};
+use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot};
+use std::collections::BTreeMap;
+
+const MAP: Pass = Pass {
+    name: "wse-map",
+    purpose: "Place ops on regions of processing elements, with a memory plan for each",
+    from: Stage::Q35,
+    to: Stage::Target,
+};
+const EMIT: Pass = Pass { name: "wse-emit", purpose: "Print the program as CSL", from: Stage::Target, to: Stage::Asm };
+const LOAD: Pass = Pass {
+    name: "wse-load",
+    purpose: "Say which bytes of which tensor every memory holds",
+    from: Stage::Asm,
+    to: Stage::Bundle,
+};
+
+/// Where the program lies in a bundle.
+const FOLDER: &str = "wse";
+
+/// The wafer-scale target.
+#[derive(Clone, Copy, Debug)]
+pub struct Wse;
+
+impl Target for Wse {
+    fn name(&self) -> &'static str {
+        "wse"
+    }
+
+    fn description(&self) -> &'static str {
+        "CSL for a wafer of processing elements (WSE-3, SDK 2.10)"
+    }
+
+    fn label(&self) -> Label {
+        Label::ModelOfTheChip
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let ops = [
+            "tokens",
+            "positions",
+            "embed",
+            "rms_norm",
+            "linear",
+            "rotary",
+            "rope",
+            "append",
+            "attention",
+            "glu",
+            "add",
+            "select",
+        ];
+        Capabilities {
+            ops: ops.to_vec(),
+            codecs: vec![Codec::Split],
+            default_codec: Codec::Split,
+            activations: Activations::Float,
+            levels: vec!["wse3"],
+        }
+    }
+
+    fn passes(&self) -> Vec<Pass> {
+        vec![MAP, EMIT, LOAD]
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        map(self, request).map(|_| ())
+    }
+
+    fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
+        observer.before(&MAP);
+        let mapped = map(self, request)?;
+        observer.after(&MAP, &|| format!("{:#?}\n", mapped.program));
+
+        observer.before(&EMIT);
+        let texts = emit::files(&mapped.program);
+        observer.after(&EMIT, &|| texts.iter().map(|(name, text)| format!("// {name}\n{text}\n")).collect());
+
+        observer.before(&LOAD);
+        let lowered = self.bundle(request, &mapped, texts)?;
+        observer.after(&LOAD, &|| String::from_utf8_lossy(&lowered.files[&format!("{FOLDER}/fabric.json")]).into_owned());
+        Ok(lowered)
+    }
+}
+
+impl Wse {
+    fn bundle(&self, request: &Request<'_>, mapped: &Mapped, texts: BTreeMap<String, String>) -> Result<Lowered> {
+        let mut weights: BTreeMap<String, WeightTensor> = BTreeMap::new();
+        for built in &mapped.built {
+            weights.extend(built.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        }
+        let device = self.device(request, mapped, &texts, &mut weights)?;
+        let json = serde_json::to_vec_pretty(&device).unwrap_or_else(|e| unreachable!("numbers and names are JSON: {e}"));
+        let mut files: BTreeMap<String, Vec<u8>> =
+            texts.into_iter().map(|(name, text)| (format!("{FOLDER}/{name}"), text.into_bytes())).collect();
+        files.insert(format!("{FOLDER}/run.py"), emit::HOST.as_bytes().to_vec());
+        files.insert(format!("{FOLDER}/fabric.json"), json);
+        files.insert(format!("{FOLDER}/report.md"), report::text(mapped).into_bytes());
+        files.insert(format!("{FOLDER}/placement.svg"), report::picture(mapped).into_bytes());
+        files.insert(format!("{FOLDER}/commands_wse3.sh"), emit::commands(&mapped.program).into_bytes());
+        Ok(Lowered { device: Device::Wse(device), plan: plan(request), steps: Vec::new(), files, weights })
+    }
+
+    fn device(
+        &self,
+        request: &Request<'_>,
+        mapped: &Mapped,
+        texts: &BTreeMap<String, String>,
+        weights: &mut BTreeMap<String, WeightTensor>,
+    ) -> Result<WseDevice> {
+        let graph = request.graph;
+        let table = &mapped.embed.table;
+        let at = || {
+            graph
+                .ids()
+                .find(|id| matches!(graph.node(*id).op, Op::Embed(_)))
+                .map_or(String::new(), |id| graph.node(id).name.clone())
+        };
+        let no = |reason: &str| cannot(self, &at(), reason);
+        let packed = *request.params.get(table).ok_or_else(|| no("the table is not there"))?;
+        if Coding::of(packed.codec, packed.group) != Ok(Coding::Byte) {
+            return Err(no("the host reads tables of 8-bit integers only").into());
+        }
+        let spec = PackedSpec::new(packed.rows as usize, packed.cols as usize, packed.codec, packed.group)
+            .map_err(|e| no(&e.to_string()))?;
+        let sections = [
+            (format!("{table}.rows"), Section::Codes, spec.row_bytes()),
+            (format!("{table}.rows.scales"), Section::Scales, spec.scale().bytes()),
+        ];
+        let names = sections.map(|(name, section, bytes)| {
+            weights
+                .insert(name.clone(), WeightTensor { param: table.clone(), section, arrangement: Arrangement::plain(bytes) });
+            name
+        });
+        let rotary = mapped.rotary.and_then(|id| match &graph.node(id).op {
+            Op::Rotary(op) => Some(op.clone()),
+            _ => None,
+        });
+        let inv_freq = rotary.as_ref().map(|op| {
+            let name = op.inv_freq.as_str().to_owned();
+            let arrangement = Arrangement::plain(4 * mapped.half as usize);
+            weights.insert(name.clone(), WeightTensor { param: op.inv_freq.clone(), section: Section::Codes, arrangement });
+            name
+        });
+        let regions = mapped.program.regions.iter().zip(&mapped.built).map(|(region, built)| {
+            let array = |(arena, pieces): (&Arena, &Vec<q35_bundle::Piece>)| Array {
+                symbol: arena.name().to_owned(),
+                words: arena.words() * built.kernel.arenas[*arena as usize],
+                pieces: pieces.clone(),
+            };
+            WaferRegion {
+                top: region.top,
+                height: region.height,
+                arrays: built.pieces.iter().map(array).collect(),
+                caches: built.caches.clone(),
+            }
+        });
+        let [codes, scales] = names;
+        Ok(WseDevice {
+            folder: FOLDER.to_owned(),
+            files: texts.keys().cloned().collect(),
+            width: mapped.program.width,
+            regions: regions.collect(),
+            input: HostInput {
+                table: codes,
+                scales,
+                hidden: mapped.hidden,
+                piece: mapped.piece,
+                inv_freq,
+                half: mapped.half,
+                rotary_scale: rotary.map_or(1.0, |op| op.scale),
+            },
+            logits: mapped.built.last().map_or(0, |built| built.logits),
+            context: request.context,
+        })
+    }
+}
+
+/// The cache as the runtime counts it, and a row of logits; nothing else lies with the host.
+fn plan(request: &Request<'_>) -> MemoryPlan {
+    let mut cache: BTreeMap<u32, CacheLayer> = BTreeMap::new();
+    let mut vocab = 1;
+    for id in request.graph.ids() {
+        if let Some(Ty::Cache { layer, kv_heads, key_dim, value_dim }) = request.graph.node(id).results.first().copied() {
+            cache.insert(layer, CacheLayer { kv_heads, key_dim, value_dim, window: None });
+        }
+    }
+    if let Some((_, value)) = request.graph.outputs.first()
+        && let Ty::Act { width, .. } = request.graph.ty(*value)
+    {
+        vocab = *width;
+    }
+    MemoryPlan {
+        bytes_per_token: 0,
+        bytes_per_logit_row: row_stride(vocab).unwrap_or(0),
+        cache: cache.into_values().collect(),
+        logits_offset_per_row: 0,
+    }
+}
