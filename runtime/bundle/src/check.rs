@@ -1,6 +1,6 @@
 //! What must hold of a manifest before anything is run from it. The rows of [`check`] are the invariants a runtime relies on:
 //!
-//! 1. Every file lies inside the bundle; the device's object is one of them.
+//! 1. Every file lies inside the bundle; those that the device loads are among them.
 //! 2. The model's vocabulary and context are positive and fit an `i32`.
 //! 3. A row of logits lies inside its section of the arena; both sections and all offsets are multiples of 64.
 //! 4. Cache layers are not empty, and small enough that a token's share of the cache can be counted.
@@ -8,6 +8,7 @@
 //! 6. Every argument exists: arena offsets inside their section, tensors in the weights file (and aligned), cache layers in the plan.
 //! 7. Interface roles name cache layers of the plan; passive outputs name passive inputs; there is one token input.
 //! 8. Every feature level has an identifier for a name, and no two have the same.
+//! 9. A GPU's kernels all have groups of 1 to 1024 threads.
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
@@ -27,10 +28,11 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
     for rel in manifest.files.keys() {
         found.unless(is_inside(rel), || format!("file name '{}' leaves the bundle", rel.escape_debug()));
     }
-    let Device::Cpu(device) = &manifest.device;
-    found.unless(manifest.files.contains_key(&device.object), || {
-        format!("the object '{}' is not among the files", device.object.escape_debug())
-    });
+    for object in manifest.device.objects() {
+        found.unless(manifest.files.contains_key(object), || {
+            format!("the object '{}' is not among the files", object.escape_debug())
+        });
+    }
 
     for (name, value) in [("vocabulary", manifest.model.vocab), ("context", manifest.model.context)] {
         found.unless((1..=i32::MAX as u64).contains(&value), || format!("the model's {name} is {value}"));
@@ -99,12 +101,21 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
     }
 
     let mut names = BTreeSet::new();
-    for level in &device.levels {
-        found.unless(is_identifier(&level.name) && names.insert(&level.name), || {
-            format!("feature level '{}' is misnamed", level.name.escape_debug())
+    for level in manifest.device.levels() {
+        found.unless(is_identifier(level) && names.insert(level), || {
+            format!("feature level '{}' is misnamed", level.escape_debug())
         });
     }
-    found.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || "the symbol prefix is no identifier".to_owned());
+    let prefix = manifest.device.prefix();
+    found.unless(prefix.is_empty() || is_identifier(prefix), || "the symbol prefix is no identifier".to_owned());
+    if let Device::Cuda(device) = &manifest.device {
+        for variant in manifest.steps.iter().flat_map(|step| &step.variants) {
+            let threads = device.threads.get(&variant.kernel);
+            found.unless(threads.is_some_and(|threads| (1..=1024).contains(threads)), || {
+                format!("kernel '{}' has groups of {threads:?} threads", variant.kernel.escape_debug())
+            });
+        }
+    }
     found.0
 }
 

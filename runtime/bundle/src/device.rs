@@ -1,6 +1,7 @@
 //! What a bundle needs of the machine that runs it.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One feature level of a CPU bundle: every kernel exists once per level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +25,43 @@ pub struct CpuDevice {
     pub levels: Vec<Level>,
 }
 
+/// One feature level of a CUDA bundle: all kernels as PTX for an architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CudaLevel {
+    /// Name, e.g. `sm_80`.
+    pub name: String,
+    /// PTX file in the bundle, relative path.
+    pub file: String,
+    /// Compute capability that it needs, major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Whether it runs on that capability alone, rather than on later ones too.
+    pub exact: bool,
+    /// The oldest driver that reads the PTX, by the CUDA version it belongs to: 1000 times the major version plus 10 times the minor.
+    pub driver: u32,
+}
+
+/// Kernels for NVIDIA GPUs. A kernel's parameters are the addresses of the step's bindings, then the sizes of [`Dim`](crate::Dim) as 64-bit
+/// integers; a group of threads computes one tile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CudaDevice {
+    /// Prefix of every symbol.
+    pub prefix: String,
+    /// Best first; the first that card and driver can run is used.
+    pub levels: Vec<CudaLevel>,
+    /// Threads of a group, by kernel.
+    pub threads: BTreeMap<String, u32>,
+}
+
 /// The device a bundle was compiled for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Device {
     /// A CPU.
     Cpu(CpuDevice),
+    /// An NVIDIA GPU.
+    Cuda(CudaDevice),
 }
 
 impl Device {
@@ -37,6 +69,31 @@ impl Device {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Cpu(_) => "cpu",
+            Self::Cuda(_) => "cuda",
+        }
+    }
+
+    /// Names of its feature levels, best first.
+    pub fn levels(&self) -> Vec<&str> {
+        match self {
+            Self::Cpu(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
+            Self::Cuda(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
+        }
+    }
+
+    /// The files that it loads.
+    pub fn objects(&self) -> Vec<&str> {
+        match self {
+            Self::Cpu(device) => vec![&device.object],
+            Self::Cuda(device) => device.levels.iter().map(|level| level.file.as_str()).collect(),
+        }
+    }
+
+    /// Prefix of its kernels' symbols.
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Cpu(device) => &device.prefix,
+            Self::Cuda(device) => &device.prefix,
         }
     }
 }

@@ -18,7 +18,7 @@ mod reader;
 mod tensors;
 mod writer;
 
-pub use device::{CpuDevice, Device, Level};
+pub use device::{CpuDevice, CudaDevice, CudaLevel, Device, Level};
 pub use interface::{Interface, Port, PositionRule, Role};
 pub use manifest::{FileEntry, Manifest, ModelFacts, SCHEMA, WeightEntry};
 pub use mapped::Tensor;

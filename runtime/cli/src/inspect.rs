@@ -62,8 +62,10 @@ fn summary(bundle: &Bundle) -> Summary {
 fn text(manifest: &Manifest, summary: &Summary) -> String {
     use Align::{Left, Right};
     let model = &manifest.model;
-    let Device::Cpu(device) = &manifest.device;
-    let levels: Vec<&str> = device.levels.iter().map(|l| l.name.as_str()).collect();
+    let device = match &manifest.device {
+        Device::Cpu(device) => format!("cpu, {}", device.arch),
+        Device::Cuda(_) => "cuda".to_owned(),
+    };
     let options: Vec<String> = manifest.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut facts = Table::bare(&[Left, Left]);
     facts.row([
@@ -73,7 +75,7 @@ fn text(manifest: &Manifest, summary: &Summary) -> String {
     facts.row(["vocabulary", &model.vocab.to_string()]);
     facts.row(["context", &format!("{} tokens", model.context)]);
     facts.row(["compiled by", &format!("{} {}", manifest.compiler, options.join(" "))]);
-    facts.row(["device", &format!("{}, {}: {}", manifest.device.name(), device.arch, levels.join(", "))]);
+    facts.row(["device", &format!("{device}: {}", manifest.device.levels().join(", "))]);
     facts.row(["weights", &format!("{:.3} bits each, scales included", summary.effective_bits)]);
     facts.row(["program", &format!("{} steps, {} kernels", summary.steps, summary.kernels)]);
     facts.row([

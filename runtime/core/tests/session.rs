@@ -65,7 +65,8 @@ fn a_cache_moves_from_one_slot_to_another() {
     let (_dir, mut session) = session(2, 12, 256, 2);
     session.step(&[chunk(0, &PROMPT[..5], Want::Nothing)]).unwrap();
     let span = |part| CacheSpan { layer: 0, part, slot: 0, first: 0, count: 5 };
-    let (keys, values) = (session.read_cache(span(CachePart::Key)), session.read_cache(span(CachePart::Value)));
+    let (keys, values) =
+        (session.read_cache(span(CachePart::Key)).unwrap(), session.read_cache(span(CachePart::Value)).unwrap());
     session.fill(1, 5, |_, part| if part == CachePart::Key { keys.clone() } else { values.clone() }).unwrap();
     assert_eq!(rows(&mut session, &[chunk(1, &PROMPT[5..], Want::All)]), toy::logits(&PROMPT)[5..]);
 }
@@ -113,7 +114,7 @@ fn machines_that_cannot_run_it() {
         "error[Q35-0505]: the bundle was compiled for device 'cpu', not for 'cuda'\n  help: compile it with --target cuda"
     );
     let mut other = toy::manifest();
-    let q35_bundle::Device::Cpu(device) = &mut other.device;
+    let q35_bundle::Device::Cpu(device) = &mut other.device else { unreachable!("the toy runs on a CPU") };
     device.arch = "pdp11".into();
     let text = format!("error[Q35-0504]: the bundle was compiled for pdp11, and this machine is {}", std::env::consts::ARCH);
     assert_eq!(refusal(other, Options::default()), text);

@@ -4,6 +4,7 @@
 //! [`Machine`]; a device that runs whole programs (a chip with a fixed schedule, a simulator) implements [`Device`] itself.
 
 mod cpu;
+mod cuda;
 mod executor;
 mod machine;
 
@@ -57,10 +58,10 @@ pub trait Device: Send {
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
 
     /// Copies entries out of the cache, as `[head][entry][column]`.
-    fn read_cache(&self, span: CacheSpan) -> Vec<f32>;
+    fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>>;
 
     /// Copies entries into the cache, from `[head][entry][column]`.
-    fn write_cache(&mut self, span: CacheSpan, data: &[f32]);
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()>;
 }
 
 /// The device a bundle was compiled for, ready to run it.
@@ -73,6 +74,10 @@ pub fn open(bundle: &Arc<Bundle>, options: &Options) -> Result<Box<dyn Device>> 
     match &bundle.manifest().device {
         q35_bundle::Device::Cpu(device) => {
             let machine = cpu::Cpu::new(bundle.clone(), device, options)?;
+            Ok(Box::new(Executor::new(machine, bundle, options)?))
+        }
+        q35_bundle::Device::Cuda(device) => {
+            let machine = cuda::Cuda::new(bundle.clone(), device, options)?;
             Ok(Box::new(Executor::new(machine, bundle, options)?))
         }
     }
