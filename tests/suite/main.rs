@@ -8,6 +8,7 @@ mod determinism;
 mod disk;
 mod end_to_end;
 mod filetests;
+mod gpu;
 mod memory;
 mod program;
 
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     let mut trials = filetests::trials();
     if cfg!(feature = "mlir") {
         trials.extend(
-            [end_to_end::trials(), codecs::trials(), determinism::trials(), disk::trials(), memory::trials()]
+            [end_to_end::trials(), codecs::trials(), determinism::trials(), disk::trials(), gpu::trials(), memory::trials()]
                 .into_iter()
                 .flatten(),
         );

@@ -46,11 +46,11 @@ impl Settings {
             );
         }
         if group != Group::Row && !codec.has_scales() {
-            refuse(&mut problems, "--group", "only codecs with scales have groups: split, w7, w8, w9, w10, q8");
+            refuse(&mut problems, "--group", "only codecs with scales have groups: split, w7 to w12, q8");
         }
         let can_rotate = codec.window().is_some();
         if shape.rotate == Some(Switch::On) && !can_rotate {
-            refuse(&mut problems, "--rotate", "rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10");
+            refuse(&mut problems, "--rotate", "rotation serves the 3.5-bit codecs: split, w7 to w12");
         }
         let rotate = shape.rotate.map_or(can_rotate, |switch| switch == Switch::On);
         let weights = WeightOptions { codec, group, rotate, activations: capabilities.activations };
@@ -127,9 +127,9 @@ mod tests {
         assert_eq!(
             text,
             "error[Q35-0303]: --group has no meaning for codec f32\n  at option '--group'\n  \
-             help: only codecs with scales have groups: split, w7, w8, w9, w10, q8\n\
+             help: only codecs with scales have groups: split, w7 to w12, q8\n\
              error[Q35-0303]: --rotate has no meaning for codec f32\n  at option '--rotate'\n  \
-             help: rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10"
+             help: rotation serves the 3.5-bit codecs: split, w7 to w12"
         );
     }
 

@@ -13,8 +13,9 @@ use q35_mlir::llvm;
 use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
 use std::collections::BTreeMap;
 
-const EMIT: Pass =
-    Pass { name: "cuda-emit", purpose: "Optimise with LLVM and emit PTX for every level", from: Stage::Target, to: Stage::Asm };
+const COMPILE: Pass =
+    Pass { name: "cuda-compile", purpose: "Optimise with LLVM for every level", from: Stage::Target, to: Stage::Target };
+const EMIT: Pass = Pass { name: "cuda-emit", purpose: "Take the PTX of every level", from: Stage::Target, to: Stage::Asm };
 const BUNDLE: Pass =
     Pass { name: "cuda-describe", purpose: "Describe levels and kernels to the runtime", from: Stage::Asm, to: Stage::Bundle };
 
@@ -48,7 +49,7 @@ impl Target for Cuda {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        q35_gpu::lower::passes().into_iter().chain([EMIT, BUNDLE]).collect()
+        q35_gpu::lower::passes().into_iter().chain([COMPILE, EMIT, BUNDLE]).collect()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -60,11 +61,15 @@ impl Target for Cuda {
         let context = Context::new();
         let (program, module) = q35_gpu::lower::lower(self, &ISA, request, &context, observer)?;
 
+        // What is shown is the last level, which every card can run.
+        observer.before(&COMPILE);
+        let compiled = LEVELS.map(|level| (level.file(), llvm::emit(&module, &level.machine())));
+        observer.after(&COMPILE, &|| compiled.last().map(|(_, code)| code.ir()).unwrap_or_default());
+
         observer.before(&EMIT);
-        let emitted = LEVELS.map(|level| (level.file(), llvm::emit(&module, &level.machine()).object));
-        // The text shown is that of the last level, which all cards can run.
-        let text = || emitted.last().map(|(_, ptx)| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default();
-        observer.after(&EMIT, &text);
+        let files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
+        let shown = LEVELS.last().and_then(|level| files.get(&level.file()));
+        observer.after(&EMIT, &|| shown.map(|ptx| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default());
 
         observer.before(&BUNDLE);
         let threads = program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
@@ -78,12 +83,8 @@ impl Target for Cuda {
             device: Device::Cuda(device),
             plan: program.plan,
             steps: program.steps,
-            files: BTreeMap::from(emitted),
+            files,
             weights: program.weights,
         })
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests;

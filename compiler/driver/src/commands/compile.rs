@@ -50,7 +50,7 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
     match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
             format!("--effort best has no meaning for codec {codec}"),
-            "error-compensated rounding serves the 3.5-bit codecs: split, w7, w8, w9, w10",
+            "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12",
         ),
         (Effort::Best, Some(text), _) => Ok(Some(Calibration { text: text.clone(), sequences: options.sequences as usize })),
         (Effort::Fast, Some(_), _) => refuse("--calibrate does nothing with --effort fast".to_owned(), "add --effort best"),

@@ -25,6 +25,10 @@ impl Kernel for Chain {
         self.parts.iter().map(|part| part.args()).sum()
     }
 
+    fn shared_bytes(&self) -> u32 {
+        self.parts.iter().map(|part| part.shared_bytes()).sum()
+    }
+
     fn build(&self, call: &Call<'_>) {
         let mut first = 0;
         for part in &self.parts {

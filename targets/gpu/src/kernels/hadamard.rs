@@ -41,6 +41,10 @@ impl Kernel for Hadamard {
         2
     }
 
+    fn shared_bytes(&self) -> u32 {
+        4 * self.block as u32
+    }
+
     fn build<'k>(&self, call: &Call<'k>) {
         let (b, block) = (call.b, self.block as i64);
         let flips: Vec<u8> = signs(self.seed, self.block as usize).map(|s| if s < 0.0 { 0x80 } else { 0 }).collect();
@@ -50,7 +54,7 @@ impl Kernel for Hadamard {
             (value.bitcast(I32) ^ sign).bitcast(F32)
         };
         let norm = f64::from(1.0 / (self.block as f32).sqrt());
-        let shared = b.shared(4 * self.block as u32, 16);
+        let shared = b.shared(self.shared_bytes(), 16);
         let (from, to) = (row_at(call.arg(0), call.tile, self.width), row_at(call.arg(1), call.tile, self.width));
         b.for_(0, self.width as i64, block, |start| {
             let (from, to) = (from.at(start * 4), to.at(start * 4));

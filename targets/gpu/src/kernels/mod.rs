@@ -59,6 +59,11 @@ pub trait Kernel {
         ROW_THREADS
     }
 
+    /// Bytes of memory that the threads of a group share, where they are many.
+    fn shared_bytes(&self) -> u32 {
+        0
+    }
+
     /// Builds the body.
     fn build(&self, call: &Call<'_>);
 }

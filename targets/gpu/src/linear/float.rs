@@ -25,7 +25,7 @@ pub(crate) fn stored(codec: Codec) -> Ty {
 
 pub(super) fn build<'k>(call: &Call<'k>, linear: &Linear) {
     let (b, cols, stored) = (call.b, linear.spec.cols(), stored(linear.spec.codec()));
-    let tile = weights::tile(call, linear, ROWS);
+    let tile = weights::tile(call, linear, ROWS, call.tile);
     let row = tile.number * ROWS as i64 + call.wave();
     b.if_(row.lt(tile.outputs), || {
         let w = tile.codes.at(row * (cols as i64 * i64::from(stored.bytes())));

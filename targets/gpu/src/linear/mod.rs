@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`geometry`] | where things lie in memory |
 //! | `fragment` | weights from memory to the operands of a matrix instruction |
-//! | `matrix` | 3.5-bit and 8-bit weights: matrix instructions, columns shared among waves |
+//! | `matrix` | 3.5-bit and 8-bit weights: matrix instructions, columns or rows shared among waves |
 //! | `float` | weights stored as floats: a wave per output |
 //! | `weights` | the arguments of a kernel, weight by weight |
 //!
@@ -25,6 +25,7 @@ pub(crate) use float::stored;
 use crate::abi::Call;
 use crate::isa::Isa;
 use crate::kernels::Kernel;
+use matrix::Division;
 use q35_bundle::{Dim, Rows, Size};
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec, ScaleType};
@@ -47,6 +48,8 @@ pub struct Linear {
 pub enum Variant {
     /// Tokens of one matrix instruction.
     Few,
+    /// Tokens of some matrix instructions.
+    Some,
     /// Any number of tokens.
     Many,
 }
@@ -56,8 +59,21 @@ impl Variant {
     fn instructions(self) -> u32 {
         match self {
             Variant::Few => 1,
-            Variant::Many => 4,
+            Variant::Some | Variant::Many => 4,
         }
+    }
+
+    /// How a group's waves share its work.
+    fn division(self) -> Division {
+        match self {
+            Variant::Few | Variant::Some => Division::Columns,
+            Variant::Many => Division::Rows,
+        }
+    }
+
+    /// The most rows it is meant for (more give right results, slowly).
+    fn max_rows(self, isa: &dyn Isa) -> Option<u64> {
+        (self != Variant::Many).then(|| u64::from(self.instructions() * isa.matrix().tokens))
     }
 }
 
@@ -86,10 +102,10 @@ impl Linear {
 
     /// Its kernels and the most rows each is meant for, in the order in which a step lists them.
     pub fn kernels(&self, isa: &dyn Isa) -> Vec<(LinearKernel, Option<u64>)> {
-        let kernel = |variant| LinearKernel { linear: self.clone(), variant };
-        let many = (kernel(Variant::Many), None);
-        let few = (kernel(Variant::Few), Some(u64::from(isa.matrix().tokens)));
-        if self.takes_packed() { vec![few, many] } else { vec![many] }
+        let variants: &[Variant] =
+            if self.takes_packed() { &[Variant::Few, Variant::Some, Variant::Many] } else { &[Variant::Many] };
+        let kernel = |&variant: &Variant| (LinearKernel { linear: self.clone(), variant }, variant.max_rows(isa));
+        variants.iter().map(kernel).collect()
     }
 
     /// Why there is no kernel for it, if there is none.
@@ -133,6 +149,7 @@ impl Kernel for LinearKernel {
             (self.linear.bias, "_bias"),
             (self.linear.rows == Rows::Logits, "_logits"),
             (self.variant == Variant::Few, "_few"),
+            (self.variant == Variant::Some, "_some"),
         ];
         suffixes.into_iter().filter(|(holds, _)| *holds).for_each(|(_, suffix)| name += suffix);
         name
@@ -145,21 +162,24 @@ impl Kernel for LinearKernel {
     }
 
     fn tiles(&self, _: Dim) -> Size {
-        let rows = if self.linear.takes_packed() { geometry::TILE } else { float::ROWS };
-        Size::constant(self.linear.outputs().map(|outputs| outputs.div_ceil(rows) as u64).sum())
+        let (rows, groups) = match self.linear.takes_packed() {
+            true => (matrix::rows(self.variant), matrix::token_groups(self.variant) as u64),
+            false => (float::ROWS, 1),
+        };
+        Size::constant(self.linear.outputs().map(|outputs| outputs.div_ceil(rows) as u64 * groups).sum())
     }
 
     fn threads(&self, isa: &dyn Isa) -> u32 {
         match self.linear.spec.codec().facts().storage {
             Storage::Float { .. } => isa.wave() * float::ROWS as u32,
-            _ => isa.wave() * matrix::waves(&self.linear.spec),
+            _ => isa.wave() * matrix::waves(&self.linear.spec, self.variant),
         }
     }
 
     fn build(&self, call: &Call<'_>) {
         match self.linear.spec.codec().facts().storage {
             Storage::Float { .. } => float::build(call, &self.linear),
-            _ => matrix::build(call, &self.linear, self.variant.instructions()),
+            _ => matrix::build(call, &self.linear, self.variant),
         }
     }
 }

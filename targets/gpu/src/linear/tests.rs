@@ -93,19 +93,21 @@ impl Case {
 #[test]
 fn every_codec_and_edge_size() {
     use Codec::*;
-    use Variant::{Few, Many};
+    use Variant::{Few, Many, Some};
     let cases = [
         (Split, 16, 256, Few, 1),
         (W7, 33, 600, Few, 8),
         (W8, 20, 514, Few, 3),
         (W8, 16, 2600, Few, 2),
-        (W8, 17, 300, Many, 37),
+        (W8, 17, 300, Some, 37),
+        (W8, 150, 600, Many, 70),
         (W9, 16, 511, Few, 1),
         (W10, 5, 770, Few, 2),
         (W11, 16, 258, Few, 1),
         (W12, 16, 1025, Many, 2),
         (Q8, 35, 515, Few, 5),
-        (Q8, 16, 260, Many, 9),
+        (Q8, 16, 260, Some, 9),
+        (Q8, 33, 2400, Many, 2),
         (F32, 9, 70, Many, 3),
         (F16, 11, 130, Many, 2),
         (Bf16, 8, 33, Many, 2),
@@ -113,20 +115,23 @@ fn every_codec_and_edge_size() {
     for (at, (codec, outputs, inputs, variant, tokens)) in cases.into_iter().enumerate() {
         Case::new(codec, outputs, inputs, Group::Row, variant, at % 2 == 1).check(tokens);
     }
-    for (codec, group) in [(W8, 64), (Split, 128), (Q8, 64)] {
-        Case::new(codec, 19, 700, Group::Columns(group), Few, true).check(3);
+    for (codec, group, variant) in [(W8, 64, Few), (Split, 128, Many), (Q8, 64, Some)] {
+        Case::new(codec, 19, 700, Group::Columns(group), variant, true).check(3);
     }
 }
 
 #[test]
 fn variants_and_neighbours_change_no_bit() {
-    let few = Case::new(Codec::W8, 16, 600, Group::Row, Variant::Few, false);
+    let few = Case::new(Codec::W8, 16, 2600, Group::Row, Variant::Few, false);
     let many = Case { kernel: LinearKernel { variant: Variant::Many, ..few.kernel.clone() }, ..few };
     let outputs = |case: &Case, tokens: usize| {
         let (x, _) = case.activations(tokens);
         rows(&run(&case.kernel, &case.args(x, tokens), [tokens as i64, 0, 0, 0])[3], 16)
     };
     let all = outputs(&many, 5);
+    let some = Case { kernel: LinearKernel { variant: Variant::Some, ..many.kernel.clone() }, ..many };
+    assert_eq!(outputs(&some, 5), all);
+    let many = some;
     let few = Case { kernel: LinearKernel { variant: Variant::Few, ..many.kernel.clone() }, ..many };
     assert_eq!(outputs(&few, 5), all);
     assert_eq!(outputs(&few, 2), all[..32]);

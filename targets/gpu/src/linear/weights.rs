@@ -41,8 +41,8 @@ impl<'k> Tile<'k> {
     }
 }
 
-/// The tile of this group; tiles have `rows` outputs, those of the first weight come first.
-pub(super) fn tile<'k>(call: &Call<'k>, linear: &Linear, rows: usize) -> Tile<'k> {
+/// Tile `number` of a layer; tiles have `rows` outputs, those of the first weight come first.
+pub(super) fn tile<'k>(call: &Call<'k>, linear: &Linear, rows: usize, number: Val<'k>) -> Tile<'k> {
     let mut args = (1..).map(|at| call.arg(at));
     let mut argument = || args.next().unwrap_or_else(|| unreachable!("there is always one more argument"));
     let mut first = 0;
@@ -59,9 +59,9 @@ pub(super) fn tile<'k>(call: &Call<'k>, linear: &Linear, rows: usize) -> Tile<'k
             y: argument(),
             stride: constant(geometry::act_stride(outputs)),
             outputs: constant(outputs),
-            number: call.tile - first,
+            number: number - first,
         };
-        found = Some(found.map_or(this, |before| this.or(call.tile.ge(first), before)));
+        found = Some(found.map_or(this, |before| this.or(number.ge(first), before)));
         first += outputs.div_ceil(rows) as i64;
     }
     found.unwrap_or_else(|| unreachable!("a layer has a weight"))

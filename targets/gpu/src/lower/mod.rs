@@ -82,7 +82,7 @@ pub fn lower<'c>(
     observer.after(&JOIN, &|| select::print(&selected));
 
     observer.before(&CHAIN);
-    selected.launches = chain::chain(selected.launches);
+    selected.launches = chain::chain(selected.launches, isa);
     observer.after(&CHAIN, &|| select::print(&selected));
 
     observer.before(&PLACE);

@@ -163,7 +163,7 @@ impl Context {
     /// Starts a kernel: its parameters are addresses, then sizes.
     pub(super) fn launch(
         &self,
-        function: &Function,
+        (name, function): (&str, &Function),
         groups: u64,
         threads: u32,
         addresses: &[u64],
@@ -181,7 +181,7 @@ impl Context {
         // bindings, sizes and hashes were verified when the bundle was opened. The driver copies them before it returns.
         unsafe {
             result::launch_kernel(function.0, grid, (threads, 1, 1), 0, result::stream::null(), &mut parameters)
-                .map_err(|e| fault("a kernel cannot be started", e))
+                .map_err(|e| fault(&format!("kernel '{name}' cannot be started"), e))
         }
     }
 }

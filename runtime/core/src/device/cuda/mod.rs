@@ -70,7 +70,7 @@ impl Cuda {
     /// A fault of the driver, with the node that may have caused it.
     fn during(&self, fault: Diagnostic, step: Option<usize>) -> Diagnostic {
         match step.or(self.last).map(|step| &self.bundle.manifest().steps[step]) {
-            Some(step) => fault.at("node", &step.node).at("op", &step.op),
+            Some(step) => fault.at("node", &step.node),
             None => fault,
         }
     }
@@ -115,7 +115,8 @@ impl Machine for Cuda {
         };
         let addresses: Vec<u64> = operands.iter().map(address).collect();
         let kernel = &self.kernels[step][variant];
-        let done = self.context.launch(&kernel.function, tiles, kernel.threads, &addresses, dims);
+        let name = &self.bundle.manifest().steps[step].variants[variant].kernel;
+        let done = self.context.launch((name, &kernel.function), tiles, kernel.threads, &addresses, dims);
         self.last = Some(step);
         done.map_err(|fault| self.during(fault, Some(step)).into())
     }
