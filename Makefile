@@ -27,6 +27,7 @@ demo: build ## compile the small model, generate text, print sizes, speed and pe
 	@$(MAKE) --no-print-directory demo-print
 
 test: setup ## every test that this machine can run
+	@scripts/ptxas.sh
 	cargo test --workspace --quiet
 
 test-full: test ## the same, and the tests that take minutes

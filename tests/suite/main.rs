@@ -9,6 +9,7 @@ mod disk;
 mod end_to_end;
 mod experts;
 mod filetests;
+mod gpu;
 mod memory;
 mod program;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
                 experts::trials(),
                 determinism::trials(),
                 disk::trials(),
+                gpu::trials(),
                 memory::trials(),
             ]
             .into_iter()

@@ -75,6 +75,7 @@ codes! {
     603 NoTokenizer "the bundle carries no tokenizer"
     604 BadInputs "an inputs file does not fit the model"
     605 BadText "a text cannot be used"
+    606 DeviceFailed "a device failed while it was in use"
 
     // 07: output
     701 CannotWrite "an output cannot be written"

@@ -55,19 +55,22 @@ pub const WRITE_BUNDLE: Pass = Pass {
     to: Stage::Bundle,
 };
 
-/// Every pass, in order; where the way parts, one target after the other.
+/// Every pass, in order, those of one target after those of another; what targets share is listed once.
 pub fn all() -> Vec<Pass> {
-    front().chain(targets::all().iter().flat_map(|target| target.passes())).chain(BACK).collect()
+    let mut of_targets: Vec<Pass> = Vec::new();
+    for pass in targets::all().iter().flat_map(|target| target.passes()) {
+        if !of_targets.contains(&pass) {
+            of_targets.push(pass);
+        }
+    }
+    with(of_targets)
 }
 
-/// What leads to the q35 stage.
-fn front() -> impl Iterator<Item = Pass> {
+/// The passes of a compile whose target has the given ones.
+fn with(of_target: Vec<Pass>) -> Vec<Pass> {
     let model = model::PASSES.iter().map(|row| row.pass);
-    [IMPORT, RAISE].into_iter().chain(model).chain([Q35])
+    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(of_target).chain([CALIBRATE, QUANTIZE, WRITE_BUNDLE]).collect()
 }
-
-/// What follows a target.
-const BACK: [Pass; 3] = [CALIBRATE, QUANTIZE, WRITE_BUNDLE];
 
 /// What `--dump-after` takes.
 pub fn names_and_all() -> Vec<&'static str> {
@@ -79,19 +82,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique() {
-        let mut names: Vec<_> = all().iter().map(|p| p.name).collect();
-        let count = names.len();
+    fn names_are_unique_and_stages_connect() {
+        let passes = all();
+        let mut names: Vec<_> = passes.iter().map(|p| p.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), count);
-    }
-
-    #[test]
-    fn stages_connect_by_way_of_every_target() {
+        assert_eq!(names.len(), passes.len());
         for target in targets::all() {
-            let way: Vec<_> = front().chain(target.passes()).chain(BACK).collect();
-            for pair in way.windows(2) {
+            for pair in with(target.passes()).windows(2) {
                 assert_eq!(pair[0].to, pair[1].from, "{} leaves what {} does not read", pair[0].name, pair[1].name);
             }
         }

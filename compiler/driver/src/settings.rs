@@ -2,7 +2,7 @@
 
 use crate::cli::{GroupChoice, Shape, Switch};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_format::Group;
+use q35_format::{Codec, Group};
 use q35_passes::model::WeightOptions;
 use q35_target::Capabilities;
 use std::collections::BTreeMap;
@@ -21,45 +21,30 @@ pub struct Settings {
 impl Settings {
     /// From the command line, and what the target would have. Options that contradict each other or the target are reported, all at once.
     pub fn new(shape: &Shape, target: &str, capabilities: &Capabilities) -> Result<Self> {
+        let codec = named(shape).unwrap_or(capabilities.default_codec);
         let mut problems = Diagnostics::new();
-        let codec = if shape.codec == "auto" { Ok(capabilities.default_codec) } else { shape.codec.parse() };
-        let codec = codec.unwrap_or_else(|e| unreachable!("the command line takes known codecs only: {e}"));
-        let group = match shape.group {
-            GroupChoice::Row => Group::Row,
-            GroupChoice::Columns64 => Group::Columns(64),
-            GroupChoice::Columns128 => Group::Columns(128),
-        };
-        let refuse = |problems: &mut Diagnostics, option: &str, why: &str| {
-            problems.push(
-                Diagnostic::error(Code::BadOption, format!("{option} has no meaning for codec {codec}"))
-                    .at("option", option)
-                    .help(why),
-            );
+        let mut refuse = |option: &str, what: String, help: String| {
+            problems.push(Diagnostic::error(Code::BadOption, what).at("option", option).help(help));
         };
         if !capabilities.codecs.contains(&codec) {
             let known: Vec<String> = capabilities.codecs.iter().map(ToString::to_string).collect();
-            let what = format!("target '{target}' has no kernels for codec {codec}");
-            problems.push(
-                Diagnostic::error(Code::BadOption, what)
-                    .at("option", "--codec")
-                    .help(format!("it has them for {}", known.join(", "))),
-            );
+            let help = format!("it has them for {}", known.join(", "));
+            refuse("--codec", format!("target '{target}' has no kernels for codec {codec}"), help);
         }
-        if group != Group::Row && !codec.has_scales() {
-            refuse(&mut problems, "--group", "only codecs with scales have groups: split, w7, w8, w9, w10, q8");
-        }
-        let can_rotate = codec.window().is_some();
-        if shape.rotate == Some(Switch::On) && !can_rotate {
-            refuse(&mut problems, "--rotate", "rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10");
-        }
+        let (wanted, pairs) = (shape.rotate, codec.window().is_some());
         let turns = capabilities.ops.contains(&"hadamard");
-        if shape.rotate == Some(Switch::On) && can_rotate && !turns {
-            let what = format!("target '{target}' has no rotation");
-            problems.push(Diagnostic::error(Code::BadOption, what).at("option", "--rotate").help("leave it out"));
+        if wanted == Some(Switch::On) && pairs && !turns {
+            refuse("--rotate", format!("target '{target}' has no rotation"), "leave it out".to_owned());
         }
-        let rotate = shape.rotate.map_or(can_rotate && turns, |switch| switch == Switch::On);
-        let weights = WeightOptions { codec, group, rotate, activations: capabilities.activations };
+        problems.extend(contradictions(shape, codec));
+        let rotate = wanted.map_or(pairs && turns, |switch| switch == Switch::On);
+        let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations };
         problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory })
+    }
+
+    /// Options that contradict each other whatever the target is: all that can be said without one.
+    pub fn contradictions(shape: &Shape) -> Diagnostics {
+        named(shape).map_or_else(Diagnostics::new, |codec| contradictions(shape, codec))
     }
 
     /// For the manifest: what shaped the result, by name.
@@ -95,11 +80,38 @@ impl Settings {
     }
 }
 
+/// The codec the user names, if it is left to nobody else.
+fn named(shape: &Shape) -> Option<Codec> {
+    let parse = |word: &str| word.parse().unwrap_or_else(|e| unreachable!("the command line takes known codecs only: {e}"));
+    (shape.codec != "auto").then(|| parse(&shape.codec))
+}
+
+fn group(shape: &Shape) -> Group {
+    match shape.group {
+        GroupChoice::Row => Group::Row,
+        GroupChoice::Columns64 => Group::Columns(64),
+        GroupChoice::Columns128 => Group::Columns(128),
+    }
+}
+
+fn contradictions(shape: &Shape, codec: Codec) -> Diagnostics {
+    let senseless = |option: &str, why: &str| {
+        Diagnostic::error(Code::BadOption, format!("{option} has no meaning for codec {codec}")).at("option", option).help(why)
+    };
+    let mut problems = Diagnostics::new();
+    if group(shape) != Group::Row && !codec.has_scales() {
+        problems.push(senseless("--group", "only codecs with scales have groups: split, w7 to w12, q8"));
+    }
+    if shape.rotate == Some(Switch::On) && codec.window().is_none() {
+        problems.push(senseless("--rotate", "rotation serves the 3.5-bit codecs: split, w7 to w12"));
+    }
+    problems
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use q35_dialects::Activations;
-    use q35_format::Codec;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
         Shape { codec: codec.to_owned(), rotate, group, context: None, max_memory: None }
@@ -133,9 +145,9 @@ mod tests {
         assert_eq!(
             text,
             "error[Q35-0303]: --group has no meaning for codec f32\n  at option '--group'\n  \
-             help: only codecs with scales have groups: split, w7, w8, w9, w10, q8\n\
+             help: only codecs with scales have groups: split, w7 to w12, q8\n\
              error[Q35-0303]: --rotate has no meaning for codec f32\n  at option '--rotate'\n  \
-             help: rotation serves the 3.5-bit codecs: split, w7, w8, w9, w10"
+             help: rotation serves the 3.5-bit codecs: split, w7 to w12"
         );
     }
 

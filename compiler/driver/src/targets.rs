@@ -8,6 +8,8 @@ pub fn all() -> Vec<Box<dyn Target>> {
     vec![
         #[cfg(feature = "mlir")]
         Box::new(q35_target_cpu::Cpu),
+        #[cfg(feature = "mlir")]
+        Box::new(q35_target_cuda::Cuda),
         Box::new(q35_target_groq::Groq),
         Box::new(q35_target_wse::Wse),
     ]

@@ -1,6 +1,6 @@
 //! What must hold of a manifest before anything is run from it. The rows of [`check`] are the invariants a runtime relies on:
 //!
-//! 1. Every file lies inside the bundle; the device's object is one of them.
+//! 1. Every file lies inside the bundle; those that the device loads are among them.
 //! 2. The model's vocabulary and context are positive and fit an `i32`.
 //! 3. A row of logits lies inside its section of the arena; both sections and all offsets are multiples of 64.
 //! 4. Cache layers are not empty, and small enough that a token's share of the cache can be counted.
@@ -9,10 +9,11 @@
 //! 7. Interface roles name cache layers of the plan; passive outputs name passive inputs; there is one token input.
 //! 8. Every feature level has an identifier for a name, and no two have the same.
 //! 9. A wafer's regions, memories and tensors have sizes that a wafer has, and tensors that the weights file has.
+//! 10. A GPU's kernels all have groups of 1 to 1024 threads.
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
-use crate::{Binding, Device, Manifest, Role, Rows, Step, WaferRegion, WseDevice, row_stride};
+use crate::{Binding, CudaDevice, Device, Manifest, Role, Rows, Step, WaferRegion, WseDevice, row_stride};
 use q35_diag::{Code, Diagnostic, Diagnostics};
 use std::collections::BTreeSet;
 
@@ -38,8 +39,10 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         });
     }
     found.names(&manifest.device);
-    if let Device::Wse(device) = &manifest.device {
-        found.wse(device, manifest, tensor);
+    match &manifest.device {
+        Device::Cpu(_) | Device::Tsp(_) => {}
+        Device::Cuda(device) => found.cuda(device, manifest),
+        Device::Wse(device) => found.wse(device, manifest, tensor),
     }
 
     for (name, value) in [("vocabulary", manifest.model.vocab), ("context", manifest.model.context)] {
@@ -139,6 +142,16 @@ impl Check {
             self.unless(is_identifier(level) && names.insert(level), || format!("feature level '{}' is misnamed", level.escape_debug()));
         }
         self.unless(prefix.is_empty() || is_identifier(prefix), || "the symbol prefix is no identifier".to_owned());
+    }
+
+    /// Invariant 10.
+    fn cuda(&mut self, device: &CudaDevice, manifest: &Manifest) {
+        for variant in manifest.steps.iter().flat_map(|step| &step.variants) {
+            let threads = device.threads.get(&variant.kernel);
+            self.unless(threads.is_some_and(|threads| (1..=1024).contains(threads)), || {
+                format!("kernel '{}' has groups of {threads:?} threads", variant.kernel.escape_debug())
+            });
+        }
     }
 
     /// Invariant 9.

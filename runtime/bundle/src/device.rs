@@ -2,6 +2,7 @@
 
 use crate::WseDevice;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One feature level of a CPU bundle: every kernel exists once per level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,35 @@ pub struct CpuDevice {
     pub levels: Vec<Level>,
 }
 
+/// One feature level of a CUDA bundle: all kernels as PTX for an architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CudaLevel {
+    /// Name, e.g. `sm_80`.
+    pub name: String,
+    /// PTX file in the bundle, relative path.
+    pub file: String,
+    /// Compute capability that it needs, major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Whether it runs on that capability alone, rather than on later ones too.
+    pub exact: bool,
+    /// The oldest driver that reads the PTX, by the CUDA version it belongs to: 1000 times the major version plus 10 times the minor.
+    pub driver: u32,
+}
+
+/// Kernels for NVIDIA GPUs. A kernel's parameters are the addresses of the step's bindings, then the sizes of [`Dim`](crate::Dim) as 64-bit
+/// integers; a group of threads computes one tile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CudaDevice {
+    /// Prefix of every symbol.
+    pub prefix: String,
+    /// Best first; the first that card and driver can run is used.
+    pub levels: Vec<CudaLevel>,
+    /// Threads of a group, by kernel.
+    pub threads: BTreeMap<String, u32>,
+}
+
 /// A program for a Groq-TSP-style chip: a model of the chip, not run on silicon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TspDevice {
@@ -38,6 +68,8 @@ pub struct TspDevice {
 pub enum Device {
     /// A CPU.
     Cpu(CpuDevice),
+    /// An NVIDIA GPU.
+    Cuda(CudaDevice),
     /// A model of a Groq-TSP-style chip.
     Tsp(TspDevice),
     /// A wafer; what runs it is a model of the chip.
@@ -49,6 +81,7 @@ impl Device {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Cpu(_) => "cpu",
+            Self::Cuda(_) => "cuda",
             Self::Tsp(_) => "groq",
             Self::Wse(_) => "wse",
         }
@@ -58,6 +91,7 @@ impl Device {
     pub fn levels(&self) -> Vec<&str> {
         match self {
             Self::Cpu(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
+            Self::Cuda(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
             Self::Tsp(_) | Self::Wse(_) => vec![],
         }
     }
@@ -66,6 +100,7 @@ impl Device {
     pub fn objects(&self) -> Vec<String> {
         match self {
             Self::Cpu(device) => vec![device.object.clone()],
+            Self::Cuda(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
             Self::Tsp(device) => vec![device.program.clone()],
             Self::Wse(device) => device.files.iter().map(|file| format!("{}/{file}", device.folder)).collect(),
         }
@@ -75,6 +110,7 @@ impl Device {
     pub fn prefix(&self) -> &str {
         match self {
             Self::Cpu(device) => &device.prefix,
+            Self::Cuda(device) => &device.prefix,
             Self::Tsp(_) | Self::Wse(_) => "",
         }
     }

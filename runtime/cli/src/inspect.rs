@@ -63,10 +63,8 @@ fn text(manifest: &Manifest, summary: &Summary) -> String {
     use Align::{Left, Right};
     let model = &manifest.model;
     let device = match &manifest.device {
-        Device::Cpu(device) => {
-            let levels: Vec<&str> = device.levels.iter().map(|l| l.name.as_str()).collect();
-            format!("cpu, {}: {}", device.arch, levels.join(", "))
-        }
+        Device::Cpu(device) => format!("cpu, {}: {}", device.arch, manifest.device.levels().join(", ")),
+        Device::Cuda(_) => format!("cuda: {}", manifest.device.levels().join(", ")),
         Device::Tsp(_) => "groq: a model of the chip, not run on silicon".to_owned(),
         Device::Wse(device) => {
             let rows: u64 = device.regions.iter().map(|region| region.height).sum();

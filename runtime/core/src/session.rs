@@ -115,7 +115,7 @@ impl Session {
     }
 
     /// Entries `first..first + count` of one half of a layer in a slot, as `[head][entry][column]`.
-    pub fn read_cache(&self, span: CacheSpan) -> Vec<f32> {
+    pub fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
         self.device.read_cache(span)
     }
 
@@ -125,7 +125,7 @@ impl Session {
         self.check_room(slot, count)?;
         for layer in 0..self.bundle.manifest().plan.cache.len() {
             for part in [CachePart::Key, CachePart::Value] {
-                self.device.write_cache(CacheSpan { layer, part, slot, first: 0, count }, &entries(layer, part));
+                self.device.write_cache(CacheSpan { layer, part, slot, first: 0, count }, &entries(layer, part))?;
             }
         }
         self.lengths[slot] = count;

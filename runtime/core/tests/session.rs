@@ -65,7 +65,8 @@ fn a_cache_moves_from_one_slot_to_another() {
     let (_dir, mut session) = session(2, 12, 256, 2);
     session.step(&[chunk(0, &PROMPT[..5], Want::Nothing)]).unwrap();
     let span = |part| CacheSpan { layer: 0, part, slot: 0, first: 0, count: 5 };
-    let (keys, values) = (session.read_cache(span(CachePart::Key)), session.read_cache(span(CachePart::Value)));
+    let (keys, values) =
+        (session.read_cache(span(CachePart::Key)).unwrap(), session.read_cache(span(CachePart::Value)).unwrap());
     session.fill(1, 5, |_, part| if part == CachePart::Key { keys.clone() } else { values.clone() }).unwrap();
     assert_eq!(rows(&mut session, &[chunk(1, &PROMPT[5..], Want::All)]), toy::logits(&PROMPT)[5..]);
 }

@@ -62,6 +62,7 @@ impl Level {
             cpu: facts.cpu.to_owned(),
             features: facts.requires.iter().map(|feature| format!("+{feature}")).collect(),
             vector_bits: facts.vector_bits,
+            ..FnAttrs::default()
         }
     }
 

@@ -15,6 +15,15 @@ use inkwell::targets::{
 use crate::builder::KernelModule;
 use crate::ffi;
 
+/// What LLVM makes for a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A relocatable, position-independent object file.
+    Object,
+    /// The text of an assembler: where the last step belongs to a driver.
+    Text,
+}
+
 /// The machine that code is made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -24,11 +33,13 @@ pub struct Machine {
     pub cpu: String,
     /// Comma-separated LLVM features of functions that name none.
     pub features: String,
+    /// What is made.
+    pub output: Output,
 }
 
-/// What comes out of LLVM: an object file, and its text for whoever asks.
+/// What comes out of LLVM: code, and its text for whoever asks.
 pub struct Emitted {
-    /// A relocatable, position-independent object file.
+    /// An object file or text, as the machine says.
     pub object: Vec<u8>,
     /// The optimised module, as bitcode.
     bitcode: Vec<u8>,
@@ -55,20 +66,50 @@ impl Emitted {
     }
 }
 
+impl Output {
+    fn file_type(self) -> FileType {
+        match self {
+            Output::Object => FileType::Object,
+            Output::Text => FileType::Assembly,
+        }
+    }
+}
+
 impl Machine {
     /// 64-bit x86 Linux at the x86-64-v2 level (SSE4.2).
     pub fn x86_64_linux() -> Self {
-        Machine { triple: "x86_64-unknown-linux-gnu".into(), cpu: "x86-64-v2".into(), features: String::new() }
+        Machine {
+            triple: "x86_64-unknown-linux-gnu".into(),
+            cpu: "x86-64-v2".into(),
+            features: String::new(),
+            output: Output::Object,
+        }
     }
 
     /// 64-bit Arm Linux with the baseline instruction set.
     pub fn aarch64_linux() -> Self {
-        Machine { triple: "aarch64-unknown-linux-gnu".into(), cpu: "generic".into(), features: String::new() }
+        Machine {
+            triple: "aarch64-unknown-linux-gnu".into(),
+            cpu: "generic".into(),
+            features: String::new(),
+            output: Output::Object,
+        }
+    }
+
+    /// NVIDIA GPUs of an architecture such as `sm_80`, in a version of the PTX language (`80` is 8.0).
+    pub fn nvptx(architecture: &str, ptx: u32) -> Self {
+        Machine {
+            triple: "nvptx64-nvidia-cuda".into(),
+            cpu: architecture.into(),
+            features: format!("+ptx{ptx}"),
+            output: Output::Text,
+        }
     }
 
     fn target_machine(&self) -> TargetMachine {
         Target::initialize_x86(&InitializationConfig::default());
         Target::initialize_aarch64(&InitializationConfig::default());
+        Target::initialize_nvptx(&InitializationConfig::default());
         let triple = TargetTriple::create(&self.triple);
         let target = Target::from_triple(&triple).unwrap_or_else(|error| panic!("target {}: {error}", self.triple));
         let options = TargetMachineOptions::new()
@@ -101,7 +142,7 @@ pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
         .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
     verify(&llvm, "after optimisation");
     Emitted {
-        object: generate(&llvm, &target_machine, FileType::Object),
+        object: generate(&llvm, &target_machine, machine.output.file_type()),
         bitcode: llvm.write_bitcode_to_memory().as_slice().to_vec(),
         machine: machine.clone(),
     }

@@ -82,6 +82,13 @@ impl Elem {
     }
 }
 
+/// One lane.
+impl From<Elem> for Ty {
+    fn from(elem: Elem) -> Ty {
+        Ty { elem, lanes: 1 }
+    }
+}
+
 impl Ty {
     /// The type with the same element and `lanes` lanes: `F32.x(16)`.
     pub const fn x(self, lanes: u32) -> Ty {

@@ -245,7 +245,7 @@ fn feature_levels_live_in_one_module() {
     let mut module = KernelModule::new(&context);
     let body = |b: &Builder<'_>| b.name().to_string();
     for (name, cpu) in [("f__base", "x86-64-v2"), ("f__avx512", "x86-64-v4")] {
-        let attrs = FnAttrs { cpu: cpu.into(), features: vec!["+sse4.2".into()], vector_bits: 512 };
+        let attrs = FnAttrs { cpu: cpu.into(), features: vec!["+sse4.2".into()], vector_bits: 512, ..FnAttrs::default() };
         module.function(name, &XYN, &attrs, |b, args| {
             assert_eq!(body(b), name);
             let [x, y, _] = *args else { unreachable!() };

@@ -131,15 +131,15 @@ fn executed(bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Run> {
     let logits = session.step(&chunks)?.rows().flatten().copied().collect();
     let mut caches = Vec::new();
     for (layer, shape) in layers.iter().enumerate() {
-        let read = |part, dim: u64| {
+        let read = |part, dim: u64| -> Result<Vec<f32>> {
             let mut all = Vec::new();
             for (slot, tokens) in prompt.0.iter().enumerate() {
-                let entries = session.read_cache(CacheSpan { layer, part, slot, first: 0, count: tokens.len() });
+                let entries = session.read_cache(CacheSpan { layer, part, slot, first: 0, count: tokens.len() })?;
                 all.extend(token_major(&entries, shape.kv_heads as usize, tokens.len(), dim as usize));
             }
-            all
+            Ok(all)
         };
-        caches.push([read(CachePart::Key, shape.key_dim), read(CachePart::Value, shape.value_dim)]);
+        caches.push([read(CachePart::Key, shape.key_dim)?, read(CachePart::Value, shape.value_dim)?]);
     }
     Ok(Run { logits, caches })
 }

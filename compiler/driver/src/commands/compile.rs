@@ -30,10 +30,12 @@ pub fn run(options: &Compile) -> Result<String> {
 fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let started = Instant::now();
     let mut problems = Diagnostics::new();
-    let target = problems.absorb(targets::find(&options.target));
-    let settings = target
-        .as_deref()
-        .and_then(|target| problems.absorb(Settings::new(&options.shape, target.name(), &target.capabilities())));
+    let target = targets::find(&options.target);
+    let settings = problems.absorb(match &target {
+        Ok(target) => Settings::new(&options.shape, target.name(), &target.capabilities()).map(Some),
+        Err(_) => Settings::contradictions(&options.shape).into_result(None),
+    });
+    let (target, settings) = (problems.absorb(target), settings.flatten());
     let calibration = problems.absorb(calibration(options, settings.as_ref()));
     let (Some(settings), Some(target), Some(calibration)) = (settings, target, calibration) else { return Err(problems) };
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
@@ -50,7 +52,7 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
     match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
             format!("--effort best has no meaning for codec {codec}"),
-            "error-compensated rounding serves the 3.5-bit codecs: split, w7, w8, w9, w10",
+            "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12",
         ),
         (Effort::Best, Some(text), _) => Ok(Some(Calibration { text: text.clone(), sequences: options.sequences as usize })),
         (Effort::Fast, Some(_), _) => refuse("--calibrate does nothing with --effort fast".to_owned(), "add --effort best"),

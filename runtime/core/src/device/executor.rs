@@ -143,7 +143,11 @@ impl<M: Machine> Device for Executor<M> {
             (Input::LogitRows, batch.logit_rows),
         ];
         for (input, array) in arrays {
-            self.machine.write(self.inputs, input as u64 * input_stride(self.max_tokens), &to_bytes(array, i32::to_ne_bytes));
+            self.machine.write(
+                self.inputs,
+                input as u64 * input_stride(self.max_tokens),
+                &to_bytes(array, i32::to_ne_bytes),
+            )?;
         }
 
         for (number, step) in manifest.steps.iter().enumerate() {
@@ -156,7 +160,7 @@ impl<M: Machine> Device for Executor<M> {
                 })?;
             let args = step.args.iter().zip(&self.weights[number]);
             let operands: Vec<Operand> = args.map(|(arg, weight)| self.operand(arg, *weight, &dims)).collect();
-            self.machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles);
+            self.machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles)?;
         }
 
         let vocab = manifest.model.vocab;
@@ -164,29 +168,30 @@ impl<M: Machine> Device for Executor<M> {
         let start = self.section(Rows::Logits, tokens) + logit_rows * manifest.plan.logits_offset_per_row;
         let mut bytes = vec![0; vocab as usize * 4];
         for (row, out) in logits.chunks_exact_mut(vocab as usize).enumerate() {
-            self.machine.read(self.arena, start + row as u64 * stride, &mut bytes);
+            self.machine.read(self.arena, start + row as u64 * stride, &mut bytes)?;
             fill(out, &bytes);
         }
         Ok(())
     }
 
-    fn read_cache(&self, span: CacheSpan) -> Vec<f32> {
+    fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
         let (block, offsets, bytes) = self.pieces(span);
         let mut data = vec![0.0; offsets.len() * bytes / 4];
         let mut piece = vec![0; bytes];
         for (head, offset) in offsets.into_iter().enumerate() {
-            self.machine.read(block, offset, &mut piece);
+            self.machine.read(block, offset, &mut piece)?;
             fill(&mut data[head * bytes / 4..][..bytes / 4], &piece);
         }
-        data
+        Ok(data)
     }
 
-    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) {
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
         let (block, offsets, bytes) = self.pieces(span);
         assert_eq!(data.len() * 4, offsets.len() * bytes, "the data does not fill the span");
         for (head, offset) in offsets.into_iter().enumerate() {
             let piece = &data[head * bytes / 4..][..bytes / 4];
-            self.machine.write(block, offset, &to_bytes(piece, f32::to_ne_bytes));
+            self.machine.write(block, offset, &to_bytes(piece, f32::to_ne_bytes))?;
         }
+        Ok(())
     }
 }

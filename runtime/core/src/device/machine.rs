@@ -31,11 +31,11 @@ pub trait Machine: Send {
     fn place(&mut self, tensor: &str) -> Result<Weight>;
 
     /// Copies into a block.
-    fn write(&mut self, block: Block, offset: u64, bytes: &[u8]);
+    fn write(&mut self, block: Block, offset: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Copies out of a block.
-    fn read(&self, block: Block, offset: u64, bytes: &mut [u8]);
+    /// Copies out of a block what the launches before have left there.
+    fn read(&self, block: Block, offset: u64, bytes: &mut [u8]) -> Result<()>;
 
-    /// Runs all `tiles` of a variant of a step and waits for them. `dims` is indexed by [`q35_bundle::Dim`].
-    fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64);
+    /// Runs all `tiles` of a variant of a step, after what was launched or written before. `dims` is indexed by [`q35_bundle::Dim`].
+    fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64) -> Result<()>;
 }

@@ -4,6 +4,7 @@
 //! [`Machine`]; a device that runs whole programs (a chip with a fixed schedule, a simulator) implements [`Device`] itself.
 
 mod cpu;
+mod cuda;
 mod executor;
 mod machine;
 mod tsp;
@@ -59,10 +60,10 @@ pub trait Device: Send {
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
 
     /// Copies entries out of the cache, as `[head][entry][column]`.
-    fn read_cache(&self, span: CacheSpan) -> Vec<f32>;
+    fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>>;
 
     /// Copies entries into the cache, from `[head][entry][column]`.
-    fn write_cache(&mut self, span: CacheSpan, data: &[f32]);
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()>;
 }
 
 /// The device a bundle was compiled for, ready to run it.
@@ -79,5 +80,9 @@ pub fn open(bundle: &Arc<Bundle>, options: &Options) -> Result<Box<dyn Device>> 
         }
         q35_bundle::Device::Tsp(device) => Ok(Box::new(tsp::Tsp::new(bundle.clone(), device, options)?)),
         q35_bundle::Device::Wse(device) => Ok(Box::new(wafer::Wafer::new(bundle, device, options)?)),
+        q35_bundle::Device::Cuda(device) => {
+            let machine = cuda::Cuda::new(bundle.clone(), device, options)?;
+            Ok(Box::new(Executor::new(machine, bundle, options)?))
+        }
     }
 }

@@ -117,7 +117,7 @@ pub fn run(bundle: &Arc<Bundle>, options: &Options, file: &[u8]) -> Result<Ran> 
             Role::PresentValue(layer) => (*layer as usize, CachePart::Value),
             _ => continue,
         };
-        let (shape, data) = present(&session, &past, &rows, total, layer, part);
+        let (shape, data) = present(&session, &past, &rows, total, layer, part)?;
         outputs.push(output(&port.name, shape, &data));
     }
     let views = outputs.iter().map(|o| TensorView::new(o.dtype, o.shape.clone(), &o.data).map(|view| (o.name, view)));
@@ -212,7 +212,7 @@ fn present(
     total: usize,
     layer: usize,
     part: CachePart,
-) -> (Vec<usize>, Vec<f32>) {
+) -> Result<(Vec<usize>, Vec<f32>)> {
     let bundle = session.bundle();
     let [heads, columns] = extents(bundle, layer, part);
     let mut data = vec![0.0; rows.len() * heads * total * columns];
@@ -226,10 +226,10 @@ fn present(
             put(n / past.length, n % past.length, values);
         }
         let count = row.tokens.len();
-        let new = session.read_cache(CacheSpan { layer, part, slot, first: row.past.len(), count });
+        let new = session.read_cache(CacheSpan { layer, part, slot, first: row.past.len(), count })?;
         for (n, values) in new.chunks_exact(columns).enumerate() {
             put(n / count, row.present[n % count], values);
         }
     }
-    (vec![rows.len(), heads, total, columns], data)
+    Ok((vec![rows.len(), heads, total, columns], data))
 }

@@ -61,7 +61,11 @@ impl<'k> Builder<'k> {
     /// `value` in every lane of `ty`.
     pub fn constant(&'k self, ty: Ty, value: impl Into<Number>) -> Val<'k> {
         let literal = self.literal(ty.elem, value.into());
-        let text = if ty.is_vector() { format!("dense<{literal}> : {ty}") } else { format!("{literal} : {ty}") };
+        let text = match ty {
+            vector if vector.is_vector() => format!("dense<{literal}> : {ty}"),
+            I1 => literal,
+            _ => format!("{literal} : {ty}"),
+        };
         self.value("arith.constant", &[], ty, &[("value", self.attr(&text))])
     }
 
@@ -94,9 +98,18 @@ impl<'k> Builder<'k> {
 
     /// The address of `bytes` in read-only memory, aligned to `align` bytes. Equal tables are stored once per module.
     pub fn table(&'k self, bytes: &[u8], align: u64) -> Val<'k> {
-        let name = self.module.table(bytes, align);
+        self.table_in(0, bytes, align)
+    }
+
+    /// The same in another address space.
+    pub fn table_in(&'k self, space: u8, bytes: &[u8], align: u64) -> Val<'k> {
+        self.address_of(&self.module.table(bytes, align, space), space)
+    }
+
+    /// The address of a global.
+    pub(super) fn address_of(&'k self, name: &str, space: u8) -> Val<'k> {
         let symbol = self.attr(&format!("@\"{name}\""));
-        self.value("llvm.mlir.addressof", &[], PTR, &[("global_name", symbol)])
+        self.value("llvm.mlir.addressof", &[], Elem::Ptr(space).into(), &[("global_name", symbol)])
     }
 
     /// MLIR's spelling of a number in a type: decimal for integers, the bit pattern for floats.

@@ -16,6 +16,7 @@
 
 mod constant;
 mod control;
+mod device;
 mod memory;
 mod ops;
 mod vector;
@@ -44,13 +45,21 @@ pub struct FnAttrs {
     pub features: Vec<String>,
     /// Widest vector, in bits, that LLVM should prefer; 0 leaves it to LLVM.
     pub vector_bits: u32,
+    /// MLIR's word for the calling convention, such as `ptx_kernelcc`; empty means that of C.
+    pub convention: &'static str,
+    /// LLVM attributes of a target, such as `nvvm.maxntid`, with their values.
+    pub others: Vec<(&'static str, String)>,
 }
+
+/// What tells one constant table from another: address space, alignment, content.
+type TableKey = (u8, u64, Vec<u8>);
 
 /// A module of functions and constant tables, on its way to becoming machine code.
 pub struct KernelModule<'c> {
     context: &'c Context,
     module: Module<'c>,
-    tables: RefCell<BTreeMap<(u64, Vec<u8>), String>>,
+    tables: RefCell<BTreeMap<TableKey, String>>,
+    shared: Cell<u32>,
 }
 
 /// An SSA value of a kernel under construction.
@@ -73,7 +82,7 @@ impl<'c> KernelModule<'c> {
     /// An empty module.
     pub fn new(context: &'c Context) -> Self {
         let module = Module::new(Location::unknown(context.mlir()));
-        KernelModule { context, module, tables: RefCell::default() }
+        KernelModule { context, module, tables: RefCell::default(), shared: Cell::new(0) }
     }
 
     /// The context the module lives in.
@@ -107,6 +116,9 @@ impl<'c> KernelModule<'c> {
             ("passthrough", parse_attribute(mlir, &attrs.passthrough())),
             ("no_unwind", Attribute::unit(mlir)),
         ];
+        if !attrs.convention.is_empty() {
+            attributes.push(("CConv", parse_attribute(mlir, &format!("#llvm.cconv<{}>", attrs.convention))));
+        }
         if !attrs.cpu.is_empty() {
             attributes.push(("target_cpu", StringAttribute::new(mlir, &attrs.cpu).into()));
         }
@@ -126,37 +138,44 @@ impl<'c> KernelModule<'c> {
         define(&builder, params, body);
     }
 
-    /// The name of a private constant holding `bytes`, aligned to `align`; equal tables are stored once.
-    fn table(&self, bytes: &[u8], align: u64) -> String {
+    /// The name of a private constant holding `bytes` in an address space, aligned to `align`; equal tables are stored once.
+    fn table(&self, bytes: &[u8], align: u64, space: u8) -> String {
         let mut tables = self.tables.borrow_mut();
         let next = format!("table.{}", tables.len());
-        let entry = tables.entry((align, bytes.to_vec()));
+        let entry = tables.entry((space, align, bytes.to_vec()));
         if let std::collections::btree_map::Entry::Occupied(known) = &entry {
             return known.get().clone();
         }
-        let mlir = self.context.mlir();
         let mut escaped = String::with_capacity(3 * bytes.len());
         for byte in bytes {
             write!(escaped, "\\{byte:02X}").expect("writing to a string");
         }
-        let array = melior::dialect::llvm::r#type::array(mlir_type(mlir, crate::types::I8), bytes.len() as u32);
+        let mlir = self.context.mlir();
+        let value = [("constant", Attribute::unit(mlir)), ("value", parse_attribute(mlir, &format!("\"{escaped}\"")))];
+        self.global(&next, bytes.len() as u32, align, space, "private", &value);
+        entry.or_insert(next).clone()
+    }
+
+    /// Defines an array of bytes in an address space.
+    fn global(&self, name: &str, bytes: u32, align: u64, space: u8, linkage: &str, more: &[(&str, Attribute<'c>)]) {
+        let mlir = self.context.mlir();
+        let array = melior::dialect::llvm::r#type::array(mlir_type(mlir, crate::types::I8), bytes);
         let attributes = [
-            ("sym_name", Attribute::from(StringAttribute::new(mlir, &next))),
+            ("sym_name", Attribute::from(StringAttribute::new(mlir, name))),
             ("global_type", TypeAttribute::new(array).into()),
-            ("constant", Attribute::unit(mlir)),
-            ("linkage", parse_attribute(mlir, "#llvm.linkage<private>")),
-            ("value", parse_attribute(mlir, &format!("\"{escaped}\""))),
+            ("linkage", parse_attribute(mlir, &format!("#llvm.linkage<{linkage}>"))),
             ("alignment", parse_attribute(mlir, &format!("{align} : i64"))),
-            ("addr_space", parse_attribute(mlir, "0 : i32")),
+            ("addr_space", parse_attribute(mlir, &format!("{space} : i32"))),
             ("dso_local", Attribute::unit(mlir)),
         ];
+        let attributes: Vec<_> =
+            attributes.iter().chain(more).map(|&(key, value)| (Identifier::new(mlir, key), value)).collect();
         let operation = OperationBuilder::new("llvm.mlir.global", Location::unknown(mlir))
-            .add_attributes(&attributes.map(|(key, value)| (Identifier::new(mlir, key), value)))
+            .add_attributes(&attributes)
             .add_regions([Region::new()])
             .build()
-            .unwrap_or_else(|error| panic!("table of {} bytes: {error}", bytes.len()));
+            .unwrap_or_else(|error| panic!("global of {bytes} bytes: {error}"));
         self.module.body().append_operation(operation);
-        entry.or_insert(next).clone()
     }
 }
 
@@ -184,6 +203,7 @@ impl FnAttrs {
         if self.vector_bits > 0 {
             list.push(format!(r#"["prefer-vector-width", "{}"]"#, self.vector_bits));
         }
+        list.extend(self.others.iter().map(|(key, value)| format!(r#"["{key}", "{value}"]"#)));
         format!("[{}]", list.join(", "))
     }
 }

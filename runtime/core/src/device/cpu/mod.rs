@@ -103,15 +103,17 @@ impl Machine for Cpu {
         Ok(weight)
     }
 
-    fn write(&mut self, block: Block, offset: u64, bytes: &[u8]) {
+    fn write(&mut self, block: Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.blocks[block.0][offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
     }
 
-    fn read(&self, block: Block, offset: u64, bytes: &mut [u8]) {
+    fn read(&self, block: Block, offset: u64, bytes: &mut [u8]) -> Result<()> {
         bytes.copy_from_slice(&self.blocks[block.0][offset as usize..][..bytes.len()]);
+        Ok(())
     }
 
-    fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64) {
+    fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64) -> Result<()> {
         let blocks = &mut self.blocks;
         let address = |operand: &Operand| match operand {
             Operand::Weight(weight) => self.weights[weight.0].cast_mut(),
@@ -124,5 +126,6 @@ impl Machine for Cpu {
         let bound = move |n: u64| (u128::from(tiles) * u128::from(n) / u128::from(ranges)) as i64;
         let range = move |n: u64| kernel.call(&arguments, bound(n), bound(n + 1));
         self.pool.run(ranges as usize, move |n| if n == 0 { taken.run(ranges, || range(0)) } else { range(n as u64) });
+        Ok(())
     }
 }

@@ -1,0 +1,90 @@
+//! From a program to a bundle's PTX: the passes that GPUs share, then this target's own.
+
+use crate::level::LEVELS;
+use q35_bundle::{CudaDevice, Device};
+use q35_diag::Result;
+use q35_dialects::Activations;
+use q35_format::Codec;
+use q35_gpu::Isa;
+use q35_gpu::isa::Nvidia;
+use q35_graph::{Observer, Pass, Stage};
+use q35_mlir::context::Context;
+use q35_mlir::llvm;
+use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
+use std::collections::BTreeMap;
+
+const COMPILE: Pass =
+    Pass { name: "cuda-compile", purpose: "Optimise with LLVM for every level", from: Stage::Target, to: Stage::Target };
+const EMIT: Pass = Pass { name: "cuda-emit", purpose: "Take the PTX of every level", from: Stage::Target, to: Stage::Asm };
+const BUNDLE: Pass =
+    Pass { name: "cuda-describe", purpose: "Describe levels and kernels to the runtime", from: Stage::Asm, to: Stage::Bundle };
+
+/// NVIDIA GPUs from sm_80 on.
+#[derive(Clone, Copy, Debug)]
+pub struct Cuda;
+
+static ISA: Nvidia = Nvidia;
+
+impl Target for Cuda {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn description(&self) -> &'static str {
+        "PTX for NVIDIA GPUs from sm_80 on"
+    }
+
+    fn label(&self) -> Label {
+        Label::Native
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            ops: q35_gpu::lower::ops(),
+            codecs: q35_gpu::lower::codecs(),
+            default_codec: Codec::W8,
+            activations: Activations::Float,
+            levels: LEVELS.iter().map(|level| level.name).collect(),
+        }
+    }
+
+    fn passes(&self) -> Vec<Pass> {
+        q35_gpu::lower::passes().into_iter().chain([COMPILE, EMIT, BUNDLE]).collect()
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<()> {
+        q35_gpu::lower::check(self, &ISA, request)
+    }
+
+    fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
+        check_prefix(request.prefix)?;
+        let context = Context::new();
+        let (program, module) = q35_gpu::lower::lower(self, &ISA, request, &context, observer)?;
+
+        // What is shown is the last level, which every card can run.
+        observer.before(&COMPILE);
+        let compiled = LEVELS.map(|level| (level.file(), llvm::emit(&module, &level.machine())));
+        observer.after(&COMPILE, &|| compiled.last().map(|(_, code)| code.ir()).unwrap_or_default());
+
+        observer.before(&EMIT);
+        let files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
+        let shown = LEVELS.last().and_then(|level| files.get(&level.file()));
+        observer.after(&EMIT, &|| shown.map(|ptx| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default());
+
+        observer.before(&BUNDLE);
+        let threads = program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
+        let device = CudaDevice {
+            prefix: request.prefix.to_owned(),
+            levels: LEVELS.iter().map(|level| level.requirements()).collect(),
+            threads,
+        };
+        observer.after(&BUNDLE, &|| serde_json::to_string_pretty(&device).unwrap_or_default());
+        Ok(Lowered {
+            device: Device::Cuda(device),
+            plan: program.plan,
+            steps: program.steps,
+            files,
+            weights: program.weights,
+        })
+    }
+}

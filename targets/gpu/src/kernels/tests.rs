@@ -1,0 +1,228 @@
+use super::*;
+use crate::linear::geometry::{BLOCK, SPAN, packed_place, packed_stride};
+use crate::testing::{Arg, Random, close, floats, rows, run};
+use q35_dialects::q35::{Activation, RopeStyle};
+use q35_format::rotate;
+
+#[test]
+fn packed_columns_lie_where_lanes_read_them() {
+    let (width, tokens) = (700, 3);
+    let x = Random(1).numbers(tokens * width, 3.0);
+    let after = run(&Pack { width: 700 }, &[Arg::rows(&x, width), Arg::space(tokens * packed_stride(width))], [3, 0, 0, 0]);
+    for (token, row) in after[1].chunks(packed_stride(width)).enumerate() {
+        for column in 0..packed_stride(width) / 2 {
+            let (block, within) = (column / BLOCK, column % BLOCK);
+            let (part, step) = (within / SPAN, within % SPAN / 4);
+            let at = packed_place(block, part, step) + column % 4 * 2;
+            let expected = if column < width { half::f16::from_f32(x[token * width + column]) } else { half::f16::ZERO };
+            assert_eq!(half::f16::from_le_bytes([row[at], row[at + 1]]), expected, "{token} {column}");
+        }
+    }
+}
+
+#[test]
+fn rotations_are_those_of_the_format_to_the_bit() {
+    for (width, block, inverse) in [(6usize, 2usize, false), (24, 8, true), (768, 256, false), (2048, 2048, true)] {
+        let seed = 0x5EED + width as u64;
+        let x = Random(2).numbers(2 * width, 2.0);
+        let mut expected = x.clone();
+        for row in expected.chunks_mut(width) {
+            if inverse { rotate::inverse(row, block, seed) } else { rotate::forward(row, block, seed) }
+        }
+        let kernel = Hadamard { width: width as u64, block: block as u64, seed, inverse };
+        let after = run(&kernel, &[Arg::rows(&x, width), Arg::blank(2, width)], [2, 0, 0, 0]);
+        assert_eq!(rows(&after[1], width), expected, "{width} by {block}");
+    }
+}
+
+#[test]
+fn norms_of_rows_and_of_heads() {
+    for (width, group, weight) in [(300, 300, NormWeight::PerColumn), (288, 24, NormWeight::Shared), (5, 5, NormWeight::None)] {
+        let (x, w) = (Random(3).numbers(3 * width, 2.0), Random(4).numbers(width, 2.0));
+        let w = if weight == NormWeight::Shared { &w[..group] } else { &w[..] };
+        let mut exact = Vec::new();
+        for of_group in x.chunks(group) {
+            let mean = of_group.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / group as f64;
+            for (at, v) in of_group.iter().enumerate() {
+                let factor = if weight == NormWeight::None { 1.0 } else { w[(exact.len() - at % group + at) % w.len()] };
+                exact.push(f64::from(*v) / (mean + f64::from(1e-5f32)).sqrt() * f64::from(factor));
+            }
+        }
+        let kernel = RmsNorm { width: width as u64, group: group as u64, eps: 1e-5, weight };
+        let mut args = vec![Arg::rows(&x, width), Arg::floats(w), Arg::blank(3, width)];
+        if weight == NormWeight::None {
+            args.remove(1);
+        }
+        let after = run(&kernel, &args, [3, 0, 0, 0]);
+        close(&rows(after.last().unwrap(), width), &exact, 5e-7, &kernel.name());
+    }
+}
+
+#[test]
+fn positions_turn_pairs() {
+    let (half, heads, dim, tokens) = (9usize, 3usize, 24usize, 2usize);
+    let inv_freq: Vec<f32> = (0..half).map(|i| 10_000f32.powf(-(i as f32) / half as f32)).collect();
+    let positions = [1_000_003, 7];
+    let rotary = Rotary { half: half as u64, scale: 1.5 };
+    let after = run(&rotary, &[Arg::ints(&positions), Arg::floats(&inv_freq), Arg::blank(tokens, 2 * half)], [2, 0, 0, 0]);
+    let angles = rows(&after[2], 2 * half);
+    let angle = |token: usize, i: usize| f64::from(positions[token] as f32 * inv_freq[i]);
+    let exact: Vec<f64> = (0..tokens)
+        .flat_map(|t| (0..2 * half).map(move |i| (t, i)))
+        .map(|(t, i)| 1.5 * if i < half { angle(t, i).cos() } else { angle(t, i - half).sin() })
+        .collect();
+    close(&angles, &exact, 4e-7, "rotary");
+
+    let width = heads * dim;
+    let x = Random(5).numbers(tokens * width, 2.0);
+    for style in [RopeStyle::Halves, RopeStyle::Interleaved] {
+        let mut exact: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+        for (t, row) in exact.chunks_mut(width).enumerate() {
+            for head in row.chunks_mut(dim) {
+                for i in 0..half {
+                    let (a, b) = if style == RopeStyle::Halves { (i, i + half) } else { (2 * i, 2 * i + 1) };
+                    let (cos, sin) = (f64::from(angles[t * 2 * half + i]), f64::from(angles[t * 2 * half + half + i]));
+                    (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
+                }
+            }
+        }
+        let kernel = Rope { width: width as u64, head_dim: dim as u64, half: half as u64, style };
+        let args = [Arg::rows(&x, width), Arg::rows(&angles, 2 * half), Arg::blank(tokens, width)];
+        close(&rows(&run(&kernel, &args, [2, 0, 0, 0])[2], width), &exact, 1e-6, &kernel.name());
+    }
+}
+
+#[test]
+fn entries_are_appended_and_attended_to() {
+    let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
+    let plain = |heads, kv_heads, key_dim, value_dim| Attention {
+        heads,
+        kv_heads,
+        key_dim,
+        value_dim,
+        scale: 0.3,
+        window: None,
+        softcap: None,
+        sinks: false,
+    };
+    let cases = [
+        plain(4, 2, 24, 24),
+        plain(2, 1, 64, 40),
+        Attention { window: Some(5), sinks: true, ..plain(3, 3, 7, 1) },
+        Attention { softcap: Some(2.0), ..plain(2, 2, 128, 128) },
+    ];
+    for spec in cases {
+        let [heads, kv_heads, key_dim, value_dim] =
+            [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
+        let query = Random(6).numbers(4 * heads * key_dim, 3.0);
+        let keys = Random(7).numbers(2 * kv_heads * capacity * key_dim, 2.0);
+        let values = Random(8).numbers(2 * kv_heads * capacity * value_dim, 4.0);
+        let sinks = Random(9).numbers(heads, 2.0);
+        let mut exact = Vec::new();
+        for (token, head) in (0..4).flat_map(|t| (0..heads).map(move |h| (t, h))) {
+            let place = (slots[token] as usize * kv_heads + head / (heads / kv_heads)) * capacity;
+            let last = index[token] as usize;
+            let first = spec.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+            let query = &query[(token * heads + head) * key_dim..][..key_dim];
+            let weight = |j: usize| {
+                let key = &keys[(place + j) * key_dim..][..key_dim];
+                let dot: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
+                let scaled = dot * f64::from(spec.scale);
+                spec.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
+            };
+            let weights: Vec<f64> = (first..=last).map(weight).collect();
+            let total = weights.iter().sum::<f64>() + if spec.sinks { f64::from(sinks[head]).exp() } else { 0.0 };
+            for column in 0..value_dim {
+                let value = |j: usize| f64::from(values[(place + first + j) * value_dim + column]);
+                exact.push(weights.iter().enumerate().map(|(j, w)| w / total * value(j)).sum());
+            }
+        }
+        let mut args = vec![Arg::rows(&query, heads * key_dim), Arg::ints(&slots), Arg::ints(&index)];
+        args.extend([Arg::floats(&keys), Arg::floats(&values)]);
+        args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
+        args.push(Arg::blank(4, heads * value_dim));
+        let after = run(&spec, &args, [4, 0, 2, capacity as i64]);
+        close(&rows(after.last().unwrap(), heads * value_dim), &exact, 2e-5, &spec.name());
+    }
+
+    let append = Append { kv_heads: 2, key_dim: 5, value_dim: 3 };
+    let (key, value) = (Random(10).numbers(4 * 10, 1.0), Random(11).numbers(4 * 6, 1.0));
+    let space = |dim: usize| Arg::space(2 * 2 * capacity * dim * 4);
+    let args = [Arg::rows(&key, 10), Arg::rows(&value, 6), Arg::ints(&slots), Arg::ints(&index), space(5), space(3)];
+    let after = run(&append, &args, [4, 0, 2, capacity as i64]);
+    for (rows, cache, dim) in [(&key, &after[4], 5), (&value, &after[5], 3)] {
+        let cache = floats(cache);
+        for (at, v) in rows.iter().enumerate() {
+            let (token, head) = (at / (2 * dim), at / dim % 2);
+            let place = (slots[token] as usize * 2 + head) * capacity + index[token] as usize;
+            assert_eq!(cache[place * dim + at % dim], *v);
+        }
+    }
+}
+
+#[test]
+fn elements_one_by_one() {
+    let (width, tokens) = (300, 2);
+    let (a, b) = (Random(12).numbers(tokens * width, 4.0), Random(13).numbers(tokens * width, 4.0));
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    type Case = (Operation, bool, fn(f64, f64) -> f64);
+    let glu = Operation::Glu { activation: Activation::Silu, limit: None, alpha: 1.0, offset: 0.0 };
+    let cases: [Case; 4] = [
+        (Operation::Add, false, |a, b| a + b),
+        (Operation::Mul, true, |a, b| a * b),
+        (Operation::Softcap(2.0), false, |a, _| 2.0 * (a / 2.0).tanh()),
+        (glu, false, |a, b| a / (1.0 + (-a).exp()) * b),
+    ];
+    assert!(silu(0.0) == 0.0);
+    for (operation, column, exact) in cases {
+        let kernel = Pointwise { operation, width: width as u64, column };
+        let second = |at: usize| if column { b[at / width] } else { b[at] };
+        let exact: Vec<f64> = (0..a.len()).map(|at| exact(a[at].into(), second(at).into())).collect();
+        let mut args = vec![Arg::rows(&a, width)];
+        if operation.is_binary() {
+            args.push(if column { Arg::rows(&b[..tokens], 1) } else { Arg::rows(&b, width) });
+        }
+        args.push(Arg::blank(tokens, width));
+        let after = run(&kernel, &args, [tokens as i64, 0, 0, 0]);
+        close(&rows(after.last().unwrap(), width), &exact, 1e-6, &kernel.name());
+    }
+}
+
+#[test]
+fn rows_and_columns_move() {
+    let x = Random(14).numbers(5 * 70, 1.0);
+    let select = Select { width: 70 };
+    let after = run(&select, &[Arg::rows(&x, 70), Arg::ints(&[4, 0, 4]), Arg::blank(3, 70)], [3, 0, 0, 0]);
+    assert_eq!(rows(&after[2], 70), [&x[4 * 70..], &x[..70], &x[4 * 70..]].concat());
+    let columns = Columns { width: 70, start: 5, len: 19 };
+    let after = run(&columns, &[Arg::rows(&x, 70), Arg::blank(5, 19)], [5, 0, 0, 0]);
+    assert_eq!(rows(&after[1], 19), x.chunks(70).flat_map(|row| &row[5..24]).copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn parts_of_a_chain_see_what_parts_before_them_wrote() {
+    use std::rc::Rc;
+    let (width, tokens) = (600, 2);
+    let norm = RmsNorm { width: 600, group: 600, eps: 1e-6, weight: NormWeight::None };
+    let rotation = Hadamard { width: 600, block: 8, seed: 1, inverse: false };
+    let chain = Chain { parts: vec![Rc::new(norm.clone()), Rc::new(rotation.clone())] };
+    let x = Random(15).numbers(tokens * width, 2.0);
+    let after = run(&norm, &[Arg::rows(&x, width), Arg::blank(tokens, width)], [2, 0, 0, 0]);
+    let normal = rows(&after[1], width);
+    let after = run(&rotation, &[Arg::rows(&normal, width), Arg::blank(tokens, width)], [2, 0, 0, 0]);
+    let expected = rows(&after[1], width);
+
+    // The value between the parts is one buffer, written as an argument of the first and read as one of the second.
+    let ir = crate::testing::ir(&[&chain]);
+    let mut machine = q35_simt::Machine::new(&ir, 32).unwrap();
+    let stride = act_stride(width);
+    let buffers = [0; 3].map(|_| machine.allocate(tokens * stride));
+    for (row, values) in x.chunks(width).enumerate() {
+        machine.write(buffers[0], row * stride, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
+    }
+    let address = |at: usize| q35_simt::Arg::Address(buffers[at], 0);
+    let args = [address(0), address(1), address(1), address(2)].into_iter().chain([2, 0, 0, 0].map(q35_simt::Arg::Number));
+    let args: Vec<_> = args.collect();
+    machine.launch(&q35_simt::Launch { kernel: &chain.name(), blocks: 2, threads: ROW_THREADS, args: &args }).unwrap();
+    assert_eq!(rows(machine.bytes(buffers[2]), width), expected);
+}

@@ -1,0 +1,207 @@
+use super::geometry::{codes, packed_stride, scales};
+use super::*;
+use crate::isa::Nvidia;
+use crate::kernels::Pack;
+use crate::testing::{Arg, Random, floats, ir, rows, run, try_run};
+use q35_format::{Codec, PackedView};
+
+/// A layer with random weights, and its sections in canonical order.
+struct Case {
+    kernel: LinearKernel,
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn new(codec: Codec, outputs: usize, inputs: usize, group: Group, variant: Variant, bias: bool) -> Self {
+        let spec = PackedSpec::new(outputs, inputs, codec, group).unwrap();
+        let mut random = Random((outputs * inputs) as u64);
+        let numbers = random.numbers(outputs * inputs, 1.0);
+        let mut codes = match codec {
+            Codec::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Codec::F16 => numbers.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            Codec::Bf16 => numbers.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+            _ => (0..spec.codes_bytes()).map(|_| random.next() as u8).collect::<Vec<u8>>(),
+        };
+        if codec.window().is_some() {
+            // Bits past a row's last container are 0.
+            let used = inputs.div_ceil(2) * 7 % 8;
+            for row in codes.chunks_mut(spec.row_bytes()) {
+                if let (1.., Some(last)) = (used, row.last_mut()) {
+                    *last &= (1u8 << used) - 1;
+                }
+            }
+        }
+        let scale = |v: f32| half::f16::from_f32(0.02 * (1.5 + v)).to_le_bytes();
+        let scales = random.numbers(spec.scale_count(), 1.0).into_iter().flat_map(scale).collect();
+        let linear = Linear { bias, ..Linear::new(spec) };
+        Self { kernel: LinearKernel { linear, variant }, codes, scales, bias: random.numbers(outputs, 1.0) }
+    }
+
+    fn spec(&self) -> PackedSpec {
+        self.kernel.linear.spec
+    }
+
+    fn args(&self, x: Arg, tokens: usize) -> Vec<Arg> {
+        let spec = self.spec();
+        let mut args = vec![x, Arg::Constant(codes(&spec, Nvidia.matrix()).arrange_all(&self.codes))];
+        if spec.codec().has_scales() {
+            args.push(Arg::Constant(scales(&spec).arrange_all(&self.scales)));
+        }
+        if self.kernel.linear.bias {
+            args.push(Arg::floats(&self.bias));
+        }
+        args.push(Arg::blank(tokens, spec.rows()));
+        args
+    }
+
+    /// `x` as the kernel takes it, and as numbers.
+    fn activations(&self, tokens: usize) -> (Arg, Vec<f32>) {
+        let cols = self.spec().cols();
+        let x = Random(99).numbers(tokens * cols, 2.0);
+        if !self.kernel.linear.takes_packed() {
+            return (Arg::rows(&x, cols), x);
+        }
+        let space = Arg::space(tokens * packed_stride(cols));
+        let after = run(&Pack { width: cols as u64 }, &[Arg::rows(&x, cols), space], [tokens as i64, 0, 0, 0]);
+        let rounded = x.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
+        (Arg::Constant(after[1].clone()), rounded)
+    }
+
+    fn check(&self, tokens: usize) {
+        let (arg, x) = self.activations(tokens);
+        let spec = self.spec();
+        let after = run(&self.kernel, &self.args(arg, tokens), [tokens as i64, 0, 0, 0]);
+        let got = rows(after.last().unwrap(), spec.rows());
+        let w = PackedView::new(spec, &self.codes, &self.scales, &[]).unwrap().all_weights();
+        for (at, got) in got.into_iter().enumerate() {
+            let (token, output) = (at / spec.rows(), at % spec.rows());
+            let pairs = w[output * spec.cols()..].iter().zip(&x[token * spec.cols()..][..spec.cols()]);
+            let products = pairs.map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let (exact, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+            let exact = exact + if self.kernel.linear.bias { f64::from(self.bias[output]) } else { 0.0 };
+            // Sums are in f32; scales of groups are applied in f16, which rounds each weight once.
+            let grouped = spec.codec().has_scales() && spec.group() != Group::Row;
+            let unit = if grouped { 2f64.powi(-11) } else { 2f64.powi(-20) };
+            let error = (f64::from(got) - exact).abs();
+            assert!(error <= unit * size + 1e-6, "{} token {token} output {output}: {got}, not {exact}", self.kernel.name());
+        }
+    }
+}
+
+#[test]
+fn every_codec_and_edge_size() {
+    use Codec::*;
+    use Variant::{Few, Many, Some};
+    let cases = [
+        (Split, 16, 256, Few, 1),
+        (W7, 33, 600, Few, 8),
+        (W8, 20, 514, Few, 3),
+        (W8, 16, 2600, Few, 2),
+        (W8, 17, 300, Some, 37),
+        (W8, 150, 600, Many, 70),
+        (W9, 16, 511, Few, 1),
+        (W10, 5, 770, Few, 2),
+        (W11, 16, 258, Few, 1),
+        (W12, 16, 1025, Many, 2),
+        (Q8, 35, 515, Few, 5),
+        (Q8, 16, 260, Some, 9),
+        (Q8, 33, 2400, Many, 2),
+        (F32, 9, 70, Many, 3),
+        (F16, 11, 130, Many, 2),
+        (Bf16, 8, 33, Many, 2),
+    ];
+    for (at, (codec, outputs, inputs, variant, tokens)) in cases.into_iter().enumerate() {
+        Case::new(codec, outputs, inputs, Group::Row, variant, at % 2 == 1).check(tokens);
+    }
+    for (codec, group, variant) in [(W8, 64, Few), (Split, 128, Many), (Q8, 64, Some)] {
+        Case::new(codec, 19, 700, Group::Columns(group), variant, true).check(3);
+    }
+}
+
+#[test]
+fn variants_and_neighbours_change_no_bit() {
+    let few = Case::new(Codec::W8, 16, 2600, Group::Row, Variant::Few, false);
+    let many = Case { kernel: LinearKernel { variant: Variant::Many, ..few.kernel.clone() }, ..few };
+    let outputs = |case: &Case, tokens: usize| {
+        let (x, _) = case.activations(tokens);
+        rows(&run(&case.kernel, &case.args(x, tokens), [tokens as i64, 0, 0, 0])[3], 16)
+    };
+    let all = outputs(&many, 5);
+    let some = Case { kernel: LinearKernel { variant: Variant::Some, ..many.kernel.clone() }, ..many };
+    assert_eq!(outputs(&some, 5), all);
+    let many = some;
+    let few = Case { kernel: LinearKernel { variant: Variant::Few, ..many.kernel.clone() }, ..many };
+    assert_eq!(outputs(&few, 5), all);
+    assert_eq!(outputs(&few, 2), all[..32]);
+}
+
+#[test]
+fn layers_with_one_input_share_a_launch() {
+    let case = Case::new(Codec::W8, 20, 300, Group::Row, Variant::Few, false);
+    let other = PackedSpec::new(7, 300, Codec::W8, Group::Row).unwrap();
+    let linear = case.kernel.linear.with(&Linear::new(other)).unwrap();
+    assert!(case.kernel.linear.with(&Linear { bias: true, ..Linear::new(other) }).is_none());
+    let joined = LinearKernel { linear, variant: Variant::Few };
+    assert_eq!(joined.name(), "linear_w8_row_20_7x300_few");
+    let (x, _) = case.activations(2);
+    let mut args = case.args(x, 2);
+    let second = |section: &[u8], rows: usize| section[..section.len() / 20 * rows].to_vec();
+    let (second_codes, second_scales) = (second(&case.codes, 7), second(&case.scales, 7));
+    args.extend([
+        Arg::Constant(codes(&other, Nvidia.matrix()).arrange_all(&second_codes)),
+        Arg::Constant(scales(&other).arrange_all(&second_scales)),
+        Arg::blank(2, 7),
+    ]);
+    let after = run(&joined, &args, [2, 0, 0, 0]);
+    let (first, second) = (rows(&after[3], 20), rows(&after[6], 7));
+    for token in 0..2 {
+        assert_eq!(second[token * 7..][..7], first[token * 20..][..7]);
+    }
+    assert!(floats(&after[3][..4])[0] != 0.0);
+}
+
+/// What the interpreter exists for: each of these changes of the final code is caught.
+#[test]
+fn broken_kernels_are_caught() {
+    let case = Case::new(Codec::W8, 20, 600, Group::Row, Variant::Few, false);
+    // Two rounds over tokens, and over the sums of a round.
+    let (x, _) = case.activations(9);
+    let args = case.args(x, 9);
+    let good = ir(&[&case.kernel]);
+    let run = |ir: &str| try_run(ir, &case.kernel, &args, [9, 0, 0, 0], Dim::Tokens);
+    let right = run(&good).unwrap();
+    // Without any one of its barriers.
+    let barrier = "call void @llvm.nvvm.barrier.cta.sync.aligned.all(";
+    let lines: Vec<&str> = good.lines().collect();
+    let barriers: Vec<usize> = (0..lines.len()).filter(|&at| lines[at].contains(barrier)).collect();
+    assert!(barriers.len() >= 3, "{} barriers", barriers.len());
+    let races = barriers.iter().filter(|&&at| {
+        let without: Vec<&str> = lines.iter().enumerate().filter(|(line, _)| *line != at).map(|(_, line)| *line).collect();
+        run(&without.join("\n")).is_err_and(|fault| matches!(fault.kind, q35_simt::Kind::Race | q35_simt::Kind::Uninitialised))
+    });
+    assert_eq!(races.count(), barriers.len());
+    // With any one constant of its arithmetic wrong, a mask without its lowest bit or another number one too large: it faults, or what it
+    // computes is not the same.
+    let mut mutants = 0;
+    let mut unseen = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let arithmetic = [" and ", " shl ", " lshr ", " add ", " getelementptr ", " icmp ", "fshl.i32("];
+        let constant = line.rsplit_once([' ', '%']).and_then(|(rest, last)| {
+            let number: i64 = last.trim_end_matches(')').parse().ok()?;
+            rest.ends_with(|c: char| c.is_ascii_alphanumeric() || c == ',')
+                .then(|| (rest, number, &last[number.to_string().len()..]))
+        });
+        let (true, Some((rest, number, end))) = (arithmetic.iter().any(|op| line.contains(op)), constant) else { continue };
+        let wrong = if line.contains(" and ") { number & (number - 1) } else { number + 1 };
+        let changed = format!("{rest} {wrong}{end}");
+        let changed: Vec<&str> = (0..lines.len()).map(|n| if n == at { changed.as_str() } else { lines[n] }).collect();
+        mutants += 1;
+        if run(&changed.join("\n")).is_ok_and(|after| after == right) {
+            unseen.push(*line);
+        }
+    }
+    // Three comparisons of loops and waves mean the same with the next number.
+    assert!(mutants > 150 && unseen.len() <= 3, "{} of {mutants} are not seen: {unseen:#?}", unseen.len());
+}

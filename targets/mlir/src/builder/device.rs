@@ -1,0 +1,59 @@
+//! What kernels of an accelerator need beside the language itself: memory that a group of threads shares, and intrinsics with
+//! several results, as matrix units have them.
+
+use std::fmt::Write as _;
+
+use melior::ir::Attribute;
+use melior::ir::attribute::StringAttribute;
+use melior::ir::block::BlockLike;
+use melior::ir::operation::OperationBuilder;
+use melior::ir::{Identifier, Type};
+
+use crate::types::{Elem, Ty};
+
+use super::{Builder, Val};
+
+/// The address space of memory that the threads of a group share, on every accelerator that LLVM knows.
+const SHARED: u8 = 3;
+
+impl<'k> Builder<'k> {
+    /// `bytes` of memory that the threads of a group share, undefined at first.
+    pub fn shared(&'k self, bytes: u32, align: u64) -> Val<'k> {
+        let number = self.module.shared.get();
+        self.module.shared.set(number + 1);
+        let name = format!("shared.{number}");
+        self.module.global(&name, bytes, align, SHARED, "internal", &[("value", self.attr("#llvm.undef"))]);
+        self.address_of(&name, SHARED)
+    }
+
+    /// Calls an LLVM intrinsic that gives a structure of values of one type.
+    pub fn intrinsic_many(&'k self, name: &str, args: &[Val<'k>], result: Ty, count: usize) -> Vec<Val<'k>> {
+        let mut fields = String::new();
+        for at in 0..count {
+            write!(fields, "{}{result}", if at > 0 { ", " } else { "" }).expect("writing to a string");
+        }
+        let structure = format!("!llvm.struct<({fields})>");
+        let ty = Type::parse(self.mlir(), &structure).unwrap_or_else(|| self.fail(format_args!("{structure} is no type")));
+        let attributes: [(&str, Attribute<'k>); 3] = [
+            ("intrin", StringAttribute::new(self.mlir(), name).into()),
+            ("op_bundle_sizes", self.attr("array<i32>")),
+            ("operandSegmentSizes", self.attr(&format!("array<i32: {}, 0>", args.len()))),
+        ];
+        let operands: Vec<_> = args.iter().map(|val| val.raw).collect();
+        let call = OperationBuilder::new("llvm.call_intrinsic", self.location())
+            .add_operands(&operands)
+            .add_results(&[ty])
+            .add_attributes(&attributes.map(|(key, value)| (Identifier::new(self.mlir(), key), value)))
+            .build()
+            .unwrap_or_else(|error| self.fail(format_args!("{name}: {error}")));
+        let call = self.block.get().append_operation(call);
+        // The structure itself never becomes a value of the language: its fields are taken out at once.
+        let whole = self.result(call, 0, Elem::I64.into());
+        (0..count)
+            .map(|at| {
+                let position = self.attr(&format!("array<i64: {at}>"));
+                self.value("llvm.extractvalue", &[whole], result, &[("position", position)])
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,127 @@
+//! A whole model, decoded by its kernels' final LLVM IR, lane by lane.
+
+use super::{compiled, text};
+use q35_bundle::{Bundle, Device};
+use q35_diag::Diagnostic;
+use q35_dialects::interp::{Session as Interpreter, StepInput};
+use q35_graph::Silent;
+use q35_runtime::device::{Block, Executor, Machine, Operand, Weight};
+use q35_runtime::{Chunk, Options, Session, Want};
+use q35_simt::{Arg, Buffer, Launch};
+use q35_tests::corpus;
+use q35c::{pipeline, settings::Settings, values::PackedValues};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A GPU that is interpreted.
+struct Interpreted {
+    bundle: Arc<Bundle>,
+    machine: q35_simt::Machine,
+    blocks: Vec<Buffer>,
+    weights: Vec<Buffer>,
+    placed: BTreeMap<String, Weight>,
+}
+
+impl Machine for Interpreted {
+    fn describe(&self) -> String {
+        "cuda, interpreted".to_owned()
+    }
+
+    /// Memory of which nobody has written anything: a kernel that counts on zeros is found.
+    fn allocate(&mut self, bytes: u64) -> q35_diag::Result<Block> {
+        self.blocks.push(self.machine.allocate(bytes as usize));
+        Ok(Block(self.blocks.len() - 1))
+    }
+
+    fn place(&mut self, tensor: &str) -> q35_diag::Result<Weight> {
+        if let Some(weight) = self.placed.get(tensor) {
+            return Ok(*weight);
+        }
+        let data = self.bundle.tensor(tensor).expect("checked when the bundle was opened").data.to_vec();
+        self.weights.push(self.machine.constant(data));
+        let weight = Weight(self.weights.len() - 1);
+        self.placed.insert(tensor.to_owned(), weight);
+        Ok(weight)
+    }
+
+    fn write(&mut self, block: Block, offset: u64, bytes: &[u8]) -> q35_diag::Result<()> {
+        self.machine.write(self.blocks[block.0], offset as usize, bytes);
+        Ok(())
+    }
+
+    fn read(&self, block: Block, offset: u64, bytes: &mut [u8]) -> q35_diag::Result<()> {
+        bytes.copy_from_slice(&self.machine.bytes(self.blocks[block.0])[offset as usize..][..bytes.len()]);
+        Ok(())
+    }
+
+    fn launch(
+        &mut self,
+        step: usize,
+        variant: usize,
+        operands: &[Operand],
+        dims: [i64; 4],
+        tiles: u64,
+    ) -> q35_diag::Result<()> {
+        let Device::Cuda(device) = &self.bundle.manifest().device else { panic!("a bundle for another device") };
+        let kernel = &self.bundle.manifest().steps[step].variants[variant].kernel;
+        let symbol = format!("{}{kernel}", device.prefix);
+        let address = |operand: &Operand| match operand {
+            Operand::Weight(weight) => Arg::Address(self.weights[weight.0], 0),
+            Operand::Memory(block, offset) => Arg::Address(self.blocks[block.0], *offset),
+        };
+        let args: Vec<Arg> = operands.iter().map(address).chain(dims.map(Arg::Number)).collect();
+        let launch = Launch { kernel: &symbol, blocks: tiles, threads: device.threads[kernel], args: &args };
+        let fault = |fault| Diagnostic::error(q35_diag::Code::DeviceFailed, format!("{fault}"));
+        Ok(self.machine.launch(&launch).map_err(fault)?)
+    }
+}
+
+/// The place of the largest number, the first of equals.
+fn largest(logits: &[f32]) -> u32 {
+    let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+    (0..logits.len()).fold(0, best) as u32
+}
+
+pub(super) fn greedy_tokens() -> Result<(), String> {
+    let (folder, bundle) = compiled()?;
+    let dump = std::fs::read_dir(folder.path().join("dumps")).map_err(text)?.next();
+    let dump = dump.ok_or("nothing was dumped")?.map_err(text)?;
+    let ir = std::fs::read_to_string(dump.path()).map_err(text)?;
+    let bundle = Arc::new(Bundle::open(bundle).map_err(text)?);
+
+    let settings = Settings::from_recorded(&bundle.manifest().options).ok_or("the options were not recorded")?;
+    let prepared = pipeline::prepare(&corpus::tiny_llama().model, &settings, &mut Silent).map_err(text)?;
+    let values = PackedValues::new(&prepared.model);
+    let mut reference = Interpreter::new(&prepared.model.graph, &values);
+
+    let machine = q35_simt::Machine::new(&ir, 32)?;
+    let machine = Interpreted { bundle: bundle.clone(), machine, blocks: vec![], weights: vec![], placed: BTreeMap::new() };
+    let options = Options { capacity: 32, max_tokens: 16, ..Options::default() };
+    let executor = Executor::new(machine, &bundle, &options).map_err(text)?;
+    let mut session = Session::on(Box::new(executor), bundle, &options);
+
+    // A prompt that takes the kernels for many rows, then one token after another.
+    let mut tokens: Vec<u32> = vec![0, 262, 1033, 87, 2901, 14, 411, 3000, 5, 1999];
+    let mut past = 0;
+    for _ in 0..7 {
+        let new = &tokens[past as usize..];
+        let chunk = Chunk { slot: 0, tokens: new, positions: None, want: Want::Last };
+        let logits = session.step(&[chunk]).map_err(text)?;
+        let expected = reference.step(&StepInput::sequence(new, past)).map_err(text)?;
+        let vocab = logits.row(0).len();
+        let expected = &expected.data[expected.data.len() - vocab..];
+        let size = expected.iter().fold(0f32, |size, v| size.max(v.abs()));
+        let error = logits.row(0).iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        // Activations are f16 where weights are multiplied: 2^-11 each, and they add up over six layers.
+        if !(error <= 0.01 * size) {
+            return Err(format!("after {} tokens logits are off by {error}, of {size}", tokens.len()));
+        }
+        past = tokens.len() as u32;
+        let (got, wanted) = (largest(logits.row(0)), largest(expected));
+        if got != wanted {
+            return Err(format!("token {past} is {got}, not {wanted}"));
+        }
+        tokens.push(got);
+    }
+    Ok(())
+}
