@@ -99,7 +99,7 @@ impl Device for Tsp {
         Ok(())
     }
 
-    fn read_cache(&self, span: CacheSpan) -> Vec<f32> {
+    fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
         let (heads, columns) = self.columns(&span);
         let mut out = vec![0.0; heads * span.count * columns];
         let mut entry = vec![0.0; heads * columns];
@@ -110,10 +110,10 @@ impl Device for Tsp {
                 out[(head * span.count + at) * columns..][..columns].copy_from_slice(values);
             }
         }
-        out
+        Ok(out)
     }
 
-    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) {
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
         let (heads, columns) = self.columns(&span);
         let half = self.half(&span);
         for at in 0..span.count {
@@ -122,6 +122,7 @@ impl Device for Tsp {
             let written = host::write_entry(&mut self.chip, &half, (span.first + at) as u32, &entry);
             written.unwrap_or_else(|what| panic!("the cache was checked when the program was loaded: {what}"));
         }
+        Ok(())
     }
 }
 

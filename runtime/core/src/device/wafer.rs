@@ -193,21 +193,22 @@ impl Device for Wafer {
         Ok(())
     }
 
-    fn read_cache(&self, span: CacheSpan) -> Vec<f32> {
+    fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
         let name = part_name(span.part);
         let elements = self.elements(span);
         let mut data = vec![0.0; elements.iter().map(|(.., to)| to + 1).max().unwrap_or(0)];
         for (pe, offset, to) in elements {
             data[to] = f16::from_bits(self.fabric.word(pe, name, offset)).to_f32();
         }
-        data
+        Ok(data)
     }
 
-    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) {
+    fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
         let name = part_name(span.part);
         for (pe, offset, from) in self.elements(span) {
             self.fabric.set_word(pe, name, offset, f16::from_f32(data[from]).to_bits());
         }
+        Ok(())
     }
 }
 
