@@ -290,6 +290,7 @@ impl Selection<'_> {
                 let kernel = Columns { width: self.width(id, 0)?, start: op.start, len: op.len };
                 one(kernel, self.args(id, &[])?)
             }
+            Op::LatentAttention(_) => return Err("attention over latent vectors has no kernel on GPUs".to_owned()),
             Op::Route(_) | Op::ExpertLinear(_) | Op::Combine(_) => return Err(ROUTED.to_owned()),
             Op::Select(_) => {
                 let args = vec![self.read(id, 0)?, Arg::Input(Input::LogitRows), self.write(id)?];
