@@ -2,7 +2,7 @@
 
 use crate::cli::{GroupChoice, Shape, Switch};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_format::{Codec, Group};
+use q35_format::Group;
 use q35_passes::model::WeightOptions;
 use q35_target::Capabilities;
 use std::collections::BTreeMap;
@@ -94,6 +94,7 @@ impl Settings {
 mod tests {
     use super::*;
     use q35_dialects::Activations;
+    use q35_format::Codec;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
         Shape { codec: codec.to_owned(), rotate, group, context: None, max_memory: None }

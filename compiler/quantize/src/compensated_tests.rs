@@ -47,7 +47,7 @@ fn pack(param: &Param, hessian: Option<&Hessian>) -> (Packed, Record) {
         Ok(())
     };
     let quantized = match hessian {
-        Some(hessian) => quantize_compensated(param, hessian, &mut sink, &mut |_| ()),
+        Some(hessian) => quantize_compensated(param, Observed { hessian, input: None, residual: None }, &mut sink, &mut |_| ()),
         None => quantize(param, &mut sink, &mut |_| ()),
     };
     let Quantized { spec, scales, offsets, record } = quantized.unwrap();

@@ -22,6 +22,7 @@ use q35_format::trellis::LANES;
 use q35_format::{Codec, Packed, PackedSpec};
 use rayon::prelude::*;
 
+mod aim;
 mod compensated;
 mod finite;
 mod hessian;
@@ -29,7 +30,8 @@ mod record;
 mod survivors;
 mod transform;
 
-pub use hessian::Hessian;
+pub use aim::Observed;
+pub use hessian::{Drift, Hessian};
 pub use record::{Calibrated, Record, WorstRow};
 
 use compensated::Compensator;
@@ -62,20 +64,20 @@ pub fn quantize(param: &Param, sink: &mut dyn FnMut(&[u8]) -> Result<()>, progre
     in_blocks(param, BLOCK_NUMBERS, &Rounding::Nearest(encoder), sink, progress)
 }
 
-/// Packs a parameter so that its layer's output on the calibration tokens changes least: `hessian` is of the layer's input, in the basis in
-/// which the layer reads it. A parameter that is not in a pair codec is packed by [`quantize`].
+/// Packs a parameter so that on the calibration tokens its layer's output is nearest to that of the float model. A parameter that is not in a pair
+/// codec is packed by [`quantize`].
 ///
 /// Errors: those of [`quantize`]; a Hessian that is not finite.
 pub fn quantize_compensated(
     param: &Param,
-    hessian: &Hessian,
+    observed: Observed<'_>,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Quantized> {
     if param.codec.window().is_none() {
         return quantize(param, sink, progress);
     }
-    let rounding = Rounding::Compensated(Compensator::new(spec(param)?, hessian, &param.origin)?);
+    let rounding = Rounding::Compensated(Compensator::new(spec(param)?, observed, &param.origin)?);
     in_blocks(param, BLOCK_NUMBERS, &rounding, sink, progress)
 }
 
@@ -109,13 +111,13 @@ impl Rounding<'_> {
         }
     }
 
-    /// Encodes a few rows and measures each of them.
-    fn pack(&self, rows: &[f32]) -> (Packed, Vec<record::Row>) {
+    /// Encodes a few rows, the first of which is row `first` of the parameter, and measures each of them.
+    fn pack(&self, first: usize, rows: &[f32]) -> (Packed, Vec<record::Row>) {
         let (packed, weighted) = match self {
             // Whole rows always encode.
             Rounding::Nearest(encoder) => (encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}")), None),
             Rounding::Compensated(compensator) => {
-                let (packed, weighted) = compensator.rows(rows);
+                let (packed, weighted) = compensator.rows(first, rows);
                 (packed, Some(weighted))
             }
         };
@@ -159,7 +161,8 @@ fn in_blocks(
         }
         bad.look(first, &block, finite::Stage::Transformed);
         if bad.is_empty() {
-            let packed: Vec<_> = block.par_chunks(LANES * cols as usize).map(|rows| rounding.pack(rows)).collect();
+            let lanes = block.par_chunks(LANES * cols as usize).enumerate();
+            let packed: Vec<_> = lanes.map(|(at, rows)| rounding.pack(first as usize + at * LANES, rows)).collect();
             for (packed, rows) in packed {
                 sink(&packed.codes)?;
                 scales.extend(packed.scales);
