@@ -49,3 +49,69 @@ impl Aim {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use q35_format::gauss::Gauss;
+
+    const TOKENS: usize = 400;
+    const COLS: usize = 12;
+    const ROWS: usize = 5;
+
+    fn gauss(seed: u64, count: usize) -> Vec<f32> {
+        Gauss::new(seed).take(count).collect()
+    }
+
+    /// `X M^T`, `M` of `rows` rows.
+    fn times(x: &[f32], m: &[f32], rows: usize) -> Vec<f32> {
+        let row = |x: &[f32], m: &[f32]| x.iter().zip(m).map(|(x, m)| f64::from(*x) * f64::from(*m)).sum::<f64>() as f32;
+        let cols = m.len() / rows;
+        x.chunks_exact(cols).flat_map(|x| m.chunks_exact(cols).map(move |m| row(x, m))).collect()
+    }
+
+    fn distance(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+    }
+
+    fn plus(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
+        a.iter().zip(b).map(|(a, b)| a + share * b).collect()
+    }
+
+    /// Inputs and residuals whose drift is a linear function of the input, but for a little noise: the aim's output is the float model's, up to noise and damping.
+    #[test]
+    fn a_linear_drift_is_made_up_for() {
+        let (x, w) = (gauss(1, TOKENS * COLS), gauss(2, ROWS * COLS));
+        let float_x = plus(&plus(&x, &times(&x, &gauss(3, COLS * COLS), COLS), 0.1), &gauss(4, TOKENS * COLS), 0.01);
+        let residual = gauss(5, TOKENS * ROWS);
+        let float_residual = plus(&residual, &times(&x, &gauss(6, ROWS * COLS), ROWS), 0.2);
+        let mut hessian = Hessian::new(COLS);
+        hessian.add(&x);
+        let (mut input, mut stream) = (Drift::new(COLS, COLS), Drift::new(COLS, ROWS));
+        input.add(&x, &float_x, &x);
+        stream.add(&x, &float_residual, &residual);
+        let wanted = plus(&times(&float_x, &w, ROWS), &float_residual, 1.0);
+        let left = |input, stream| {
+            let observed = Observed { hessian: &hessian, input, residual: stream };
+            let aim = Aim::new(observed, &hessian.factor("w").unwrap());
+            // In two pieces, as blocks of rows come.
+            let aimed = [aim.rows(0, &w[..2 * COLS]), aim.rows(2, &w[2 * COLS..])].concat();
+            distance(&plus(&times(&x, &aimed, ROWS), &residual, 1.0), &wanted)
+        };
+        let (none, both) = (left(None, None), left(Some(&input), Some(&stream)));
+        assert!(both < 0.05 * none, "{both} of {none}");
+        assert!(left(Some(&input), None) < none && left(None, Some(&stream)) < none);
+        assert_eq!(left(None, None), distance(&plus(&times(&x, &w, ROWS), &residual, 1.0), &wanted));
+    }
+
+    #[test]
+    fn without_drift_weights_stay() {
+        let (x, w) = (gauss(1, TOKENS * COLS), gauss(2, ROWS * COLS));
+        let mut hessian = Hessian::new(COLS);
+        hessian.add(&x);
+        let mut input = Drift::new(COLS, COLS);
+        input.add(&x, &x, &x);
+        let observed = Observed { hessian: &hessian, input: Some(&input), residual: None };
+        assert_eq!(Aim::new(observed, &hessian.factor("w").unwrap()).rows(0, &w), w);
+    }
+}

@@ -33,6 +33,10 @@ fn observed(x: &[f32], cols: usize) -> Hessian {
     hessian
 }
 
+fn undrifted(hessian: &Hessian) -> Observed<'_> {
+    Observed { hessian, input: None, residual: None }
+}
+
 fn param(rows: usize, cols: usize, codec: Codec, group: Group) -> Param {
     let axes = (Axis { len: rows as u64, stride: cols as i64 }, Axis { len: cols as u64, stride: 1 });
     let tensor = Tensor::from_f32(vec![rows as u64, cols as u64], &gauss(3, rows * cols));
@@ -47,7 +51,7 @@ fn pack(param: &Param, hessian: Option<&Hessian>) -> (Packed, Record) {
         Ok(())
     };
     let quantized = match hessian {
-        Some(hessian) => quantize_compensated(param, Observed { hessian, input: None, residual: None }, &mut sink, &mut |_| ()),
+        Some(hessian) => quantize_compensated(param, undrifted(hessian), &mut sink, &mut |_| ()),
         None => quantize(param, &mut sink, &mut |_| ()),
     };
     let Quantized { spec, scales, offsets, record } = quantized.unwrap();
@@ -166,9 +170,9 @@ fn bytes_depend_on_neither_threads_nor_neighbours() {
             let again = pool.install(|| pack(&param, Some(&observed(&tokens(200, cols), cols))));
             assert_eq!(again, (packed.clone(), record.clone()), "{codec} {threads}");
         }
-        let compensator = Compensator::new(packed.spec, &hessian, "w").unwrap();
+        let compensator = Compensator::new(packed.spec, undrifted(&hessian), "w").unwrap();
         let weights = q35_dialects::values::transformed(&param).data;
-        let (alone, _) = compensator.rows(&weights[17 * cols..18 * cols]);
+        let (alone, _) = compensator.rows(17, &weights[17 * cols..18 * cols]);
         assert_eq!(alone.codes, packed.view().unwrap().row(17));
     }
 }
@@ -191,7 +195,7 @@ fn no_row_is_worse_than_nearest() {
 #[test]
 fn what_overflowed_names_the_layer() {
     let hessian = observed(&[f32::MAX, f32::NAN, 0.0, 1.0], 4);
-    let result = quantize_compensated(&param(2, 4, Codec::W8, Group::Row), &hessian, &mut |_| Ok(()), &mut |_| ());
+    let result = quantize_compensated(&param(2, 4, Codec::W8, Group::Row), undrifted(&hessian), &mut |_| Ok(()), &mut |_| ());
     let text = result.unwrap_err().to_string();
     let expected =
         "error[Q35-0301]: 7 of the calibration sums of its input are NaN or infinite\n  at tensor 'model.layers.0.weight'\n";

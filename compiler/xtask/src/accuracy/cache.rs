@@ -5,6 +5,9 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What is said of a result that is not there and not to be made.
+pub(super) const UNKNOWN: &str = "not measured yet";
+
 /// A folder of results.
 pub(super) struct Cache {
     folder: PathBuf,
@@ -76,7 +79,7 @@ impl Cache {
             return Ok(known);
         }
         if self.known_only {
-            return Err("not measured yet".to_owned());
+            return Err(UNKNOWN.to_owned());
         }
         eprintln!("{what}");
         let result = make()?;
@@ -135,7 +138,7 @@ mod tests {
         let key = Key::default().text("fails");
         assert_eq!(cache.result::<String>(&key, "", || Err("no".to_owned())), Err("no".to_owned()));
         let known = Cache::open(folder.path(), true).unwrap();
-        assert_eq!(known.result(&key, "", || Ok("yes".to_owned())), Err("not measured yet".to_owned()));
+        assert_eq!(known.result(&key, "", || Ok("yes".to_owned())), Err(UNKNOWN.to_owned()));
         assert_eq!(cache.result(&key, "", || Ok("yes".to_owned())), Ok("yes".to_owned()));
         assert_eq!(known.result(&key, "", || Ok("other".to_owned())), Ok("yes".to_owned()));
     }

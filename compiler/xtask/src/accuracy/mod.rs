@@ -69,7 +69,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let tools = ours::Tools::build(&root)?;
     for model in models {
         let model = if options.quick { model.shortened(rows::QUICK_BYTES, &cache)? } else { model };
-        let report = measure(&model, &options, &tools, &cache, &root)?;
+        let mut report = measure(&model, &options, &tools, &cache, &root)?;
+        if options.known {
+            report.leave_out(cache::UNKNOWN);
+        }
         report.check_f32(SAME_MODEL)?;
         let name = if options.quick { format!("{}-quick", model.name) } else { model.name.clone() };
         print!("{}", report.markdown());
