@@ -1,12 +1,15 @@
 //! `--effort best`: a text through the model, layer by layer, and every linear layer rounded for what it gets to see.
 //!
 //! What enters: a model whose codecs are assigned, and token sequences. What leaves: the packed weights of its linear layers in pair codecs. All
-//! sequences pass one op of the program before any passes the next, by the reference evaluation; in front of a linear layer the
-//! products of what it reads are summed, once for all layers that read one value, its weight is rounded, and from there on the
-//! rounded one computes. So each layer makes up for what the layers before it really do, int8 activations included. An expert of a mixture
-//! is rounded for the tokens that the router sends it.
+//! sequences pass one op of the program before any passes the next, by the reference evaluation, in two models side by side: the float model and
+//! the one rounded so far. In front of a linear layer the products of what it reads are summed, once for all layers that read one value, and so
+//! are those with what the float model has more, there and in the residual stream that the layer writes to. Then its weight is rounded for the
+//! float model's output ([`Observed`]), and from there on the rounded one computes. So each layer makes up for what the layers before it really
+//! do, int8 activations included. An expert of a mixture is rounded for the tokens that the router of the rounded model sends it, and aims at its
+//! own weights: the float model may send those tokens elsewhere.
 //!
-//! Memory: the values that later ops still read, for all sequences; one `H` per value read, and one expert's; the packed weights.
+//! Memory: the values that later ops still read, for all sequences and both models; three matrices of sums per value read, and one expert's; the
+//! float weights of one op; the packed weights.
 
 use crate::limit::Limit;
 use crate::passes;
@@ -15,14 +18,17 @@ use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::data::{Data, ParamValue};
 use q35_dialects::interp::{CacheLayer, Env, ParamValues, StepInput};
 use q35_dialects::q35::Op;
-use q35_dialects::{Model, ParamName, Ty};
+use q35_dialects::values::transformed;
+use q35_dialects::{Model, Param, ParamName, Ty};
 use q35_format::Packed;
 use q35_graph::{NodeId, Observer, Value};
-use q35_quantize::{Hessian, Inputs, Quantized, quantize_compensated};
+use q35_quantize::{Drift, Hessian, Inputs, Observed, Quantized, quantize_compensated};
 use q35_runtime::text::Text;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Tokens of a sequence, where the context has room for them.
 pub const LENGTH: usize = 256;
@@ -102,10 +108,10 @@ impl Sequence {
     }
 
     /// What an op reads, as numbers, `[tokens, cols]`.
-    fn numbers(&self, at: NodeId) -> Vec<f32> {
+    fn numbers(&self, at: NodeId) -> Cow<'_, [f32]> {
         match &self.values[&at] {
             Data::Quant(x) => x.data.iter().enumerate().map(|(i, q)| f32::from(*q) * x.scales[i / x.width]).collect(),
-            x => x.act().data.clone(),
+            x => Cow::Borrowed(&x.act().data),
         }
     }
 
@@ -129,6 +135,82 @@ impl Sequence {
     }
 }
 
+/// The same sequences through two models.
+struct Streams {
+    /// Weights and activations as they are.
+    float: Vec<Sequence>,
+    /// Weights and activations rounded as far as they are by now.
+    rounded: Vec<Sequence>,
+}
+
+impl Streams {
+    fn new(sequences: &[Vec<u32>]) -> Self {
+        let start = || sequences.iter().map(|tokens| Sequence::new(tokens)).collect();
+        Self { float: start(), rounded: start() }
+    }
+
+    /// `X^T X` of what the rounded model reads.
+    fn hessian(&self, at: NodeId, cols: usize) -> Hessian {
+        let mut hessian = Hessian::new(cols);
+        self.rounded.iter().for_each(|sequence| hessian.add(&sequence.numbers(at)));
+        hessian
+    }
+
+    /// `X^T X` of what the rounded model sends to an expert.
+    fn routed(&self, at: NodeId, routing: NodeId, expert: u64, cols: usize) -> Hessian {
+        let mut hessian = Hessian::new(cols);
+        self.rounded.iter().for_each(|sequence| hessian.add(&sequence.routed(at, routing, expert)));
+        hessian
+    }
+
+    /// `X^T D`, `X` being what the rounded model reads at `at` and `D` what the float model has more at `of`.
+    fn drift(&self, at: NodeId, cols: usize, of: NodeId, width: usize) -> Drift {
+        let mut drift = Drift::new(cols, width);
+        for (float, rounded) in self.float.iter().zip(&self.rounded) {
+            drift.add(&rounded.numbers(at), &float.numbers(of), &rounded.numbers(of));
+        }
+        drift
+    }
+
+    /// Evaluates one op for every sequence.
+    fn evaluate(&mut self, model: &Model, id: NodeId, packed: &PackedValues) -> Result<()> {
+        let op = &model.graph.node(id).op;
+        let operands: Vec<NodeId> = operands(model, &[id]).collect();
+        // Packed before the sequences need them: packing runs on all cores itself.
+        op.params().iter().try_for_each(|name| packed.value(name).map(|_| ()))?;
+        each(&mut self.rounded, |Sequence { input, caches, values }| {
+            let read: Vec<&Data> = operands.iter().map(|operand| &values[operand]).collect();
+            let data = op.eval(&read, &mut Env { input, params: packed, caches })?;
+            values.insert(id, data);
+            Ok(())
+        })?;
+        let float: BTreeMap<_, _> =
+            op.params().into_iter().map(|name| (name.clone(), unrounded(&model.params[&name]))).collect();
+        each(&mut self.float, |Sequence { input, caches, values }| {
+            let read: Vec<&Data> = operands.iter().map(|operand| &values[operand]).collect();
+            let data = match op {
+                Op::Quantize(_) => read[0].clone(),
+                op => op.eval(&read, &mut Env { input, params: &float, caches })?,
+            };
+            values.insert(id, data);
+            Ok(())
+        })
+    }
+
+    fn forget(&mut self, id: NodeId) {
+        self.float.iter_mut().chain(&mut self.rounded).for_each(|sequence| sequence.forget(id));
+    }
+}
+
+fn each(sequences: &mut [Sequence], work: impl Fn(&mut Sequence) -> Result<()> + Send + Sync) -> Result<()> {
+    let results: Vec<Result<()>> = sequences.par_iter_mut().map(work).collect();
+    results.into_iter().collect()
+}
+
+fn unrounded(param: &Param) -> Arc<ParamValue> {
+    Arc::new(ParamValue::Float(transformed(param)))
+}
+
 /// The linear layer's weight, or that of a layer of experts, where it is to be rounded.
 fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
     let weight = match &model.graph.node(id).op {
@@ -139,6 +221,19 @@ fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
     model.params[weight].codec.window().map(|_| weight)
 }
 
+/// What the output of a layer that ends a branch is added to, by layer, where that is known by the time `order` comes to the layer.
+fn residuals(model: &Model, order: &[NodeId]) -> BTreeMap<NodeId, NodeId> {
+    let place: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+    let sums = model.graph.ids().filter(|id| matches!(model.graph.node(*id).op, Op::Add(_)));
+    let pairs = sums.filter_map(|id| <[NodeId; 2]>::try_from(operands(model, &[id]).collect::<Vec<_>>()).ok());
+    let fits = |layer: &NodeId, to: &NodeId| {
+        let earlier = place.get(to).zip(place.get(layer)).is_some_and(|(to, layer)| to < layer);
+        // A value of one column may be added to a wider one.
+        earlier && rounded(model, *layer).is_some() && model.graph.node(*layer).results == model.graph.node(*to).results
+    };
+    pairs.flat_map(|[a, b]| [(a, b), (b, a)]).filter(|(layer, to)| fits(layer, to)).collect()
+}
+
 /// Rounds all linear layers in pair codecs.
 ///
 /// # Errors
@@ -146,24 +241,26 @@ fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
 pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut dyn Observer) -> Result<Ready> {
     observer.before(&passes::CALIBRATE);
     let order = needed(model);
+    let residuals = residuals(model, &order);
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
-    operands(model, &order).for_each(|id| *uses.entry(id).or_default() += 1);
+    operands(model, &order).chain(residuals.values().copied()).for_each(|id| *uses.entry(id).or_default() += 1);
     let size = |name: &ParamName| model.params[name].source.rows() * model.params[name].source.cols();
     let total = order.iter().filter_map(|id| rounded(model, *id)).collect::<BTreeSet<_>>().into_iter().map(size).sum();
     let mut done = 0;
     let values = PackedValues::new(model);
-    let mut sequences: Vec<Sequence> = sequences.iter().map(|tokens| Sequence::new(tokens)).collect();
-    let mut seen: BTreeMap<NodeId, Hessian> = BTreeMap::new();
+    let mut streams = Streams::new(sequences);
+    let mut seen: BTreeMap<NodeId, (Hessian, Drift)> = BTreeMap::new();
     let mut ready = Ready::new();
     for &id in &order {
         let read: Vec<NodeId> = operands(model, &[id]).collect();
         if let Some(name) = rounded(model, id).filter(|name| !ready.contains_key(*name)) {
             let param = &model.params[name];
-            let hessian = seen.entry(read[0]).or_insert_with(|| {
-                let mut hessian = Hessian::new(param.source.cols() as usize);
-                sequences.iter().for_each(|sequence| hessian.add(&sequence.numbers(read[0])));
-                hessian
-            });
+            let [rows, cols] = [param.source.rows(), param.source.cols()].map(|n| n as usize);
+            let (hessian, input) = seen
+                .entry(read[0])
+                .or_insert_with(|| (streams.hessian(read[0], cols), streams.drift(read[0], cols, read[0], cols)));
+            let residual = residuals.get(&id).map(|of| streams.drift(read[0], cols, *of, rows));
+            let of = |expert| streams.routed(read[0], read[1], expert, cols);
             let mut codes = Vec::new();
             let mut sink = |rows: &[u8]| {
                 codes.extend_from_slice(rows);
@@ -173,14 +270,9 @@ pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut d
                 done += count;
                 observer.progress(done, total, "calibration");
             };
-            let of = |expert| {
-                let mut own = Hessian::new(hessian.cols());
-                sequences.iter().for_each(|sequence| own.add(&sequence.routed(read[0], read[1], expert)));
-                own
-            };
             let inputs = match read.get(1).map(|routing| *model.graph.ty(Value { node: *routing, result: 0 })) {
                 Some(Ty::Routing { experts, .. }) => Inputs::Experts { count: experts, all: hessian, of: &of },
-                _ => Inputs::Layer(hessian),
+                _ => Inputs::Layer(Observed { hessian, input: Some(input), residual: residual.as_ref() }),
             };
             let quantized = quantize_compensated(param, &inputs, &mut sink, &mut progress)?;
             let Quantized { spec, scales, offsets, .. } = quantized.clone();
@@ -189,13 +281,13 @@ pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut d
             values.insert(name, ParamValue::decode(&view));
             ready.insert(name.clone(), (quantized, packed.codes));
         }
-        evaluate(model, id, &values, &mut sequences)?;
-        for read in read {
+        streams.evaluate(model, id, &values)?;
+        for read in read.into_iter().chain(residuals.get(&id).copied()) {
             let left = uses.entry(read).or_default();
             *left -= 1;
             if *left == 0 {
                 seen.remove(&read);
-                sequences.iter_mut().for_each(|sequence| sequence.forget(read));
+                streams.forget(read);
             }
         }
         limit.check()?;
@@ -203,24 +295,6 @@ pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut d
     let records: BTreeMap<_, _> = ready.iter().map(|(name, (quantized, _))| (name, &quantized.record)).collect();
     observer.after(&passes::CALIBRATE, &|| format!("{records:#?}\n"));
     Ok(ready)
-}
-
-/// Evaluates one op for every sequence.
-fn evaluate(model: &Model, id: NodeId, values: &PackedValues, sequences: &mut [Sequence]) -> Result<()> {
-    let op = &model.graph.node(id).op;
-    // Packed before the sequences need them: packing runs on all cores itself.
-    op.params().iter().try_for_each(|name| values.value(name).map(|_| ()))?;
-    let operands: Vec<NodeId> = operands(model, &[id]).collect();
-    let results: Vec<Result<()>> = sequences
-        .par_iter_mut()
-        .map(|Sequence { input, caches, values: known }| {
-            let read: Vec<&Data> = operands.iter().map(|operand| &known[operand]).collect();
-            let data = op.eval(&read, &mut Env { input, params: values, caches })?;
-            known.insert(id, data);
-            Ok(())
-        })
-        .collect();
-    results.into_iter().collect()
 }
 
 fn operands<'m>(model: &'m Model, ids: &'m [NodeId]) -> impl Iterator<Item = NodeId> + 'm {

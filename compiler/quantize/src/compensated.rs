@@ -10,6 +10,7 @@
 //! round-to-nearest leaves, and then goes [`SWEEPS`] times from scales to containers and back. The best of all of these is taken, by the
 //! undamped `H` and the scales as they are stored, so that a row is never worse than rounded to nearest.
 
+use crate::aim::{Aim, Observed};
 use crate::hessian::{Factor, Hessian};
 use crate::survivors::{STRIP, Search};
 use q35_diag::Result;
@@ -26,6 +27,7 @@ const ROUNDS: usize = 8;
 pub(crate) struct Compensator<'a> {
     hessian: &'a Hessian,
     factor: Factor,
+    aim: Aim,
     search: Search,
     nearest: Encoder,
 }
@@ -46,12 +48,14 @@ struct Candidate {
 }
 
 impl<'a> Compensator<'a> {
-    /// For rows of `spec`, a symmetric one of a pair codec, whose input is what `hessian` has seen. `origin` is the weight in the model's words.
-    pub(crate) fn new(spec: PackedSpec, hessian: &'a Hessian, origin: &str) -> Result<Self> {
+    /// For rows of `spec`, a symmetric one of a pair codec, of the layer that was observed. `origin` is the weight in the model's words.
+    pub(crate) fn new(spec: PackedSpec, observed: Observed<'a>, origin: &str) -> Result<Self> {
+        let hessian = observed.hessian;
         assert_eq!(spec.cols(), hessian.cols(), "'{origin}' reads what was observed");
         assert!(spec.codec().window().is_some() && !spec.asymmetric(), "'{origin}' has a pair codec");
         let factor = hessian.factor(origin)?;
-        Ok(Self { hessian, factor, search: Search::new(table::pairs(spec.codec())), nearest: Encoder::new(spec) })
+        let aim = Aim::new(observed, &factor);
+        Ok(Self { hessian, factor, aim, search: Search::new(table::pairs(spec.codec())), nearest: Encoder::new(spec) })
     }
 
     /// Share of the mean diagonal that was added to `H`.
@@ -59,8 +63,9 @@ impl<'a> Compensator<'a> {
         self.factor.damping
     }
 
-    /// Encodes at most [`LANES`] rows.
-    pub(crate) fn rows(&self, rows: &[f32]) -> (Packed, Vec<Weighted>) {
+    /// Encodes at most [`LANES`] rows, the first of which is row `first` of the parameter.
+    pub(crate) fn rows(&self, first: usize, rows: &[f32]) -> (Packed, Vec<Weighted>) {
+        let rows = &self.aim.rows(first, rows);
         // Whole rows always encode.
         let nearest = self.nearest.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}"));
         let spec = nearest.spec;

@@ -47,7 +47,7 @@ fn pack(param: &Param, hessian: Option<&Hessian>) -> (Packed, Record) {
         Ok(())
     };
     let quantized = match hessian {
-        Some(hessian) => quantize_compensated(param, &Inputs::Layer(hessian), &mut sink, &mut |_| ()),
+        Some(hessian) => quantize_compensated(param, &Inputs::Layer(Observed::alone(hessian)), &mut sink, &mut |_| ()),
         None => quantize(param, &mut sink, &mut |_| ()),
     };
     let Quantized { spec, scales, offsets, record } = quantized.unwrap();
@@ -166,9 +166,9 @@ fn bytes_depend_on_neither_threads_nor_neighbours() {
             let again = pool.install(|| pack(&param, Some(&observed(&tokens(200, cols), cols))));
             assert_eq!(again, (packed.clone(), record.clone()), "{codec} {threads}");
         }
-        let compensator = Compensator::new(packed.spec, &hessian, "w").unwrap();
+        let compensator = Compensator::new(packed.spec, Observed::alone(&hessian), "w").unwrap();
         let weights = q35_dialects::values::transformed(&param).data;
-        let (alone, _) = compensator.rows(&weights[17 * cols..18 * cols]);
+        let (alone, _) = compensator.rows(17, &weights[17 * cols..18 * cols]);
         assert_eq!(alone.codes, packed.view().unwrap().row(17));
     }
 }
@@ -222,8 +222,8 @@ fn experts_are_rounded_for_what_they_see() {
 #[test]
 fn what_overflowed_names_the_layer() {
     let hessian = observed(&[f32::MAX, f32::NAN, 0.0, 1.0], 4);
-    let result =
-        quantize_compensated(&param(2, 4, Codec::W8, Group::Row), &Inputs::Layer(&hessian), &mut |_| Ok(()), &mut |_| ());
+    let inputs = Inputs::Layer(Observed::alone(&hessian));
+    let result = quantize_compensated(&param(2, 4, Codec::W8, Group::Row), &inputs, &mut |_| Ok(()), &mut |_| ());
     let text = result.unwrap_err().to_string();
     let expected =
         "error[Q35-0301]: 7 of the calibration sums of its input are NaN or infinite\n  at tensor 'model.layers.0.weight'\n";

@@ -95,6 +95,38 @@ impl Hessian {
     }
 }
 
+/// What the float model has and the rounded one, whose input `X` a Hessian has seen, has not: `X^T D`, `D` the difference of some value of `width`
+/// columns, token by token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drift {
+    width: usize,
+    /// `[cols, width]`.
+    sums: Vec<f64>,
+}
+
+impl Drift {
+    /// Nothing seen yet of an input of `cols` columns and a difference of `width`.
+    pub fn new(cols: usize, width: usize) -> Self {
+        Self { width, sums: vec![0.0; cols * width] }
+    }
+
+    /// Adds tokens: `x` as the Hessian saw them, and the value of which the difference is meant in both models.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn add(&mut self, x: &[f32], float: &[f32], rounded: &[f32]) {
+        let (width, cols) = (self.width, self.sums.len() / self.width);
+        assert!(float.len() == rounded.len() && x.len() * width == float.len() * cols, "one difference per token");
+        let differences: Vec<f32> = float.iter().zip(rounded).map(|(float, rounded)| float - rounded).collect();
+        self.sums.par_chunks_mut(width).enumerate().for_each(|(k, sums)| {
+            for (x, difference) in x.chunks_exact(cols).zip(differences.chunks_exact(width)) {
+                let at = f64::from(x[k]);
+                sums.iter_mut().zip(difference).for_each(|(sum, d)| *sum += at * f64::from(*d));
+            }
+        });
+    }
+}
+
 /// `F` and `D`, padded to an even number of columns: a column of padding has `D = 0` and touches no other.
 #[derive(Clone, Debug)]
 pub(crate) struct Factor {
@@ -103,6 +135,8 @@ pub(crate) struct Factor {
     /// `[cols, cols]`: row `k` holds `F_jk` for `j < k`, and 0 beyond.
     feedback: Vec<f32>,
     weights: Vec<f32>,
+    /// What the elements of `D` were divided by.
+    unit: f64,
     /// Share of the mean diagonal that was added.
     pub(crate) damping: f64,
 }
@@ -133,9 +167,10 @@ impl Factor {
             end = start;
         }
         let cols = n.next_multiple_of(2);
-        let mut factor = Factor { cols, feedback: vec![0.0; cols * cols], weights: vec![0.0; cols], damping: 0.0 };
+        let mut factor = Factor { cols, feedback: vec![0.0; cols * cols], weights: vec![0.0; cols], unit: 0.0, damping: 0.0 };
         // One common factor keeps f32 far from its limits, and changes no decision.
         let largest = (0..n).map(|k| a[k * n + k]).fold(0.0, f64::max);
+        factor.unit = largest;
         for k in 0..n {
             factor.weights[k] = (a[k * n + k] / largest) as f32;
             let feedback = &mut factor.feedback[k * cols..][..k];
@@ -147,6 +182,25 @@ impl Factor {
     /// Columns with padding.
     pub(crate) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// `(H + damping)^-1 X^T D`, `[width, cols]`: row `n` holds the weights that predict column `n` of the difference from the layer's input.
+    pub(crate) fn solve(&self, drift: &Drift) -> Vec<f32> {
+        let (n, width) = (drift.sums.len() / drift.width, drift.width);
+        let mut out = vec![0.0; width * n];
+        out.par_chunks_mut(n).enumerate().for_each(|(column, out)| {
+            let mut z: Vec<f64> = drift.sums[column..].iter().step_by(width).copied().collect();
+            for k in (0..n).rev() {
+                let at = z[k];
+                z.iter_mut().zip(&self.feedback(k)[..k]).for_each(|(z, f)| *z -= f64::from(*f) * at);
+            }
+            for k in 0..n {
+                let before: f64 = z.iter().zip(&self.feedback(k)[..k]).map(|(z, f)| f64::from(*f) * z).sum();
+                z[k] = z[k] / (f64::from(self.weights[k]) * self.unit) - before;
+            }
+            out.iter_mut().zip(z).for_each(|(out, z)| *out = z as f32);
+        });
+        out
     }
 
     /// `F_jk` for all `j`, 0 from `k` on.

@@ -4,12 +4,13 @@
 //! which it says nothing, and rounding would throw its errors there. Such an expert is rounded as if it had seen as many further tokens as it
 //! lacks, each an average one of all that the experts together read: the fewer its own, the more it is rounded like its layer.
 
+use crate::aim::Observed;
 use crate::hessian::Hessian;
 
 /// What calibration knows of the inputs of a parameter's rows.
 pub enum Inputs<'a> {
     /// All rows have the same input.
-    Layer(&'a Hessian),
+    Layer(Observed<'a>),
     /// As many rows for each expert as for any other.
     Experts {
         /// Experts; divides the rows.

@@ -22,6 +22,7 @@ use q35_format::trellis::LANES;
 use q35_format::{Codec, Packed, PackedSpec};
 use rayon::prelude::*;
 
+mod aim;
 mod compensated;
 mod finite;
 mod hessian;
@@ -30,7 +31,8 @@ mod record;
 mod survivors;
 mod transform;
 
-pub use hessian::Hessian;
+pub use aim::Observed;
+pub use hessian::{Drift, Hessian};
 pub use inputs::{Inputs, Thin};
 pub use record::{Calibrated, Record, WorstRow};
 
@@ -78,8 +80,8 @@ fn to_nearest(
     packing.finish(None)
 }
 
-/// Packs a parameter so that its layer's output on the calibration tokens changes least: `inputs` says what is known of them, in the basis in
-/// which the layer reads them. A parameter that is not in a pair codec is packed by [`quantize`].
+/// Packs a parameter so that on the calibration tokens its layer's output is nearest to that of the float model; `inputs` says what is known of
+/// those. A parameter that is not in a pair codec is packed by [`quantize`].
 ///
 /// Errors: those of [`quantize`]; a Hessian that is not finite.
 ///
@@ -97,14 +99,14 @@ pub fn quantize_compensated(
     let (spec, rows) = (spec(param)?, param.source.rows());
     let mut packing = Packing::new(param, spec, BLOCK_NUMBERS);
     let mut seen = Seen::default();
-    let mut pack = |part: Range<u64>, hessian: &Hessian, seen: &mut Seen| {
-        let compensator = Compensator::new(spec, hessian, &param.origin)?;
-        seen.tokens += hessian.tokens();
+    let mut pack = |part: Range<u64>, observed: Observed<'_>, seen: &mut Seen| {
+        let compensator = Compensator::new(spec, observed, &param.origin)?;
+        seen.tokens += observed.hessian.tokens();
         seen.damping = seen.damping.max(compensator.damping());
         packing.rows(part, &Rounding::Compensated(compensator), sink, progress)
     };
     match *inputs {
-        Inputs::Layer(hessian) => pack(0..rows, hessian, &mut seen)?,
+        Inputs::Layer(observed) => pack(0..rows, observed, &mut seen)?,
         Inputs::Experts { count, all, of } => {
             assert!(rows.is_multiple_of(count), "'{}' has {rows} rows for {count} experts", param.origin);
             let outputs = rows / count;
@@ -113,7 +115,7 @@ pub fn quantize_compensated(
                 let tokens = own.tokens();
                 let (hessian, lent) = inputs::filled(own, all);
                 seen.thin.extend((lent > 0).then_some(Thin { expert, tokens, lent }));
-                pack(expert * outputs..(expert + 1) * outputs, &hessian, &mut seen)?;
+                pack(expert * outputs..(expert + 1) * outputs, Observed::alone(&hessian), &mut seen)?;
             }
         }
     }
@@ -135,13 +137,13 @@ enum Rounding<'a> {
 }
 
 impl Rounding<'_> {
-    /// Encodes a few rows and measures each of them.
-    fn pack(&self, rows: &[f32]) -> (Packed, Vec<record::Row>) {
+    /// Encodes a few rows, the first of which is row `first` of the parameter, and measures each of them.
+    fn pack(&self, first: usize, rows: &[f32]) -> (Packed, Vec<record::Row>) {
         let (packed, weighted) = match self {
             // Whole rows always encode.
             Rounding::Nearest(encoder) => (encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}")), None),
             Rounding::Compensated(compensator) => {
-                let (packed, weighted) = compensator.rows(rows);
+                let (packed, weighted) = compensator.rows(first, rows);
                 (packed, Some(weighted))
             }
         };
@@ -206,7 +208,8 @@ impl<'a> Packing<'a> {
             }
             self.bad.look(first, &block, finite::Stage::Transformed);
             if self.bad.is_empty() {
-                let packed: Vec<_> = block.par_chunks(LANES * cols as usize).map(|rows| rounding.pack(rows)).collect();
+                let lanes = block.par_chunks(LANES * cols as usize).enumerate();
+                let packed: Vec<_> = lanes.map(|(at, rows)| rounding.pack(first as usize + at * LANES, rows)).collect();
                 for (packed, rows) in packed {
                     sink(&packed.codes)?;
                     self.scales.extend(packed.scales);

@@ -29,7 +29,8 @@ pub struct Record {
 /// How good a parameter is on the calibration tokens.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Calibrated {
-    /// `|X (W - Q)^T| / |X W^T|` in the Frobenius norm: the relative error of the layer's output; 0 for an output of zeros.
+    /// `|X (W' - Q)^T| / |X W'^T|` in the Frobenius norm, `W'` being the weights whose output is nearest to the float model's: the relative error of the
+    /// layer's output; 0 for an output of zeros.
     pub weighted_error: f64,
     /// Tokens, the rows of `X`; of all experts together.
     pub tokens: u64,

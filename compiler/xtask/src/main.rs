@@ -15,7 +15,7 @@ type Chore = fn(&[String]) -> Result<(), String>;
 const CHORES: [(&str, &str, Chore); 2] = [
     (
         "accuracy",
-        "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --model FOLDER",
+        "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --known, --model FOLDER",
         accuracy::run,
     ),
     ("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run),

@@ -139,7 +139,9 @@ impl Check {
         let prefix = device.prefix();
         let mut names = BTreeSet::new();
         for level in device.levels() {
-            self.unless(is_identifier(level) && names.insert(level), || format!("feature level '{}' is misnamed", level.escape_debug()));
+            self.unless(is_identifier(level) && names.insert(level), || {
+                format!("feature level '{}' is misnamed", level.escape_debug())
+            });
         }
         self.unless(prefix.is_empty() || is_identifier(prefix), || "the symbol prefix is no identifier".to_owned());
     }

@@ -5,9 +5,9 @@ use crate::output;
 use q35_bundle::{Bundle, Device, Manifest};
 use q35_console::size;
 use q35_console::table::{Align, Table};
-use q35_diag::Result;
-use serde::Serialize;
-use std::collections::BTreeSet;
+use q35_diag::{Code, Diagnostic, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Figures that follow from the manifest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,10 +34,73 @@ struct Summary {
 pub(crate) fn run(args: &Inspect) -> Result<()> {
     let bundle = args.opened.open()?;
     let summary = summary(&bundle);
+    let report = report(&bundle)?;
     if args.json {
-        return output::print_json(&serde_json::json!({ "summary": summary, "manifest": bundle.manifest() }));
+        let records = report.map(|report| report.tensors);
+        return output::print_json(
+            &serde_json::json!({ "summary": summary, "manifest": bundle.manifest(), "records": records }),
+        );
     }
-    output::print(&text(bundle.manifest(), &summary))
+    output::print(&text(bundle.manifest(), &summary, &report.unwrap_or_default()))
+}
+
+/// What the compile measured; a bundle need not carry it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Report {
+    tensors: BTreeMap<String, Record>,
+}
+
+/// How good one parameter is, in the words of `report.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    relative_error: f64,
+    snr_db: Option<f64>,
+    worst_row: WorstRow,
+    accumulator_bound: Option<u64>,
+    calibrated: Option<Calibrated>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct WorstRow {
+    row: u64,
+    relative_error: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Calibrated {
+    weighted_error: f64,
+    tokens: u64,
+}
+
+fn report(bundle: &Bundle) -> Result<Option<Report>> {
+    let Some(bytes) = bundle.read("report.json")? else { return Ok(None) };
+    let damaged =
+        |e| Diagnostic::error(Code::Damaged, format!("the report is not what a compile writes: {e}")).at("file", "report.json");
+    Ok(Some(serde_json::from_slice(&bytes).map_err(damaged)?))
+}
+
+impl Record {
+    /// Columns of a table: relative error, decibels, error of the layer's output on the calibration text, the worst row and its error, and the
+    /// largest sum that a row can reach as a share of 32 bits.
+    const COLUMNS: [(&str, Align); 5] = [
+        ("error", Align::Right),
+        ("SNR dB", Align::Right),
+        ("of output", Align::Right),
+        ("worst row", Align::Right),
+        ("accumulator", Align::Right),
+    ];
+
+    fn cells(&self) -> [String; 5] {
+        let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+        let bound = |bound: u64| percent(bound as f64 / f64::from(1u32 << 31));
+        [
+            percent(self.relative_error),
+            self.snr_db.map_or_else(String::new, |db| format!("{db:.2}")),
+            self.calibrated.map_or_else(String::new, |seen| percent(seen.weighted_error)),
+            format!("{}: {}", self.worst_row.row, percent(self.worst_row.relative_error)),
+            self.accumulator_bound.map_or_else(String::new, bound),
+        ]
+    }
 }
 
 fn summary(bundle: &Bundle) -> Summary {
@@ -59,7 +122,7 @@ fn summary(bundle: &Bundle) -> Summary {
 }
 
 /// Three tables: facts, parameters, files.
-fn text(manifest: &Manifest, summary: &Summary) -> String {
+fn text(manifest: &Manifest, summary: &Summary, report: &Report) -> String {
     use Align::{Left, Right};
     let model = &manifest.model;
     let device = match &manifest.device {
@@ -94,12 +157,15 @@ fn text(manifest: &Manifest, summary: &Summary) -> String {
         ),
     ]);
 
-    let mut parameters =
-        Table::new(&[("parameter", Left), ("codec", Left), ("shape", Right), ("group", Right), ("bits", Right)]);
+    let stored = [("parameter", Left), ("codec", Left), ("shape", Right), ("group", Right), ("bits", Right)];
+    let measured: &[_] = if report.tensors.is_empty() { &[] } else { &Record::COLUMNS };
+    let mut parameters = Table::new(&[&stored, measured].concat());
     for (name, weight) in &manifest.weights {
         let group = if weight.group == 0 { "row".to_owned() } else { weight.group.to_string() };
         let shape = format!("{} x {}", weight.shape[0], weight.shape[1]);
-        parameters.row([name.clone(), weight.codec.clone(), shape, group, format!("{:.3}", weight.effective_bits)]);
+        let stored = [name.clone(), weight.codec.clone(), shape, group, format!("{:.3}", weight.effective_bits)];
+        let record = report.tensors.get(name).map(Record::cells).unwrap_or_default();
+        parameters.row(stored.into_iter().chain(record.into_iter().take(measured.len())));
     }
 
     let mut files = Table::new(&[("file", Left), ("size", Right), ("sha256", Left)]);

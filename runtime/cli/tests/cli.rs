@@ -151,6 +151,31 @@ all",
 }
 
 #[test]
+fn inspect_shows_what_the_compile_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = br#"{"schema": 1, "tensors": {"table": {"effective_bits": 32.0, "relative_error": 0.125, "snr_db": 18.06,
+        "worst_row": {"row": 3, "relative_error": 0.25}, "accumulator_bound": 536870912,
+        "calibrated": {"weighted_error": 0.0625, "tokens": 512, "damping": 0.01}}}}"#;
+    let path = toy::write(&dir.path().join("toy.q35"), toy::manifest(), &[("report.json", report)]);
+    let (code, out, _) = q35(&["inspect", "BUNDLE"], &path);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> =
+        out.lines().map(words).filter(|line| line.starts_with("table") || line.starts_with("parameter")).collect();
+    let expected = [
+        "parameter codec shape group bits error SNR dB of output worst row accumulator",
+        "table f32 10 x 4 row 32.000 12.50 % 18.06 6.25 % 3: 25.00 % 25.00 %",
+    ];
+    assert_eq!((code, lines), (0, expected.map(str::to_owned).to_vec()));
+    let json: serde_json::Value = serde_json::from_str(&q35(&["inspect", "BUNDLE", "--json"], &path).1).unwrap();
+    assert_eq!(json["records"]["table"]["worst_row"]["row"], 3);
+
+    let path = toy::write(&dir.path().join("other.q35"), toy::manifest(), &[("report.json", b"[]")]);
+    let (code, _, err) = q35(&["inspect", "BUNDLE"], &path);
+    assert_eq!(code, 1);
+    assert!(err.starts_with("error[Q35-0503]: the report is not what a compile writes: "), "{err}");
+}
+
+#[test]
 fn measurements_are_printed_and_parsed() {
     let (_dir, path) = bundle();
     let (code, out, _) = q35(&["bench", "BUNDLE", "--runs", "1", "--threads", "1"], &path);

@@ -79,12 +79,6 @@ impl Target for Cuda {
             threads,
         };
         observer.after(&BUNDLE, &|| serde_json::to_string_pretty(&device).unwrap_or_default());
-        Ok(Lowered {
-            device: Device::Cuda(device),
-            plan: program.plan,
-            steps: program.steps,
-            files,
-            weights: program.weights,
-        })
+        Ok(Lowered { device: Device::Cuda(device), plan: program.plan, steps: program.steps, files, weights: program.weights })
     }
 }

@@ -25,6 +25,7 @@ use q35_passes::model::WeightOptions;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -55,18 +56,23 @@ pub fn run(path: &Path, bundle: Option<&Path>, out: &Path) -> Result<Exported> {
             Diagnostic::error(Code::CannotWrite, format!("the checkpoint cannot be written: {e}")).at("folder", out.display()),
         )
     };
-    fs::create_dir_all(out).map_err(|e| cannot(&e))?;
-    safetensors::serialize_to_file(
-        tensors,
-        Some([("format".to_owned(), "pt".to_owned())].into()),
-        &out.join("model.safetensors"),
-    )
-    .map_err(|e| cannot(&e))?;
-    fs::write(out.join("config.json"), names.config()).map_err(|e| cannot(&e))?;
-    for (name, path) in beside(&plain.imported.sidecars) {
-        fs::copy(path, out.join(name)).map_err(|e| cannot(&e))?;
-    }
+    // Complete, or not there.
+    let partial = out.with_added_extension("partial");
+    let written = write(&partial, tensors, &names, &plain.imported.sidecars).and_then(|()| fs::rename(&partial, out));
+    written.map_err(|e| {
+        // What is left of it is of no use; that it is there is not what went wrong.
+        let _ = fs::remove_dir_all(&partial);
+        cannot(&e)
+    })?;
     Ok(Exported { folder: out.display().to_string(), tensors: count, numbers })
+}
+
+fn write(folder: &Path, tensors: Vec<(String, Tensor<'_>)>, names: &Names, sidecars: &Sidecars) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let library = Some([("format".to_owned(), "pt".to_owned())].into());
+    safetensors::serialize_to_file(tensors, library, &folder.join("model.safetensors")).map_err(io::Error::other)?;
+    fs::write(folder.join("config.json"), names.config())?;
+    beside(sidecars).try_for_each(|(name, path)| fs::copy(path, folder.join(name)).map(|_| ()))
 }
 
 /// What was written.

@@ -5,9 +5,14 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What is said of a result that is not there and not to be made.
+pub(super) const UNKNOWN: &str = "not measured yet";
+
 /// A folder of results.
 pub(super) struct Cache {
     folder: PathBuf,
+    /// Whether a result that is not there stays so.
+    known_only: bool,
 }
 
 /// A hash in the making: parts are told apart by their lengths.
@@ -47,9 +52,9 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Cache {
     /// In `folder`, which is made if it is not there.
-    pub(super) fn open(folder: &Path) -> Result<Self, String> {
+    pub(super) fn open(folder: &Path, known_only: bool) -> Result<Self, String> {
         fs::create_dir_all(folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), known_only })
     }
 
     /// Where it is.
@@ -72,6 +77,9 @@ impl Cache {
         let path = self.place(key, "json");
         if let Some(known) = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             return Ok(known);
+        }
+        if self.known_only {
+            return Err(UNKNOWN.to_owned());
         }
         eprintln!("{what}");
         let result = make()?;
@@ -113,7 +121,7 @@ mod tests {
     #[test]
     fn results_are_made_once_and_again_when_an_input_changes() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path()).unwrap();
+        let cache = Cache::open(folder.path(), false).unwrap();
         let input = folder.path().join("input");
         let mut made = 0;
         for content in ["a", "a", "b"] {
@@ -129,7 +137,10 @@ mod tests {
         // A failure is not kept.
         let key = Key::default().text("fails");
         assert_eq!(cache.result::<String>(&key, "", || Err("no".to_owned())), Err("no".to_owned()));
+        let known = Cache::open(folder.path(), true).unwrap();
+        assert_eq!(known.result(&key, "", || Ok("yes".to_owned())), Err(UNKNOWN.to_owned()));
         assert_eq!(cache.result(&key, "", || Ok("yes".to_owned())), Ok("yes".to_owned()));
+        assert_eq!(known.result(&key, "", || Ok("other".to_owned())), Ok("yes".to_owned()));
     }
 
     #[test]

@@ -32,6 +32,8 @@ struct Options {
     quick: bool,
     ablation: bool,
     no_peers: bool,
+    /// Only what was measured before.
+    known: bool,
     models: Vec<PathBuf>,
 }
 
@@ -44,10 +46,11 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--ablation" => options.ablation = true,
                 "--no-peers" => options.no_peers = true,
+                "--known" => options.known = true,
                 "--model" => options.models.push(rest.next().ok_or("--model needs a folder")?.into()),
                 other => {
                     return Err(format!(
-                        "unknown argument '{other}'; there are --quick, --ablation, --no-peers, --model FOLDER"
+                        "unknown argument '{other}'; there are --quick, --ablation, --no-peers, --known, --model FOLDER"
                     ));
                 }
             }
@@ -62,11 +65,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().map_err(|e| e.to_string())?;
     let folders = if options.models.is_empty() { vec![root.join(rows::MODEL)] } else { options.models.clone() };
     let models = folders.iter().map(|folder| Model::open(folder)).collect::<Result<Vec<_>, _>>()?;
-    let cache = Cache::open(&root.join("target/accuracy"))?;
+    let cache = Cache::open(&root.join("target/accuracy"), options.known)?;
     let tools = ours::Tools::build(&root)?;
     for model in models {
         let model = if options.quick { model.shortened(rows::QUICK_BYTES, &cache)? } else { model };
-        let report = measure(&model, &options, &tools, &cache, &root)?;
+        let mut report = measure(&model, &options, &tools, &cache, &root)?;
+        if options.known {
+            report.leave_out(cache::UNKNOWN);
+        }
         report.check_f32(SAME_MODEL)?;
         let name = if options.quick { format!("{}-quick", model.name) } else { model.name.clone() };
         print!("{}", report.markdown());
@@ -80,28 +86,26 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 fn measure(model: &Model, options: &Options, tools: &ours::Tools, cache: &Cache, root: &Path) -> Result<Report, String> {
     let mut report = Report::new(&model.name, WINDOW, if options.quick { rows::QUICK_SEQUENCES } else { rows::SEQUENCES });
     let wanted = |quick: bool| quick || !options.quick;
-    let ours = ours::Side::new(tools, model, cache, report.sequences)?;
-    for row in rows::OURS.iter().filter(|row| wanted(row.quick)) {
-        report.table.push(Row::new(row.name, "q35", ours.measure(row)));
+    let peers: Vec<&rows::Peer> = rows::PEERS.iter().filter(|row| wanted(row.quick)).collect();
+    let mut theirs = Vec::new();
+    let side = if options.no_peers {
+        Err("they were not asked for".to_owned())
+    } else {
+        peers::Side::new(root, model, cache, tools, report.sequences)
+    };
+    match side {
+        Ok(side) => theirs.extend(peers.iter().map(|row| Row::new(row.name, "llama.cpp", side.measure(row)))),
+        Err(why) => {
+            let names: Vec<&str> = peers.iter().map(|row| row.name).collect();
+            report.notes.push(format!("Rows of llama.cpp that were skipped, because {why}: {}.", names.join("; ")));
+        }
     }
+    let side = ours::Side::new(tools, model, cache, report.sequences)?;
+    let ours = rows::OURS.iter().filter(|row| wanted(row.quick)).map(|row| Row::new(row.name, "q35", side.measure(row)));
+    report.table = ours.chain(theirs).collect();
     if options.ablation {
         for (topic, row) in rows::ablation().iter().filter(|(_, row)| wanted(row.quick)) {
-            report.ablation.push((topic.to_string(), Row::new(row.name, "q35", ours.measure(row))));
-        }
-    }
-    if options.no_peers {
-        report.notes.push("Peers were left out on request.".to_owned());
-        return Ok(report);
-    }
-    match peers::Side::new(root, model, cache, tools, report.sequences) {
-        Ok(peers) => {
-            for row in rows::PEERS.iter().filter(|row| wanted(row.quick)) {
-                report.table.push(Row::new(row.name, "llama.cpp", peers.measure(row)));
-            }
-        }
-        Err(why) => {
-            let skipped: Vec<&str> = rows::PEERS.iter().filter(|row| wanted(row.quick)).map(|row| row.name).collect();
-            report.notes.push(format!("Skipped, because {why}: {}.", skipped.join(", ")));
+            report.ablation.push(((*topic).to_owned(), Row::new(row.name, "q35", side.measure(row))));
         }
     }
     Ok(report)

@@ -75,6 +75,21 @@ impl Report {
         Self { model: model.to_owned(), window, sequences, table: vec![], ablation: vec![], notes: vec![] }
     }
 
+    /// Takes out the rows that are missing for the reason `why`, and says which they are.
+    pub(super) fn leave_out(&mut self, why: &str) {
+        let mut names = Vec::new();
+        let mut keep = |row: &Row| {
+            let out = row.missing.as_deref() == Some(why);
+            names.extend(out.then(|| format!("{} ({})", row.name, row.side)));
+            !out
+        };
+        self.table.retain(&mut keep);
+        self.ablation.retain(|(_, row)| keep(row));
+        if !names.is_empty() {
+            self.notes.push(format!("Rows {why}: {}.", names.join("; ")));
+        }
+    }
+
     /// The f32 perplexities of both sides.
     fn f32_perplexities(&self) -> Vec<f64> {
         let f32_rows = self.table.iter().filter(|row| row.name.eq_ignore_ascii_case("f32"));
@@ -181,6 +196,13 @@ mod tests {
         assert!(text.contains("| q35 | w8 best | 3.545 | 1234 | 7.50 ± 0.25 | 95.50 % | 20.100 | +0.50 % | 1.2 |\n"), "{text}");
         assert!(text.contains("| llama.cpp | Q4_0 | | | it broke | | | | |\n"), "{text}");
         assert!(text.contains("510 tokens scored in windows of 256"), "{text}");
+    }
+
+    #[test]
+    fn rows_that_are_left_out_are_named() {
+        let mut report = report();
+        report.leave_out("it broke");
+        assert_eq!((report.table.len(), report.notes), (3, vec!["Rows it broke: Q4_0 (llama.cpp).".to_owned()]));
     }
 
     #[test]

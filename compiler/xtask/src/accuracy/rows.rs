@@ -104,19 +104,16 @@ const fn peer(name: &'static str, kind: &'static str, importance: bool, quick: b
 }
 
 /// The rows of llama.cpp; the first is its f32.
-pub(super) const PEERS: [Peer; 14] = [
+pub(super) const PEERS: [Peer; 11] = [
     peer("F32", "F32", false, true),
     peer("Q8_0", "Q8_0", false, false),
-    peer("Q4_K_M", "Q4_K_M", false, false),
     peer("Q4_K_M, imatrix", "Q4_K_M", true, true),
     peer("Q4_0", "Q4_0", false, true),
     peer("Q4_0, imatrix", "Q4_0", true, false),
     peer("IQ4_XS, imatrix", "IQ4_XS", true, false),
-    peer("Q3_K_M", "Q3_K_M", false, false),
     peer("Q3_K_M, imatrix", "Q3_K_M", true, false),
     peer("Q3_K_S", "Q3_K_S", false, true),
     peer("Q3_K_S, imatrix", "Q3_K_S", true, false),
-    peer("IQ3_M, imatrix", "IQ3_M", true, false),
     peer("IQ3_S, imatrix", "IQ3_S", true, false),
     peer("IQ3_XXS, imatrix", "IQ3_XXS", true, false),
 ];
