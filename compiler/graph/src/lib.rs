@@ -10,6 +10,7 @@
 
 mod container;
 mod dtype;
+mod elements;
 mod joined;
 mod pass;
 mod print;
@@ -20,6 +21,7 @@ mod view;
 
 pub use container::{Graph, Node, NodeId, Value};
 pub use dtype::DType;
+pub use elements::{Dequantized, Elements};
 pub use pass::{Observer, Pass, Silent, Stage};
 pub use print::PrintOp;
 pub use storage::Storage;
