@@ -22,7 +22,8 @@ VOCAB, HIDDEN, HEADS, WIDTH = 64, 32, 4, 8
 class Graph:
     """A graph being written. Values are names; numbers and arrays become initializers."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, exact=False):
+        self.exact = exact
         self.nodes, self.constants, self.random, self.count = [], [], np.random.default_rng(seed), 0
         self.inputs, self.outputs = [], []
 
@@ -146,9 +147,33 @@ def dequantized(g, shape, kind, axis, block=0):
     return g.op("DequantizeLinear", g.constant(data, kind=kind), scale, zeros, **attrs)
 
 
-def fused():
+def experts(g, n, count=4, inner=16, block=16):
+    """Experts in 8 bits with zero points and biases, gates and what they gate in turn. ONNX Runtime rounds what it multiplies them with, so
+    results come from the same graph with the numbers that the integers stand for."""
+
+    def layer(rows, cols):
+        data = g.random.integers(0, 256, (count, rows, cols)).astype(np.uint8)
+        scales = g.random.uniform(0.5, 1.5, (count, rows, cols // block)) / (73 * np.sqrt(cols))
+        zeros = g.random.integers(118, 138, (count, rows, cols // block)).astype(np.uint8)
+        bias = g.weights(count, rows, scale=0.3)
+        if g.exact:
+            spread = lambda x: np.repeat(np.float64(np.float32(x)), block, axis=2)
+            return g.constant((data - spread(zeros)) * spread(scales)), bias
+        return g.constant(data, np.uint8), g.constant(scales), bias, g.constant(zeros, np.uint8)
+
+    first, second = layer(2 * inner, HIDDEN), layer(HIDDEN, inner)
+    logits = g.op("MatMul", g.op("Reshape", n, g.ints(-1, HIDDEN)), g.weights(HIDDEN, count))
+    swiglu = dict(activation_type="swiglu", swiglu_fusion=1, swiglu_limit=1.5, activation_alpha=1.702, activation_beta=1.0)
+    swiglu |= dict(k=2, normalize_routing_weights=1)
+    if g.exact:
+        return g.op("com.microsoft:MoE", n, logits, *first, *second, **swiglu)
+    operands = [*first[:3], *second[:3], "", "", "", first[3], second[3]]
+    return g.op("com.microsoft:QMoE", n, logits, *operands, expert_weight_bits=8, block_size=block, **swiglu)
+
+
+def fused(exact=False):
     """ONNX Runtime's ops, weights in integers, a cache, positions given, a padding mask."""
-    g = Graph(1)
+    g = Graph(1, exact)
     ids = g.input("input_ids", TensorProto.INT64, ["batch", "tokens"])
     mask = g.input("attention_mask", TensorProto.INT32, ["batch", "total"])
     places = g.input("position_ids", TensorProto.INT64, ["batch", "tokens"])
@@ -174,9 +199,12 @@ def fused():
         y = g.op("Gemm", flat, g.weights(HIDDEN, HIDDEN), g.weights(HIDDEN, scale=0.3), transB=1)
         y = g.op("Reshape", y, g.op("Shape", x))
         n, _, _, x = g.op("com.microsoft:SkipSimplifiedLayerNormalization", x, y, g.weights(HIDDEN), outputs=4, epsilon=1e-5)
-        up = g.op("com.microsoft:QuickGelu", g.op("MatMul", n, g.weights(HIDDEN, 48)))
-        down = dequantized(g, (48, HIDDEN), TensorProto.UINT4, 0, block=16)
-        x = g.op("Add", x, g.op("MatMul", up, down))
+        if layer == 1:
+            y = experts(g, n)
+        else:
+            up = g.op("com.microsoft:QuickGelu", g.op("MatMul", n, g.weights(HIDDEN, 48)))
+            y = g.op("MatMul", up, dequantized(g, (48, HIDDEN), TensorProto.UINT4, 0, block=16))
+        x = g.op("Add", x, y)
     n = g.norm(x, g.weights(HIDDEN))
     g.output(g.op("MatMul", n, g.weights(HIDDEN, VOCAB)), "logits", ["batch", "tokens", VOCAB])
     return g.model()
@@ -297,12 +325,12 @@ def feeds(session, random, ids, past):
     return values
 
 
-def store(folder, model):
+def store(folder, model, reference):
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(reference.SerializeToString(), options, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(7)
     cached = len(session.get_inputs()) > 1
     for case, (batch, tokens, past) in enumerate([(1, 1, 5 * cached), (2, 3, 4 * cached), (2, 7, 0)]):
@@ -332,4 +360,5 @@ def store(folder, model):
 
 if __name__ == "__main__":
     for build in (fused, sinks, gemma, olmo):
-        store(pathlib.Path(sys.argv[1]) / f"{build.__name__}--spelled", build())
+        reference = build(exact=True) if build is fused else build()
+        store(pathlib.Path(sys.argv[1]) / f"{build.__name__}--spelled", build(), reference)
