@@ -12,6 +12,7 @@
 mod container;
 mod decoded;
 mod dtype;
+mod elements;
 mod joined;
 mod pass;
 mod print;
@@ -23,6 +24,7 @@ mod view;
 pub use container::{Graph, Node, NodeId, Value};
 pub use decoded::{Decode, Stack};
 pub use dtype::DType;
+pub use elements::{Dequantized, Elements};
 pub use pass::{Observer, Pass, Silent, Stage};
 pub use print::PrintOp;
 pub use storage::Storage;

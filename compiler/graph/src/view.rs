@@ -5,7 +5,7 @@
 //! one face: `rows` output channels by `cols` input columns of f32, read in blocks of rows, nothing copied before it is asked for.
 
 use crate::joined::Joined;
-use crate::{DType, Tensor};
+use crate::{DType, Elements, Tensor};
 use std::ops::Range;
 
 /// One axis of a view: how many steps there are and how many elements apart.
@@ -40,7 +40,7 @@ pub struct BlockQuantized {
 /// Where a view's elements come from, addressed flat in row-major order.
 #[derive(Clone, Debug)]
 enum Base {
-    Dense(Tensor),
+    Dense(Elements),
     Blocks(BlockQuantized),
     Joined(Joined),
 }
@@ -63,10 +63,11 @@ pub struct WeightView {
 const SINGLE: Axis = Axis { len: 1, stride: 0 };
 
 impl WeightView {
-    /// A view of a dense tensor. `None` if any element would lie outside it.
-    pub fn dense(tensor: Tensor, offset: i64, rows: Axis, cols: Axis) -> Option<Self> {
-        let count = tensor.count();
-        Self::checked(Base::Dense(tensor), count, offset, rows, cols)
+    /// A view of a constant's elements. `None` if any element would lie outside it.
+    pub fn dense(elements: impl Into<Elements>, offset: i64, rows: Axis, cols: Axis) -> Option<Self> {
+        let elements = elements.into();
+        let count = elements.count();
+        Self::checked(Base::Dense(elements), count, offset, rows, cols)
     }
 
     /// A view of block-quantized integers, addressed as `row * cols + col`. `None` if any element would lie outside.
@@ -81,7 +82,7 @@ impl WeightView {
     /// The whole of a tensor as one row.
     pub fn vector(tensor: Tensor) -> Self {
         let len = tensor.count();
-        Self { base: Base::Dense(tensor), offset: 0, stack: SINGLE, rows: SINGLE, cols: Axis { len, stride: 1 } }
+        Self { base: Base::Dense(tensor.into()), offset: 0, stack: SINGLE, rows: SINGLE, cols: Axis { len, stride: 1 } }
     }
 
     /// Views with equally many columns, one below the other. `None` if there are none, or their columns differ, or one is a stack.
@@ -183,7 +184,7 @@ impl WeightView {
     /// Element type the numbers are stored in, and whether they were quantized already.
     pub fn stored(&self) -> (DType, bool) {
         match &self.base {
-            Base::Dense(tensor) => tensor.stored(),
+            Base::Dense(elements) => elements.tensor().stored(),
             Base::Blocks(blocks) => (if blocks.bits == 8 { DType::U8 } else { DType::U4 }, true),
             Base::Joined(joined) => joined.parts()[0].stored(),
         }
@@ -197,7 +198,7 @@ impl WeightView {
             Identity(vec![(address, range.start, self.offset, own)])
         };
         match &self.base {
-            Base::Dense(tensor) => at(tensor),
+            Base::Dense(elements) => at(elements.tensor()),
             Base::Blocks(blocks) => at(&blocks.data),
             Base::Joined(joined) => {
                 let parts = joined.parts().iter().flat_map(|part| part.identity().0);
@@ -232,7 +233,7 @@ impl WeightView {
     pub fn read_rows(&self, range: Range<u64>, out: &mut [f32]) {
         let cols = self.cols.len as usize;
         assert!(range.end <= self.rows() && out.len() as u64 == (range.end - range.start) * self.cols.len);
-        let Base::Dense(tensor) = &self.base else {
+        let Base::Dense(Elements::Plain(tensor)) = &self.base else {
             if let Base::Joined(joined) = &self.base
                 && self.cols == (Axis { len: joined.cols(), stride: 1 })
             {
@@ -277,7 +278,7 @@ impl WeightView {
     /// Gives the pages behind this view back, see [`Tensor::release`].
     pub fn release(&self) {
         match &self.base {
-            Base::Dense(tensor) => tensor.release(),
+            Base::Dense(elements) => elements.tensor().release(),
             Base::Blocks(blocks) => {
                 blocks.data.release();
                 blocks.scales.release();

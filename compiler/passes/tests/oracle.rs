@@ -34,6 +34,7 @@ impl Array {
         let bytes = view.data();
         let data = match view.dtype() {
             Dtype::I64 => bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+            Dtype::I32 => bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
             Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
             Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
             Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
@@ -211,7 +212,7 @@ corpus is present, and every run checks the rows of the graphs that are.
 
 Every graph is imported, raised to q35 ops, and run by the reference evaluation. Its logits on all valid positions, and what it
 puts into the cache, are within the tolerance stored beside it of what the original library (for weights in 4 bits: those weights,
-decoded) gave; greedy decoding gives the stored tokens.
+decoded; for graphs spelled out by `tests/generators`: ONNX Runtime) gave; greedy decoding gives the stored tokens.
 
 | family | exporter | nodes | q35 ops | attentions | routings | cache | cases | greedy tokens |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -140,6 +140,43 @@ fn linear_layers_have_many_spellings() {
 }
 
 #[test]
+fn weights_may_lie_in_chunks() {
+    // The outputs of every layer, the rows of the embedding, are two constants.
+    let chunked = |w: &mut Writer, x: Value, weight: Value| {
+        let halves = [(0, 5), (5, i64::MAX)].map(|(from, to)| w.columns(weight, from, to, 1));
+        let whole = w.concat(&halves, -1);
+        w.op("MatMul", &[x, whole])
+    };
+    let parts = |w: &mut Writer, x: Value, weight: Value| {
+        let tensor = match &w.graph.node(weight.node).op {
+            q35_graph::source::SourceOp::Const(tensor) => tensor.clone(),
+            _ => unreachable!(),
+        };
+        let (rows, cols) = (tensor.dims()[0], tensor.dims()[1]);
+        let part = |w: &mut Writer, from: u64, to: u64| {
+            let at = |i: u64| tensor.number(i / (to - from) * cols + from + i % (to - from)) as f32;
+            let numbers: Vec<f32> = (0..rows * (to - from)).map(at).collect();
+            w.constant(Tensor::from_f32(vec![rows, to - from], &numbers))
+        };
+        let halves = [part(w, 0, 5), part(w, 5, cols)];
+        let whole = w.concat(&halves, 1);
+        w.op("MatMul", &[x, whole])
+    };
+    let plain = model(&PLAIN);
+    for linear in [chunked, parts] {
+        let raised = model(&Spelling { linear, ..PLAIN });
+        assert_eq!(ops(&raised), ops(&plain));
+        let read = |m: &Model| {
+            let view = m.params[&"layers.0.mlp.down.weight".into()].source.clone();
+            let mut out = vec![0.0; (view.rows() * view.cols()) as usize];
+            view.read_rows(0..view.rows(), &mut out);
+            out
+        };
+        assert_eq!(read(&raised), read(&plain));
+    }
+}
+
+#[test]
 fn rotations_have_many_spellings() {
     let halves = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
         let angles = angles(w, ids, frequencies);

@@ -130,7 +130,16 @@ pub(super) fn clip(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<I
 
 /// `x * sigmoid(alpha * x)`.
 pub(super) fn swish(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
-    let (value, alpha) = (eval.operand(node, 0)?, eval.call(node)?.float("alpha", 1.0));
+    steep(eval, node, index, 1.0)
+}
+
+/// The same, steeper where nothing is said.
+pub(super) fn quick_gelu(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    steep(eval, node, index, 1.702)
+}
+
+fn steep(eval: &mut Eval, node: NodeId, index: &[Id], default: f32) -> Res<Id> {
+    let (value, alpha) = (eval.operand(node, 0)?, eval.call(node)?.float("alpha", default));
     let x = eval.element(value, index)?;
     let inner = eval.sym.scaled(x, alpha.into());
     let gate = eval.sym.apply(Func::Sigmoid, inner);

@@ -11,6 +11,7 @@
 //! This module must not know what a decoder is.
 
 mod creation;
+mod dequantize;
 pub(crate) mod elementwise;
 mod indexing;
 pub(crate) mod places;
@@ -199,7 +200,11 @@ impl<'g> Eval<'g> {
             name => name.clone(),
         };
         let base = match &node.op {
-            SourceOp::Const(tensor) => Base::Constant(name, tensor.clone()),
+            SourceOp::Const(tensor) => Base::Constant(name, tensor.clone().into()),
+            SourceOp::Call(call) if call.op == "DequantizeLinear" => {
+                let (name, elements) = dequantize::constant(self, value.node)?;
+                Base::Constant(name, elements)
+            }
             _ => Base::Opaque(name, self.kind(value)?),
         };
         let base = self.sym.add_base(base);

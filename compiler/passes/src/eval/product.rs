@@ -1,6 +1,6 @@
 //! Compute ops: their shapes; their elements stand for themselves.
 
-use super::{Eval, Res};
+use super::{Eval, Res, shapes};
 use crate::sym::Id;
 use q35_graph::{NodeId, Value};
 
@@ -58,15 +58,39 @@ pub(super) fn gather_blocks_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<
     Ok(vec![shape])
 }
 
-/// Result 0, then keys and values of old and new tokens.
+/// Alpha times a product of operands that may be transposed.
+pub(super) fn fused_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    let (mut a, mut b) = (eval.dims(node, 0)?, eval.dims(node, 1)?);
+    let call = eval.call(node)?;
+    if a.len() < 2 || b.len() < 2 || call.int("transBatchA", 0) != 0 || call.int("transBatchB", 0) != 0 {
+        return eval.fault(node, "multiplies operands of unknown layout");
+    }
+    for (dims, attr) in [(&mut a, "transA"), (&mut b, "transB")] {
+        if call.int(attr, 0) != 0 {
+            let rank = dims.len();
+            dims.swap(rank - 1, rank - 2);
+        }
+    }
+    Ok(vec![shapes::product_of(eval, node, &a, &b)?])
+}
+
 pub(super) fn attention_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    attended_shape(eval, node, ["q_num_heads", "kv_num_heads"], [4, 5])
+}
+
+pub(super) fn multi_head_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    attended_shape(eval, node, ["num_heads"; 2], [6, 7])
+}
+
+/// Result 0, then keys and values of old and new tokens.
+fn attended_shape(eval: &mut Eval, node: NodeId, heads: [&str; 2], past: [usize; 2]) -> Res<Vec<Vec<Id>>> {
     let (q, mut k, mut v) = (eval.dims(node, 0)?, eval.dims(node, 1)?, eval.dims(node, 2)?);
     let call = eval.call(node)?;
     let mut out = q.clone();
     match (q.len(), k.len(), v.len()) {
         (4, 4, 4) => out[3] = v[3],
         (3, 3, 3) => {
-            let (heads, kv_heads) = (eval.sym.int(call.int("q_num_heads", 0)), eval.sym.int(call.int("kv_num_heads", 0)));
+            let (heads, kv_heads) = (eval.sym.int(call.int(heads[0], 0)), eval.sym.int(call.int(heads[1], 0)));
             let zero = eval.sym.int(0);
             if heads == zero || kv_heads == zero {
                 return eval.fault(node, "has no head counts");
@@ -82,7 +106,7 @@ pub(super) fn attention_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>
         }
         _ => return eval.fault(node, "has operands of unknown layout"),
     }
-    for (dims, past) in [(&mut k, 4), (&mut v, 5)] {
+    for (dims, past) in [(&mut k, past[0]), (&mut v, past[1])] {
         if let Some(past) = eval.graph.operand(node, past) {
             let old = eval.shape(past)?;
             if old.len() != 4 {

@@ -1,16 +1,44 @@
-//! The standard's `RotaryEmbedding`, by its definition.
+//! `RotaryEmbedding`, the standard's and ONNX Runtime's, by their definitions.
 
 use super::{Eval, Res};
 use crate::sym::Id;
 use q35_graph::NodeId;
 
-/// Rotates the first columns of every head: operand 0 is `[B, heads, S, width]`, or `[B, S, heads * width]` with `num_heads`;
-/// cosines and sines are `[B, S, half]`, or tables `[positions, half]` that operand 3 picks rows of.
-pub(super) fn rotary(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+/// Which operands hold cosines, sines and positions.
+struct Operands {
+    cos: usize,
+    sin: usize,
+    positions: usize,
+}
+
+pub(super) fn standard(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    let heads = eval.call(node)?.int("num_heads", 0);
+    rotated(eval, node, index, heads, Operands { cos: 1, sin: 2, positions: 3 })
+}
+
+/// Without a number of heads, tables as wide as half a head tell it.
+pub(super) fn contrib(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    let call = eval.call(node)?;
+    if call.float("scale", 1.0) != 1.0 || call.int("is_packed_batching", 0) != 0 {
+        return eval.fault(node, "scales its result, or packs its batch, which is not supported");
+    }
+    let (dims, tables) = (eval.dims(node, 0)?, eval.dims(node, 2)?);
+    let heads = match (call.int("num_heads", 0), &dims[..], &tables[..]) {
+        (0, &[_, _, width], &[_, half]) => {
+            let head = eval.sym.scaled(half, 2.0);
+            eval.sym.exact_quotient(width, head).and_then(|heads| eval.sym.as_int(heads)).unwrap_or(0)
+        }
+        (heads, ..) => heads,
+    };
+    rotated(eval, node, index, heads, Operands { cos: 2, sin: 3, positions: 1 })
+}
+
+/// Rotates the first columns of every head: operand 0 is `[B, heads, S, width]`, or `[B, S, heads * width]` with a number of heads;
+/// cosines and sines are `[B, S, half]`, or tables `[positions, half]` of which positions, `[B, S]` or that of the first token, pick rows.
+fn rotated(eval: &mut Eval, node: NodeId, index: &[Id], heads: i64, operands: Operands) -> Res<Id> {
     let call = eval.call(node)?;
     let x = eval.operand(node, 0)?;
     let dims = eval.shape(x)?;
-    let heads = call.int("num_heads", 0);
     let (batch, token, column, width) = match (dims.len(), heads) {
         (4, _) => (index[0], index[2], index[3], dims[3]),
         (3, 1..) => {
@@ -42,7 +70,12 @@ pub(super) fn rotary(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res
     let mut with = |at: usize| -> Res<Id> {
         let table = eval.operand(node, at)?;
         let tables = eval.shape(table)?;
-        let row = match eval.graph.operand(node, 3) {
+        let row = match eval.graph.operand(node, operands.positions) {
+            Some(positions) if eval.shape(positions)?.len() == 1 => {
+                let zero = eval.sym.int(0);
+                let first = eval.element(positions, &[zero])?;
+                vec![eval.sym.add(first, token)]
+            }
             Some(positions) => vec![eval.element(positions, &[batch, token])?],
             None => vec![batch, token],
         };
@@ -50,7 +83,7 @@ pub(super) fn rotary(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res
         let at = eval.unbroadcast(node, &tables, &at)?;
         eval.element(table, &at)
     };
-    let (cos, sin) = (with(1)?, with(2)?);
+    let (cos, sin) = (with(operands.cos)?, with(operands.sin)?);
     let mut partner = |step: i64| -> Res<Id> {
         let mut at = index.to_vec();
         if let Some(last) = at.last_mut() {

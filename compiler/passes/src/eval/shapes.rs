@@ -62,6 +62,11 @@ pub(super) fn same_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
 /// `[.., m, k] x [.., k, n]`, vectors included.
 pub(super) fn product_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     let (a, b) = (eval.dims(node, 0)?, eval.dims(node, 1)?);
+    Ok(vec![product_of(eval, node, &a, &b)?])
+}
+
+/// The same of given dimensions.
+pub(super) fn product_of(eval: &mut Eval, node: NodeId, a: &[Id], b: &[Id]) -> Res<Vec<Id>> {
     let (Some(&inner), false) = (a.last(), b.is_empty()) else {
         return eval.fault(node, "multiplies a scalar");
     };
@@ -77,5 +82,5 @@ pub(super) fn product_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> 
     if b.len() >= 2 {
         shape.push(b[b.len() - 1]);
     }
-    Ok(vec![shape])
+    Ok(shape)
 }

@@ -62,6 +62,11 @@ impl Raiser<'_> {
         let parsed = self.scores(element)?;
         let Some(product) = self.eval.value_of(parsed.base).map(|v| v.node) else { return self.consequence() };
         let (query, key) = (self.eval.operand(product, 0)?, self.eval.operand(product, 1)?);
+        let call = self.eval.call(product)?;
+        let (alpha, by_rows) = (f64::from(call.float("alpha", 1.0)), call.int("transB", 0) != 0);
+        if call.int("transA", 0) != 0 {
+            return self.fault("weighs values with scores of transposed queries");
+        }
         let (Some(key_dim), Some(value_dim)) = (self.fixed_last(query)?, self.fixed_last(output)?) else {
             return self.fault("has heads of unknown width");
         };
@@ -75,7 +80,7 @@ impl Raiser<'_> {
                 r.eval.element(query, &at)
             },
             key: &|r, h, row, d| {
-                let at = stack.index(r, h, d, row);
+                let at = if by_rows { stack.index(r, h, row, d) } else { stack.index(r, h, d, row) };
                 r.eval.element(key, &at)
             },
             value: &|r, h, row, d| {
@@ -87,7 +92,7 @@ impl Raiser<'_> {
             value_dim,
             mask: parsed.mask,
             entry: t,
-            scale: parsed.scale,
+            scale: parsed.scale * alpha,
             softcap: parsed.softcap,
             sinks,
         })?;
@@ -218,7 +223,7 @@ impl Raiser<'_> {
     fn is_product(&self, base: BaseId) -> bool {
         self.eval
             .value_of(base)
-            .is_some_and(|v| matches!(&self.eval.graph.node(v.node).op, SourceOp::Call(call) if call.op == "MatMul"))
+            .is_some_and(|v| matches!(&self.eval.graph.node(v.node).op, SourceOp::Call(call) if ["MatMul", "FusedMatMul"].contains(&&call.op[..])))
     }
 
     /// Cuts a value of stacked heads that an attention gives.

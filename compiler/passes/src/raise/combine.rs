@@ -42,7 +42,7 @@ impl Raiser<'_> {
         let (experts, weights): (Vec<_>, Vec<_>) =
             factors.into_iter().partition(|(f, _)| self.eval.sym.contains(*f, ask.column));
         let (experts, weight) = (self.eval.sym.powers(&experts), self.eval.sym.powers(&weights));
-        if bound.is_none() && (routing.choices != 1 || self.rows_in(weight, topk).is_none()) {
+        if bound.is_none() && (routing.choices != 1 || self.weighed_rows(weight, topk)?.is_none()) {
             return Ok(None);
         }
         let (experts, row, at) = self.settle_routed(experts)?;
@@ -56,7 +56,9 @@ impl Raiser<'_> {
     /// `factor * sum over choices of weight * value`.
     fn weighted_sum(&mut self, routing: Routing, weight: Id, value: Value, factor: f64) -> Res<Value> {
         let choice = self.choice(routing.choices);
-        let Some(rows) = self.rows_in(weight, routing.node) else { return self.fault("sums experts without their weights") };
+        let Some(rows) = self.weighed_rows(weight, routing.node)? else {
+            return self.fault("sums experts without their weights");
+        };
         let row = self.routed_row(routing.node, &rows)?;
         if !self.is_same_row(row, [self.grid.b, self.grid.s]) {
             return self.fault("sums experts of other tokens");
@@ -91,6 +93,13 @@ impl Raiser<'_> {
             found.is_none()
         });
         found
+    }
+
+    /// The rows whose choices a weight belongs to; a softmax over the chosen is looked into.
+    fn weighed_rows(&mut self, weight: Id, topk: NodeId) -> Res<Option<Vec<Id>>> {
+        let (_, rest) = self.eval.sym.coefficient(weight);
+        let inner = self.under_softmax(rest)?;
+        Ok(self.rows_in(inner.unwrap_or(weight), topk))
     }
 
     /// The rows at which an expression reads the places of a `TopK`.

@@ -3,7 +3,6 @@
 //! Between that and the weighted sum ([`super::combine`]), rows are routed: their elements are loads at (sequence, token, choice, column),
 //! and every form that works row by row works there too.
 
-use super::activation::is_one;
 use super::linear::PendingLinear;
 use super::{HashMap, Raised, Raiser, Res};
 use crate::sym::{Base, BaseId, Id, Node};
@@ -124,12 +123,12 @@ impl Raiser<'_> {
     /// The biases behind a constant's element at the expert that was chosen, one expert after the other; `None` if they are zeros.
     pub(super) fn picked_bias(&mut self, element: Id, column: Id, lens: [u64; 2]) -> Res<Option<ParamName>> {
         let (factor, load) = self.eval.sym.coefficient(element);
-        let Some((expert, ..)) = self.picked(load).filter(|_| is_one(factor)) else {
+        let Some((expert, ..)) = self.picked(load) else {
             return self.fault("adds one bias to all experts");
         };
         let count = self.eval.sym.number(lens[0] as f64);
         let e = self.eval.sym.var("expert", count);
         let element = self.eval.sym.subst(load, &HashMap::from([(expert, e)]));
-        self.expert_bias(element, [e, column], lens)
+        self.expert_bias(element, [e, column], lens, factor)
     }
 }

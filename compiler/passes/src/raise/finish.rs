@@ -17,10 +17,10 @@ impl Raiser<'_> {
         self.is_decoder()?;
         self.model.interface.positions = self.positions.unwrap_or(PositionRule::Column);
         let mut model = self.model;
+        select_logit_rows(&mut model);
         // Ops of single experts that were merged, and of parts that turned out to be parts of something larger.
         model.graph.drop_dead(|_| false);
         model.drop_unused_params();
-        select_logit_rows(&mut model);
         mark_head(&mut model);
         mark_routers(&mut model);
         crate::names::assign(&mut model);

@@ -55,7 +55,7 @@ impl Raiser<'_> {
         let found = factors.iter().find_map(|&(factor, power)| {
             let Node::Apply(Func::Sigmoid, inner) = *self.eval.sym.node(factor) else { return None };
             let (alpha, gate) = self.eval.sym.coefficient(inner);
-            let is_factor = factors.iter().any(|f| *f == (gate, Power::ONE));
+            let is_factor = factors.contains(&(gate, Power::ONE));
             (power == Power::ONE && is_factor && self.is_varying(gate)).then_some((factor, alpha, gate))
         });
         let Some((sigmoid, alpha, gate)) = found else { return Ok(None) };
@@ -86,7 +86,12 @@ impl Raiser<'_> {
         let gate = self.exact(gate, ask.column, ask.width)?;
         let (op, up, factor) = match limited {
             Some((op, up, factor)) => (op, self.exact(up, ask.column, ask.width)?, factor),
-            None if !self.is_varying(up) => return self.fault("has a unit of this steepness, but nothing that it gates"),
+            None if let Some(rest) = self.eval.sym.as_number(up) => {
+                // x sigmoid(a x) is the unit of a x, divided by a.
+                let inner = self.applied(gate, alpha.abs())?;
+                let value = self.add(Activate { kind: Activation::Silu }, &[inner])?;
+                return Ok(Some((value, rest * sign / alpha.abs())));
+            }
             None => {
                 let (up, factor) = self.activation(up, ask.column, ask.width)?;
                 (plain, up, factor)

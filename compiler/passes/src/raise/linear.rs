@@ -8,7 +8,7 @@ use super::{BTreeMap, HashMap, Raised, Raiser, Res};
 use crate::sym::{Combine, Id};
 use q35_dialects::q35::{ExpertLinear, Linear};
 use q35_dialects::{Param, ParamRole};
-use q35_graph::{Axis, BlockQuantized, NodeId, Tensor, Value, WeightView};
+use q35_graph::{Axis, BlockQuantized, Elements, NodeId, Tensor, Value, WeightView};
 
 /// Sizes of quantized matrices stay below this.
 const LARGEST: i64 = 1 << 28;
@@ -133,6 +133,23 @@ impl Raiser<'_> {
         self.product(node, x, element, column, bias)
     }
 
+    /// `alpha x W`, or `alpha x W^T`.
+    pub(super) fn fused_matmul(&mut self, node: NodeId) -> Res<()> {
+        let (x, w) = (self.eval.operand(node, 0)?, self.eval.operand(node, 1)?);
+        let call = self.eval.call(node)?;
+        let dims = self.eval.shape(w)?;
+        let (&[first, second], 0) = (&dims[..], call.int("transA", 0)) else {
+            return self.fault("is no product of activations with a constant matrix");
+        };
+        let transposed = call.int("transB", 0) != 0;
+        let (outputs, inputs) = if transposed { (first, second) } else { (second, first) };
+        let (column, inner) = (self.eval.sym.var("n", outputs), self.eval.sym.var("k", inputs));
+        let at = if transposed { [column, inner] } else { [inner, column] };
+        let element = self.eval.element(w, &at)?;
+        let element = self.eval.sym.scaled(element, call.float("alpha", 1.0).into());
+        self.product(node, x, element, column, None)
+    }
+
     /// Cuts a node that multiplies `x` with the matrix whose element at (inner `k`, `column`) is given, and adds a bias.
     fn product(&mut self, node: NodeId, x: Value, element: Id, column: Id, bias: Option<Id>) -> Res<()> {
         let (factor, load) = self.eval.sym.coefficient(element);
@@ -240,7 +257,7 @@ impl Raiser<'_> {
             index.into_iter().zip(row_major).filter(|(v, _)| self.eval.sym.as_number(*v).is_none()).collect();
         let names: Vec<Id> = vars.iter().map(|(v, _)| *v).collect();
         match self.strided(element, &names) {
-            Some((tensor, name, 0, strides)) if strides.iter().zip(&vars).all(|(s, (_, want))| s == want) => {
+            Some((Elements::Plain(tensor), name, 0, strides)) if strides.iter().zip(&vars).all(|(s, (_, want))| s == want) => {
                 Ok(Some((tensor, name)))
             }
             _ => self.fault(format!("has an operand {at} that is no plain constant")),

@@ -95,7 +95,7 @@ impl Raiser<'_> {
         }
         let fixed =
             index.iter().enumerate().all(|(i, at)| i == row || i == column || self.eval.sym.as_number(*at) == Some(0.0));
-        match fixed.then(|| triangle(&tensor, row, column)).flatten() {
+        match fixed.then(|| triangle(tensor.tensor(), row, column)).flatten() {
             Some(window) => Ok(Some([Bound::UpTo(0)].into_iter().chain(window.map(Bound::Window)).collect())),
             None => self.fault(format!("has a constant mask '{name}' that is not causal")),
         }

@@ -305,11 +305,11 @@ impl Raiser<'_> {
         let (e, n) = (self.eval.sym.var("expert", experts), self.eval.sym.var("n", count));
         let output = self.eval.sym.linear(&[(n, outputs.step as f64)], outputs.first as f64);
         let element = self.eval.element(bias, &[e, output])?;
-        self.expert_bias(element, [e, n], [mixture.experts, outputs.count])
+        self.expert_bias(element, [e, n], [mixture.experts, outputs.count], 1.0)
     }
 
-    /// The biases of experts, one expert after the other; `None` if they are zeros.
-    pub(super) fn expert_bias(&mut self, element: Id, vars: [Id; 2], lens: [u64; 2]) -> Res<Option<ParamName>> {
+    /// The biases of experts times a factor, one expert after the other; `None` if they are zeros.
+    pub(super) fn expert_bias(&mut self, element: Id, vars: [Id; 2], lens: [u64; 2], factor: f64) -> Res<Option<ParamName>> {
         if self.eval.sym.as_number(element) == Some(0.0) {
             return Ok(None);
         }
@@ -323,6 +323,7 @@ impl Raiser<'_> {
         if numbers.iter().all(|x| *x == 0.0) {
             return Ok(None);
         }
+        numbers.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
         let view = WeightView::vector(Tensor::from_f32(vec![numbers.len() as u64], &numbers));
         Ok(Some(self.param(Param::new(view, ParamRole::Vector, origin))))
     }

@@ -187,6 +187,8 @@ impl Raiser<'_> {
             ("", "Concat") => self.grouped_product(node),
             ("", "Add") => self.residual(node),
             ("", "Attention") => self.attention_op(node),
+            ("com.microsoft", "FusedMatMul") if self.is_constant(node, 1) => self.fused_matmul(node),
+            ("com.microsoft", "MultiHeadAttention") => self.multi_head(node),
             ("com.microsoft", "MatMulNBits") => self.block_matmul(node),
             ("com.microsoft", "GatherBlockQuantized") => self.block_embed(node),
             ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node),

@@ -3,14 +3,14 @@
 use super::{HashMap, Raiser, Res};
 use crate::sym::{Base, Id, Node};
 use q35_dialects::{Param, ParamName, ParamRole};
-use q35_graph::{Axis, Tensor, WeightView};
+use q35_graph::{Axis, Elements, Tensor, WeightView};
 
 /// Vectors longer than this are not computed element by element.
 const LONGEST_COMPUTED: u64 = 1 << 17;
 
 impl Raiser<'_> {
     /// The tensor, offset and strides of an element of a constant that moves evenly with each of `vars`.
-    pub(super) fn strided(&mut self, element: Id, vars: &[Id]) -> Option<(Tensor, String, i64, Vec<i64>)> {
+    pub(super) fn strided(&mut self, element: Id, vars: &[Id]) -> Option<(Elements, String, i64, Vec<i64>)> {
         let Node::Load(base, index) = self.eval.sym.node(element).clone() else { return None };
         let Base::Constant(name, tensor) = self.eval.sym.base(base).clone() else { return None };
         let mut flat = self.eval.sym.int(0);
@@ -25,12 +25,30 @@ impl Raiser<'_> {
         Some((tensor, name, offset as i64, strides))
     }
 
-    /// A matrix `[rows, cols]` behind an element that is a function of a row and a column variable.
+    /// A matrix `[rows, cols]` behind an element that is a function of a row and a column variable; its rows may lie in several tensors, one
+    /// after the other.
     pub(super) fn matrix_view(&mut self, element: Id, row: Id, col: Id, rows: u64, cols: u64) -> Option<(WeightView, String)> {
-        let (tensor, name, offset, strides) = self.strided(element, &[row, col])?;
-        let view =
-            WeightView::dense(tensor, offset, Axis { len: rows, stride: strides[0] }, Axis { len: cols, stride: strides[1] })?;
-        Some((view, name))
+        if let Some((tensor, name, offset, strides)) = self.strided(element, &[row, col]) {
+            let [down, along] = [(rows, strides[0]), (cols, strides[1])].map(|(len, stride)| Axis { len, stride });
+            return Some((WeightView::dense(tensor, offset, down, along)?, name));
+        }
+        let (breaks, _) = self.breaks(element, row, rows);
+        let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([rows]).collect();
+        if edges.len() < 3 {
+            return None;
+        }
+        let (mut parts, mut names) = (Vec::new(), Vec::new());
+        for edge in edges.windows(2) {
+            let count = self.eval.sym.number((edge[1] - edge[0]) as f64);
+            let within = self.eval.sym.var("part", count);
+            let at = self.eval.sym.plus(within, edge[0] as f64);
+            let part = self.moved(element, row, at);
+            let (tensor, name, offset, strides) = self.strided(part, &[within, col])?;
+            let [down, along] = [(edge[1] - edge[0], strides[0]), (cols, strides[1])].map(|(len, stride)| Axis { len, stride });
+            parts.push(WeightView::dense(tensor, offset, down, along)?);
+            names.push(name);
+        }
+        Some((WeightView::joined(parts)?, names.join(" ")))
     }
 
     /// The parameter behind an element that is a function of `column` and of constants.

@@ -44,10 +44,11 @@ impl Raiser<'_> {
         let Some(&column) = index.last() else { return Ok(()) };
         let mut values = Vec::new();
         let mut row = None;
+        // What experts gave is added up behind the weighted sum.
+        if !parts.iter().all(|part| self.is_plain(*part, column, width) && !self.is_routed(*part)) {
+            return Ok(());
+        }
         for &part in parts {
-            if !self.is_plain(part, column, width) {
-                return Ok(());
-            }
             let (settled, at) = self.settle(part)?;
             let first = *row.get_or_insert(at);
             if !self.is_same_row(first, at) {
@@ -59,6 +60,16 @@ impl Raiser<'_> {
         let sum = self.add(Add {}, &values)?;
         self.cut(output, index, Raised::Whole(sum, width), [row[0], row[1], column], 1.0);
         Ok(())
+    }
+
+    /// Whether an expression is routed, and not summed yet.
+    fn is_routed(&self, expr: Id) -> bool {
+        !self.eval.sym.visit(expr, |_, node| match node {
+            Node::Load(base, index) if self.raised.contains_key(base) && index.len() == 4 => {
+                matches!(self.eval.sym.node(index[2]), Node::Bound(..))
+            }
+            _ => true,
+        })
     }
 
     /// Whether an expression is a raised value times numbers of its row, as an expert that all rows share may be.

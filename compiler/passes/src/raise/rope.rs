@@ -6,7 +6,6 @@
 //! formula per piece, and whoever makes it puts its columns in that order.
 
 use super::activation::is_one;
-use super::linear::one;
 use super::{Raiser, Res};
 use crate::sym::{Base, Combine, Func, Id, Kind, Node, Power};
 use q35_bundle::PositionRule;
@@ -394,11 +393,13 @@ impl Raiser<'_> {
         }
     }
 
-    /// Whether an element of a table is not 0 for the first token: then it is a cosine.
+    /// Whether an element of a table is not 0 at position 0: then it is a cosine.
     fn starts_at_one(&mut self, load: Id, i: Id) -> bool {
+        let Node::Load(base, index) = self.eval.sym.node(load).clone() else { return false };
         let (s, zero) = (self.grid.s, self.eval.sym.int(0));
-        let first = self.moved(load, s, zero);
-        let first = self.eval.sym.subst(first, &one(i, zero));
+        let first: Vec<Id> = index.iter().map(|at| if self.eval.sym.contains(*at, s) { zero } else { *at }).collect();
+        let first = self.eval.sym.load(base, &first);
+        let first = self.moved(first, i, zero);
         self.eval.sym.as_number(first).is_some_and(|x| x != 0.0)
     }
 }

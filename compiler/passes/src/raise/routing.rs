@@ -262,7 +262,7 @@ impl Raiser<'_> {
     }
 
     /// What a softmax over the last dimension is taken of, at the same index.
-    fn under_softmax(&mut self, element: Id) -> Res<Option<Id>> {
+    pub(super) fn under_softmax(&mut self, element: Id) -> Res<Option<Id>> {
         let Node::Load(base, index) = self.eval.sym.node(element).clone() else { return Ok(None) };
         let Some(value) = self.eval.value_of(base).filter(|v| self.is_call(v.node, "Softmax")) else { return Ok(None) };
         let axis = self.eval.axis(value.node, self.eval.call(value.node)?.int("axis", -1), index.len())?;

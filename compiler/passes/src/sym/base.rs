@@ -7,7 +7,7 @@
 //! them are permutations of which one undoes the other ([`Arena::invert_base`]).
 
 use super::{Arena, Id, Node};
-use q35_graph::{DType, Tensor};
+use q35_graph::{DType, Elements};
 
 /// Identity of a [`Base`] in an [`Arena`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,8 +38,8 @@ impl Kind {
 /// Something that has elements.
 #[derive(Clone, Debug)]
 pub enum Base {
-    /// A constant tensor, by its name in the model.
-    Constant(String, Tensor),
+    /// A constant, by its name in the model.
+    Constant(String, Elements),
     /// A value that is not known: an input of the model, or something already recognised.
     Opaque(String, Kind),
 }
@@ -101,7 +101,7 @@ impl Arena {
         self.intern(Node::Load(base, index.into()))
     }
 
-    fn fold_constant(&mut self, base: BaseId, tensor: &Tensor, index: &[Id]) -> Option<Id> {
+    fn fold_constant(&mut self, base: BaseId, tensor: &Elements, index: &[Id]) -> Option<Id> {
         if index.len() != tensor.dims().len() {
             return None;
         }
@@ -137,7 +137,7 @@ pub(super) struct Affine {
 
 impl Affine {
     /// The function that a tensor is of those indices that are not fixed. A table of real numbers is one only if none is free.
-    fn of(tensor: &Tensor, fixed: &[Option<u64>]) -> Option<Self> {
+    fn of(tensor: &Elements, fixed: &[Option<u64>]) -> Option<Self> {
         let (mut offset, mut stride, mut free) = (0u64, 1u64, Vec::new());
         for (at, &dim) in fixed.iter().zip(tensor.dims()).rev() {
             match at {
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn an_integer_table_folds_to_its_formula() {
         let mut a = Arena::default();
-        let base =
-            a.add_base(Base::Constant("t".into(), Tensor::from_i64(vec![2, 3, 2], &[5, 0, 6, 0, 7, 0, 15, 0, 16, 0, 17, 1])));
+        let table = q35_graph::Tensor::from_i64(vec![2, 3, 2], &[5, 0, 6, 0, 7, 0, 15, 0, 16, 0, 17, 1]);
+        let base = a.add_base(Base::Constant("t".into(), table.into()));
         let (two, three) = (a.int(2), a.int(3));
         let (i, j, zero, one) = (a.var("i", two), a.var("j", three), a.int(0), a.int(1));
         let want = a.linear(&[(i, 10.0), (j, 1.0)], 5.0);
