@@ -189,7 +189,7 @@ fn unrounded(param: &Param) -> Arc<ParamValue> {
 }
 
 /// The linear layer's weight, where it is to be rounded.
-fn rounded<'m>(model: &'m Model, id: NodeId) -> Option<&'m ParamName> {
+fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
     match &model.graph.node(id).op {
         Op::Linear(linear) if model.params[&linear.weight].codec.window().is_some() => Some(&linear.weight),
         _ => None,
