@@ -131,6 +131,8 @@ pub(crate) enum Turn {
     Halves,
     /// Each with its neighbour.
     Neighbours,
+    /// Each with its neighbour; afterwards, the first of all pairs come before the second.
+    Apart,
 }
 
 /// A rotation by position.
