@@ -161,7 +161,7 @@ pub(crate) enum Ffn {
     /// One gated unit of that width.
     Dense(u64),
     /// Experts.
-    Experts(Experts),
+    Experts(Box<Experts>),
 }
 
 /// A router and its experts.
