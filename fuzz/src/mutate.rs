@@ -72,7 +72,7 @@ impl Random {
     }
 }
 
-/// One kind of damage.
+/// One kind of damage; some change the length.
 type Damage = fn(&mut Random, &mut Vec<u8>, &[u8]);
 
 const DAMAGES: &[Damage] = &[flip, set, edge, varint, cut, remove, repeat, splice, token];
@@ -96,12 +96,14 @@ fn range(random: &mut Random, bytes: &[u8], most: usize) -> std::ops::Range<usiz
     start..(start + 1 + random.below(most)).min(bytes.len())
 }
 
+#[allow(clippy::ptr_arg)] // one type for all kinds
 fn flip(random: &mut Random, bytes: &mut Vec<u8>, _: &[u8]) {
     if let Some(at) = range(random, bytes, 1).next() {
         bytes[at] ^= 1 << random.below(8);
     }
 }
 
+#[allow(clippy::ptr_arg)] // one type for all kinds
 fn set(random: &mut Random, bytes: &mut Vec<u8>, _: &[u8]) {
     let value = random.below(256) as u8;
     for at in range(random, bytes, 4) {
@@ -110,6 +112,7 @@ fn set(random: &mut Random, bytes: &mut Vec<u8>, _: &[u8]) {
 }
 
 /// An integer of 4 or 8 bytes becomes one at which readers go wrong.
+#[allow(clippy::ptr_arg)] // one type for all kinds
 fn edge(random: &mut Random, bytes: &mut Vec<u8>, _: &[u8]) {
     let raw = random.pick(EDGES).to_le_bytes();
     let width = [4, 8][random.below(2)];

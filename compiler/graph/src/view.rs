@@ -41,7 +41,7 @@ pub struct BlockQuantized {
 #[derive(Clone, Debug)]
 enum Base {
     Dense(Elements),
-    Blocks(BlockQuantized),
+    Blocks(Box<BlockQuantized>),
     Joined(Joined),
 }
 
@@ -76,7 +76,7 @@ impl WeightView {
         let stored = blocks.data.count() / (per_row * blocks.block * u64::from(blocks.bits)).div_ceil(8).max(1);
         let fits = blocks.scales.count() >= stored * per_row && [2, 4, 8].contains(&blocks.bits);
         let count = stored.checked_mul(blocks.cols)?;
-        if fits { Self::checked(Base::Blocks(blocks), count, offset, rows, cols) } else { None }
+        if fits { Self::checked(Base::Blocks(Box::new(blocks)), count, offset, rows, cols) } else { None }
     }
 
     /// The whole of a tensor as one row.

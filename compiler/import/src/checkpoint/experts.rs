@@ -105,7 +105,7 @@ fn groups(config: &Config, facts: &ExpertFacts, experts: u64) -> Result<Option<G
         return Ok(None);
     }
     // A group's worth may be the sum of its two best.
-    if experts % count != 0 || !(1..=count).contains(&top) || experts / count < 2 {
+    if !experts.is_multiple_of(count) || !(1..=count).contains(&top) || experts / count < 2 {
         return Err(wrong(format!("{experts} experts in {count} groups, {top} of them chosen, are no routing")));
     }
     Ok(Some(Groups { count, top, score }))

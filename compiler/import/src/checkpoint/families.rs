@@ -255,7 +255,9 @@ fn rotations(
 
 fn ffn(config: &Config, family: &Family, layer: u64) -> Result<Ffn, Diagnostic> {
     match &family.experts {
-        Some(facts) if experts::has_experts(config, facts, layer)? => experts::experts(config, facts).map(Ffn::Experts),
+        Some(facts) if experts::has_experts(config, facts, layer)? => {
+            experts::experts(config, facts).map(|experts| Ffn::Experts(Box::new(experts)))
+        }
         _ => Ok(Ffn::Dense(size("intermediate_size", config.intermediate_size)?)),
     }
 }

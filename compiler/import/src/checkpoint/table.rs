@@ -165,7 +165,7 @@ const GEMMA2: Family = Family { model_type: "gemma2", norms: LayerNorms::BOTH, w
 const GRANITE: Family = Family { model_type: "granite", scalars: ScalarRule::Granite, ..LLAMA };
 const OLMO2: Family = Family { model_type: "olmo2", norms: LayerNorms::POST, qk_norm: QkNorm::Whole, ..LLAMA };
 const DEEPSEEK_V2: Family =
-    Family { model_type: "deepseek_v2", latent: true, turn: Turn::Neighbours, experts: Some(DEEPSEEK_V2_EXPERTS), ..LLAMA };
+    Family { model_type: "deepseek_v2", latent: true, turn: Turn::Apart, experts: Some(DEEPSEEK_V2_EXPERTS), ..LLAMA };
 
 /// The names of experts' layers that most families use.
 const GATE_UP_DOWN: ExpertLayout = ExpertLayout::Apart(["gate_proj", "up_proj", "down_proj"]);

@@ -343,3 +343,34 @@ fn tensors_that_only_guess_ahead_are_left_out() {
     assert!(crate::open(folder(r#", "num_nextn_predict_layers": 1"#, &tensors).path()).is_ok());
     assert!(refused(folder("", &tensors).path()).contains("error[Q35-0113]: the tensor has no place in the model"));
 }
+
+/// Weights in few bits whose scales are not there, or are those of another matrix.
+#[test]
+fn scales_that_do_not_fit() {
+    let with = |scales: Option<&[usize]>| {
+        let dir = folder(r#", "quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 4]}"#, &[]);
+        let zeros = vec![0u8; 4096];
+        let view = |dtype, width: usize, dims: &[usize]| {
+            TensorView::new(dtype, dims.to_vec(), &zeros[..dims.iter().product::<usize>() * width]).unwrap()
+        };
+        let name = "model.layers.0.mlp.up_proj.weight";
+        let mut tensors: Vec<(String, TensorView)> = Vec::new();
+        for (tensor, dims) in TENSORS {
+            let (dtype, width) = if *tensor == name { (Dtype::F8_E4M3, 1) } else { (Dtype::F32, 4) };
+            tensors.push(((*tensor).to_owned(), view(dtype, width, dims)));
+        }
+        tensors.extend(scales.map(|dims| (format!("{name}_scale_inv"), view(Dtype::F32, 4, dims))));
+        serialize_to_file(tensors, None, &dir.path().join("model.safetensors")).unwrap();
+        match crate::open(dir.path()) {
+            Ok(_) => String::new(),
+            Err(e) => e.to_string(),
+        }
+    };
+    let place = "\n  at tensor 'model.layers.0.mlp.up_proj.weight'";
+    assert_eq!(with(Some(&[2, 2])), "");
+    assert_eq!(with(None), format!("error[Q35-0112]: it is quantized, but the checkpoint has no scales for it{place}"));
+    assert_eq!(
+        with(Some(&[2, 3])),
+        format!("error[Q35-0111]: it is [6, 8] in tiles of 4 by 4, but its scales are [2, 3]{place}")
+    );
+}

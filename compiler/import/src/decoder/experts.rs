@@ -4,6 +4,7 @@
 use super::shared::Shared;
 use super::{Clamp, ExpertLayout, Experts, GroupScore, Groups, Scoring, Write};
 use crate::onnx::proto::Attribute;
+use crate::onnx::proto::build::BOOL;
 
 /// Score of an expert that may not be chosen.
 const NEVER: f32 = f32::MIN;
@@ -124,7 +125,7 @@ impl Write<'_> {
         let marks = self.w.op("Unsqueeze", [&marks, &axis], []);
         let marks = self.w.op("Expand", [&marks, &apart], []);
         let marks = self.w.op("Reshape", [&marks, &whole], []);
-        let may = self.w.op("Greater", [&marks, &zero], []);
+        let may = self.w.op("Cast", [&marks], [Attribute::int("to", BOOL.into())]);
         self.w.op("Where", [&may, scores, &never], [])
     }
 
@@ -200,7 +201,7 @@ impl Write<'_> {
         let y = self.w.op("Squeeze", [&y, &last], []);
         let Some(bias) = &stack.bias else { return y };
         let bias = self.w.op("Gather", [bias, chosen.experts], [Attribute::int("axis", 0)]);
-        self.w.op("Add", [&y, &bias], [])
+        self.w.op("Add", [&bias, &y], [])
     }
 
     /// The gated unit with bounds.

@@ -130,28 +130,27 @@ impl Write<'_> {
         self.w.op("Transpose", [x], [Attribute::ints("perm", &[0, 2, 1, 3])])
     }
 
-    /// Rotates the first columns of every head, which has `width`, by their position: `[batch, heads, sequence, width]`.
+    /// Rotates the first columns of every head, which has `width`, by their position: `[batch, heads, sequence, width]`. Neighbours that rotate
+    /// together need not stay neighbours, as long as queries and keys are arranged alike, and do only where nothing passes.
     pub(super) fn rotate(&mut self, x: &str, width: u64, turn: Turn, angles: &Angles, shared: &Shared) -> String {
         let (half, rotated, width) = (angles.pairs, 2 * angles.pairs, width as i64);
         let (low, high) = match turn {
             Turn::Halves => (self.columns(x, 0, half), self.columns(x, half, rotated)),
-            Turn::Neighbours => (self.every_other(x, 0, rotated), self.every_other(x, 1, rotated)),
+            Turn::Neighbours | Turn::Apart => (self.every_other(x, 0, rotated), self.every_other(x, 1, rotated)),
         };
         let mut times = |x: &str, by: &str| self.w.op("Mul", [x, by], []);
         let (a, b, c, d) =
             (times(&low, &angles.cos), times(&high, &angles.sin), times(&high, &angles.cos), times(&low, &angles.sin));
         let low = self.w.op("Sub", [&a, &b], []);
         let high = self.w.op("Add", [&c, &d], []);
-        let rest = (rotated < width).then(|| self.columns(x, rotated, width));
         let last = || [Attribute::int("axis", -1)];
-        let turned = match (turn, rest) {
-            (Turn::Halves, None) => return self.w.op("Concat", [&low, &high], last()),
-            (Turn::Halves, Some(rest)) => return self.w.op("Concat", [&low, &high, &rest], last()),
-            (Turn::Neighbours, rest) => (self.woven(&low, &high, rotated, shared), rest),
-        };
-        match turned {
-            (turned, None) => turned,
-            (turned, Some(rest)) => self.w.op("Concat", [&turned, &rest], last()),
+        if rotated < width {
+            let rest = self.columns(x, rotated, width);
+            return self.w.op("Concat", [&low, &high, &rest], last());
+        }
+        match turn {
+            Turn::Halves | Turn::Apart => self.w.op("Concat", [&low, &high], last()),
+            Turn::Neighbours => self.woven(&low, &high, rotated, shared),
         }
     }
 

@@ -131,6 +131,8 @@ pub(crate) enum Turn {
     Halves,
     /// Each with its neighbour.
     Neighbours,
+    /// Each with its neighbour; afterwards, the first of all pairs come before the second.
+    Apart,
 }
 
 /// A rotation by position.
@@ -159,7 +161,7 @@ pub(crate) enum Ffn {
     /// One gated unit of that width.
     Dense(u64),
     /// Experts.
-    Experts(Experts),
+    Experts(Box<Experts>),
 }
 
 /// A router and its experts.

@@ -1,6 +1,8 @@
 //! Messages made by hand: the few constructors that graph writers need.
 
-use super::{Attribute, Dimension, DimensionValue, Entry, Shape, Tensor, TensorType, Type, ValueInfo, kind};
+#[cfg(any(test, feature = "synth"))]
+use super::Entry;
+use super::{Attribute, Dimension, DimensionValue, Shape, Tensor, TensorType, Type, ValueInfo, kind};
 
 /// ONNX number of `float`.
 pub(crate) const FLOAT: i32 = 1;
@@ -48,6 +50,7 @@ impl Tensor {
     }
 
     /// A tensor whose bytes another file holds, as `location`, `offset`, `length` say.
+    #[cfg(any(test, feature = "synth"))]
     pub(crate) fn external(name: &str, data_type: i32, dims: &[i64], entries: &[(&str, &str)]) -> Self {
         let external_data =
             entries.iter().map(|(k, v)| Entry { key: (*k).to_owned(), value: (*v).to_owned().into() }).collect();
