@@ -30,10 +30,10 @@ fn a_split_layer_is_exact() {
         let mut chip = Chip::new(&layer.program, Timing::tsp1()).unwrap();
         host::load(&mut chip, &layer.program.data, &toy).unwrap();
         let x: Vec<i8> = (0..inputs).map(|_| (random.below(255) as i64 - 127) as i8).collect();
-        for (v, place) in layer.inputs.iter().enumerate() {
+        for (v, places) in layer.inputs.iter().enumerate() {
             let element = |lane: usize| v / 2 * 2 * lanes + v % 2 + 2 * lane;
             let byte = |lane: usize| if lane < lanes { x.get(element(lane)).map_or(0, |x| *x as u8) } else { 0 };
-            chip.write(*place, &std::array::from_fn(byte)).unwrap();
+            places.iter().for_each(|place| chip.write(*place, &std::array::from_fn(byte)).unwrap());
         }
         let sum = |odd: usize| x.iter().skip(odd).step_by(2).map(|x| i32::from(*x)).sum::<i32>();
         chip.write_words(layer.scale, &[2f32.to_bits(); LANES]).unwrap();
@@ -62,5 +62,16 @@ fn large_layers_run_at_the_rate_of_installing() {
         let ratio = found as f64 / bound as f64;
         println!("{outputs}x{inputs}: {found} cycles, bound {bound}, ratio {ratio:.3}");
         assert!(ratio < 1.5, "{ratio}");
+    }
+}
+#[test]
+fn debug_print() {
+    let p = schedule_linear(4096, 4096, LANES).unwrap().program;
+    for plane in 0..4u8 {
+        let q = q35_tsp::geometry::Queue::plane(plane, Unit::Weights);
+        let v: Vec<u32> =
+            p.queues[&q].iter().filter(|i| matches!(i.instr, q35_tsp::isa::Instr::Install {})).map(|i| i.cycle).collect();
+        println!("plane {plane}: {} {:?}", v.len(), v.windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>());
+        println!("first {} last {} end {}", v[0], v[v.len() - 1], p.data.cycles);
     }
 }

@@ -67,7 +67,7 @@ impl Schedule {
     }
 
     /// `C` of the module's formula, in every lane.
-    pub(crate) fn correction(&mut self, x: &[Byte]) -> Word {
+    pub(crate) fn correction(&mut self, x: &[[Byte; 2]]) -> Word {
         let (side, plane) = (Side::East, planes(Side::East)[0]);
         let (slices, address) = self.ones(side);
         let tile = Tile { slices, address, loads: (ALL_LANES / SUPERLANE) as u16, step: 0 };
@@ -75,7 +75,7 @@ impl Schedule {
             let accumulator = self.accumulators.next();
             let inputs = x.iter().skip(odd).step_by(2).enumerate();
             let multiplies: Vec<Multiply> =
-                inputs.map(|(at, input)| Multiply { input: *input, accumulator, add: at > 0 }).collect();
+                inputs.map(|(at, input)| Multiply { input: input[side as usize], accumulator, add: at > 0 }).collect();
             let (_, done) = self.install(plane, tile, Bytes::Raw, &multiplies, 0);
             self.emit(plane, accumulator, done)
         });
@@ -161,7 +161,7 @@ impl Schedule {
             let columns = layer.outputs.vector(v).len();
             let tile = self.tile(side, (v / 2 + chunk) % 2, layer.param, TileBytes::Pair, outputs, columns, inputs);
             let add = chunk > 0;
-            let multiply = |input: Byte, accumulator| Multiply { input, accumulator, add };
+            let multiply = |input: [Byte; 2], accumulator| Multiply { input: input[side as usize], accumulator, add };
             let (first, last) =
                 self.install(b, tile, Bytes::Nibbles, &[multiply(pair[1], odd), multiply(pair[0], even)], earliest[1]);
             (earliest[1], done[1]) = (first + 1, last);
@@ -180,7 +180,7 @@ impl Schedule {
             let outputs = layer.outputs.lanes(v, |output| output);
             let columns = layer.outputs.vector(v).len();
             let tile = self.tile(side, (v / 2 + u) % 2, layer.param, TileBytes::Integer, outputs, columns, inputs);
-            let multiply = Multiply { input: *input, accumulator, add: u > 0 };
+            let multiply = Multiply { input: input[side as usize], accumulator, add: u > 0 };
             let (first, last) = self.install(plane, tile, Bytes::Raw, &[multiply], earliest);
             (earliest, done) = (first + 1, last);
         }

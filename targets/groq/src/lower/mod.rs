@@ -37,6 +37,7 @@ use q35_format::{Codec, PackedSpec};
 use q35_graph::{NodeId, Observer, Pass, Stage};
 use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
 use q35_tsp::alu::AluOp;
+use q35_tsp::geometry::Side;
 use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
@@ -211,7 +212,7 @@ fn lower(request: &Request<'_>) -> Result<(Program, u64)> {
     let order = graph.topological().unwrap_or_else(|| unreachable!("a verified graph has no cycle"));
     let mut schedule = Schedule::new(Timing::tsp1());
     schedule.data.capacity = request.context as u32;
-    let place = schedule.memory.bytes(None);
+    let place = schedule.memory.bytes(Side::East);
     schedule.data.inputs.push(Input::Entry { place });
     let mut lowering =
         Lowering { request, schedule, entry: Byte { place, ready: 0 }, copies: copies(graph), values: BTreeMap::new() };
@@ -418,8 +419,8 @@ impl Lowering<'_> {
 pub struct LinearProgram {
     /// The program; its outputs are the layer's.
     pub program: Program,
-    /// Where the vectors of rounded activations go: chunk by chunk, those of even columns before those of odd ones.
-    pub inputs: Vec<Place>,
+    /// Where the vectors of rounded activations go, each to two places: chunk by chunk, those of even columns before those of odd ones.
+    pub inputs: Vec<[Place; 2]>,
     /// Where the scale of the activations goes, in every lane.
     pub scale: Quad,
     /// Where `8 sum x_e - 128 sum x_o` goes, in every lane.
@@ -434,13 +435,14 @@ pub fn schedule_linear(outputs: u64, inputs: u64, lanes: usize) -> Result<Linear
     let mut schedule = Schedule::new(Timing::tsp1());
     schedule.begin("linear");
     let (input_layout, output_layout) = (Layout::dense(inputs, lanes), Layout::dense(outputs, lanes));
-    let places: Vec<Place> = (0..input_layout.len()).map(|_| schedule.memory.bytes(None)).collect();
+    let mut row = |_| Side::ALL.map(|side| schedule.memory.bytes(side));
+    let places: Vec<[Place; 2]> = (0..input_layout.len()).map(&mut row).collect();
     let zeros = |place: &Place| Image::Bytes { place: *place, runs: vec![(0, 0)] };
-    schedule.data.images.extend(places.iter().map(zeros));
+    schedule.data.images.extend(places.iter().flatten().map(zeros));
     let [scale, correction] = [(); 2].map(|()| schedule.memory.constant(1));
     schedule.data.images.extend([scale, correction].map(|quad| Image::Words { quad, runs: vec![(0, 0)] }));
     let word = |quad| Word { quad, ready: 0 };
-    let bytes = places.iter().map(|place| Byte { place: *place, ready: 0 }).collect();
+    let bytes = places.iter().map(|places| places.map(|place| Byte { place, ready: 0 })).collect();
     let x = Quant { bytes, scale: word(scale), correction: Some(word(correction)) };
     let layer = Layer { param: "weight", bias: None, bytes: TileBytes::Pair, inputs: &input_layout, outputs: &output_layout };
     let words = schedule.linear(&x, &layer);

@@ -5,6 +5,7 @@ use crate::schedule::vector::Expr;
 use crate::schedule::{Byte, Schedule, Word};
 use q35_format::rotate;
 use q35_tsp::alu::AluOp;
+use q35_tsp::geometry::Side;
 
 /// Vectors that one expression takes from memory, so that it fits the mesh.
 const AT_ONCE: usize = 4;
@@ -12,7 +13,8 @@ const AT_ONCE: usize = 4;
 /// Rounded activations.
 #[derive(Clone, Debug)]
 pub(crate) struct Quant {
-    pub(crate) bytes: Vec<Byte>,
+    /// Each vector twice: in the east and in the west, for the planes there.
+    pub(crate) bytes: Vec<[Byte; 2]>,
     /// The scale, in every lane.
     pub(crate) scale: Word,
     /// What the layers of codec `split` add to their sums, in every lane; see module `linear`.
@@ -99,8 +101,11 @@ impl Schedule {
             let (x, inverse) = (expr.word(*word), expr.word(words[0]));
             let x = expr.op(AluOp::MulF, x, inverse);
             let q = expr.unary(AluOp::ToInt, x);
-            expr.keep_byte(q);
-            self.eval(&expr).1[0]
+            expr.keep_byte(q, Side::East);
+            let copy = expr.unary(AluOp::Pass, q);
+            expr.keep_byte(copy, Side::West);
+            let (_, bytes) = self.eval(&expr);
+            [bytes[0], bytes[1]]
         });
         let bytes = bytes.collect();
         self.memory.release(words[0]);

@@ -2,29 +2,22 @@
 //!
 //! | rows of | lie in |
 //! | --- | --- |
-//! | values that are computed | groups 0 to 3 of both hemispheres, next to the VXM |
+//! | values that are computed | groups 0 and 1 of both hemispheres, next to the VXM |
 //! | constants and the cache | the outer groups |
-//! | bytes (rounded activations, maps) | slices that belong to no group of four |
+//! | bytes (rounded activations) | three slices next to the VXM |
 //! | weights | two sets of sixteen slices in each hemisphere, tile by tile in turn, so that one tile's two readings do not meet the next one's |
 
 use super::Word;
-use super::tables::Tables;
 use q35_tsp::geometry::{ROWS, Side, Slice};
 use q35_tsp::program::{Place, Quad};
 use std::collections::{BTreeMap, VecDeque};
 
-const VALUES: [(Side, u8); 8] = [
-    (Side::East, 0),
-    (Side::West, 0),
-    (Side::East, 1),
-    (Side::West, 1),
-    (Side::East, 2),
-    (Side::West, 2),
-    (Side::East, 3),
-    (Side::West, 3),
-];
+const VALUES: [(Side, u8); 4] = [(Side::East, 0), (Side::West, 0), (Side::East, 1), (Side::West, 1)];
 const CONSTANTS: [(Side, u8); 5] = [(Side::East, 8), (Side::West, 8), (Side::East, 10), (Side::West, 10), (Side::East, 9)];
-const BYTES: [u8; 6] = [17, 18, 19, 21, 22, 23];
+const BYTES: [u8; 3] = [4, 5, 6];
+
+/// Free rows of a group that are not used yet.
+const RESTING: usize = 64;
 
 /// Two sets of slices for the weights of a hemisphere.
 pub(crate) const WEIGHTS: [[u8; 16]; 2] = [
@@ -65,20 +58,15 @@ impl Memory {
         Quad { side, group, address: self.from_top(&slices, rows) }
     }
 
-    /// A row for a value. A row that was used before is taken only when there is no other.
-    pub(crate) fn value(&mut self, tables: &Tables) -> Quad {
+    /// A row for a value; `side` says where, if it matters. Rows that were used long ago are used again first.
+    pub(crate) fn value(&mut self, side: Option<Side>) -> Quad {
         self.turn[0] += 1;
-        let group = VALUES[self.turn[0] % VALUES.len()];
-        let reused = self.values.entry(group).or_default();
-        let quad = |address| Quad { side: group.0, group: group.1, address };
-        // What was freed long ago was last touched long ago; a row still in use in the schedule costs waiting.
-        if reused.len() > 64
-            && let Some(address) = reused.pop_front()
-        {
-            let _ = tables;
-            return quad(address);
-        }
-        self.quad(group, 1)
+        let groups: Vec<(Side, u8)> = VALUES.into_iter().filter(|(of, _)| side.is_none_or(|side| side == *of)).collect();
+        let group = groups[self.turn[0] % groups.len()];
+        let free = self.values.entry(group).or_default();
+        // A row that was freed just now is still in use in the schedule: to wait for it would cost time.
+        let reused = if free.len() > RESTING { free.pop_front() } else { None };
+        reused.map_or_else(|| self.quad(group, 1), |address| Quad { side: group.0, group: group.1, address })
     }
 
     /// The row's value is not needed any more.
@@ -95,10 +83,9 @@ impl Memory {
         self.quad(CONSTANTS[self.turn[1] % CONSTANTS.len()], rows)
     }
 
-    /// A row of bytes; `side` says where, if it matters.
-    pub(crate) fn bytes(&mut self, side: Option<Side>) -> Place {
+    /// A row of bytes.
+    pub(crate) fn bytes(&mut self, side: Side) -> Place {
         self.turn[2] += 1;
-        let side = side.unwrap_or(Side::ALL[self.turn[2] % 2]);
         let slice = Slice::new(side, BYTES[self.turn[2] / 2 % BYTES.len()]);
         Place { slice, address: self.from_top(&[slice], 1) }
     }

@@ -39,7 +39,7 @@ impl Schedule {
     pub(crate) fn exchange(&mut self, word: Word, distance: u32) -> Word {
         let side = word.quad.side;
         let map = self.exchange_map(side, distance);
-        let quad = self.memory.value(&self.tables);
+        let quad = self.memory.value(Some(side));
         let (queue, at) = (Queue::permute(side), side.sign() * SXM);
         self.place(word.ready, |attempt, cycle| {
             attempt.hold(Hold::Permutor(side), cycle, cycle + 3)?;

@@ -44,6 +44,7 @@ pub(crate) enum Bytes {
 /// A multiplication: what with, into which accumulator, and whether it adds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Multiply {
+    /// In the plane's hemisphere, if there is a choice.
     pub(crate) input: Byte,
     pub(crate) accumulator: u8,
     pub(crate) add: bool,
@@ -110,7 +111,7 @@ impl Schedule {
 
     /// Writes an accumulator's sum to memory.
     pub(crate) fn emit(&mut self, plane: u8, accumulator: u8, earliest: i64) -> Word {
-        let quad = self.memory.value(&self.tables);
+        let quad = self.memory.value(Some(plane_side(plane)));
         let from = plane_side(plane).sign() * EDGE;
         let (word, cycle) = self.place(earliest, |attempt, cycle| {
             let word = Word { quad, ready: 0 };
@@ -147,26 +148,25 @@ fn stream_tile(attempt: &mut Attempt<'_>, plane: u8, tile: Tile, bytes: Bytes, c
         let most = if load == 0 { cycle } else { cycle + i64::from(load) + SLACK };
         at = (at..=most).find(|at| {
             let mark = attempt.mark();
-            [0, 16].into_iter().any(|first| {
+            let fits = stream_load(attempt, plane, &tile.slices, address, bytes, *at).is_some();
+            if !fits {
                 attempt.rewind(mark);
-                stream_load(attempt, plane, &tile.slices, address, bytes, *at, first).is_some()
-            })
+            }
+            fits
         })? + 1;
     }
     Some(at - 1)
 }
 
-/// Streams sixteen columns, on the streams from `first` on.
-fn stream_load(
-    attempt: &mut Attempt<'_>,
-    plane: u8,
-    slices: &[Slice; 16],
-    address: u16,
-    bytes: Bytes,
-    at: i64,
-    first: u8,
-) -> Option<()> {
-    let side = plane_side(plane);
+/// The streams that a plane's weights travel on. At the VXM the nibbles of one hemisphere arrive in the direction in which those of the other
+/// leave, so the two differ.
+fn first_stream(plane: u8) -> u8 {
+    [16, 0, 0, 16][usize::from(plane)]
+}
+
+/// Streams sixteen columns.
+fn stream_load(attempt: &mut Attempt<'_>, plane: u8, slices: &[Slice; 16], address: u16, bytes: Bytes, at: i64) -> Option<()> {
+    let (side, first) = (plane_side(plane), first_stream(plane));
     let (edge, timing) = (side.sign() * EDGE, attempt.timing);
     let outward = Stream::new(side, first);
     // Nibbles are made at the VXM: when their bytes stand there, and from when on they flow out.

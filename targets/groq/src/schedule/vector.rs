@@ -7,7 +7,7 @@
 
 use super::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
-use q35_tsp::geometry::{ALUS, Queue, Slice, linked};
+use q35_tsp::geometry::{ALUS, Queue, Side, Slice, linked};
 use q35_tsp::isa::{Instr, Sink, Source};
 use q35_tsp::program::Place;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub(crate) struct Expr {
     leaves: Vec<Word>,
     nodes: Vec<(AluOp, [Arg; 2])>,
     words: Vec<usize>,
-    bytes: Vec<usize>,
+    bytes: Vec<(usize, Side)>,
 }
 
 impl Expr {
@@ -70,10 +70,10 @@ impl Expr {
         self.words.push(node);
     }
 
-    /// The value is a result, of which the lowest byte is kept.
-    pub(crate) fn keep_byte(&mut self, arg: Arg) {
+    /// The value is a result, of which the lowest byte is kept in a hemisphere.
+    pub(crate) fn keep_byte(&mut self, arg: Arg, side: Side) {
         let node = self.node(arg);
-        self.bytes.push(node);
+        self.bytes.push((node, side));
     }
 }
 
@@ -146,8 +146,8 @@ impl Schedule {
     /// Evaluates an expression. Gives the results that it keeps: words, then bytes.
     pub(crate) fn eval(&mut self, expr: &Expr) -> (Vec<Word>, Vec<Byte>) {
         let plan = Plan::new(expr);
-        let quads: Vec<_> = expr.words.iter().map(|_| self.memory.value(&self.tables)).collect();
-        let places: Vec<Place> = expr.bytes.iter().map(|_| self.memory.bytes(None)).collect();
+        let quads: Vec<_> = expr.words.iter().map(|_| self.memory.value(None)).collect();
+        let places: Vec<Place> = expr.bytes.iter().map(|(_, side)| self.memory.bytes(*side)).collect();
         let earliest = expr.leaves.iter().map(|leaf| leaf.ready).max().unwrap_or(0);
         self.place(earliest, |attempt, cycle| {
             let (mut words, mut bytes) = (Vec::new(), Vec::new());
@@ -181,7 +181,7 @@ impl Schedule {
                     out = Sink::Word(stream);
                     words.push((*kept, Word { ready, ..word }));
                 }
-                for (_, place) in expr.bytes.iter().zip(&places).filter(|(kept, _)| plan.of[**kept] == at) {
+                for (_, place) in expr.bytes.iter().zip(&places).filter(|((kept, _), _)| plan.of[*kept] == at) {
                     let (stream, ready) = attempt.store(&[*place], 0, now + attempt.timing.op)?;
                     out = Sink::Byte(stream);
                     bytes.push((*place, Byte { place: *place, ready }));
