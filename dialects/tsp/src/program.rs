@@ -80,9 +80,9 @@ pub enum Image {
         /// Lanes to rows.
         lanes: Lanes,
     },
-    /// A tile of weights: column `c` lies in slice `slices[c % 16]` at address `address + c / 16`; other columns and lanes are 0.
+    /// A tile of weights: column `c` lies in slice `slices[c % n]` of `n` at address `address + c / n`; other columns and lanes are 0.
     Tile {
-        /// Sixteen slices.
+        /// Sixteen slices, or a multiple.
         slices: Vec<Slice>,
         /// First address.
         address: u16,

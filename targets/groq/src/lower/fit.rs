@@ -49,9 +49,9 @@ pub(crate) fn check(request: &Request<'_>) -> Diagnostics {
             Op::Linear(op) => {
                 let Some(packed) = request.params.get(&op.weight) else { continue };
                 let copies = copied.get(&id).map_or(1, |(_, copies)| *copies);
-                let loads = packed.rows.saturating_mul(copies).div_ceil(16);
+                let loads = packed.rows.saturating_mul(copies).div_ceil(32);
                 let tiles = packed.cols.div_ceil(2 * LANES as u64) * if packed.codec == Codec::Split { 1 } else { 2 };
-                weights = weights.saturating_add(loads.saturating_mul(tiles).saturating_mul(16));
+                weights = weights.saturating_add(loads.saturating_mul(tiles).saturating_mul(32));
             }
             Op::Append(op) => {
                 let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);
