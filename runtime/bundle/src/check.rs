@@ -31,9 +31,7 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         Device::Cpu(device) => &device.object,
         Device::Tsp(device) => &device.program,
     };
-    found.unless(manifest.files.contains_key(code), || {
-        format!("the object '{}' is not among the files", code.escape_debug())
-    });
+    found.unless(manifest.files.contains_key(code), || format!("the object '{}' is not among the files", code.escape_debug()));
 
     for (name, value) in [("vocabulary", manifest.model.vocab), ("context", manifest.model.context)] {
         found.unless((1..=i32::MAX as u64).contains(&value), || format!("the model's {name} is {value}"));
@@ -136,7 +134,9 @@ impl Check {
                 format!("feature level '{}' is misnamed", level.name.escape_debug())
             });
         }
-        self.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || "the symbol prefix is no identifier".to_owned());
+        self.unless(device.prefix.is_empty() || is_identifier(&device.prefix), || {
+            "the symbol prefix is no identifier".to_owned()
+        });
     }
 
     /// Invariant 5.

@@ -50,7 +50,7 @@ fn a_split_layer_is_exact() {
     }
 }
 
-/// Cycles over the bound; what was seen is 1.63 and 1.4.
+/// Cycles over the bound; what was seen is 1.63 and 1.52.
 const LARGEST_RATIO: f64 = 1.7;
 
 /// The bound: every weight enters a plane as a byte, 20480 bytes per cycle. What goes beyond it are tiles that are not full, the gaps that

@@ -85,8 +85,7 @@ impl Device for Tsp {
         let bad = |what: String| Diagnostic::error(Code::NotABundle, format!("the program cannot be run: {what}"));
         for row in 0..batch.tokens.len() {
             let number = |numbers: &[i32]| u32::try_from(numbers[row]).map_err(|_| bad("a negative input".to_owned()));
-            let step =
-                Step { token: number(batch.tokens)?, position: number(batch.positions)?, entry: number(batch.index)? };
+            let step = Step { token: number(batch.tokens)?, position: number(batch.positions)?, entry: number(batch.index)? };
             host::feed(&mut self.chip, &self.data, &tensors, step).map_err(bad)?;
             self.chip.run().map_err(fault)?;
             let vocab = bundle.manifest().model.vocab as usize;
@@ -141,7 +140,10 @@ impl<'a> Tensors<'a> {
             let [rows, cols] = entry.shape.map(|n| n as usize);
             let (codes, scales, offsets) = (section(""), section(".scales"), section(".offsets"));
             let spec = PackedSpec::new(rows, cols, codec, group);
-            let spec = spec.and_then(|spec| if scales.len() == 4 * spec.scale_count() { spec.with_scale(ScaleType::F32) } else { Ok(spec) });
+            let spec =
+                spec.and_then(
+                    |spec| if scales.len() == 4 * spec.scale_count() { spec.with_scale(ScaleType::F32) } else { Ok(spec) },
+                );
             let view = spec.and_then(|spec| PackedView::new(spec, codes, scales, offsets));
             views.insert(name.as_str(), view.map_err(|e| broken(e.to_string()))?);
         }
