@@ -1,6 +1,6 @@
 //! Whole decode steps: the simulator, from the emitted bytes, against the interpreter.
 
-#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, unreachable_pub)] // a test may panic
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Linear layers alone: exact, and how close to the bound of installing their weights.
 
-#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, unreachable_pub)] // a test may panic
 
 mod support;
 

@@ -40,7 +40,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// The address below what is taken from the top of all these slices.
-    fn from_top(&mut self, slices: &[Slice], rows: u16) -> u16 {
+    fn take_from_top(&mut self, slices: &[Slice], rows: u16) -> u16 {
         let taken = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         let bottom = slices.iter().map(|slice| self.weights.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         if u32::from(taken) + u32::from(rows) + u32::from(bottom) > u32::from(ROWS) {
@@ -55,7 +55,7 @@ impl Memory {
 
     fn quad(&mut self, (side, group): (Side, u8), rows: u16) -> Quad {
         let slices = [0, 1, 2, 3].map(|i| Slice::new(side, 4 * group + i));
-        Quad { side, group, address: self.from_top(&slices, rows) }
+        Quad { side, group, address: self.take_from_top(&slices, rows) }
     }
 
     /// A row for a value; `side` says where, if it matters. Rows that were used long ago are used again first.
@@ -87,13 +87,13 @@ impl Memory {
     pub(crate) fn bytes(&mut self, side: Side) -> Place {
         self.turn[2] += 1;
         let slice = Slice::new(side, BYTES[self.turn[2] / 2 % BYTES.len()]);
-        Place { slice, address: self.from_top(&[slice], 1) }
+        Place { slice, address: self.take_from_top(&[slice], 1) }
     }
 
     /// Two rows of bytes of one position.
     pub(crate) fn pair(&mut self, side: Side) -> [Place; 2] {
         let slices = [30, 31].map(|number| Slice::new(side, number));
-        let address = self.from_top(&slices, 1);
+        let address = self.take_from_top(&slices, 1);
         slices.map(|slice| Place { slice, address })
     }
 
