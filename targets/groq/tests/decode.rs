@@ -51,3 +51,8 @@ fn wide_layers() {
     let shape = Shape { hidden: 1024, heads: 10, kv_heads: 5, dim: 64, ffn: 1536, layers: 1, vocab: 600, ..SMALL };
     compare(&llama(shape, 3), 40, &[500, 2], TOLERANCE);
 }
+
+#[test]
+fn the_same_model_gives_the_same_program() {
+    assert_eq!(compile(&llama(SMALL, 1), 11), compile(&llama(SMALL, 1), 11));
+}

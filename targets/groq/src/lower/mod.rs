@@ -3,7 +3,8 @@
 //! | pass | idea |
 //! | --- | --- |
 //! | `groq-schedule` | every op as macro-ops, placed in space and time |
-//! | `groq-emit` | queues with repeats, as a binary file and as text |
+//! | `groq-emit` | queues with repeats, as text |
+//! | `groq-assemble` | the same as a binary file; a report and a trace |
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -57,7 +58,13 @@ const SCHEDULE: Pass = Pass {
     to: Stage::Target,
 };
 const EMIT: Pass =
-    Pass { name: "groq-emit", purpose: "Write the instruction queues as a program", from: Stage::Target, to: Stage::Asm };
+    Pass { name: "groq-emit", purpose: "Write the instruction queues as text", from: Stage::Target, to: Stage::Asm };
+const ASSEMBLE: Pass = Pass {
+    name: "groq-assemble",
+    purpose: "Write the program's binary form, its report and its trace",
+    from: Stage::Asm,
+    to: Stage::Bundle,
+};
 
 /// A Groq-TSP-style chip.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +94,7 @@ impl Target for Groq {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        vec![SCHEDULE, EMIT]
+        vec![SCHEDULE, EMIT, ASSEMBLE]
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -106,16 +113,21 @@ impl Target for Groq {
         observer.before(&SCHEDULE);
         let (program, rows) = lower(request)?;
         observer.after(&SCHEDULE, &|| text::print(&program));
+
         observer.before(&EMIT);
         let listing = text::print(&program);
+        observer.after(&EMIT, &|| listing.clone());
+
+        observer.before(&ASSEMBLE);
+        let report = report::report(&program, rows, &Timing::tsp1());
         let files = [
             (PROGRAM, binary::write(&program)),
-            (LISTING, listing.clone().into_bytes()),
-            (REPORT, report::report(&program, rows, &Timing::tsp1()).into_bytes()),
+            (LISTING, listing.into_bytes()),
+            (REPORT, report.clone().into_bytes()),
             (TRACE, report::trace(&program).into_bytes()),
         ];
         let files = files.map(|(path, bytes)| (path.to_owned(), bytes)).into();
-        observer.after(&EMIT, &|| listing.clone());
+        observer.after(&ASSEMBLE, &|| report.clone());
         Ok(Lowered {
             device: Device::Tsp(TspDevice { program: PROGRAM.to_owned() }),
             plan: plan(request),
@@ -410,7 +422,9 @@ impl Lowering<'_> {
             return Err(fit::too_large(used + missing).into());
         }
         let rows = self.schedule.memory.used();
-        Ok((self.schedule.finish(), rows))
+        let program = self.schedule.finish();
+        fit::check_text(&program)?;
+        Ok((program, rows))
     }
 }
 
