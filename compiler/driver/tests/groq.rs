@@ -1,5 +1,7 @@
 //! The trained model on the simulated chip, from its ONNX file to its tokens: a model of the chip, not run on silicon.
 
+#![allow(clippy::unwrap_used)]
+
 use q35_bundle::Bundle;
 use q35_dialects::interp::{Session as Interpreter, StepInput};
 use q35_format::{Codec, Group};
@@ -52,6 +54,9 @@ fn the_trained_model_says_what_the_interpreter_says() {
     }
 
     let bundle = Arc::new(Bundle::open(&path).unwrap());
+    let program = q35_tsp::binary::read(&bundle.read(q35_target_groq::PROGRAM).unwrap().unwrap()).unwrap();
+    let violations = q35_groq_check::check(&program, &q35_tsp::timing::Timing::tsp1());
+    assert!(violations.is_empty(), "{} violations, first: {}", violations.len(), violations[0]);
     let mut session = Session::new(bundle, &Options { capacity: 64, ..Options::default() }).unwrap();
     let mut next = PROMPT.to_vec();
     let mut found = Vec::new();

@@ -130,6 +130,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn places_outside_of_memory_are_refused() {
+        let mut data = sample().data;
+        assert_eq!(data.check(), Ok(()));
+        data.images.push(Image::Zeros { quad: Quad { side: Side::West, group: 10, address: 8000 }, count: 193 });
+        assert!(data.check().is_err());
+        data.images.clear();
+        data.images.push(Image::Words { quad: Quad { side: Side::West, group: 255, address: 0 }, runs: vec![] });
+        assert!(data.check().is_err());
+    }
+
+    #[test]
     fn repeats_are_written_out() {
         let program = sample();
         let (queue, issues) = program.queues.first_key_value().unwrap();

@@ -4,7 +4,7 @@
 //! rows, angles and the mask of unseen cache entries are the host's: tables that only a position or a token selects from need
 //! no place on the chip.
 
-use crate::geometry::{LANES, Queue, Side, Slice};
+use crate::geometry::{LANES, Queue, ROWS, SLICES, Side, Slice};
 use crate::isa::Instr;
 use crate::lanes::Lanes;
 use serde::{Deserialize, Serialize};
@@ -80,9 +80,9 @@ pub enum Image {
         /// Lanes to rows.
         lanes: Lanes,
     },
-    /// A tile of weights: column `c` lies in slice `slices[c % 16]` at address `address + c / 16`; other columns and lanes are 0.
+    /// A tile of weights: column `c` lies in slice `slices[c % n]` of `n` at address `address + c / n`; other columns and lanes are 0.
     Tile {
-        /// Sixteen slices.
+        /// Sixteen slices, or a multiple.
         slices: Vec<Slice>,
         /// First address.
         address: u16,
@@ -249,6 +249,29 @@ pub struct Issue {
 }
 
 impl Data {
+    /// Whether every place exists. Whoever got the data from outside asks this before anything else.
+    pub fn check(&self) -> Result<(), String> {
+        let place = |place: &Place| place.slice.number < SLICES && place.address < ROWS;
+        let quad = |quad: &Quad| quad.group < SLICES / 4 && quad.address < ROWS;
+        let images = self.images.iter().all(|image| match image {
+            Image::Bytes { place: at, .. } => place(at),
+            Image::Words { quad: at, .. } | Image::Numbers { quad: at, .. } | Image::Scales { quad: at, .. } => quad(at),
+            Image::Zeros { quad: at, count } => quad(at) && at.address <= ROWS - count.min(&ROWS),
+            Image::Tile { slices, address, .. } => {
+                !slices.is_empty() && slices.iter().all(|slice| place(&Place { slice: *slice, address: *address }))
+            }
+        });
+        let inputs = self.inputs.iter().all(|input| match input {
+            Input::Entry { place: at } => place(at),
+            Input::Embedding { quad: at, .. } | Input::Angles { quad: at, .. } | Input::Seen { quad: at, .. } => quad(at),
+        });
+        let outputs = self.outputs.iter().all(|output| quad(&output.quad));
+        let room = |at: &Quad| quad(at) && u32::from(at.address) + self.capacity <= u32::from(ROWS);
+        let entries = self.capacity <= u32::from(ROWS);
+        let cache = entries && self.cache.iter().flatten().flat_map(|half| &half.vectors).all(|(at, _)| room(at));
+        if images && inputs && outputs && cache { Ok(()) } else { Err("a vector lies where there is no memory".to_owned()) }
+    }
+
     /// The node of the user's model that a macro-op is for.
     pub fn node(&self, op: u32) -> &str {
         let node = self.ops.get(op as usize).and_then(|op| self.nodes.get(op.node as usize));
@@ -266,7 +289,7 @@ pub struct Program {
 }
 
 /// Most instructions that a queue may expand to: far beyond any program.
-pub const MOST_ISSUES: usize = 1 << 24;
+pub const MOST_ISSUES: usize = 1 << 22;
 
 /// What a queue dispatches, every [`Instr::Repeat`] written out.
 ///

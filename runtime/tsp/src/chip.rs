@@ -45,6 +45,14 @@ struct Event {
 /// A permutor's maps, by the cycle from which on they hold.
 type Maps = VecDeque<(i64, Box<[u16; LANES]>)>;
 
+/// A vector that a stream will show at a position.
+struct Drive {
+    stream: Stream,
+    position: i32,
+    event: Event,
+    bytes: Box<Vector>,
+}
+
 /// A chip with a program.
 pub struct Chip {
     timing: Timing,
@@ -56,8 +64,8 @@ pub struct Chip {
     planes: Vec<Plane>,
     vxm: Vxm,
     maps: [Maps; 2],
-    /// Drives to come: by cycle, what the streams will show and where.
-    drives: BTreeMap<i64, Vec<(Stream, i32, Event, Box<Vector>)>>,
+    /// Drives to come, by cycle.
+    drives: BTreeMap<i64, Vec<Drive>>,
 }
 
 impl Chip {
@@ -113,7 +121,7 @@ impl Chip {
     fn deliver(&mut self, cycle: i64) -> Result<(), (Event, String)> {
         while let Some(entry) = self.drives.first_entry().filter(|entry| *entry.key() <= cycle) {
             let (due, drives) = entry.remove_entry();
-            for (stream, position, event, bytes) in drives {
+            for Drive { stream, position, event, bytes } in drives {
                 self.streams.drive(stream, position, due, &bytes).map_err(|what| (event, what))?;
             }
         }
@@ -121,7 +129,7 @@ impl Chip {
     }
 
     fn drive(&mut self, event: &Event, after: i64, stream: Stream, bytes: Vector) {
-        let drive = (stream, event.queue.position(), *event, Box::new(bytes));
+        let drive = Drive { stream, position: event.queue.position(), event: *event, bytes: Box::new(bytes) };
         self.drives.entry(event.cycle + after).or_default().push(drive);
     }
 

@@ -66,6 +66,9 @@ fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result
         Image::Scales { quad, param, lanes } => chip.write_words(*quad, &spread(lanes, &params.scales(param)?, 0.0)?),
         Image::Tile { slices, address, param, bytes, outputs, inputs } => {
             let [rows, cols] = params.shape(param)?;
+            if slices.is_empty() {
+                return Err("a tile lies nowhere".to_owned());
+            }
             let elements = match bytes {
                 TileBytes::Integer => cols,
                 TileBytes::Pair => cols.div_ceil(2),
@@ -87,8 +90,8 @@ fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result
                 }
             }
             for (column, bytes) in columns.iter().enumerate().take(used) {
-                let slice = *slices.get(column % 16).ok_or("a tile has fewer than 16 slices")?;
-                let address = address.checked_add((column / 16) as u16).ok_or("an address is too large")?;
+                let slice = slices[column % slices.len()];
+                let address = address.checked_add((column / slices.len()) as u16).ok_or("an address is too large")?;
                 chip.write(Place { slice, address }, bytes)?;
             }
             Ok(())

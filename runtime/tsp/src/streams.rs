@@ -59,7 +59,7 @@ impl Streams {
 
 /// The `count` streams from one on.
 pub(crate) fn several(first: Stream, count: u8) -> Result<impl Iterator<Item = Stream>, String> {
-    if first.number % count != 0 || first.number + count > STREAMS {
+    if !first.number.is_multiple_of(count) || first.number + count > STREAMS {
         return Err(format!("{first} is not the first of {count} streams"));
     }
     Ok((0..count).map(move |i| first.plus(i)))

@@ -1,5 +1,7 @@
 //! The public sums of cycles, and the faults the simulator must see.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::{LANES, Queue, Side, Slice, Stream, Unit};
 use q35_tsp::isa::{Instr, Sink, Source};

@@ -54,8 +54,9 @@ fn contents(data: &Data, found: &mut Found) -> BTreeMap<Place, Content> {
             Image::Tile { slices, address, outputs, .. } => {
                 let last = outputs.0.iter().map(|run| run.lane + run.count).max().unwrap_or(0);
                 for column in 0..last.next_multiple_of(16).min(320) {
-                    if let Some(slice) = slices.get(column as usize % 16) {
-                        let address = address.saturating_add((column / 16) as u16);
+                    let count = slices.len().max(1);
+                    if let Some(slice) = slices.get(column as usize % count) {
+                        let address = address.saturating_add((column as usize / count) as u16);
                         fill(Place { slice: *slice, address }, Content::Image(Some(number)));
                     }
                 }

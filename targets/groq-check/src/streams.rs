@@ -59,7 +59,7 @@ pub(crate) fn check(events: &[Event], timing: &Timing, found: &mut Found) {
         let (samples, drives) = ports(event, timing);
         let position = event.queue.position();
         for (port, drives) in samples.iter().map(|p| (p, false)).chain(drives.iter().map(|p| (p, true))) {
-            let aligned = port.first.number % port.count == 0 && port.first.number + port.count <= STREAMS;
+            let aligned = port.first.number.is_multiple_of(port.count) && port.first.number + port.count <= STREAMS;
             found.unless(aligned, "S1", || format!("{event}: {} is not the first of {}", port.first, port.count));
             for i in 0..port.count.min(STREAMS.saturating_sub(port.first.number)) {
                 let stream = port.first.plus(i);

@@ -75,15 +75,18 @@ fn weights(events: &[&Event], timing: &Timing, found: &mut Found) {
         let columns = loads.iter().filter(mine).count() * COLUMNS_PER_LOAD;
         found.unless((1..=LANES).contains(&columns), "X1", || format!("{event}: {columns} columns"));
         let tile: Vec<i64> = loads.iter().filter(mine).map(|(load, _)| *load).collect();
+        for (_, load) in loads.iter().filter(mine) {
+            found.unless(load.issue.op == event.issue.op, "X1", || format!("{event}: installs another macro-op's {load}"));
+        }
         found.unless(tile.last() == Some(&(install - timing.weights)), "X1", || {
             format!("{event}: not when the last load is through")
         });
         let next = installs.get(at + 1).map_or(i64::MAX, |(next, _)| *next);
-        let users = multiplies.iter().filter(|(cycle, _)| (*install..next).contains(cycle));
-        let users: Vec<i64> = users.map(|(cycle, _)| *cycle).collect();
+        let users: Vec<&(i64, &Event)> = multiplies.iter().filter(|(cycle, _)| (*install..next).contains(cycle)).collect();
         found.unless(!users.is_empty(), "X2", || format!("{event}: nobody uses the weights"));
-        for cycle in users {
-            let whole = install + timing.install <= cycle && cycle.saturating_add(timing.multiply) <= next;
+        for (cycle, user) in users {
+            found.unless(user.issue.op == event.issue.op, "X2", || format!("{user}: meets another macro-op's weights"));
+            let whole = install + timing.install <= *cycle && cycle + timing.multiply <= next;
             found.unless(whole, "X2", || format!("{event}: the multiplication in cycle {cycle} meets changing weights"));
         }
         after = install + 1;

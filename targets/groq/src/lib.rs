@@ -9,6 +9,15 @@
 //! | `lower` | ops as macro-ops |
 //!
 //! One step decodes one token over a cache of a fixed number of entries, the context. Nothing in a step's time depends on data.
+//!
+//! Simpler than the chip allows, and so never better than it:
+//!
+//! * A slice is read or written once per cycle; the chip can do both, in different banks.
+//! * Weights lie in memory as a byte per pair (4 bits per weight): packing them to 3.5 bits there is left out.
+//! * Queues hold a step's whole text. That it fits the slices the system keeps is checked; the cycles that fetching it takes are not counted.
+//! * Keys and values are f32, and stand once for each head of the query that shares them.
+//! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence; there is one chip.
+//!
 //! This crate must not know ONNX, weight data, or how programs are executed.
 
 mod lower;

@@ -1,6 +1,6 @@
 //! Whole decode steps: the simulator, from the emitted bytes, against the interpreter.
 
-#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, unreachable_pub)] // a test may panic
 
 mod support;
 
@@ -50,4 +50,9 @@ fn heads_of_one_group_norms_of_heads_and_turned_neighbours() {
 fn wide_layers() {
     let shape = Shape { hidden: 1024, heads: 10, kv_heads: 5, dim: 64, ffn: 1536, layers: 1, vocab: 600, ..SMALL };
     compare(&llama(shape, 3), 40, &[500, 2], TOLERANCE);
+}
+
+#[test]
+fn the_same_model_gives_the_same_program() {
+    assert_eq!(compile(&llama(SMALL, 1), 11), compile(&llama(SMALL, 1), 11));
 }

@@ -1,7 +1,7 @@
 //! The checker: sound programs pass, and single edits of a sound program do not. An edit that passes must be harmless: the simulator finds
 //! the same logits.
 
-#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, unreachable_pub)] // a test may panic
 
 mod support;
 

@@ -31,6 +31,7 @@ impl Tsp {
     pub(super) fn new(bundle: Arc<Bundle>, device: &TspDevice, options: &Options) -> Result<Self> {
         let bytes = bundle.read(&device.program)?.unwrap_or_default();
         let program = binary::read(&bytes).map_err(|what| broken(device, what))?;
+        program.data.check().map_err(|what| broken(device, what))?;
         let timing = Timing::tsp1();
         let mut chip = Chip::new(&program, timing).map_err(|what| broken(device, what))?;
         let data = program.data;
@@ -47,11 +48,34 @@ impl Tsp {
             return Err(Diagnostic::error(Code::ContextFull, what).help("compile the model with a larger --context").into());
         }
         host::load(&mut chip, &data, &Tensors::new(&bundle)?).map_err(|what| broken(device, what))?;
-        Ok(Self { bundle, chip, data, clock_mhz: timing.clock_mhz })
+        let tsp = Self { bundle, chip, data, clock_mhz: timing.clock_mhz };
+        for layer in 0..tsp.data.cache.len() {
+            for part in [CachePart::Key, CachePart::Value] {
+                for first in [0, (tsp.data.capacity as usize).saturating_sub(1)] {
+                    tsp.entries(CacheSpan { layer, part, slot: 0, first, count: 1 }).map_err(|what| broken(device, what))?;
+                }
+            }
+        }
+        Ok(tsp)
     }
 
     fn half(&self, span: &CacheSpan) -> CacheVectors {
         self.data.cache[span.layer][usize::from(span.part == CachePart::Value)].clone()
+    }
+
+    /// Entries of the cache, as `[head][entry][column]`.
+    fn entries(&self, span: CacheSpan) -> std::result::Result<Vec<f32>, String> {
+        let (heads, columns) = self.columns(&span);
+        let half = self.half(&span);
+        let mut out = vec![0.0; heads * span.count * columns];
+        let mut entry = vec![0.0; heads * columns];
+        for at in 0..span.count {
+            host::read_entry(&self.chip, &half, (span.first + at) as u32, &mut entry)?;
+            for (head, values) in entry.chunks_exact(columns).enumerate() {
+                out[(head * span.count + at) * columns..][..columns].copy_from_slice(values);
+            }
+        }
+        Ok(out)
     }
 
     /// Heads, and columns of each.
@@ -99,17 +123,7 @@ impl Device for Tsp {
     }
 
     fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
-        let (heads, columns) = self.columns(&span);
-        let mut out = vec![0.0; heads * span.count * columns];
-        let mut entry = vec![0.0; heads * columns];
-        for at in 0..span.count {
-            let read = host::read_entry(&self.chip, &self.half(&span), (span.first + at) as u32, &mut entry);
-            read.unwrap_or_else(|what| panic!("the cache was checked when the program was loaded: {what}"));
-            for (head, values) in entry.chunks_exact(columns).enumerate() {
-                out[(head * span.count + at) * columns..][..columns].copy_from_slice(values);
-            }
-        }
-        Ok(out)
+        Ok(self.entries(span).unwrap_or_else(|what| panic!("the cache was read when the program was loaded: {what}")))
     }
 
     fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
@@ -119,7 +133,7 @@ impl Device for Tsp {
             let of = |head: usize| &data[(head * span.count + at) * columns..][..columns];
             let entry: Vec<f32> = (0..heads).flat_map(of).copied().collect();
             let written = host::write_entry(&mut self.chip, &half, (span.first + at) as u32, &entry);
-            written.unwrap_or_else(|what| panic!("the cache was checked when the program was loaded: {what}"));
+            written.unwrap_or_else(|what| panic!("the cache was read when the program was loaded: {what}"));
         }
         Ok(())
     }

@@ -5,12 +5,14 @@
 
 use super::layout::LANES;
 use super::{attention_heads, copies};
-use q35_diag::{Code, Diagnostic, Diagnostics};
+use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::Ty;
 use q35_dialects::q35::Op;
 use q35_format::Codec;
 use q35_target::Request;
-use q35_tsp::geometry::{ROWS, SLICES, Side, Slice};
+use q35_tsp::geometry::{LANES as LANES_OF_CHIP, ROWS, SLICES, Side, Slice};
+use q35_tsp::program::Program;
+use q35_tsp::timing::Timing;
 
 /// Vectors that weights may take: two sets of sixteen slices in each hemisphere.
 const WEIGHT_ROWS: u64 = 64 * ROWS as u64;
@@ -34,6 +36,19 @@ pub(crate) fn too_large(rows: u64) -> Diagnostic {
         .help("this version schedules one chip; use a smaller model, or a shorter context with --context")
 }
 
+/// Instruction text lies in the slices that the system keeps.
+pub(crate) fn check_text(program: &Program) -> Result<()> {
+    let all = Side::ALL.into_iter().flat_map(|side| (0..SLICES).map(move |n| Slice::new(side, n)));
+    let room = all.filter(|slice| slice.reserved()).count() as u64 * u64::from(ROWS) * LANES_OF_CHIP as u64;
+    let instructions: u64 = program.queues.values().map(|issues| issues.len() as u64).sum();
+    let bytes = instructions * Timing::tsp1().instruction_bytes as u64;
+    if bytes <= room {
+        return Ok(());
+    }
+    let what = format!("a step takes {bytes} bytes of instructions, and the chip keeps {room} for them");
+    Err(Diagnostic::error(Code::DoesNotFit, what).help("use a shorter context, --context N").into())
+}
+
 /// Everything that does not fit.
 pub(crate) fn check(request: &Request<'_>) -> Diagnostics {
     let mut found = Diagnostics::new();
@@ -49,9 +64,9 @@ pub(crate) fn check(request: &Request<'_>) -> Diagnostics {
             Op::Linear(op) => {
                 let Some(packed) = request.params.get(&op.weight) else { continue };
                 let copies = copied.get(&id).map_or(1, |(_, copies)| *copies);
-                let loads = packed.rows.saturating_mul(copies).div_ceil(16);
+                let loads = packed.rows.saturating_mul(copies).div_ceil(32);
                 let tiles = packed.cols.div_ceil(2 * LANES as u64) * if packed.codec == Codec::Split { 1 } else { 2 };
-                weights = weights.saturating_add(loads.saturating_mul(tiles).saturating_mul(16));
+                weights = weights.saturating_add(loads.saturating_mul(tiles).saturating_mul(32));
             }
             Op::Append(op) => {
                 let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);

@@ -32,6 +32,16 @@ pub(crate) const SPLIT_COLUMNS: u64 = 2 * ((i32::MAX as u64) / (127 * (127 + 16 
 /// The same of codec `q8`.
 pub(crate) const Q8_COLUMNS: u64 = i32::MAX as u64 / (127 * 127);
 
+/// Output vectors whose sums may wait in accumulators: of 64, each takes three.
+const IN_FLIGHT: usize = 16;
+
+/// A sum in an accumulator, complete from some cycle on.
+struct Sum {
+    plane: u8,
+    accumulator: u8,
+    done: i64,
+}
+
 /// A linear layer to lower.
 pub(crate) struct Layer<'a> {
     pub(crate) param: &'a str,
@@ -46,7 +56,6 @@ impl Schedule {
     pub(crate) fn tile(
         &mut self,
         side: Side,
-        set: usize,
         param: &str,
         bytes: TileBytes,
         outputs: Lanes,
@@ -54,9 +63,9 @@ impl Schedule {
         inputs: Lanes,
     ) -> Tile {
         let loads = columns.div_ceil(16) as u16;
-        let (slices, address) = self.memory.weights(side, set, loads);
+        let (slices, address) = self.memory.weights(side, loads.div_ceil(2));
         self.data.images.push(Image::Tile {
-            slices: slices.to_vec(),
+            slices: slices.concat(),
             address,
             param: param.to_owned(),
             bytes,
@@ -69,8 +78,7 @@ impl Schedule {
     /// `C` of the module's formula, in every lane.
     pub(crate) fn correction(&mut self, x: &[[Byte; 2]]) -> Word {
         let (side, plane) = (Side::East, planes(Side::East)[0]);
-        let (slices, address) = self.ones(side);
-        let tile = Tile { slices, address, loads: (ALL_LANES / SUPERLANE) as u16, step: 0 };
+        let tile = self.ones(side);
         let sums = [0, 1].map(|odd| {
             let accumulator = self.accumulators.next();
             let inputs = x.iter().skip(odd).step_by(2).enumerate();
@@ -90,28 +98,41 @@ impl Schedule {
         correction
     }
 
-    /// Sixteen columns of ones.
-    fn ones(&mut self, side: Side) -> ([q35_tsp::geometry::Slice; 16], u16) {
+    /// A tile of ones: sixteen columns, loaded again and again.
+    fn ones(&mut self, side: Side) -> Tile {
         if let Some(ones) = self.accumulators.ones {
             return ones;
         }
-        let (slices, address) = self.memory.weights(side, 0, 1);
-        self.data.images.extend(slices.map(|slice| Image::Bytes { place: Place { slice, address }, runs: vec![(0, 1)] }));
-        self.accumulators.ones = Some((slices, address));
-        (slices, address)
+        let (slices, address) = self.memory.weights(side, 1);
+        let ones = |slice| Image::Bytes { place: Place { slice, address }, runs: vec![(0, 1)] };
+        self.data.images.extend(slices[0].map(ones));
+        let tile = Tile { slices, address, loads: (ALL_LANES / SUPERLANE) as u16, step: 0 };
+        self.accumulators.ones = Some(tile);
+        tile
     }
 
-    /// The layer's outputs.
+    /// The layer's outputs. The tiles of several output vectors are placed before the first of their sums, so that sums find their way between
+    /// weights, and not the other way round.
     pub(crate) fn linear(&mut self, x: &Quant, layer: &Layer<'_>) -> Vec<Word> {
-        (0..layer.outputs.len()).map(|v| self.output_vector(x, layer, v)).collect()
+        let mut words = Vec::new();
+        for first in (0..layer.outputs.len()).step_by(IN_FLIGHT) {
+            let vectors = first..layer.outputs.len().min(first + IN_FLIGHT);
+            let sums: Vec<Vec<Sum>> = vectors.clone().map(|v| self.sums(x, layer, v)).collect();
+            words.extend(vectors.zip(sums).map(|(v, sums)| self.output_vector(x, layer, v, &sums)));
+        }
+        words
     }
 
-    fn output_vector(&mut self, x: &Quant, layer: &Layer<'_>, v: usize) -> Word {
+    fn sums(&mut self, x: &Quant, layer: &Layer<'_>, v: usize) -> Vec<Sum> {
         let side = Side::ALL[v % 2];
-        let sums = match layer.bytes {
+        match layer.bytes {
             TileBytes::Pair => self.pair_sums(x, layer, v, side),
             TileBytes::Integer => vec![self.integer_sum(x, layer, v, side)],
-        };
+        }
+    }
+
+    fn output_vector(&mut self, x: &Quant, layer: &Layer<'_>, v: usize, sums: &[Sum]) -> Word {
+        let sums: Vec<Word> = sums.iter().map(|sum| self.emit(sum.plane, sum.accumulator, sum.done)).collect();
         let scale = Word { quad: self.memory.constant(1), ready: 0 };
         let lanes = layer.outputs.lanes(v, |output| output);
         self.data.images.push(Image::Scales { quad: scale.quad, param: layer.param.to_owned(), lanes: lanes.clone() });
@@ -150,7 +171,7 @@ impl Schedule {
     }
 
     /// `A`, `B_o` and `B_e`.
-    fn pair_sums(&mut self, x: &Quant, layer: &Layer<'_>, v: usize, side: Side) -> Vec<Word> {
+    fn pair_sums(&mut self, x: &Quant, layer: &Layer<'_>, v: usize, side: Side) -> Vec<Sum> {
         let [a, b] = planes(side);
         let [raw, odd, even] = [(); 3].map(|()| self.accumulators.next());
         let mut earliest = [0; 2];
@@ -159,7 +180,7 @@ impl Schedule {
             let inputs = layer.inputs.lanes(2 * chunk, |element| element / 2);
             let outputs = layer.outputs.lanes(v, |output| output);
             let columns = layer.outputs.vector(v).len();
-            let tile = self.tile(side, (v / 2 + chunk) % 2, layer.param, TileBytes::Pair, outputs, columns, inputs);
+            let tile = self.tile(side, layer.param, TileBytes::Pair, outputs, columns, inputs);
             let add = chunk > 0;
             let multiply = |input: [Byte; 2], accumulator| Multiply { input: input[side as usize], accumulator, add };
             let (first, last) =
@@ -168,10 +189,11 @@ impl Schedule {
             let (first, last) = self.install(a, tile, Bytes::Raw, &[multiply(pair[0], raw)], earliest[0]);
             (earliest[0], done[0]) = (first + 1, last);
         }
-        vec![self.emit(a, raw, done[0]), self.emit(b, odd, done[1]), self.emit(b, even, done[1])]
+        let sum = |plane, accumulator, done| Sum { plane, accumulator, done };
+        vec![sum(a, raw, done[0]), sum(b, odd, done[1]), sum(b, even, done[1])]
     }
 
-    fn integer_sum(&mut self, x: &Quant, layer: &Layer<'_>, v: usize, side: Side) -> Word {
+    fn integer_sum(&mut self, x: &Quant, layer: &Layer<'_>, v: usize, side: Side) -> Sum {
         let plane = planes(side)[v / 2 % 2];
         let accumulator = self.accumulators.next();
         let (mut earliest, mut done) = (0, 0);
@@ -179,11 +201,11 @@ impl Schedule {
             let inputs = layer.inputs.lanes(u, |element| element);
             let outputs = layer.outputs.lanes(v, |output| output);
             let columns = layer.outputs.vector(v).len();
-            let tile = self.tile(side, (v / 2 + u) % 2, layer.param, TileBytes::Integer, outputs, columns, inputs);
+            let tile = self.tile(side, layer.param, TileBytes::Integer, outputs, columns, inputs);
             let multiply = Multiply { input: input[side as usize], accumulator, add: u > 0 };
             let (first, last) = self.install(plane, tile, Bytes::Raw, &[multiply], earliest);
             (earliest, done) = (first + 1, last);
         }
-        self.emit(plane, accumulator, done)
+        Sum { plane, accumulator, done }
     }
 }

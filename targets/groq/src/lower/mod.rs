@@ -3,7 +3,8 @@
 //! | pass | idea |
 //! | --- | --- |
 //! | `groq-schedule` | every op as macro-ops, placed in space and time |
-//! | `groq-emit` | queues with repeats, as a binary file and as text |
+//! | `groq-emit` | queues with repeats, as text |
+//! | `groq-assemble` | the same as a binary file; a report and a trace |
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -57,7 +58,13 @@ const SCHEDULE: Pass = Pass {
     to: Stage::Target,
 };
 const EMIT: Pass =
-    Pass { name: "groq-emit", purpose: "Write the instruction queues as a program", from: Stage::Target, to: Stage::Asm };
+    Pass { name: "groq-emit", purpose: "Write the instruction queues as text", from: Stage::Target, to: Stage::Asm };
+const ASSEMBLE: Pass = Pass {
+    name: "groq-assemble",
+    purpose: "Write the program's binary form, its report and its trace",
+    from: Stage::Asm,
+    to: Stage::Bundle,
+};
 
 /// A Groq-TSP-style chip.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +94,7 @@ impl Target for Groq {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        vec![SCHEDULE, EMIT]
+        vec![SCHEDULE, EMIT, ASSEMBLE]
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
@@ -106,16 +113,21 @@ impl Target for Groq {
         observer.before(&SCHEDULE);
         let (program, rows) = lower(request)?;
         observer.after(&SCHEDULE, &|| text::print(&program));
+
         observer.before(&EMIT);
         let listing = text::print(&program);
+        observer.after(&EMIT, &|| listing.clone());
+
+        observer.before(&ASSEMBLE);
+        let report = report::report(&program, rows, &Timing::tsp1());
         let files = [
             (PROGRAM, binary::write(&program)),
-            (LISTING, listing.clone().into_bytes()),
-            (REPORT, report::report(&program, rows, &Timing::tsp1()).into_bytes()),
+            (LISTING, listing.into_bytes()),
+            (REPORT, report.clone().into_bytes()),
             (TRACE, report::trace(&program).into_bytes()),
         ];
         let files = files.map(|(path, bytes)| (path.to_owned(), bytes)).into();
-        observer.after(&EMIT, &|| listing.clone());
+        observer.after(&ASSEMBLE, &|| report.clone());
         Ok(Lowered {
             device: Device::Tsp(TspDevice { program: PROGRAM.to_owned() }),
             plan: plan(request),
@@ -196,9 +208,9 @@ fn copies(graph: &Graph) -> BTreeMap<NodeId, (u64, u64)> {
     copies
 }
 
-/// A value of the program.
+/// What a node of the program leaves, and where it is held.
 #[derive(Clone)]
-enum Lane {
+enum Held {
     Act(Vec<Word>, Layout),
     Quant(Quant, Layout),
     Rotary(String, f32),
@@ -245,18 +257,18 @@ struct Lowering<'a> {
     schedule: Schedule,
     entry: Byte,
     copies: BTreeMap<NodeId, (u64, u64)>,
-    values: BTreeMap<NodeId, Lane>,
+    values: BTreeMap<NodeId, Held>,
 }
 
 impl Lowering<'_> {
-    fn operand(&self, id: NodeId, at: usize) -> Lane {
+    fn operand(&self, id: NodeId, at: usize) -> Held {
         let value = self.request.graph.operand(id, at).and_then(|value| self.values.get(&value.node));
         value.cloned().unwrap_or_else(|| unreachable!("operands come first"))
     }
 
     fn act(&self, id: NodeId, at: usize) -> (Vec<Word>, Layout) {
         match self.operand(id, at) {
-            Lane::Act(words, layout) => (words, layout),
+            Held::Act(words, layout) => (words, layout),
             _ => unreachable!("the types say activations"),
         }
     }
@@ -268,8 +280,8 @@ impl Lowering<'_> {
 
     fn release(&mut self, id: NodeId) {
         match self.values.get(&id) {
-            Some(Lane::Act(words, _)) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
-            Some(Lane::Quant(quant, _)) => {
+            Some(Held::Act(words, _)) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
+            Some(Held::Quant(quant, _)) => {
                 self.schedule.memory.release(quant.scale);
                 quant.correction.into_iter().for_each(|word| self.schedule.memory.release(word));
             }
@@ -294,10 +306,10 @@ impl Lowering<'_> {
         })
     }
 
-    fn op(&mut self, id: NodeId) -> Lane {
+    fn op(&mut self, id: NodeId) -> Held {
         let graph = self.request.graph;
         match &graph.node(id).op {
-            Op::Tokens(_) | Op::Positions(_) => Lane::Host,
+            Op::Tokens(_) | Op::Positions(_) => Held::Host,
             Op::Embed(op) => {
                 let width = self.request.params.get(&op.table).map_or(0, |packed| packed.cols);
                 let layout = Layout::natural(width);
@@ -307,17 +319,17 @@ impl Lowering<'_> {
                     self.schedule.data.inputs.push(Input::Embedding { quad, param: op.table.to_string(), lanes });
                     Word { quad, ready: 0 }
                 });
-                Lane::Act(words.collect(), layout)
+                Held::Act(words.collect(), layout)
             }
             Op::RmsNorm(op) => {
                 let (x, layout) = self.act(id, 0);
                 let weight = op.weight.as_ref();
                 let weight = weight.map(|w| (w.as_str(), self.request.params.get(w).map_or(1, |packed| packed.cols as u32)));
-                Lane::Act(self.schedule.rms_norm(&x, &layout, weight, op.eps, op.group, self.width(id, 0)), layout)
+                Held::Act(self.schedule.rms_norm(&x, &layout, weight, op.eps, op.group, self.width(id, 0)), layout)
             }
             Op::Hadamard(op) => {
                 let (x, layout) = self.act(id, 0);
-                Lane::Act(self.schedule.hadamard(&x, op.block as usize, op.seed, op.inverse), layout)
+                Held::Act(self.schedule.hadamard(&x, op.block as usize, op.seed, op.inverse), layout)
             }
             Op::Quantize(_) => {
                 let (x, layout) = self.act(id, 0);
@@ -325,10 +337,10 @@ impl Lowering<'_> {
                 if self.meets_split(id) {
                     quant.correction = Some(self.schedule.correction(&quant.bytes));
                 }
-                Lane::Quant(quant, layout)
+                Held::Quant(quant, layout)
             }
             Op::Linear(op) => {
-                let Lane::Quant(x, inputs) = self.operand(id, 0) else { unreachable!("refused by the check") };
+                let Held::Quant(x, inputs) = self.operand(id, 0) else { unreachable!("refused by the check") };
                 let packed = self.request.params.get(&op.weight).copied();
                 let packed = packed.unwrap_or_else(|| unreachable!("a verified program has its parameters"));
                 let bytes = if packed.codec == Codec::Split { TileBytes::Pair } else { TileBytes::Integer };
@@ -336,33 +348,33 @@ impl Lowering<'_> {
                 let bias = op.bias.as_ref().map(ParamName::as_str);
                 let layer = Layer { param: op.weight.as_str(), bias, bytes, inputs: &inputs, outputs: &outputs };
                 let words = self.schedule.linear(&x, &layer);
-                Lane::Act(words, outputs)
+                Held::Act(words, outputs)
             }
-            Op::Rotary(op) => Lane::Rotary(op.inv_freq.to_string(), op.scale),
+            Op::Rotary(op) => Held::Rotary(op.inv_freq.to_string(), op.scale),
             Op::Rope(op) => {
                 let (x, layout) = self.act(id, 0);
-                let Lane::Rotary(param, scale) = self.operand(id, 1) else { unreachable!("the types say angles") };
-                Lane::Act(self.schedule.rope(&x, &layout, (&param, scale), op.head_dim as u32, op.style), layout)
+                let Held::Rotary(param, scale) = self.operand(id, 1) else { unreachable!("the types say angles") };
+                Held::Act(self.schedule.rope(&x, &layout, (&param, scale), op.head_dim as u32, op.style), layout)
             }
             Op::Append(op) => {
                 let ((keys, layout), (values, _)) = (self.act(id, 0), self.act(id, 1));
                 let head_lanes = (self.width(id, 0) / op.kv_heads / 2) as usize;
-                Lane::Cache(self.schedule.append_entry([&keys, &values], &layout, self.entry, head_lanes), head_lanes)
+                Held::Cache(self.schedule.append_entry([&keys, &values], &layout, self.entry, head_lanes), head_lanes)
             }
             Op::Attention(op) => {
                 let (query, layout) = self.act(id, 0);
-                let Lane::Cache(cache, head_lanes) = self.operand(id, 1) else { unreachable!("the types say a cache") };
+                let Held::Cache(cache, head_lanes) = self.operand(id, 1) else { unreachable!("the types say a cache") };
                 let scores = Scores {
                     scale: op.scale,
                     softcap: op.softcap,
                     window: op.window.and_then(|window| u32::try_from(window).ok()),
                     sinks: op.sinks.as_ref().map(ParamName::to_string),
                 };
-                Lane::Act(self.schedule.attention(&query, &cache, head_lanes, &scores), layout)
+                Held::Act(self.schedule.attention(&query, &cache, head_lanes, &scores), layout)
             }
             Op::Glu(op) => {
                 let ((gate, layout), (up, _)) = (self.act(id, 0), self.act(id, 1));
-                Lane::Act(self.schedule.glu(op, &gate, &up), layout)
+                Held::Act(self.schedule.glu(op, &gate, &up), layout)
             }
             Op::Activate(op) => self.map(id, |schedule, x| schedule.activate(op.kind, x)),
             Op::Add(_) => self.zip(id, AluOp::AddF),
@@ -387,19 +399,19 @@ impl Lowering<'_> {
         }
     }
 
-    fn map(&mut self, id: NodeId, f: impl FnOnce(&mut Schedule, &[Word]) -> Vec<Word>) -> Lane {
+    fn map(&mut self, id: NodeId, f: impl FnOnce(&mut Schedule, &[Word]) -> Vec<Word>) -> Held {
         let (x, layout) = self.act(id, 0);
-        Lane::Act(f(&mut self.schedule, &x), layout)
+        Held::Act(f(&mut self.schedule, &x), layout)
     }
 
-    fn zip(&mut self, id: NodeId, op: AluOp) -> Lane {
+    fn zip(&mut self, id: NodeId, op: AluOp) -> Held {
         let ((a, layout), (b, _)) = (self.act(id, 0), self.act(id, 1));
-        Lane::Act(self.schedule.zip(op, &a, &b), layout)
+        Held::Act(self.schedule.zip(op, &a, &b), layout)
     }
 
     fn finish(mut self) -> Result<(Program, u64)> {
         for (_, value) in &self.request.graph.outputs {
-            if let Some(Lane::Act(words, layout)) = self.values.get(&value.node) {
+            if let Some(Held::Act(words, layout)) = self.values.get(&value.node) {
                 let outputs = words.iter().enumerate();
                 let outputs = outputs.map(|(v, word)| Output { quad: word.quad, lanes: layout.lanes(v, |e| e) });
                 self.schedule.data.outputs.extend(outputs);
@@ -410,7 +422,9 @@ impl Lowering<'_> {
             return Err(fit::too_large(used + missing).into());
         }
         let rows = self.schedule.memory.used();
-        Ok((self.schedule.finish(), rows))
+        let program = self.schedule.finish();
+        fit::check_text(&program)?;
+        Ok((program, rows))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sums and maxima over lanes, rotations, rounding: what ops that look at a whole row have in common.
 
 use super::layout::LANES;
-use crate::schedule::vector::Expr;
+use crate::schedule::vector::{Arg, Expr};
 use crate::schedule::{Byte, Schedule, Word};
 use q35_format::rotate;
 use q35_tsp::alu::AluOp;
@@ -9,6 +9,9 @@ use q35_tsp::geometry::Side;
 
 /// Vectors that one expression takes from memory, so that it fits the mesh.
 const AT_ONCE: usize = 4;
+
+/// All bits of a float but its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
 
 /// Rounded activations.
 #[derive(Clone, Debug)]
@@ -78,7 +81,7 @@ impl Schedule {
         for word in x {
             let mut expr = Expr::default();
             let x = expr.word(*word);
-            let size = expr.op(AluOp::And, x, q35_abs());
+            let size = expr.op(AluOp::And, x, Arg::Constant(MAGNITUDE));
             expr.keep(size);
             sizes.push(self.word(&expr));
         }
@@ -159,7 +162,7 @@ impl Schedule {
         let mut out = Vec::new();
         for (v, word) in x.iter().enumerate() {
             let element = |lane: usize| v / 2 * 2 * LANES + v % 2 + 2 * lane;
-            let sign = |lane: usize| (rotate::sign(seed, element(lane) % block).to_bits()) & !q35_abs_bits();
+            let sign = |lane: usize| (rotate::sign(seed, element(lane) % block).to_bits()) & !MAGNITUDE;
             let signs = self.constant(|lane| if lane < LANES { sign(lane) } else { 0 });
             out.push(self.binary(AluOp::Xor, *word, signs));
         }
@@ -185,7 +188,7 @@ impl Schedule {
 
     /// The same for lanes `distance` apart: the other lane's value, plus the own one with its sign turned in the upper lane.
     fn lane_butterflies(&mut self, x: &[Word], distance: u32, fresh: &mut bool) -> Vec<Word> {
-        let turn = self.constant(|lane| if lane as u32 & distance != 0 { !q35_abs_bits() } else { 0 });
+        let turn = self.constant(|lane| if lane as u32 & distance != 0 { !MAGNITUDE } else { 0 });
         let mut out = Vec::new();
         for word in x {
             let other = self.exchange(*word, distance);
@@ -201,13 +204,4 @@ impl Schedule {
         self.replace(x, fresh);
         out
     }
-}
-
-/// All bits of a float but its sign.
-fn q35_abs_bits() -> u32 {
-    0x7fff_ffff
-}
-
-fn q35_abs() -> crate::schedule::vector::Arg {
-    crate::schedule::vector::Arg::Constant(q35_abs_bits())
 }

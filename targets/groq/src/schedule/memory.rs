@@ -5,7 +5,7 @@
 //! | values that are computed | groups 0 and 1 of both hemispheres, next to the VXM |
 //! | constants and the cache | the outer groups |
 //! | bytes (rounded activations) | three slices next to the VXM |
-//! | weights | two sets of sixteen slices in each hemisphere, tile by tile in turn, so that one tile's two readings do not meet the next one's |
+//! | weights | two sets of sixteen slices in each hemisphere, load by load in turn: while one reading of a tile is at one set, another one is at the other |
 
 use super::Word;
 use q35_tsp::geometry::{ROWS, Side, Slice};
@@ -19,7 +19,7 @@ const BYTES: [u8; 3] = [4, 5, 6];
 /// Free rows of a group that are not used yet.
 const RESTING: usize = 64;
 
-/// Two sets of slices for the weights of a hemisphere.
+/// Slices for the weights of a hemisphere: sixteen for every other load of a tile, and sixteen for the loads between.
 pub(crate) const WEIGHTS: [[u8; 16]; 2] = [
     [32, 33, 34, 35, 36, 37, 39, 40, 41, 42, 43, 29, 30, 31, 27, 26],
     [8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 7],
@@ -40,7 +40,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// The address below what is taken from the top of all these slices.
-    fn from_top(&mut self, slices: &[Slice], rows: u16) -> u16 {
+    fn take_from_top(&mut self, slices: &[Slice], rows: u16) -> u16 {
         let taken = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         let bottom = slices.iter().map(|slice| self.weights.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         if u32::from(taken) + u32::from(rows) + u32::from(bottom) > u32::from(ROWS) {
@@ -55,7 +55,7 @@ impl Memory {
 
     fn quad(&mut self, (side, group): (Side, u8), rows: u16) -> Quad {
         let slices = [0, 1, 2, 3].map(|i| Slice::new(side, 4 * group + i));
-        Quad { side, group, address: self.from_top(&slices, rows) }
+        Quad { side, group, address: self.take_from_top(&slices, rows) }
     }
 
     /// A row for a value; `side` says where, if it matters. Rows that were used long ago are used again first.
@@ -87,29 +87,30 @@ impl Memory {
     pub(crate) fn bytes(&mut self, side: Side) -> Place {
         self.turn[2] += 1;
         let slice = Slice::new(side, BYTES[self.turn[2] / 2 % BYTES.len()]);
-        Place { slice, address: self.from_top(&[slice], 1) }
+        Place { slice, address: self.take_from_top(&[slice], 1) }
     }
 
     /// Two rows of bytes of one position.
     pub(crate) fn pair(&mut self, side: Side) -> [Place; 2] {
         let slices = [30, 31].map(|number| Slice::new(side, number));
-        let address = self.from_top(&slices, 1);
+        let address = self.take_from_top(&slices, 1);
         slices.map(|slice| Place { slice, address })
     }
 
-    /// Rows in all slices of a set of weights.
-    pub(crate) fn weights(&mut self, side: Side, set: usize, rows: u16) -> ([Slice; 16], u16) {
-        let slices = WEIGHTS[set].map(|number| Slice::new(side, number));
+    /// Rows in all slices for weights.
+    pub(crate) fn weights(&mut self, side: Side, rows: u16) -> ([[Slice; 16]; 2], u16) {
+        let sets = WEIGHTS.map(|set| set.map(|number| Slice::new(side, number)));
+        let slices = sets.concat();
         let first = slices.iter().map(|slice| self.weights.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         let top = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         if u32::from(first) + u32::from(rows) + u32::from(top) > u32::from(ROWS) {
-            self.missing += u64::from(rows) * 16;
-            return (slices, 0);
+            self.missing += u64::from(rows) * slices.len() as u64;
+            return (sets, 0);
         }
         for slice in slices {
             self.weights.insert(slice, first + rows);
         }
-        (slices, first)
+        (sets, first)
     }
 
     /// Rows in use, over all slices.

@@ -17,18 +17,18 @@ use std::ops::Range;
 /// Cycles that multiplications may wait for a free stream before the tile is tried elsewhere.
 const PATIENCE: i64 = 8;
 /// Cycles by which a tile's loads may fall behind, for activations and results that cross their way.
-const SLACK: i64 = 8;
+const SLACK: i64 = 12;
 /// The four low bits of each byte.
 const NIBBLES: u32 = 0x0f0f_0f0f;
 
-/// Where a tile's columns lie: sixteen per address.
+/// Where a tile's columns lie: sixteen of a load in one set of slices, those of the next load in the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile {
-    pub(crate) slices: [Slice; 16],
+    pub(crate) slices: [[Slice; 16]; 2],
     pub(crate) address: u16,
     /// Addresses, that is, cycles of loading.
     pub(crate) loads: u16,
-    /// From one load's address to the next one's: 0 where all columns are alike.
+    /// From one address to the next one: 0 where all columns are alike, in the first set.
     pub(crate) step: u16,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Multiply {
 /// From when on an accumulator may be set.
 pub(crate) struct Accumulators {
     /// Sixteen columns of ones, once they are made.
-    pub(crate) ones: Option<([Slice; 16], u16)>,
+    pub(crate) ones: Option<Tile>,
     free: Vec<Vec<i64>>,
     turn: usize,
 }
@@ -90,7 +90,7 @@ impl Schedule {
         self.place(earliest, |attempt, cycle| {
             attempt.hold(Hold::Buffer(plane), cycle, cycle + loads - 1)?;
             if tile.step == 0 {
-                tile.slices.into_iter().for_each(|slice| attempt.claim(Place { slice, address: tile.address }));
+                tile.slices[0].into_iter().for_each(|slice| attempt.claim(Place { slice, address: tile.address }));
             }
             let loaded = stream_tile(attempt, plane, tile, bytes, cycle)?;
             if loaded >= cycle + loads {
@@ -144,11 +144,12 @@ fn try_multiply(attempt: &mut Attempt<'_>, plane: u8, multiply: Multiply, cycles
 fn stream_tile(attempt: &mut Attempt<'_>, plane: u8, tile: Tile, bytes: Bytes, cycle: i64) -> Option<i64> {
     let mut at = cycle;
     for load in 0..tile.loads {
-        let address = tile.address + tile.step * load;
+        let address = tile.address + tile.step * (load / 2);
+        let slices = &tile.slices[usize::from(load % 2 * tile.step)];
         let most = if load == 0 { cycle } else { cycle + i64::from(load) + SLACK };
         at = (at..=most).find(|at| {
             let mark = attempt.mark();
-            let fits = stream_load(attempt, plane, &tile.slices, address, bytes, *at).is_some();
+            let fits = stream_load(attempt, plane, slices, address, bytes, *at).is_some();
             if !fits {
                 attempt.rewind(mark);
             }
