@@ -43,12 +43,13 @@ struct Place {
 /// Builds the program of consecutive segments. Reasons why nodes cannot run are collected, each with the node.
 pub(crate) fn build(
     request: &Request<'_>,
+    heads: &Heads,
     grid: Grid,
     segments: &[Segment],
     enters: Value,
     half: u64,
 ) -> Result<Built, Vec<(NodeId, String)>> {
-    let mut builder = Builder { heads: heads(request), ..Builder::new(request, grid, half) };
+    let mut builder = Builder::new(request, heads, grid, half);
     builder.stream(enters);
     let mut wrong = Vec::new();
     builder.lives(segments);
@@ -80,8 +81,11 @@ fn purpose(request: &Request<'_>, segment: &Segment) -> &'static str {
     }
 }
 
-/// Which products make heads: columns of a head, and how many heads there are in all.
-fn heads(request: &Request<'_>) -> BTreeMap<NodeId, (u64, u64)> {
+/// Products that make heads: columns of a head, and how many heads there are in all.
+pub(crate) type Heads = BTreeMap<NodeId, (u64, u64)>;
+
+/// Finds them.
+pub(crate) fn heads(request: &Request<'_>) -> Heads {
     let graph = request.graph;
     let mut found = BTreeMap::new();
     for id in graph.ids() {
@@ -113,7 +117,7 @@ struct Builder<'a> {
     request: &'a Request<'a>,
     grid: Grid,
     half: u64,
-    heads: BTreeMap<NodeId, (u64, u64)>,
+    heads: &'a Heads,
     built: Built,
     values: BTreeMap<Value, Place>,
     /// Offsets of keys and values, module, of each layer's cache.
@@ -129,12 +133,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(request: &'a Request<'a>, grid: Grid, half: u64) -> Self {
+    fn new(request: &'a Request<'a>, heads: &'a Heads, grid: Grid, half: u64) -> Self {
         Self {
             request,
             grid,
             half,
-            heads: BTreeMap::new(),
+            heads,
             built: Built::default(),
             values: BTreeMap::new(),
             caches: BTreeMap::new(),
