@@ -113,7 +113,7 @@ fn machines_that_cannot_run_it() {
         "error[Q35-0505]: the bundle was compiled for device 'cpu', not for 'cuda'\n  help: compile it with --target cuda"
     );
     let mut other = toy::manifest();
-    let q35_bundle::Device::Cpu(device) = &mut other.device;
+    let q35_bundle::Device::Cpu(device) = &mut other.device else { panic!("the toy is a program for a CPU") };
     device.arch = "pdp11".into();
     let text = format!("error[Q35-0504]: the bundle was compiled for pdp11, and this machine is {}", std::env::consts::ARCH);
     assert_eq!(refusal(other, Options::default()), text);
