@@ -34,7 +34,7 @@ impl Gemv {
         let rows = (outputs as u64).div_ceil(other);
         let (x, y) = (Part { buffer: 0, at: 0, len: piece }, Part { buffer: 1, at: 0, len: rows });
         let split = coding == Coding::Split;
-        let matrix = Matrix { split, rows, inputs: piece, weights: 0, scales: 0 };
+        let matrix = Matrix { split, rows, stride: rows, inputs: piece, weights: 0, scales: 0 };
         let buffers = [("stream", piece + 1), ("result", rows)].map(|(name, len)| Buffer { name: name.to_owned(), len });
         let kernel = Kernel {
             name: "layers".to_owned(),
