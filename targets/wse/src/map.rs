@@ -207,10 +207,12 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
     }
 }
 
-/// No number of columns is enough: the segment that takes most, with its table.
+/// No number of columns is enough: of the segments that fit nowhere, the one that takes most, with its table.
 fn too_large(target: &dyn Target, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
     let grid = Grid { width: LARGEST[0], height, piece: 32 };
-    let all = (0..mapper.all.len()).filter_map(|at| Some((at, mapper.build(grid, at, at + 1).ok()?)));
+    let alone = |at: usize| if mapper.attends(at) { mapper.part(grid, at, at + 1) } else { mapper.lowest(grid, at) };
+    let bad = (0..mapper.all.len()).filter(|at| alone(*at).is_none());
+    let all = bad.filter_map(|at| Some((at, mapper.build(grid, at, at + 1).ok()?)));
     let worst = all.max_by_key(|(_, built)| built.kernel.data_words());
     let (at, text) = worst.map_or((0, String::new()), |(at, built)| (at, table(&built)));
     let node = &mapper.request.graph.node(mapper.all[at].nodes[0]).name;
