@@ -60,9 +60,18 @@ fn the_small_model_decodes_the_tokens_of_the_interpreter() {
     decodes("examples/tiny-llama/model.onnx", 256, &[12, 345, 678, 90], 6);
 }
 
+/// Longer than the window of the model that has one.
+const PROMPT: [u32; 20] = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28, 84, 19];
+
 #[test]
-fn heads_shared_by_rows_and_biases() {
-    for model in ["llama-mha--dynamo", "qwen2--dynamo-bf16", "llama3-rope-tied--dynamo-op23", "qwen3--dynamo-op24-cache"] {
-        decodes(&format!("tests/data/{model}/model.onnx"), 32, &[3, 14, 15, 92, 65], 3);
+fn shared_heads_biases_norms_of_heads_and_windows() {
+    for model in [
+        "llama-mha--dynamo",
+        "qwen2--dynamo-bf16",
+        "llama3-rope-tied--dynamo-op23",
+        "qwen3--dynamo-op24-cache",
+        "mistral-sw--hf-cache",
+    ] {
+        decodes(&format!("tests/data/{model}/model.onnx"), 32, &PROMPT, 3);
     }
 }

@@ -59,13 +59,15 @@ impl Arena {
     }
 }
 
-/// A tile of a packed matrix on every PE.
+/// Rows of a tile of a packed matrix, on every PE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
     /// Whether weights have 3.5 bits; else 8.
     pub split: bool,
-    /// Outputs per PE.
+    /// Outputs.
     pub rows: u64,
+    /// Outputs of the whole tile: words from one plane to the next.
+    pub stride: u64,
     /// Inputs per PE.
     pub inputs: u64,
     /// First word in [`Arena::Weights`].
@@ -87,6 +89,8 @@ pub struct Attention {
     pub entries: u64,
     /// Factor of the scores.
     pub scale: f32,
+    /// Entries a token sees, itself included; 0 for all.
+    pub window: u64,
 }
 
 /// A step of a PE's program.
@@ -134,7 +138,7 @@ pub struct Kernel {
     pub arenas: [u64; 5],
     /// Distinct attentions.
     pub attentions: Vec<Attention>,
-    /// Most outputs of a product, and most inputs.
+    /// Most outputs of one product, and most inputs.
     pub largest: [u64; 2],
     /// The work.
     pub calls: Vec<Call>,

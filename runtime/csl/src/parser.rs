@@ -20,6 +20,9 @@ const PRECEDENCE: &[&[&str]] = &[
 /// Deepest nesting of expressions and statements.
 const DEEPEST: usize = 64;
 
+/// Operators of one precedence in a row.
+const LONGEST: usize = 256;
+
 /// Parses a file.
 pub(crate) fn parse(name: &str, text: &str) -> Result<File> {
     let place = |fault: Fault| match fault.at {
@@ -287,7 +290,7 @@ impl Parser {
     fn binary(&mut self, level: usize) -> Result<Expr> {
         let Some(operators) = PRECEDENCE.get(level) else { return self.unary() };
         let mut left = self.binary(level + 1)?;
-        loop {
+        for _ in 0..LONGEST {
             let found = match self.peek() {
                 Token::Sign(sign) => operators.iter().find(|o| *o == sign),
                 Token::Word(word) => operators.iter().find(|o| *o == word),
@@ -297,6 +300,7 @@ impl Parser {
             self.next();
             left = Expr::Binary(operator, Box::new(left), Box::new(self.binary(level + 1)?));
         }
+        Err(Fault::new("an expression is too long"))
     }
 
     fn unary(&mut self) -> Result<Expr> {
@@ -315,7 +319,7 @@ impl Parser {
 
     fn postfix(&mut self) -> Result<Expr> {
         let mut expr = self.primary()?;
-        loop {
+        for _ in 0..LONGEST {
             if self.is(".") && matches!(self.tokens[self.at + 1].0, Token::Word(_)) {
                 self.next();
                 expr = Expr::Member(Box::new(expr), self.name()?);
@@ -330,6 +334,7 @@ impl Parser {
                 return Ok(expr);
             }
         }
+        Err(Fault::new("an expression is too long"))
     }
 
     fn arguments(&mut self) -> Result<Vec<Expr>> {
@@ -433,5 +438,8 @@ mod tests {
     fn depth_is_bounded() {
         let deep = format!("const a = {}1{};", "(".repeat(9999), ")".repeat(9999));
         assert!(parse("t", &deep).unwrap_err().what.contains("deeply"));
+        for long in ["1+".repeat(9999), "a.b.".repeat(9999)] {
+            assert!(parse("t", &format!("const a = {long}1;")).is_err());
+        }
     }
 }

@@ -423,7 +423,7 @@ fn compare(operator: &str, order: Option<std::cmp::Ordering>) -> Result<Value> {
 /// `op a`
 pub(crate) fn unary(operator: &str, a: &Value) -> Result<Value> {
     Ok(match (operator, a) {
-        ("-", Value::Int(x)) => Value::Int(-x),
+        ("-", Value::Int(x)) => Value::Int(x.wrapping_neg()),
         ("-", Value::Float(x)) => Value::Float(-x),
         ("-", Value::F32(x)) => Value::F32(-x),
         ("-", Value::F16(x)) => Value::F16(-*x),

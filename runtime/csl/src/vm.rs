@@ -101,6 +101,14 @@ const DEEPEST: usize = 32;
 /// Scalar instructions between two stops: a loop that never ends is an error.
 const LONGEST: u64 = 50_000_000;
 
+/// At compile time there is no memory.
+fn present(state: &State<'_>, word: usize, elem: Elem) -> Result<()> {
+    match word + elem.words() <= state.memory.len() {
+        true => Ok(()),
+        false => Err(Fault::new("a variable has no value at compile time")),
+    }
+}
+
 impl Machine {
     /// Whether nothing runs.
     pub fn is_idle(&self) -> bool {
@@ -194,22 +202,26 @@ impl Machine {
             Ins::SetGlobal(slot) => state.globals[*slot] = self.pop(),
             Ins::Load(word, elem) => {
                 self.scalars += 1;
+                present(state, *word, *elem)?;
                 self.stack.push(elem.read(state.memory, *word));
             }
             Ins::Store(word, elem) => {
                 self.scalars += 1;
                 let value = self.pop();
+                present(state, *word, *elem)?;
                 elem.write(state.memory, *word, &value)?;
             }
             Ins::LoadAt => {
                 self.scalars += 1;
                 let (word, elem, _) = self.element()?;
+                present(state, word, elem)?;
                 self.stack.push(elem.read(state.memory, word));
             }
             Ins::StoreAt => {
                 self.scalars += 1;
                 let value = self.pop();
                 let (word, elem, _) = self.element()?;
+                present(state, word, elem)?;
                 elem.write(state.memory, word, &value)?;
             }
             Ins::AddressAt => {

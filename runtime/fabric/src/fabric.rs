@@ -39,9 +39,9 @@ impl std::error::Error for Error {}
 pub struct Report {
     /// Cycles from launch to the last unblock.
     pub cycles: u64,
-    /// The most cycles of computation of one PE.
+    /// Cycles of computation of the PE that computes most.
     pub compute: u64,
-    /// The most cycles of moving or awaiting wavelets of one PE.
+    /// Cycles in which that PE moves or awaits wavelets.
     pub fabric: u64,
     /// Cycles of computation over all PEs.
     pub total_compute: u64,
@@ -126,9 +126,14 @@ impl Fabric {
         Error { pe: Some((x, y)), cycle: self.cycle, what: what.into() }
     }
 
+    fn array(&self, pe: usize, name: &str) -> Result<Symbol, Error> {
+        let image = self.pes.get(pe).map(|pe| &self.layout.images[pe.image]);
+        let symbol = image.and_then(|image| image.symbols.get(name)).copied();
+        symbol.ok_or_else(|| self.error(pe, format!("there is no array '{name}'")))
+    }
+
     fn symbol(&self, pe: usize, name: &str, len: usize, wants: Elem) -> Result<Symbol, Error> {
-        let symbol = self.layout.images[self.pes[pe].image].symbols.get(name);
-        let symbol = *symbol.ok_or_else(|| self.error(pe, format!("there is no symbol '{name}'")))?;
+        let symbol = self.array(pe, name)?;
         if symbol.elem.words() != wants.words() || symbol.len < len {
             return Err(self.error(pe, format!("'{name}' holds {} elements of {}", symbol.len, symbol.elem.name())));
         }
@@ -154,13 +159,7 @@ impl Fabric {
     /// Copies words to the start of an array of a PE, whatever its elements are.
     pub fn write_array(&mut self, (x, y): (usize, usize), name: &str, data: &[u16]) -> Result<(), Error> {
         let pe = y * self.layout.width + x;
-        let symbol =
-            self.layout.images.get(self.pes.get(pe).map_or(usize::MAX, |pe| pe.image)).and_then(|i| i.symbols.get(name));
-        let symbol = *symbol.ok_or_else(|| Error {
-            pe: Some((x, y)),
-            cycle: self.cycle,
-            what: format!("there is no array '{name}'"),
-        })?;
+        let symbol = self.array(pe, name)?;
         if symbol.len * symbol.elem.words() < data.len() {
             return Err(self.error(pe, format!("'{name}' holds fewer than {} words", data.len())));
         }
@@ -222,8 +221,9 @@ impl Fabric {
         self.run()?;
         let mut report = Report { cycles: self.cycle - start, hops: self.hops, ..Report::default() };
         for pe in &self.pes {
-            report.compute = report.compute.max(pe.compute);
-            report.fabric = report.fabric.max(pe.fabric);
+            if pe.compute > report.compute {
+                (report.compute, report.fabric) = (pe.compute, pe.fabric);
+            }
             report.total_compute += pe.compute;
         }
         Ok(report)

@@ -147,12 +147,7 @@ fn every_mutation_of_the_text_is_caught() {
         ("@initialize_queue(send_oq, .{ .color = send })", "@initialize_queue(recv_iq, .{ .color = send })", "twice"),
         // Extents
         ("in_dsd = @get_dsd(fabin_dsd, .{ .extent = LEN", "in_dsd = @get_dsd(fabin_dsd, .{ .extent = LEN - 1", "operands of"),
-        (
-            "var v: [LEN]f32;",
-            "var v: [LEN - 1]f32;
-var more: [4]f32;",
-            "words 0 to",
-        ),
+        ("&v, .extent = LEN", "&v, .extent = LEN, .offset = 1", "of an array that ends"),
         // Tasks
         ("  sys_mod.unblock_cmd_stream();\n", "", "without unblocking"),
         (

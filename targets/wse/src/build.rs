@@ -11,6 +11,9 @@ use q35_graph::{NodeId, Value};
 use q35_target::{Arrangement, Request, Section, WeightTensor};
 use std::collections::BTreeMap;
 
+/// Most outputs of one product: its scratch grows with them, and beyond this a longer vector operation is hardly faster per element.
+const CHUNK: u64 = 256;
+
 /// Columns, rows, and the columns of the residual that one column of PEs holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
@@ -43,12 +46,13 @@ struct Place {
 /// Builds the program of consecutive segments. Reasons why nodes cannot run are collected, each with the node.
 pub(crate) fn build(
     request: &Request<'_>,
+    heads: &Heads,
     grid: Grid,
     segments: &[Segment],
     enters: Value,
     half: u64,
 ) -> Result<Built, Vec<(NodeId, String)>> {
-    let mut builder = Builder { heads: heads(request), ..Builder::new(request, grid, half) };
+    let mut builder = Builder::new(request, heads, grid, half);
     builder.stream(enters);
     let mut wrong = Vec::new();
     builder.lives(segments);
@@ -80,8 +84,11 @@ fn purpose(request: &Request<'_>, segment: &Segment) -> &'static str {
     }
 }
 
-/// Which products make heads: columns of a head, and how many heads there are in all.
-fn heads(request: &Request<'_>) -> BTreeMap<NodeId, (u64, u64)> {
+/// Products that make heads: columns of a head, and how many heads there are in all.
+pub(crate) type Heads = BTreeMap<NodeId, (u64, u64)>;
+
+/// Finds them.
+pub(crate) fn heads(request: &Request<'_>) -> Heads {
     let graph = request.graph;
     let mut found = BTreeMap::new();
     for id in graph.ids() {
@@ -113,7 +120,7 @@ struct Builder<'a> {
     request: &'a Request<'a>,
     grid: Grid,
     half: u64,
-    heads: BTreeMap<NodeId, (u64, u64)>,
+    heads: &'a Heads,
     built: Built,
     values: BTreeMap<Value, Place>,
     /// Offsets of keys and values, module, of each layer's cache.
@@ -129,12 +136,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(request: &'a Request<'a>, grid: Grid, half: u64) -> Self {
+    fn new(request: &'a Request<'a>, heads: &'a Heads, grid: Grid, half: u64) -> Self {
         Self {
             request,
             grid,
             half,
-            heads: BTreeMap::new(),
+            heads,
             built: Built::default(),
             values: BTreeMap::new(),
             caches: BTreeMap::new(),
@@ -267,22 +274,20 @@ impl<'a> Builder<'a> {
             }
             Op::Append(op) => self.append(id, op.layer),
             Op::Attention(op) => {
-                let unlike = [
-                    (op.softcap.is_some(), "a soft cap of scores"),
-                    (op.sinks.is_some(), "attention sinks"),
-                    (op.window.is_some_and(|window| window < self.request.context), "a window shorter than the context"),
-                ];
+                let unlike = [(op.softcap.is_some(), "a soft cap of scores"), (op.sinks.is_some(), "attention sinks")];
                 if let Some((_, what)) = unlike.iter().find(|(is, _)| *is) {
                     return Err(format!("{what} is not supported"));
                 }
-                self.attend(id, op.heads, op.scale)
+                let window = op.window.filter(|window| *window < self.request.context).unwrap_or(0);
+                self.attend(id, op.heads, op.scale, window)
             }
             Op::Glu(op) => {
                 if op.activation != Activation::Silu || op.limit.is_some() || op.alpha != 1.0 || op.offset != 0.0 {
                     return Err("of the gated units only SwiGLU is supported".to_owned());
                 }
                 let (gate, up) = (self.operand(id, 0)?, self.operand(id, 1)?);
-                let y = self.buffer("gated", gate.part.len);
+                // In place, where the gate is not read again.
+                let y = if self.dies(id, 0) { gate.part } else { self.buffer("gated", gate.part.len) };
                 self.call(Call::Swiglu { y, gate: gate.part, up: up.part });
                 self.result(id, Place { part: y, ..gate });
                 Ok(())
@@ -392,7 +397,15 @@ impl<'a> Builder<'a> {
         for (node, op, (_, matrix, share)) in made {
             let place = Place { part: Part { buffer: whole.buffer, at, len: matrix.rows }, axis, share };
             at += matrix.rows;
-            self.call(Call::Product { y: place.part, matrix });
+            let step = matrix.rows.div_ceil(matrix.rows.div_ceil(CHUNK)).next_multiple_of(8);
+            for first in (0..matrix.rows).step_by(step as usize) {
+                let rows = step.min(matrix.rows - first);
+                let y = Part { at: place.part.at + first, len: rows, ..place.part };
+                let (weights, scales) = (matrix.weights + first, matrix.scales + first);
+                self.call(Call::Product { y, matrix: Matrix { rows, weights, scales, ..matrix } });
+                let largest = &mut self.built.kernel.largest;
+                *largest = [largest[0].max(rows), largest[1].max(matrix.inputs)];
+            }
             if let Some(bias) = &op.bias {
                 biases.push((place.part, self.vector(bias, place)?));
             }
@@ -444,9 +457,7 @@ impl<'a> Builder<'a> {
         };
         let weights = self.room(Arena::Weights, words * rows, piece(codes, tile[0], tile[1]));
         let scales = self.room(Arena::Scales, rows, piece(factors, by_output[0], by_output[1]));
-        let largest = &mut self.built.kernel.largest;
-        *largest = [largest[0].max(rows), largest[1].max(inputs)];
-        Ok((coding, Matrix { split: coding == Coding::Split, rows, inputs, weights, scales }, share))
+        Ok((coding, Matrix { split: coding == Coding::Split, rows, stride: rows, inputs, weights, scales }, share))
     }
 
     fn append(&mut self, id: NodeId, layer: u32) -> Result<(), String> {
@@ -467,20 +478,20 @@ impl<'a> Builder<'a> {
         debug_assert_eq!(heads * self.grid.height, kv_heads * key.share);
         self.built.caches.push(WaferCache { layer, heads, share: key.share, dim: key_dim, entries, keys, values });
         // The module is known when the queries are.
-        let attention = Attention { heads: 0, kv_heads: heads, dim: key_dim, entries, scale: 0.0 };
+        let attention = Attention { heads: 0, kv_heads: heads, dim: key_dim, entries, scale: 0.0, window: 0 };
         self.caches.insert(Value { node: id, result: 0 }, (keys, values, attention));
         self.call(Call::Append { module: usize::MAX, key: key.part, value: value.part, keys, values });
         Ok(())
     }
 
-    fn attend(&mut self, id: NodeId, heads: u64, scale: f32) -> Result<(), String> {
+    fn attend(&mut self, id: NodeId, heads: u64, scale: f32, window: u64) -> Result<(), String> {
         let q = self.operand(id, 0)?;
         let cache = self.request.graph.operand(id, 1).and_then(|cache| self.caches.get(&cache).copied());
         let (keys, values, own) = cache.ok_or_else(|| "its cache lies elsewhere".to_owned())?;
         if !heads.is_multiple_of(self.grid.height) {
             return Err(format!("{heads} heads do not spread over {} rows", self.grid.height));
         }
-        let attention = Attention { heads: heads / self.grid.height, scale, ..own };
+        let attention = Attention { heads: heads / self.grid.height, scale, window, ..own };
         let known = self.built.kernel.attentions.iter().position(|other| *other == attention);
         let module = known.unwrap_or_else(|| {
             self.built.kernel.attentions.push(attention);

@@ -1,8 +1,8 @@
 //! Columns, rows and regions: the most rows that the heads spread over, the fewest columns on which every part of a layer fits, and then
 //! as many parts per region as its memories take. The head's region has as many rows as its table needs.
 
-use crate::build::{Built, Grid, build};
-use crate::segments::{Prologue, segments};
+use crate::build::{Built, Grid, Heads, build, heads};
+use crate::segments::{Prologue, Segment, segments};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::Ty;
 use q35_dialects::q35::{Embed, Op};
@@ -48,6 +48,106 @@ fn table(built: &Built) -> String {
     format!("bytes per PE: {}, all variables {all}, room for {}", lines.join(", "), 2 * room(kernel))
 }
 
+/// What a search over grids looks at.
+struct Mapper<'a> {
+    request: &'a Request<'a>,
+    heads: Heads,
+    all: Vec<Segment>,
+    first: Value,
+    hidden: u64,
+    half: u64,
+}
+
+/// A stack of regions of one width.
+struct Stack {
+    width: u64,
+    piece: u64,
+    built: Vec<Built>,
+}
+
+impl Stack {
+    fn rows(&self) -> u64 {
+        self.built.iter().map(|region| region.kernel.height).sum()
+    }
+
+    fn fits(&self) -> bool {
+        self.rows() <= LARGEST[1]
+    }
+}
+
+impl Mapper<'_> {
+    fn enters(&self, at: usize) -> Value {
+        if at == 0 { self.first } else { self.all[at - 1].leaves.unwrap_or(self.first) }
+    }
+
+    fn build(&self, grid: Grid, start: usize, end: usize) -> std::result::Result<Built, Vec<(NodeId, String)>> {
+        build(self.request, &self.heads, grid, &self.all[start..end], self.enters(start), self.half)
+    }
+
+    /// A region that fits its memories.
+    fn part(&self, grid: Grid, start: usize, end: usize) -> Option<Built> {
+        self.build(grid, start, end).ok().filter(fits)
+    }
+
+    /// A segment in as few rows as it fits: taller regions hold less per row.
+    fn lowest(&self, grid: Grid, at: usize) -> Option<Built> {
+        let of = |height: u64| self.part(Grid { height, ..grid }, at, at + 1);
+        let (mut low, mut high) = (1, LARGEST[1]);
+        while low < high {
+            let middle = (low + high) / 2;
+            if of(middle).is_some() { high = middle } else { low = middle + 1 }
+        }
+        of(low)
+    }
+
+    fn attends(&self, at: usize) -> bool {
+        self.all[at].nodes.iter().any(|id| matches!(self.request.graph.node(*id).op, Op::Attention(_)))
+    }
+
+    /// Regions of as many segments as fit their memories; a segment without heads that stands alone takes the rows it needs.
+    fn stack(&self, grid: Grid) -> Option<Stack> {
+        let (mut built, mut start, body) = (Vec::new(), 0, self.all.len() - 1);
+        while start < body {
+            let (mut best, mut end) = (self.part(grid, start, start + 1), start + 1);
+            while end < body
+                && best.is_some()
+                && let Some(more) = self.part(grid, start, end + 1)
+            {
+                (best, end) = (Some(more), end + 1);
+            }
+            if end == start + 1 && !self.attends(start) {
+                best = self.lowest(grid, start);
+            }
+            built.push(best?);
+            start = end;
+        }
+        built.push(self.lowest(grid, body)?);
+        Some(Stack { width: grid.width, piece: grid.piece, built })
+    }
+
+    /// The fewest columns on which the stack fits with the most rows per attention; else the stack of fewest PEs.
+    fn search(&self, heights: &[u64]) -> Option<Stack> {
+        let pieces = (1..=self.hidden.div_ceil(32)).rev().map(|blocks| (self.hidden.div_ceil(32 * blocks), 32 * blocks));
+        let wider = (self.hidden.div_ceil(32) + 1..=LARGEST[0]).map(|width| (width, 32));
+        let mut widths: Vec<(u64, u64)> = pieces.chain(wider).filter(|(width, _)| *width <= LARGEST[0]).collect();
+        // For each width, the largest pieces: fewer would leave columns idle.
+        widths.dedup_by_key(|(width, _)| *width);
+        let mut smallest: Option<Stack> = None;
+        for &height in heights {
+            for &(width, piece) in &widths {
+                let Some(stack) = self.stack(Grid { width, height, piece }) else { continue };
+                if stack.fits() {
+                    return Some(stack);
+                }
+                if smallest.as_ref().is_none_or(|other| stack.width * stack.rows() < other.width * other.rows()) {
+                    smallest = Some(stack);
+                }
+            }
+        }
+        smallest
+    }
+}
+
 /// Maps a program.
 pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> {
     let graph = request.graph;
@@ -57,13 +157,16 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
     for id in &prologue.more {
         wrong.push(cannot(target, &name(*id), "a second table of tokens or angles is not supported"));
     }
-    let Prologue { embed: Some(embed), rotary, .. } = prologue else {
+    let Prologue { embed: Some(table_at), rotary, .. } = prologue else {
         return Err(cannot(target, "step", "there is no table of embeddings").into());
     };
-    let Op::Embed(table_op) = graph.node(embed).op.clone() else {
-        return Err(cannot(target, &name(embed), "there is no table of embeddings").into());
+    let Op::Embed(embed) = graph.node(table_at).op.clone() else {
+        return Err(cannot(target, &name(table_at), "there is no table of embeddings").into());
     };
-    let hidden = match graph.node(embed).results.first() {
+    if all.is_empty() {
+        return Err(cannot(target, "step", "there is nothing to do").into());
+    }
+    let hidden = match graph.node(table_at).results.first() {
         Some(Ty::Act { width, .. }) => *width,
         _ => 0,
     };
@@ -71,90 +174,55 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
         Some(Ty::Rotary { half }) => *half,
         _ => 0,
     };
-    let Some((_, body)) = all.split_last() else {
-        return Err(cannot(target, "step", "there is nothing to do").into());
-    };
-    let first = Value { node: embed, result: 0 };
-    let enters = |at: usize| if at == 0 { first } else { all[at - 1].leaves.unwrap_or(first) };
+    let first = Value { node: table_at, result: 0 };
+    let mapper = Mapper { request, heads: heads(request), all, first, hidden, half };
 
-    // The most rows over which heads spread without an error; with one row, an error is the node's own.
+    // Rows over which the heads spread without an error, the most first; on one row, an error is the node's own.
     let queries = graph.ids().find_map(|id| match &graph.node(id).op {
         Op::Attention(op) => Some(op.heads),
         _ => None,
     });
-    let builds = |height: u64| {
+    let queries = queries.unwrap_or(1);
+    let errors = |height: u64| -> Vec<(NodeId, String)> {
         let grid = Grid { width: 1, height, piece: hidden.next_multiple_of(32) };
-        let errors: Vec<(NodeId, String)> =
-            (0..all.len()).filter_map(|at| build(request, grid, &all[at..=at], enters(at), half).err()).flatten().collect();
-        errors
+        (0..mapper.all.len()).filter_map(|at| mapper.build(grid, at, at + 1).err()).flatten().collect()
     };
-    let heights = (1..=queries.unwrap_or(1).min(LARGEST[1])).rev().filter(|h| queries.unwrap_or(1).is_multiple_of(*h));
-    let Some(height) = heights.into_iter().find(|height| builds(*height).is_empty()) else {
-        for (id, reason) in builds(1) {
+    let divisors = (1..=queries.min(LARGEST[1])).rev().filter(|height| queries.is_multiple_of(*height));
+    let heights: Vec<u64> = divisors.filter(|height| errors(*height).is_empty()).collect();
+    if heights.is_empty() {
+        for (id, reason) in errors(1) {
             wrong.push(cannot(target, &name(id), &reason));
         }
-        return Err(wrong);
-    };
+    }
     if wrong.has_errors() {
         return Err(wrong);
     }
+    match mapper.search(&heights) {
+        None => Err(too_large(target, &mapper, heights[0]).into()),
+        Some(stack) if !stack.fits() => Err(wafers(target, &stack).into()),
+        Some(Stack { width, piece, built }) => {
+            let (program, built) = assemble(width, piece + 2 * half + 1, built);
+            Ok(Mapped { program, built, embed, rotary, hidden, piece, half })
+        }
+    }
+}
 
-    // The fewest columns on which all regions fit, below each other.
-    let part =
-        |grid: Grid, start: usize, end: usize| build(request, grid, &all[start..end], enters(start), half).ok().filter(fits);
-    let stack = |width: u64, piece: u64| -> Option<Vec<Built>> {
-        let grid = Grid { width, height, piece };
-        let (mut built, mut start) = (Vec::new(), 0);
-        while start < body.len() {
-            let mut best = part(grid, start, start + 1)?;
-            let mut end = start + 1;
-            while end < body.len()
-                && let Some(more) = part(grid, start, end + 1)
-            {
-                (best, end) = (more, end + 1);
-            }
-            built.push(best);
-            start = end;
-        }
-        let last = body.len();
-        built.push((1..=LARGEST[1]).find_map(|height| part(Grid { width, height, piece }, last, last + 1))?);
-        Some(built)
-    };
-    let pieces = (1..=hidden.div_ceil(32)).rev().map(|blocks| (hidden.div_ceil(32 * blocks), 32 * blocks));
-    let wider = (hidden.div_ceil(32) + 1..=LARGEST[0]).map(|width| (width, 32));
-    let rows = |built: &[Built]| built.iter().map(|region| region.kernel.height).sum::<u64>();
-    let (mut found, mut seen) = (None, 0);
-    for (width, piece) in pieces.chain(wider).filter(|(width, _)| *width <= LARGEST[0]) {
-        if std::mem::replace(&mut seen, width) == width {
-            continue;
-        }
-        let Some(built) = stack(width, piece) else { continue };
-        let fits = rows(&built) <= LARGEST[1];
-        if fits || found.is_none() {
-            found = Some((width, piece, built));
-        }
-        if fits {
-            break;
-        }
-    }
-    let Some((width, piece, built)) = found else {
-        let grid = Grid { width: LARGEST[0], height, piece: 32 };
-        let one = |at: usize| build(request, grid, &all[at..=at], enters(at), half).ok();
-        let worst = (0..all.len()).filter_map(|at| Some((at, one(at)?))).max_by_key(|(_, b)| b.kernel.data_words());
-        let (node, text) = worst.map_or((embed, String::new()), |(at, built)| (all[at].nodes[0], table(&built)));
-        let what =
-            format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", LARGEST[0]);
-        return Err(cannot(target, &name(node), &what).help("use a shorter --context").into());
-    };
-    if rows(&built) > LARGEST[1] {
-        return Err(wafers(target, width, rows(&built)).into());
-    }
-    let (program, built) = assemble(width, piece + 2 * half + 1, built);
-    Ok(Mapped { program, built, embed: table_op, rotary, hidden, piece, half })
+/// No number of columns is enough: of the segments that fit nowhere, the one that takes most, with its table.
+fn too_large(target: &dyn Target, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
+    let grid = Grid { width: LARGEST[0], height, piece: 32 };
+    let alone = |at: usize| if mapper.attends(at) { mapper.part(grid, at, at + 1) } else { mapper.lowest(grid, at) };
+    let bad = (0..mapper.all.len()).filter(|at| alone(*at).is_none());
+    let all = bad.filter_map(|at| Some((at, mapper.build(grid, at, at + 1).ok()?)));
+    let worst = all.max_by_key(|(_, built)| built.kernel.data_words());
+    let (at, text) = worst.map_or((0, String::new()), |(at, built)| (at, table(&built)));
+    let node = &mapper.request.graph.node(mapper.all[at].nodes[0]).name;
+    let what = format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", LARGEST[0]);
+    cannot(target, node, &what).help("use a shorter --context")
 }
 
 /// A stack that is taller than a wafer: how many wafers its regions fill, side by side.
-fn wafers(target: &dyn Target, width: u64, rows: u64) -> Diagnostic {
+fn wafers(target: &dyn Target, stack: &Stack) -> Diagnostic {
+    let (width, rows) = (stack.width, stack.rows());
     let side_by_side = LARGEST[0] / width;
     let wafers = rows.div_ceil(LARGEST[1] * side_by_side);
     let what = format!(

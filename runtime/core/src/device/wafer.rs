@@ -18,13 +18,34 @@ pub(super) struct Wafer {
     fabric: Fabric,
     /// Logits, before those that the vocabulary does not have are left out.
     logits: Vec<f32>,
-    steps: u64,
-    spent: Report,
+    /// What the last token took.
+    spent: Option<Report>,
 }
 
 /// A program that the reader, the rules or the fabric refuse.
 fn refused(what: impl std::fmt::Display) -> Diagnostic {
     Diagnostic::error(Code::NotABundle, format!("the program of the wafer is not sound: {what}"))
+}
+
+/// That the logits and the caches in the regions are those of the model.
+fn sound(bundle: &Bundle, device: &WseDevice) -> std::result::Result<(), Diagnostic> {
+    let manifest = bundle.manifest();
+    let logits = device.regions.last().map_or(0, |region| region.height * device.logits);
+    if logits < manifest.model.vocab {
+        return Err(refused(format!("{logits} logits for a vocabulary of {}", manifest.model.vocab)));
+    }
+    if device.input.hidden > device.width * device.input.piece {
+        return Err(refused("the first region does not hold a whole row of the table"));
+    }
+    let own = |region: &WaferRegion, cache: &WaferCache| {
+        let plan = manifest.plan.cache.get(cache.layer as usize);
+        let heads = region.height / cache.share * cache.heads;
+        plan.is_some_and(|plan| (plan.kv_heads, plan.key_dim, plan.value_dim) == (heads, cache.dim, cache.dim))
+    };
+    match device.regions.iter().all(|region| region.caches.iter().all(|cache| own(region, cache))) {
+        true => Ok(()),
+        false => Err(refused("its caches are not those of the model")),
+    }
 }
 
 impl Wafer {
@@ -39,6 +60,7 @@ impl Wafer {
                 format!("a context of {} tokens is more than the {} of the wafer's memories", options.capacity, device.context);
             return Err(Diagnostic::error(Code::ContextFull, what).help("compile it with a longer --context").into());
         }
+        sound(bundle, device)?;
         let mut texts = BTreeMap::new();
         for file in &device.files {
             let bytes = bundle.read(&format!("{}/{file}", device.folder))?.unwrap_or_default();
@@ -51,8 +73,7 @@ impl Wafer {
             bundle: bundle.clone(),
             device: device.clone(),
             logits: Vec::new(),
-            steps: 0,
-            spent: Report::default(),
+            spent: None,
         };
         for region in &device.regions {
             wafer.fill(region)?;
@@ -91,7 +112,6 @@ impl Wafer {
         let scale = &tensor(&input.scales)[2 * token..];
         let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
         let mut stream: Vec<f32> = codes.iter().map(|code| f32::from(*code as i8) * scale).collect();
-        stream.resize(hidden.next_multiple_of(input.piece as usize), 0.0);
         stream.resize(self.device.width as usize * input.piece as usize, 0.0);
         let angles = angles(input, input.inv_freq.as_deref().map_or(&[], tensor), position);
         let own = |piece: &[f32]| piece.iter().chain(&angles).copied().chain([index as f32]).collect::<Vec<f32>>();
@@ -107,9 +127,7 @@ impl Wafer {
                 self.fabric.write((column, row), "stream", part).map_err(refused)?;
             }
         }
-        let report = self.fabric.launch("step").map_err(refused)?;
-        self.steps += 1;
-        self.spent = report;
+        self.spent = Some(self.fabric.launch("step").map_err(refused)?);
         Ok(())
     }
 
@@ -167,7 +185,12 @@ fn angles(input: &HostInput, inv_freq: &[u8], position: i32) -> Vec<f32> {
 impl Device for Wafer {
     fn describe(&self) -> String {
         let rows: u64 = self.device.regions.iter().map(|region| region.height).sum();
-        format!("wse, {} x {rows} PEs: a model of the chip, not run on silicon", self.device.width)
+        let spent = self.spent.map(|report| {
+            let Report { cycles, compute, fabric, .. } = report;
+            let idle = cycles.saturating_sub(compute + fabric);
+            format!("; last token {cycles} cycles, of which the busiest PE computes {compute}, awaits or moves wavelets {fabric}, idles {idle}")
+        });
+        format!("wse, {} x {rows} PEs: a model of the chip, not run on silicon{}", self.device.width, spent.unwrap_or_default())
     }
 
     fn max_tokens(&self) -> usize {

@@ -85,12 +85,13 @@ impl Printer<'_> {
         for (number, a) in kernel.attentions.iter().enumerate() {
             self.line(format!(
                 "const attention_{number} = @import_module(\"attention.csl\", .{{ .heads = {}, .kv_heads = {}, .dim = {}, .entries = {}, .scale = {}, \
-                 .comm = comm, .width = width }});",
+                 .window = {}, .comm = comm, .width = width }});",
                 a.heads,
                 a.kv_heads,
                 a.dim,
                 a.entries,
-                float(a.scale)
+                float(a.scale),
+                a.window
             ));
         }
         self.line("");
@@ -194,7 +195,7 @@ impl Printer<'_> {
             }
             Call::Load { x, split } => format!("  gemv.load_{}({}, {});", coding(*split), self.dsd(*x), x.len),
             Call::Product { y, matrix } => format!(
-                "  gemv.{}({}, tile({}, {}), factors({}, {}), {}, {});",
+                "  gemv.{}({}, tile({}, {}), factors({}, {}), {}, {}, {});",
                 coding(matrix.split),
                 self.dsd(*y),
                 matrix.weights,
@@ -202,6 +203,7 @@ impl Printer<'_> {
                 matrix.scales,
                 matrix.rows,
                 matrix.rows,
+                matrix.stride,
                 matrix.inputs
             ),
             Call::Sum { y, over } => {
