@@ -112,7 +112,7 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         for variant in manifest.steps.iter().flat_map(|step| &step.variants) {
             let threads = device.threads.get(&variant.kernel);
             found.unless(threads.is_some_and(|threads| (1..=1024).contains(threads)), || {
-                format!("kernel '{}' has groups of {threads:?} threads", variant.kernel.escape_debug())
+                format!("kernel '{}' has groups of {} threads", variant.kernel.escape_debug(), threads.map_or(0, |n| *n))
             });
         }
     }
