@@ -76,12 +76,12 @@ macro_rules! floats {
 
 /// A set of outcomes of comparing floats of every format; what cannot be compared is `None`.
 macro_rules! orders {
-    ($scalar:expr, $outcomes:pat) => {
+    ($scalar:expr, $($outcome:expr),+) => {
         match $scalar {
-            Scalar::Float => Some(Two(|a, b, _| matches!(single(a).partial_cmp(&single(b)), $outcomes).into())),
-            Scalar::Double => Some(Two(|a, b, _| matches!(double(a).partial_cmp(&double(b)), $outcomes).into())),
-            Scalar::Half => Some(Two(|a, b, _| matches!(half(a).partial_cmp(&half(b)), $outcomes).into())),
-            Scalar::Bfloat => Some(Two(|a, b, _| matches!(brain(a).partial_cmp(&brain(b)), $outcomes).into())),
+            Scalar::Float => Some(Two(|a, b, _| [$($outcome),+].contains(&single(a).partial_cmp(&single(b))).into())),
+            Scalar::Double => Some(Two(|a, b, _| [$($outcome),+].contains(&double(a).partial_cmp(&double(b))).into())),
+            Scalar::Half => Some(Two(|a, b, _| [$($outcome),+].contains(&half(a).partial_cmp(&half(b))).into())),
+            Scalar::Bfloat => Some(Two(|a, b, _| [$($outcome),+].contains(&brain(a).partial_cmp(&brain(b))).into())),
             Scalar::Int(_) | Scalar::Ptr(_) => None,
         }
     };
@@ -131,18 +131,18 @@ pub(crate) fn compare(name: &str, scalar: Scalar) -> Option<Function> {
         "isle" => |a, b, w| (signed(a, w) <= signed(b, w)).into(),
         "foeq" => return orders!(scalar, Some(Equal)),
         "fogt" => return orders!(scalar, Some(Greater)),
-        "foge" => return orders!(scalar, Some(Greater | Equal)),
+        "foge" => return orders!(scalar, Some(Greater), Some(Equal)),
         "folt" => return orders!(scalar, Some(Less)),
-        "fole" => return orders!(scalar, Some(Less | Equal)),
-        "fone" => return orders!(scalar, Some(Less | Greater)),
-        "ford" => return orders!(scalar, Some(_)),
+        "fole" => return orders!(scalar, Some(Less), Some(Equal)),
+        "fone" => return orders!(scalar, Some(Less), Some(Greater)),
+        "ford" => return orders!(scalar, Some(Less), Some(Equal), Some(Greater)),
         "funo" => return orders!(scalar, None),
-        "fueq" => return orders!(scalar, None | Some(Equal)),
-        "fugt" => return orders!(scalar, None | Some(Greater)),
-        "fuge" => return orders!(scalar, None | Some(Greater | Equal)),
-        "fult" => return orders!(scalar, None | Some(Less)),
-        "fule" => return orders!(scalar, None | Some(Less | Equal)),
-        "fune" => return orders!(scalar, None | Some(Less | Greater)),
+        "fueq" => return orders!(scalar, None, Some(Equal)),
+        "fugt" => return orders!(scalar, None, Some(Greater)),
+        "fuge" => return orders!(scalar, None, Some(Greater), Some(Equal)),
+        "fult" => return orders!(scalar, None, Some(Less)),
+        "fule" => return orders!(scalar, None, Some(Less), Some(Equal)),
+        "fune" => return orders!(scalar, None, Some(Less), Some(Greater)),
         _ => return None,
     }))
 }

@@ -17,7 +17,8 @@ const EXAMPLES: [&str; 4] =
     ["llama-gqa--dynamo-fp16", "mistral-sw--hf-cache", "phi3--dynamo-cache", "qwen3--dynamo-op24-cache"];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let table: [(&str, fn() -> Result<(), String>); 5] = [
+    type Row = (&'static str, fn() -> Result<(), String>);
+    let table: [Row; 5] = [
         ("greedy-tokens", decode::greedy_tokens),
         ("ptxas", assembler::every_kernel_assembles),
         ("no-driver", driver::a_machine_without_a_driver_says_so),
