@@ -151,7 +151,7 @@ impl Check {
         for variant in manifest.steps.iter().flat_map(|step| &step.variants) {
             let threads = device.threads.get(&variant.kernel);
             self.unless(threads.is_some_and(|threads| (1..=1024).contains(threads)), || {
-                format!("kernel '{}' has groups of {threads:?} threads", variant.kernel.escape_debug())
+                format!("kernel '{}' has groups of {} threads", variant.kernel.escape_debug(), threads.map_or(0, |n| *n))
             });
         }
     }

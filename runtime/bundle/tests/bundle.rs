@@ -359,3 +359,26 @@ proptest! {
         let _ = Bundle::open(&bundle.finish(manifest()).unwrap());
     }
 }
+
+#[test]
+fn kernels_of_a_gpu_have_files_and_threads() {
+    let level = |name: &str, file: &str| CudaLevel {
+        name: name.into(),
+        file: file.into(),
+        major: 8,
+        minor: 0,
+        exact: false,
+        driver: 11_000,
+    };
+    let device = |threads: &[(&str, u32)], levels| {
+        let threads = threads.iter().map(|&(kernel, threads)| (kernel.to_owned(), threads)).collect();
+        Manifest { device: Device::Cuda(CudaDevice { prefix: "m_".into(), levels, threads }), ..manifest() }
+    };
+    let good = device(&[("head", 256)], vec![level("sm_80", "cpu/model.so")]);
+    assert_eq!(Bundle::open(&bundle(good.clone()).1).unwrap().manifest().device, good.device);
+    let bad = device(&[("head", 2048)], vec![level("sm_80", "gone.ptx"), level("sm_80", "cpu/model.so")]);
+    let text = refusal(&bundle(bad).1);
+    for part in ["the object 'gone.ptx' is not", "level 'sm_80' is misnamed", "kernel 'head' has groups of 2048 threads"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`isa`] | what differs between GPUs: wave size, lane numbers, barriers, shuffles, matrix instructions |
 //! | [`abi`] | how a kernel is called |
-//! | `group` | the threads of a group at work: columns, sums, tops |
+//! | `group` | the threads of a group at work: shares of columns, sums |
 //! | [`kernels`] | the kernels that are not matrix products |
 //! | [`linear`] | those that are: weights are decoded inside |
 //! | [`lower`] | ops to launches, launches to steps |

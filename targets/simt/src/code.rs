@@ -499,7 +499,7 @@ fn space(ty: &Type) -> Result<u32, String> {
 
 /// Bytes of a component in memory.
 fn bytes(scalar: Scalar) -> Result<u32, String> {
-    if scalar.bits() % 8 == 0 { Ok(scalar.bits() / 8) } else { Err(format!("{scalar:?} in memory")) }
+    if scalar.bits().is_multiple_of(8) { Ok(scalar.bits() / 8) } else { Err(format!("{scalar:?} in memory")) }
 }
 
 fn constant_index((_, value): &Typed) -> Result<u32, String> {

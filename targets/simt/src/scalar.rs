@@ -5,6 +5,7 @@
 
 use crate::ir::Scalar;
 use half::{bf16, f16};
+use std::cmp::Ordering::{Equal, Greater, Less};
 
 /// A function of one to three components.
 #[derive(Clone, Copy)]
@@ -73,26 +74,14 @@ macro_rules! floats {
     };
 }
 
-/// The same predicate on floats of every format.
+/// A set of outcomes of comparing floats of every format; what cannot be compared is `None`.
 macro_rules! orders {
-    ($scalar:expr, |$a:ident, $b:ident| $formula:expr) => {
+    ($scalar:expr, $($outcome:expr),+) => {
         match $scalar {
-            Scalar::Float => Some(Two(|$a, $b, _| {
-                let ($a, $b) = (single($a), single($b));
-                ($formula).into()
-            })),
-            Scalar::Double => Some(Two(|$a, $b, _| {
-                let ($a, $b) = (double($a), double($b));
-                ($formula).into()
-            })),
-            Scalar::Half => Some(Two(|$a, $b, _| {
-                let ($a, $b) = (half($a), half($b));
-                ($formula).into()
-            })),
-            Scalar::Bfloat => Some(Two(|$a, $b, _| {
-                let ($a, $b) = (brain($a), brain($b));
-                ($formula).into()
-            })),
+            Scalar::Float => Some(Two(|a, b, _| [$($outcome),+].contains(&single(a).partial_cmp(&single(b))).into())),
+            Scalar::Double => Some(Two(|a, b, _| [$($outcome),+].contains(&double(a).partial_cmp(&double(b))).into())),
+            Scalar::Half => Some(Two(|a, b, _| [$($outcome),+].contains(&half(a).partial_cmp(&half(b))).into())),
+            Scalar::Bfloat => Some(Two(|a, b, _| [$($outcome),+].contains(&brain(a).partial_cmp(&brain(b))).into())),
             Scalar::Int(_) | Scalar::Ptr(_) => None,
         }
     };
@@ -140,20 +129,20 @@ pub(crate) fn compare(name: &str, scalar: Scalar) -> Option<Function> {
         "isge" => |a, b, w| (signed(a, w) >= signed(b, w)).into(),
         "islt" => |a, b, w| (signed(a, w) < signed(b, w)).into(),
         "isle" => |a, b, w| (signed(a, w) <= signed(b, w)).into(),
-        "foeq" => return orders!(scalar, |a, b| a == b),
-        "fogt" => return orders!(scalar, |a, b| a > b),
-        "foge" => return orders!(scalar, |a, b| a >= b),
-        "folt" => return orders!(scalar, |a, b| a < b),
-        "fole" => return orders!(scalar, |a, b| a <= b),
-        "fone" => return orders!(scalar, |a, b| a < b || a > b),
-        "ford" => return orders!(scalar, |a, b| a == a && b == b),
-        "funo" => return orders!(scalar, |a, b| a != a || b != b),
-        "fueq" => return orders!(scalar, |a, b| !(a < b || a > b)),
-        "fugt" => return orders!(scalar, |a, b| !(a <= b)),
-        "fuge" => return orders!(scalar, |a, b| !(a < b)),
-        "fult" => return orders!(scalar, |a, b| !(a >= b)),
-        "fule" => return orders!(scalar, |a, b| !(a > b)),
-        "fune" => return orders!(scalar, |a, b| a != b),
+        "foeq" => return orders!(scalar, Some(Equal)),
+        "fogt" => return orders!(scalar, Some(Greater)),
+        "foge" => return orders!(scalar, Some(Greater), Some(Equal)),
+        "folt" => return orders!(scalar, Some(Less)),
+        "fole" => return orders!(scalar, Some(Less), Some(Equal)),
+        "fone" => return orders!(scalar, Some(Less), Some(Greater)),
+        "ford" => return orders!(scalar, Some(Less), Some(Equal), Some(Greater)),
+        "funo" => return orders!(scalar, None),
+        "fueq" => return orders!(scalar, None, Some(Equal)),
+        "fugt" => return orders!(scalar, None, Some(Greater)),
+        "fuge" => return orders!(scalar, None, Some(Greater), Some(Equal)),
+        "fult" => return orders!(scalar, None, Some(Less)),
+        "fule" => return orders!(scalar, None, Some(Less), Some(Equal)),
+        "fune" => return orders!(scalar, None, Some(Less), Some(Greater)),
         _ => return None,
     }))
 }

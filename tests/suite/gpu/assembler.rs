@@ -40,7 +40,11 @@ pub(super) fn every_kernel_assembles() -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(words)?;
     let mut table = String::new();
     for (codec, more) in [("w8", &[][..]), ("w12", &[]), ("split", &["--group", "64"]), ("q8", &[]), ("f16", &[])] {
-        let bundle = if codec == "w8" { compiled()?.1.clone() } else { compile(folder.path(), codec, more)? };
+        let bundle = if codec == "w8" {
+            compiled()?.1.clone()
+        } else {
+            compile(folder.path(), &corpus::tiny_llama().model, codec, more)?
+        };
         for architecture in ["sm_80", "sm_89", "sm_90a"] {
             let file = bundle.join(format!("cuda/kernels-{architecture}.ptx"));
             let args = ["-v", "-arch", architecture, "-o", "/dev/null", path(&file)];

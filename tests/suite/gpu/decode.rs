@@ -1,6 +1,6 @@
 //! A whole model, decoded by its kernels' final LLVM IR, lane by lane.
 
-use super::{compiled, text};
+use super::{compile, compiled, text};
 use q35_bundle::{Bundle, Device};
 use q35_diag::Diagnostic;
 use q35_dialects::interp::{Session as Interpreter, StepInput};
@@ -8,9 +8,10 @@ use q35_graph::Silent;
 use q35_runtime::device::{Block, Executor, Machine, Operand, Weight};
 use q35_runtime::{Chunk, Options, Session, Want};
 use q35_simt::{Arg, Buffer, Launch};
-use q35_tests::corpus;
+use q35_tests::corpus::{self, Example};
 use q35c::{pipeline, settings::Settings, values::PackedValues};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A GPU that is interpreted.
@@ -76,52 +77,77 @@ impl Machine for Interpreted {
     }
 }
 
+/// A session on an interpreted GPU; the folder is the one that [`compile`](super::compile) filled.
+fn session(folder: &Path, bundle: &Path, options: &Options) -> Result<Session, String> {
+    let dump = std::fs::read_dir(folder.join("dumps")).map_err(text)?.next();
+    let dump = dump.ok_or("nothing was dumped")?.map_err(text)?;
+    let machine = q35_simt::Machine::new(&std::fs::read_to_string(dump.path()).map_err(text)?, 32)?;
+    let bundle = Arc::new(Bundle::open(bundle).map_err(text)?);
+    let machine = Interpreted { bundle: bundle.clone(), machine, blocks: vec![], weights: vec![], placed: BTreeMap::new() };
+    let executor = Executor::new(machine, &bundle, options).map_err(text)?;
+    Ok(Session::on(Box::new(executor), bundle, options))
+}
+
+/// The logits after the last of `tokens`.
+fn step(session: &mut Session, tokens: &[u32]) -> Result<Vec<f32>, String> {
+    let chunk = Chunk { slot: 0, tokens, positions: None, want: Want::Last };
+    Ok(session.step(&[chunk]).map_err(text)?.row(0).to_vec())
+}
+
 /// The place of the largest number, the first of equals.
 fn largest(logits: &[f32]) -> u32 {
     let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
     (0..logits.len()).fold(0, best) as u32
 }
 
+/// The small model in 3.5 bits, against the reference evaluation on the same weights with activations as they are.
 pub(super) fn greedy_tokens() -> Result<(), String> {
     let (folder, bundle) = compiled()?;
-    let dump = std::fs::read_dir(folder.path().join("dumps")).map_err(text)?.next();
-    let dump = dump.ok_or("nothing was dumped")?.map_err(text)?;
-    let ir = std::fs::read_to_string(dump.path()).map_err(text)?;
-    let bundle = Arc::new(Bundle::open(bundle).map_err(text)?);
-
-    let settings = Settings::from_recorded(&bundle.manifest().options).ok_or("the options were not recorded")?;
+    let options = Options { capacity: 32, max_tokens: 16, ..Options::default() };
+    let mut session = session(folder.path(), bundle, &options)?;
+    let settings = Settings::from_recorded(&session.bundle().manifest().options).ok_or("the options were not recorded")?;
     let prepared = pipeline::prepare(&corpus::tiny_llama().model, &settings, &mut Silent).map_err(text)?;
     let values = PackedValues::new(&prepared.model);
     let mut reference = Interpreter::new(&prepared.model.graph, &values);
 
-    let machine = q35_simt::Machine::new(&ir, 32)?;
-    let machine = Interpreted { bundle: bundle.clone(), machine, blocks: vec![], weights: vec![], placed: BTreeMap::new() };
-    let options = Options { capacity: 32, max_tokens: 16, ..Options::default() };
-    let executor = Executor::new(machine, &bundle, &options).map_err(text)?;
-    let mut session = Session::on(Box::new(executor), bundle, &options);
-
-    // A prompt that takes the kernels for many rows, then one token after another.
+    // A prompt that takes the kernels for several rows, then one token after another.
     let mut tokens: Vec<u32> = vec![0, 262, 1033, 87, 2901, 14, 411, 3000, 5, 1999];
     let mut past = 0;
     for _ in 0..7 {
         let new = &tokens[past as usize..];
-        let chunk = Chunk { slot: 0, tokens: new, positions: None, want: Want::Last };
-        let logits = session.step(&[chunk]).map_err(text)?;
-        let expected = reference.step(&StepInput::sequence(new, past)).map_err(text)?;
-        let vocab = logits.row(0).len();
-        let expected = &expected.data[expected.data.len() - vocab..];
+        let logits = step(&mut session, new)?;
+        let expected = reference.step(&StepInput::sequence(new, past)).map_err(text)?.data;
+        let expected = &expected[expected.len() - logits.len()..];
         let size = expected.iter().fold(0f32, |size, v| size.max(v.abs()));
-        let error = logits.row(0).iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        let error = logits.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         // Activations are f16 where weights are multiplied: 2^-11 each, and they add up over six layers.
-        if !(error <= 0.01 * size) {
+        if !error.is_finite() || error > 0.01 * size {
             return Err(format!("after {} tokens logits are off by {error}, of {size}", tokens.len()));
         }
         past = tokens.len() as u32;
-        let (got, wanted) = (largest(logits.row(0)), largest(expected));
+        let (got, wanted) = (largest(&logits), largest(expected));
         if got != wanted {
             return Err(format!("token {past} is {got}, not {wanted}"));
         }
         tokens.push(got);
+    }
+    Ok(())
+}
+
+/// An example in f32, against the tokens of the library that it comes from.
+pub(super) fn stored_tokens(example: &Example) -> Result<(), String> {
+    let Some((prompt, expected)) = example.greedy() else { return Ok(()) };
+    let folder = tempfile::tempdir().map_err(text)?;
+    let bundle = compile(folder.path(), &example.model, "f32", &[])?;
+    let options = Options { capacity: prompt.len() + expected.len(), max_tokens: 64, ..Options::default() };
+    let mut session = session(folder.path(), &bundle, &options)?;
+    let mut new: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();
+    for (at, expected) in expected.iter().enumerate() {
+        let token = largest(&step(&mut session, &new)?);
+        if i64::from(token) != *expected {
+            return Err(format!("token {at} is {token}, not {expected}"));
+        }
+        new = vec![token];
     }
     Ok(())
 }

@@ -29,7 +29,8 @@ impl Isa for Nvidia {
     }
 
     fn attributes(&self, threads: u32) -> FnAttrs {
-        let others = vec![("nvvm.reqntid", threads.to_string())];
+        // One group per processor is enough for the assembler: it must not spill registers to fit more.
+        let others = vec![("nvvm.reqntid", threads.to_string()), ("nvvm.minctasm", "1".to_owned())];
         FnAttrs { convention: "ptx_kernelcc", others, ..FnAttrs::default() }
     }
 
@@ -43,6 +44,10 @@ impl Isa for Nvidia {
 
     fn barrier<'k>(&self, b: &'k Builder<'k>) {
         b.intrinsic_void("llvm.nvvm.barrier.cta.sync.aligned.all", &[b.i32(0)]);
+    }
+
+    fn hold_loads<'k>(&self, b: &'k Builder<'k>) {
+        b.intrinsic_void("llvm.nvvm.bar.warp.sync", &[b.constant(I32, ALL)]);
     }
 
     fn exchange<'k>(&self, value: Val<'k>, mask: u32) -> Val<'k> {

@@ -31,6 +31,9 @@ const ROW_WAVES: u32 = 8;
 /// Groups among which the tokens are shared where rows are divided.
 const TOKEN_GROUPS: i64 = 8;
 
+/// Matrix instructions whose activations are loaded at once where rows are divided.
+const AHEAD: usize = 4;
+
 /// How a group's waves share its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Division {
@@ -125,6 +128,9 @@ impl<'k> Columns<'_, 'k> {
         let block_sums = |block: Val<'k>, held: &Held<'k>, mut sums: Sums<'k>| {
             let scales = group_scales(call, spec, tile, number, of_lane, block * i64::from(PARTS) + part);
             for step in (0..STEPS).step_by(2) {
+                if self.division == Division::Rows && step > 0 && step % AHEAD == 0 {
+                    call.isa.hold_loads(call.b);
+                }
                 let x: Vec<[Val<'k>; 2]> = rows.iter().map(|&row| tokens(row, part, block, step)).collect();
                 for half in 0..2 {
                     let mut weights = self.source.weights(held, step + half);
