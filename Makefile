@@ -31,7 +31,7 @@ test: setup ## every test that this machine can run
 	cargo test --workspace --quiet
 
 test-full: test ## the same, and the tests that take minutes
-	Q35_FULL=1 cargo test -p q35-tests -p q35-fuzz --quiet
+	Q35_FULL=1 cargo test --workspace --quiet
 	cargo xtask tables --check
 
 accuracy: build ## perplexity of the small model for every codec
