@@ -129,14 +129,14 @@ fn indexes_of_shards() {
 #[test]
 fn bundles() {
     let dir = tempfile::tempdir().unwrap();
-    let source = repository().join("fuzz/seeds/bundle.q35");
+    let source = repository().join("fuzz/seeds/bundle");
     let copy = |name: &str| {
         let to = dir.path().join(name);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(source.join(name), to).unwrap();
     };
-    let mut files: Vec<String> = seeds("fuzz/seeds/bundle.q35", "").into_iter().map(|seed| seed.0).collect();
-    files.iter_mut().for_each(|file| *file = file.trim_start_matches("fuzz/seeds/bundle.q35/").to_owned());
+    let mut files: Vec<String> = seeds("fuzz/seeds/bundle", "").into_iter().map(|seed| seed.0).collect();
+    files.iter_mut().for_each(|file| *file = file.trim_start_matches("fuzz/seeds/bundle/").to_owned());
     files.iter().for_each(|file| copy(file));
     for name in ["manifest.json", "weights.safetensors"] {
         let bytes = fs::read(source.join(name)).unwrap();
