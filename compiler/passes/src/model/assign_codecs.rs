@@ -35,6 +35,9 @@ mod tests {
         run(&mut m, &options(Codec::W8));
         let of = |m: &Model, name: &str| m.params[&name.into()].codec;
         assert_eq!([of(&m, "q"), of(&m, "embed"), of(&m, "norm")], [Codec::W8, Codec::Q8, Codec::F32]);
+        m.params.get_mut(&"down".into()).expect("there is such a layer").role = ParamRole::Expansion;
+        run(&mut m, &options(Codec::W8));
+        assert_eq!([of(&m, "q"), of(&m, "down")], [Codec::W8, Codec::Q8]);
         run(&mut m, &options(Codec::F16));
         assert_eq!([of(&m, "q"), of(&m, "embed"), of(&m, "norm")], [Codec::F16, Codec::F16, Codec::F32]);
     }
