@@ -20,6 +20,8 @@ pub const LOGITS: &str = "logits";
 pub enum ParamRole {
     /// The weight of a linear layer.
     Linear,
+    /// A matrix that turns latent vectors into the keys or the values of all heads. Read by rows, and never rotated.
+    Expansion,
     /// The linear layer that scores the experts of a layer.
     Router,
     /// The linear layer that makes the logits.
@@ -35,6 +37,7 @@ impl ParamRole {
     pub fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
+            Self::Expansion => "expansion",
             Self::Router => "router",
             Self::Head => "head",
             Self::Embedding => "embedding",

@@ -40,11 +40,17 @@ pub struct Example {
 const DENSE: [&str; 6] = ["llama", "mistral", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
 
 /// Mixtures of experts in forms that raise.
-const EXPERTS: [&str; 5] = [
+const EXPERTS: [&str; 11] = [
+    "deepseek-v3--dynamo-batched",
+    "deepseek-v3--hf-cache",
     "gptoss--genai-fp32",
+    "lfm2moe--genai-int4",
     "mixtral--dynamo-batched",
+    "mixtral--hf",
     "mixtral--ts-batched",
     "qwen2moe--dynamo-batched-cache",
+    "qwen3moe--hf",
+    "qwen3moe--optimum-cache",
     "rustdoc-moe--dynamo",
 ];
 

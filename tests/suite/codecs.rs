@@ -31,8 +31,8 @@ const EXAMPLES: [&str; 5] = [
     "rustdoc-llama--dynamo",
     "qwen2moe--dynamo-batched-cache",
 ];
-/// With `Q35_FULL=1`: experts with biases, and trained ones.
-const MORE: [&str; 2] = ["gptoss--genai-fp32", "rustdoc-moe--dynamo"];
+/// With `Q35_FULL=1`: experts with biases, trained ones, and attention over latent vectors.
+const MORE: [&str; 3] = ["gptoss--genai-fp32", "rustdoc-moe--dynamo", "deepseek-v3--dynamo-batched"];
 
 /// Of the error that rounding activations makes: in the first layer's keys and values, and everywhere else.
 const FIRST: f64 = 0.1;

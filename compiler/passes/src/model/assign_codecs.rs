@@ -1,9 +1,11 @@
 //! `assign-codecs`: gives every parameter its codec and group by its role.
 //!
-//! | codec asked for | linear | head, embedding | routers, vectors |
+//! | codec asked for | linear | head, embedding, expansion | routers, vectors |
 //! | --- | --- | --- | --- |
 //! | a float codec | that codec | that codec | f32 |
 //! | an integer codec | that codec, in the groups asked for | q8, a scale per row | f32 |
+//!
+//! An expansion meets vectors in f32 inside attention, where nothing rotates them: it is stored as finely as an embedding.
 //!
 //! A router is small, and the nearest two of its scores decide which expert is read: it is never rounded.
 
@@ -17,7 +19,7 @@ pub(super) fn run(model: &mut Model, options: &WeightOptions) {
             (ParamRole::Vector | ParamRole::Router, _) => (Codec::F32, Group::Row),
             (_, false) => (options.codec, Group::Row),
             (ParamRole::Linear, true) => (options.codec, options.group),
-            (ParamRole::Head | ParamRole::Embedding, true) => (Codec::Q8, Group::Row),
+            (ParamRole::Head | ParamRole::Embedding | ParamRole::Expansion, true) => (Codec::Q8, Group::Row),
         };
     }
 }
@@ -33,6 +35,9 @@ mod tests {
         run(&mut m, &options(Codec::W8));
         let of = |m: &Model, name: &str| m.params[&name.into()].codec;
         assert_eq!([of(&m, "q"), of(&m, "embed"), of(&m, "norm")], [Codec::W8, Codec::Q8, Codec::F32]);
+        m.params.get_mut(&"down".into()).expect("there is such a layer").role = ParamRole::Expansion;
+        run(&mut m, &options(Codec::W8));
+        assert_eq!([of(&m, "q"), of(&m, "down")], [Codec::W8, Codec::Q8]);
         run(&mut m, &options(Codec::F16));
         assert_eq!([of(&m, "q"), of(&m, "embed"), of(&m, "norm")], [Codec::F16, Codec::F16, Codec::F32]);
     }

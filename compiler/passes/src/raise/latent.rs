@@ -193,7 +193,7 @@ impl Raiser<'_> {
 
     /// The weight as a parameter.
     fn expanding(&mut self, of: &Expansion) -> ParamName {
-        self.param(Param::new(of.weight.clone(), ParamRole::Linear, of.origin.clone()))
+        self.param(Param::new(of.weight.clone(), ParamRole::Expansion, of.origin.clone()))
     }
 
     /// The cache inputs behind keys at past entries.

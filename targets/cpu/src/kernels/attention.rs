@@ -1,17 +1,15 @@
 //! Causal attention over the KV cache, with grouped heads.
 //!
-//! One tile is one head of one token. Its cache entries are visited once, as many at a time as there are lanes: dot products with the
-//! query, then the softmax of what has been seen so far, corrected whenever a larger score comes along (Milakov and Gimelshein 2018). The
-//! result row serves as accumulator.
+//! One tile is one head of one token. Its cache entries are visited once; the result row serves as accumulator.
 
 use q35_bundle::{Dim, Size};
 use q35_dialects::Rows;
 use q35_mlir::builder::Val;
-use q35_mlir::math::{exp, tanh};
-use q35_mlir::types::{F32, I64};
+use q35_mlir::types::F32;
 
 use super::columns::{each, fold};
-use super::{Kernel, bits, entry, lanes, row_at};
+use super::scores::{Scores, Weighted};
+use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 
@@ -37,16 +35,16 @@ pub struct Attention {
     pub sinks: bool,
 }
 
+impl Attention {
+    fn scores(&self) -> Scores {
+        Scores { scale: self.scale, window: self.window, softcap: self.softcap }
+    }
+}
+
 impl Kernel for Attention {
     fn name(&self) -> String {
         let mut name = format!("attention_{}_on_{}_heads_of_{}", self.heads, self.kv_heads, self.key_dim);
-        name += &format!("_{}_{}", self.value_dim, bits(self.scale));
-        if let Some(window) = self.window {
-            name += &format!("_window_{window}");
-        }
-        if let Some(cap) = self.softcap {
-            name += &format!("_softcap_{}", bits(cap));
-        }
+        name += &format!("_{}_{}", self.value_dim, self.scores().name());
         if self.sinks {
             name += "_sinks";
         }
@@ -71,39 +69,16 @@ impl Kernel for Attention {
             let (keys, values) = (keys.at(cached_head * capacity * key_bytes), values.at(cached_head * capacity * value_bytes));
             let query = row_at(query, token, self.heads * self.key_dim).at(head * key_bytes);
             let y = row_at(y, token, self.heads * self.value_dim).at(head * value_bytes);
-            let last = entry(index, token);
-            let first = self.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
 
-            let zeros = b.constant(F32.x(count), 0.0);
-            each(b, count, self.value_dim, |at| at.store(y, zeros));
-            let seen = match sinks {
-                Some(sinks) => (sinks.at(head * 4).load(F32, 4), b.f32(1.0)),
-                None => (b.f32(f32::NEG_INFINITY), b.f32(0.0)),
-            };
-            let (_, total) = b.for_iter(first, last + 1, i64::from(count), seen, |start, (top, total)| {
-                // Lanes past the last entry read it once more, and count for nothing.
-                let entries: Vec<Val<'k>> = (0..i64::from(count)).map(|lane| (start + lane).min(last)).collect();
-                let sums = fold(b, count, self.key_dim, vec![zeros; count as usize], |at, sums| {
+            let sink = sinks.map(|sinks| sinks.at(head * 4).load(F32, 4));
+            let weighted = Weighted { rows: values, width: self.value_dim, sum: y };
+            let total = self.scores().sum(count, entry(index, token), sink, weighted, |entries| {
+                let zeros = b.constant(F32.x(count), 0.0);
+                fold(b, count, self.key_dim, vec![zeros; count as usize], |at, sums| {
                     let query = at.load(query);
                     let key = |entry: Val<'k>| keys.at(entry * key_bytes);
-                    sums.iter().zip(&entries).map(|(&sum, &entry)| at.load(key(entry)).mul_add(query, sum)).collect()
-                });
-                let mut scores = Val::sums(&sums) * f64::from(self.scale);
-                if let Some(cap) = self.softcap.map(f64::from) {
-                    scores = tanh(scores / cap) * cap;
-                }
-                let is_entry = (b.iota(I64.x(count)) + start).le(last);
-                let scores = is_entry.select(scores, f64::NEG_INFINITY);
-                let new_top = top.max(scores.max_lane());
-                let (shares, shrink) = (exp(scores - new_top), exp(top - new_top));
-                each(b, count, self.value_dim, |at| {
-                    let value = |entry: Val<'k>| values.at(entry * value_bytes);
-                    let add = |sum: Val<'k>, (lane, &entry): (usize, &Val<'k>)| {
-                        at.load(value(entry)).mul_add(shares.lane(lane as u32), sum)
-                    };
-                    at.store(y, entries.iter().enumerate().fold(at.load(y) * shrink, add));
-                });
-                (new_top, total * shrink + shares.sum())
+                    sums.iter().zip(entries).map(|(&sum, &entry)| at.load(key(entry)).mul_add(query, sum)).collect()
+                })
             });
             let inverse = b.f32(1.0) / total;
             each(b, count, self.value_dim, |at| at.store(y, at.load(y) * inverse));

@@ -16,13 +16,16 @@ mod columns;
 mod combine;
 mod embed;
 mod hadamard;
+mod latent_attention;
 mod pointwise;
 mod quantize;
 mod rms_norm;
 mod rope;
 mod rotary;
 mod route;
+mod scores;
 mod select;
+mod table;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod testing;
@@ -31,8 +34,9 @@ pub use append::Append;
 pub use attention::Attention;
 pub use chain::Chain;
 pub use combine::Combine;
-pub use embed::{Embed, Table};
+pub use embed::Embed;
 pub use hadamard::Hadamard;
+pub use latent_attention::LatentAttention;
 pub use pointwise::{Operation, Pointwise};
 pub use quantize::Quantize;
 pub use rms_norm::{NormWeight, RmsNorm};
@@ -40,6 +44,7 @@ pub use rope::Rope;
 pub use rotary::Rotary;
 pub use route::{Groups, Route, SortByExpert};
 pub use select::{Columns, Select};
+pub use table::Table;
 
 use q35_bundle::Size;
 use q35_dialects::Rows;
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn every_kernel_compiles_for_another_architecture() {
-        let kernels: [&dyn Kernel; 12] = [
+        let kernels: [&dyn Kernel; 13] = [
             &Append { kv_heads: 2, key_dim: 12, value_dim: 8 },
             &Attention {
                 heads: 4,
@@ -154,6 +159,18 @@ mod tests {
             &Embed { width: 70, table: Table::Q8(Group::Columns(64), ScaleType::F16), as_weight: true },
             &Embed { width: 70, table: Table::Bf16, as_weight: false },
             &Hadamard { width: 96, block: 32, seed: 1, inverse: true },
+            &LatentAttention {
+                heads: 4,
+                latent: 70,
+                rotated: 6,
+                key_dim: 12,
+                value_dim: 8,
+                keys: Table::Q8(Group::Columns(64), ScaleType::F16),
+                values: Table::F32,
+                scale: 0.3,
+                window: Some(9),
+                softcap: Some(3.0),
+            },
             &Pointwise { operation: Operation::Activate(Activation::Gelu), width: 33, column: false },
             &Quantize { width: 130 },
             &Rope { width: 48, head_dim: 24, half: 9, style: RopeStyle::Interleaved },

@@ -7,8 +7,8 @@
 use super::memory;
 use super::weights::{Use, Weights};
 use crate::kernels::{
-    Append, Attention, Columns, Combine, Embed, Groups, Hadamard, Kernel, NormWeight, Operation, Pointwise, Quantize, RmsNorm,
-    Rope, Rotary, Route, Select, SortByExpert, Table,
+    Append, Attention, Columns, Combine, Embed, Groups, Hadamard, Kernel, LatentAttention, NormWeight, Operation, Pointwise,
+    Quantize, RmsNorm, Rope, Rotary, Route, Select, SortByExpert, Table,
 };
 use crate::linear::{Experts, Linear, LinearKernel, geometry};
 use q35_bundle::{CacheLayer, CachePart, Input};
@@ -130,6 +130,9 @@ fn one(kernel: impl Kernel + 'static, args: Vec<Arg>) -> Made {
     (Computed::One(Rc::new(kernel)), args)
 }
 
+/// What a matrix is called that turns latent vectors into keys or values.
+const EXPANSION: &str = "a matrix of latent attention";
+
 /// What a launch is called that lists the routed rows by expert, the second part of `route`.
 const SORT: &str = "sort";
 
@@ -177,13 +180,11 @@ impl Selection<'_> {
             Op::Tokens(_) | Op::Positions(_) => return Ok(None),
             Op::Embed(op) => {
                 let packed = self.packed(&op.table)?;
-                let table = table(&packed)?;
+                let table = table(&packed, "an embedding table")?;
                 let as_weight = self.linear_weights.contains(&op.table);
                 let used = if as_weight { Use::Tiles } else { Use::Rows };
-                let mut args = vec![self.read(id, 0)?, self.weight(&op.table, Section::Codes, used)?];
-                if matches!(table, Table::Q8(..)) {
-                    args.push(self.weight(&op.table, Section::Scales, used)?);
-                }
+                let mut args = vec![self.read(id, 0)?];
+                args.extend(self.table_args(&op.table, table, used)?);
                 args.push(self.write(id)?);
                 one(Embed { width: packed.cols, table, as_weight }, args)
             }
@@ -275,7 +276,7 @@ impl Selection<'_> {
                 let kernel = Columns { width: self.width(id, 0)?, start: op.start, len: op.len };
                 one(kernel, self.args(id, &[])?)
             }
-            Op::LatentAttention(_) => return Err("attention over latent vectors has no kernel on the CPU".to_owned()),
+            Op::LatentAttention(op) => self.latent_attention(id, op)?,
             Op::Select(_) => {
                 let args = vec![self.read(id, 0)?, Arg::Input(Input::LogitRows), self.write(id)?];
                 one(Select { width: self.width(id, 0)? }, args)
@@ -287,6 +288,46 @@ impl Selection<'_> {
         let width = self.width(id, 0)?;
         let column = width != 1 && self.request.graph.operand(id, 1).is_some() && self.width(id, 1)? == 1;
         Ok(one(Pointwise { operation, width, column }, self.args(id, &[])?))
+    }
+
+    fn latent_attention(&mut self, id: NodeId, op: &q35::LatentAttention) -> Result<Made, String> {
+        let Ty::Cache { layer, key_dim: latent, value_dim: rotated, .. } = self.operand_ty(id, 1)? else {
+            return Err("its second operand is no cache".into());
+        };
+        if let Some(cache) = self.selected.cache.get_mut(&layer) {
+            cache.window = op.window;
+        }
+        let [keys, values] = [self.packed(&op.keys)?, self.packed(&op.values)?];
+        let kernel = LatentAttention {
+            heads: op.heads,
+            latent,
+            rotated,
+            key_dim: keys.rows / op.heads,
+            value_dim: values.rows / op.heads,
+            keys: table(&keys, EXPANSION)?,
+            values: table(&values, EXPANSION)?,
+            scale: op.scale,
+            window: op.window,
+            softcap: op.softcap,
+        };
+        if let Some(reason) = kernel.unsupported() {
+            return Err(reason);
+        }
+        let mut args = vec![self.read(id, 0)?, Arg::Input(Input::Slots), Arg::Input(Input::Index)];
+        args.extend([CachePart::Key, CachePart::Value].map(|part| Arg::Cache(layer, part)));
+        args.extend(self.table_args(&op.keys, kernel.keys, Use::Rows)?);
+        args.extend(self.table_args(&op.values, kernel.values, Use::Rows)?);
+        args.push(self.write(id)?);
+        Ok(one(kernel, args))
+    }
+
+    /// The arguments that a table is.
+    fn table_args(&mut self, name: &ParamName, table: Table, used: Use) -> Result<Vec<Arg>, String> {
+        let mut args = vec![self.weight(name, Section::Codes, used)?];
+        if matches!(table, Table::Q8(..)) {
+            args.push(self.weight(name, Section::Scales, used)?);
+        }
+        Ok(args)
     }
 
     fn route(&mut self, id: NodeId, op: &q35::Route) -> Result<Made, String> {
@@ -422,13 +463,14 @@ fn vector_spec(packed: &Packed) -> Result<(), String> {
     Err(format!("a {}x{} {} parameter stands where a vector in f32 is needed", packed.rows, packed.cols, packed.codec))
 }
 
-fn table(packed: &Packed) -> Result<Table, String> {
+/// How the rows of a parameter are read that `what` calls by its kind.
+fn table(packed: &Packed, what: &str) -> Result<Table, String> {
     Ok(match packed.codec {
         Codec::F32 => Table::F32,
         Codec::F16 => Table::F16,
         Codec::Bf16 => Table::Bf16,
         Codec::Q8 => Table::Q8(packed.group, spec(packed)?.scale()),
-        codec => return Err(format!("an embedding table in codec {codec} has no kernel on the CPU")),
+        codec => return Err(format!("{what} in codec {codec} has no kernel on the CPU")),
     })
 }
 

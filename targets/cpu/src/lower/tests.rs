@@ -129,7 +129,7 @@ const HIDDEN: u64 = 96;
 const VOCAB: u64 = 67;
 const FFN: u64 = 200;
 
-/// A decoder with two layers that uses every op. Its head is the embedding table where their codecs are one.
+/// A decoder with two layers that uses every op but attention over latent vectors. Its head is the embedding table where their codecs are one.
 fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let mut m = Maker::default();
     let tokens = m.add("ids", q35::Tokens {}, &[]);
@@ -179,6 +179,36 @@ fn decoder(codec: Codec, group: Group, embedding: Codec) -> Maker {
     let head = if head == embedding { table } else { m.param("head.weight", VOCAB, HIDDEN, head, Group::Row) };
     let logits = m.linear_of("head", x, head, false);
     let logits = m.add("cap", q35::Softcap { cap: 5.0 }, &[logits]);
+    m.graph.outputs.push(("logits".to_owned(), logits));
+    m
+}
+
+/// A decoder with one layer, attention over latent vectors, whose matrices are stored as the embedding table is.
+fn latent_decoder(codec: Codec, group: Group, table: Codec) -> Maker {
+    let (heads, latent, rotated, key_dim, value_dim) = (3, 40, 8, 5, 18);
+    let mut m = Maker::default();
+    let tokens = m.add("ids", q35::Tokens {}, &[]);
+    let positions = m.add("pos", q35::Positions {}, &[]);
+    let inv_freq = m.vector("inv_freq", 4);
+    let rotary = m.add("rotary", q35::Rotary { inv_freq, scale: 1.0 }, &[positions]);
+    let embed = m.param("embed", VOCAB, HIDDEN, table, Group::Row);
+    let x = m.add("embed", q35::Embed { table: embed }, &[tokens]);
+    let q = m.linear("q", x, heads * (rotated + key_dim), codec, group, false);
+    let c = m.linear("c", x, latent, codec, group, false);
+    let c = m.add("norm", q35::RmsNorm { weight: None, eps: 1e-5, group: latent }, &[c]);
+    let r = m.linear("r", x, rotated, codec, group, false);
+    let style = RopeStyle::Interleaved;
+    let q = m.add("rope", q35::Rope { head_dim: rotated + key_dim, style }, &[q, rotary]);
+    let r = m.add("rope", q35::Rope { head_dim: rotated, style }, &[r, rotary]);
+    let cache = m.add("append", q35::Append { layer: 0, kv_heads: 1 }, &[c, r]);
+    let keys = m.param("keys", heads * key_dim, latent, table, Group::Row);
+    let values = m.param("values", heads * value_dim, latent, table, Group::Row);
+    let op = q35::LatentAttention { keys, values, heads, scale: 0.3, window: Some(4), softcap: None };
+    let a = m.add("attention", op, &[q, cache]);
+    let o = m.linear("o", a, HIDDEN, codec, group, false);
+    let x = m.add("add", q35::Add {}, &[x, o]);
+    let x = m.add("select", q35::Select {}, &[x]);
+    let logits = m.linear("head", x, VOCAB, codec, group, false);
     m.graph.outputs.push(("logits".to_owned(), logits));
     m
 }
@@ -489,17 +519,23 @@ fn levels_here() -> impl Iterator<Item = Level> {
 fn each_step_computes_its_op() {
     for (codec, group) in [(Codec::F32, Group::Row), (Codec::W8, Group::Row), (Codec::Split, Group::Columns(64))] {
         let embedding = if codec == Codec::W8 { Codec::Q8 } else { Codec::F16 };
-        let m = decoder(codec, group, embedding);
-        let lowered = lower(&m);
-        levels_here().for_each(|level| check_steps(&m, lowered.clone(), level));
+        for m in [decoder(codec, group, embedding), latent_decoder(codec, group, embedding)] {
+            let lowered = lower(&m);
+            levels_here().for_each(|level| check_steps(&m, lowered.clone(), level));
+        }
     }
 }
 
 #[test]
 fn whole_programs_agree_with_the_interpreter() {
-    let m = decoder(Codec::F32, Group::Row, Codec::F32);
+    for program in [decoder, latent_decoder] {
+        agrees_with_the_interpreter(&program(Codec::F32, Group::Row, Codec::F32));
+    }
+}
+
+fn agrees_with_the_interpreter(m: &Maker) {
     let values = values(&m.params);
-    let lowered = lower(&m);
+    let lowered = lower(m);
     for level in levels_here() {
         let mut machine = Machine::new(lowered.clone(), &values, 2, 10);
         let mut session = Session::new(&m.graph, &values.values);

@@ -1,0 +1,242 @@
+//! Causal attention over a cache of latent vectors.
+//!
+//! One tile is one head of one token. The head's keys are not written out: its query meets their matrix first, and then the latent
+//! vectors themselves; the weighted sum of latent vectors meets the matrix of the values at the end. Both vectors lie on the stack. What is
+//! between is attention over one head of the cache, whose values are the latent vectors.
+
+use q35_bundle::Size;
+use q35_dialects::Rows;
+use q35_mlir::builder::Val;
+use q35_mlir::types::F32;
+
+use super::columns::{each, fold};
+use super::scores::{Scores, Weighted};
+use super::{Kernel, Table, entry, lanes, row_at};
+use crate::abi::Call;
+use crate::level::Level;
+use q35_bundle::Dim;
+
+/// Most columns of a latent vector: two of them lie on the stack.
+const MOST_COLUMNS: u64 = 1 << 12;
+
+/// See the q35 op. Arguments: query, slots (i32), index (i32), the layer's latent vectors, the layer's rotated parts, the matrix of the keys
+/// (for [`Table::Q8`] with its scales), that of the values (likewise), y.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatentAttention {
+    /// Heads of the query.
+    pub heads: u64,
+    /// Columns of a latent vector.
+    pub latent: u64,
+    /// Columns of a rotated part.
+    pub rotated: u64,
+    /// Columns of a head's query, and rows of its keys' matrix, besides the rotated part.
+    pub key_dim: u64,
+    /// Columns of a head's result, and rows of its values' matrix.
+    pub value_dim: u64,
+    /// The matrix of the keys.
+    pub keys: Table,
+    /// The matrix of the values.
+    pub values: Table,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Entries a token sees, itself included.
+    pub window: Option<u64>,
+    /// Bound of the scores.
+    pub softcap: Option<f32>,
+}
+
+impl LatentAttention {
+    /// Why there is no kernel for it, if there is none.
+    pub fn unsupported(&self) -> Option<String> {
+        (self.latent > MOST_COLUMNS).then(|| {
+            format!("latent vectors of {} columns have no kernel on the CPU, {MOST_COLUMNS} are the most", self.latent)
+        })
+    }
+
+    fn scores(&self) -> Scores {
+        Scores { scale: self.scale, window: self.window, softcap: self.softcap }
+    }
+}
+
+impl Kernel for LatentAttention {
+    fn name(&self) -> String {
+        let sizes = format!("{}_heads_of_{}_{}_{}", self.heads, self.rotated, self.key_dim, self.value_dim);
+        let tables = format!("{}_{}", self.keys.name(), self.values.name());
+        format!("latent_attention_{sizes}_on_{}_by_{tables}_{}", self.latent, self.scores().name())
+    }
+
+    fn tiles(&self, rows: Rows) -> Size {
+        rows.size(self.heads)
+    }
+
+    fn build<'k>(&self, level: Level, call: &Call<'k>) {
+        let (b, count) = (call.b, lanes(level));
+        let (query, slots, index) = (call.arg(0), call.arg(1), call.arg(2));
+        let (latents, parts) = (call.arg(3), call.arg(4));
+        let keys = self.keys.rows(call, 5, self.latent);
+        let values = self.values.rows(call, 5 + self.keys.args(), self.latent);
+        let y = call.arg(5 + self.keys.args() + self.values.args());
+        let capacity = call.dim(Dim::Capacity);
+        let (latent_bytes, rotated_bytes) = (4 * self.latent as i64, 4 * self.rotated as i64);
+        let (key_dim, value_dim, query_dim) = (self.key_dim as i64, self.value_dim as i64, self.rotated + self.key_dim);
+        let vector = || b.alloca(4 * self.latent as u32, 64);
+        let (absorbed, sum) = (vector(), vector());
+        let zeros = b.constant(F32.x(count), 0.0);
+        call.for_tiles(|tile| {
+            let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
+            let slot = entry(slots, token) * capacity;
+            let (latents, parts) = (latents.at(slot * latent_bytes), parts.at(slot * rotated_bytes));
+            let turned = row_at(query, token, self.heads * query_dim).at(head * (4 * query_dim as i64));
+            let plain = turned.at(rotated_bytes);
+            let y = row_at(y, token, self.heads * self.value_dim).at(head * (4 * value_dim));
+
+            each(b, count, self.latent, |at| {
+                let add = |row: Val<'k>, sum| keys.load(at, head * key_dim + row).mul_add(plain.at(row * 4).load(F32, 4), sum);
+                at.store(absorbed, b.for_iter(0, key_dim, 1, zeros, add));
+            });
+            let weighted = Weighted { rows: latents, width: self.latent, sum };
+            let total = self.scores().sum(count, entry(index, token), None, weighted, |entries| {
+                let halves = [(turned, parts, self.rotated), (absorbed, latents, self.latent)];
+                halves.into_iter().fold(vec![zeros; count as usize], |dots, (of_query, cached, width)| {
+                    fold(b, count, width, dots, |at, dots| {
+                        let query = at.load(of_query);
+                        let row = |entry: Val<'k>| cached.at(entry * (4 * width as i64));
+                        dots.iter().zip(entries).map(|(&dot, &entry)| at.load(row(entry)).mul_add(query, dot)).collect()
+                    })
+                })
+            });
+            let inverse = b.f32(1.0) / total;
+            each(b, count, self.value_dim, |out| {
+                // Lanes past the last row read it once more, and are not written.
+                let row = |lane: u32| head * value_dim + (out.column + i64::from(lane)).min(value_dim - 1);
+                let rows: Vec<Val<'k>> = (0..count).map(row).collect();
+                let dots = fold(b, count, self.latent, vec![zeros; count as usize], |at, dots| {
+                    let sum = at.load(sum);
+                    dots.iter().zip(&rows).map(|(&dot, &row)| values.load(at, row).mul_add(sum, dot)).collect()
+                });
+                out.store(y, Val::sums(&dots) * inverse);
+            });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::*;
+    use q35_dialects::ParamName;
+    use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue};
+    use q35_dialects::interp::{Entry, Env, StepInput};
+    use q35_dialects::q35::{self, Op};
+    use q35_format::{Codec, Group, Packed, PackedSpec, encode::encode};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    const SLOTS: [u32; 5] = [1, 0, 1, 2, 0];
+    const INDEX: [u32; 5] = [0, 36, 16, 3, 15];
+    const CAPACITY: usize = 40;
+
+    fn plain(heads: u64, latent: u64, rotated: u64, key_dim: u64, value_dim: u64) -> LatentAttention {
+        let (keys, values, scale) = (Table::F32, Table::F32, 0.4);
+        LatentAttention { heads, latent, rotated, key_dim, value_dim, keys, values, scale, window: None, softcap: None }
+    }
+
+    fn codec(table: Table) -> (Codec, Group) {
+        match table {
+            Table::F32 => (Codec::F32, Group::Row),
+            Table::F16 => (Codec::F16, Group::Row),
+            Table::Bf16 => (Codec::Bf16, Group::Row),
+            Table::Q8(group, _) => (Codec::Q8, group),
+        }
+    }
+
+    /// The matrix of the keys or the values.
+    fn matrix(table: Table, rows: u64, cols: u64) -> Packed {
+        let (codec, group) = codec(table);
+        let mut spec = PackedSpec::new(rows as usize, cols as usize, codec, group).unwrap();
+        if let Table::Q8(_, scale) = table {
+            spec = spec.with_scale(scale).unwrap();
+        }
+        encode(spec, &numbers((rows * cols) as usize, 1.0)).unwrap()
+    }
+
+    /// Against the reference evaluation of the op.
+    fn check(spec: &LatentAttention) {
+        let [heads, latent, rotated] = [spec.heads, spec.latent, spec.rotated].map(|n| n as usize);
+        let (query_width, width) = (heads * (rotated + spec.key_dim as usize), heads * spec.value_dim as usize);
+        let query = numbers(SLOTS.len() * query_width, 2.0);
+        let (latents, parts) = (numbers(3 * CAPACITY * latent, 1.5), numbers(3 * CAPACITY * rotated, 2.0));
+        let keys = matrix(spec.keys, spec.heads * spec.key_dim, spec.latent);
+        let values = matrix(spec.values, spec.heads * spec.value_dim, spec.latent);
+
+        let names = ["k", "v"].map(|name| ParamName::from(name.to_owned()));
+        let of = |packed: &Packed| Arc::new(ParamValue::decode(&packed.view().unwrap()));
+        let params = BTreeMap::from([(names[0].clone(), of(&keys)), (names[1].clone(), of(&values))]);
+        let [k, v] = names;
+        let (scale, window, softcap) = (spec.scale, spec.window, spec.softcap);
+        let op = Op::from(q35::LatentAttention { keys: k, values: v, heads: spec.heads, scale, window, softcap });
+        let place = |at: usize| ((at / CAPACITY) as u32, (at % CAPACITY) as u32);
+        let cached = |at: usize| Entry {
+            key: latents[at * latent..][..latent].to_vec(),
+            value: parts[at * rotated..][..rotated].to_vec(),
+        };
+        let mut caches = BTreeMap::from([(0, (0..3 * CAPACITY).map(|at| (place(at), cached(at))).collect())]);
+        let input = StepInput { slots: SLOTS.to_vec(), index: INDEX.to_vec(), ..StepInput::default() };
+        let mut env = Env { input: &input, params: &params, caches: &mut caches };
+        let cache = CacheRef { layer: 0, kv_heads: 1, key_dim: latent, value_dim: rotated };
+        let of_query = Data::Act(Matrix::new(query_width, query.clone()));
+        let wanted = op.eval(&[&of_query, &Data::Cache(cache)], &mut env).unwrap();
+        let wanted: Vec<f64> = wanted.act().data.iter().map(|x| f64::from(*x)).collect();
+
+        let ints = |all: [u32; 5]| Arg::ints(&all.map(|n| n as i32));
+        let mut args =
+            vec![Arg::rows(&query, query_width), ints(SLOTS), ints(INDEX), Arg::floats(&latents), Arg::floats(&parts)];
+        for (table, packed) in [(spec.keys, &keys), (spec.values, &values)] {
+            args.push(Arg::bytes(&packed.codes));
+            args.extend((table.args() > 1).then(|| Arg::bytes(&packed.scales)));
+        }
+        args.push(Arg::zeros(SLOTS.len(), width));
+        let tiles = (SLOTS.len() * heads) as i64;
+        run(spec, args, [5, 0, 3, CAPACITY as i64], tiles, |level, args| {
+            close(&rows(args.last().unwrap(), width), &wanted, 1e-5, &format!("{spec:?} {level:?}"));
+        });
+    }
+
+    #[test]
+    fn odd_sizes() {
+        for (heads, latent, rotated, key_dim, value_dim) in
+            [(1, 1, 1, 1, 1), (3, 16, 16, 16, 16), (2, 35, 6, 11, 21), (5, 32, 8, 12, 3), (2, 7, 20, 5, 40)]
+        {
+            check(&plain(heads, latent, rotated, key_dim, value_dim));
+        }
+    }
+
+    #[test]
+    fn windows_and_soft_caps() {
+        for window in [1, 5, 16, 17, 1000] {
+            check(&LatentAttention { window: Some(window), ..plain(2, 20, 4, 6, 9) });
+        }
+        check(&LatentAttention { softcap: Some(2.5), ..plain(2, 20, 4, 6, 9) });
+    }
+
+    #[test]
+    fn every_storage_of_the_matrices() {
+        use q35_format::ScaleType;
+        let rows = Table::Q8(Group::Row, ScaleType::F32);
+        for (keys, values) in [
+            (Table::F16, Table::Bf16),
+            (Table::Bf16, rows),
+            (rows, Table::F16),
+            (Table::Q8(Group::Columns(64), ScaleType::F16), rows),
+        ] {
+            check(&LatentAttention { keys, values, ..plain(2, 150, 8, 7, 19) });
+        }
+    }
+
+    #[test]
+    fn latent_vectors_that_do_not_fit_the_stack_are_refused() {
+        assert_eq!(plain(1, 4096, 2, 2, 2).unsupported(), None);
+        let text = "latent vectors of 4097 columns have no kernel on the CPU, 4096 are the most";
+        assert_eq!(plain(1, 4097, 2, 2, 2).unsupported().as_deref(), Some(text));
+    }
+}
