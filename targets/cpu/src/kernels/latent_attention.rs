@@ -4,7 +4,7 @@
 //! vectors themselves; the weighted sum of latent vectors meets the matrix of the values at the end. Both vectors lie on the stack. What is
 //! between is attention over one head of the cache, whose values are the latent vectors.
 
-use q35_bundle::Size;
+use q35_bundle::{Dim, Size};
 use q35_dialects::Rows;
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
@@ -14,7 +14,6 @@ use super::scores::{Scores, Weighted};
 use super::{Kernel, Table, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-use q35_bundle::Dim;
 
 /// Most columns of a latent vector: two of them lie on the stack.
 const MOST_COLUMNS: u64 = 1 << 12;
