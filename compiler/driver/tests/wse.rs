@@ -1,6 +1,8 @@
 //! A model on a wafer: compiled to CSL, run on the fabric model, against the interpreter on the same packed weights. A model of the chip,
 //! not run on silicon.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use q35_bundle::Bundle;
 use q35_dialects::interp::{Session as Interpreter, StepInput};
 use q35_graph::Silent;
