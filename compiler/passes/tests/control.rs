@@ -264,7 +264,8 @@ fn bodies_that_do_not_fit_are_refused() {
         let body = carrying(halved);
         w.call("Loop", &[trips, yes, x], &[("body", body)])
     };
-    let cases: [(fn(&mut Writer, Value) -> Value, &str); 3] = [
+    type Embedding = fn(&mut Writer, Value) -> Value;
+    let cases: [(Embedding, &str); 3] = [
         (uneven, "error[Q35-0203]: If has 1 outputs, but its branches give 1 where the condition holds, 2 where not"),
         (unfit, "error[Q35-0203]: Loop has 1 outputs and carries 1 values, but its body gives 1"),
         (endless, "error[Q35-0108]: Loop makes the graph grow by more than 131072 nodes when it is unrolled"),
