@@ -2,6 +2,8 @@
 //!
 //! What enters: a source graph of any exporter. What leaves: a [`Model`], or every node that could not be understood, as diagnostics.
 //!
+//! Control flow comes first: what folds for the context is put in place of its `If` and `Loop` nodes (`control`).
+//!
 //! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
 //! elements become loads from the new value, whose index is always (sequence, token, column), or (sequence, token, choice, column) for

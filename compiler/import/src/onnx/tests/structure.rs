@@ -219,7 +219,7 @@ fn tensors_of_one_external_file_share_one_mapping() {
     let identities: Vec<usize> = graph
         .ids()
         .map(|id| match &graph.node(id).op {
-            q35_graph::source::SourceOp::Const(tensor) => tensor.identity().0,
+            SourceOp::Const(tensor) => tensor.identity().0,
             other => panic!("{other:?}"),
         })
         .collect();
