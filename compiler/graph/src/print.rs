@@ -89,7 +89,7 @@ impl Display for Attr {
                 let dims = join(tensor.dims());
                 write!(f, "{}[{dims}]{}", tensor.dtype().name(), elements(tensor).unwrap_or_default())
             }
-            Self::Graph(graph) => write!(f, "{{\n  {}\n}}", graph.to_string().trim_end().replace('\n', "\n  ")),
+            Self::Graph(body) => write!(f, "{{\n  {}\n}}", body.graph.to_string().trim_end().replace('\n', "\n  ")),
         }
     }
 }
@@ -135,7 +135,7 @@ fn join(parts: impl IntoIterator<Item = impl Display>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{Call, SourceGraph};
+    use crate::source::{Body, Call, SourceGraph};
     use crate::{DType, NodeId};
 
     fn value(node: NodeId, result: u16) -> Option<Value> {
@@ -157,7 +157,11 @@ mod tests {
         let x = g.add("x", SourceOp::Input, &[], vec![ty(&[Dim::Named("a + b".into()), Dim::Fixed(4), Dim::Unknown])]);
         let small = g.add("sizes", SourceOp::Const(Tensor::from_i64(vec![2], &[1, -1])), &[], vec![ty(&[Dim::Fixed(2)])]);
         let large = g.add("w", SourceOp::Const(Tensor::from_f32(vec![20], &[0.5; 20])), &[], vec![ty(&[Dim::Fixed(20)])]);
-        let attrs = [("axis", Attr::Int(-1)), ("body", Attr::Graph(Box::new(body))), ("k", Attr::Ints((0..20).collect()))];
+        let attrs = [
+            ("axis", Attr::Int(-1)),
+            ("body", Attr::Graph(Box::new(Body { graph: body, captured: 0 }))),
+            ("k", Attr::Ints((0..20).collect())),
+        ];
         let split = call("ai.custom", "Split", &attrs);
         let split = g.add("node \"1\"", split, &[value(x, 0), None, value(small, 0)], vec![SourceType::default(), ty(&[])]);
         let tensor = Attr::Tensor(Tensor::from_f32(vec![], &[1e-5]));

@@ -72,9 +72,20 @@ pub enum Attr {
     Strs(Vec<String>),
     /// A tensor.
     Tensor(Tensor),
-    /// A subgraph; values of the outer graph that it reads come as its inputs, and as further operands of the call, in the same order. All
-    /// subgraphs of a call have the same further inputs, whichever of them reads which.
-    Graph(Box<SourceGraph>),
+    /// A subgraph.
+    Graph(Box<Body>),
+}
+
+/// A subgraph of a call.
+///
+/// Values of the outer graph that it reads come as its last inputs, and as the last operands of the call, in the same order. All
+/// subgraphs of a call have the same such inputs, whichever of them reads which.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// The subgraph; it reads nothing but its inputs.
+    pub graph: SourceGraph,
+    /// How many of its last inputs are values of the outer graph.
+    pub captured: usize,
 }
 
 impl Call {

@@ -16,7 +16,7 @@ use crate::report::Report;
 use prost::Message;
 use q35_diag::{Code, Diagnostic};
 use q35_graph::Tensor;
-use q35_graph::source::{Attr, Call, Dim, SourceGraph, SourceOp, SourceType};
+use q35_graph::source::{Attr, Body, Call, Dim, SourceGraph, SourceOp, SourceType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Functions and subgraphs within each other.
@@ -239,9 +239,13 @@ impl<'m> Builder<'m> {
                 None => captured.push((free, None)),
             }
         }
+        let present = captured.iter().filter(|(_, ty)| ty.is_some()).count();
         for (key, proto) in &attributes {
             let attr = match attr::subgraph(proto) {
-                Some(graph) => self.nested(|this| Attr::Graph(Box::new(this.graph(graph, &captured, context))), &name),
+                Some(graph) => {
+                    let graph = self.nested(|this| this.graph(graph, &captured, context), &name);
+                    graph.map(|graph| Attr::Graph(Box::new(Body { graph, captured: present })))
+                }
                 None => attr::read(proto, &name, &mut self.tensors, &mut self.report),
             };
             call.attrs.extend(attr.map(|attr| ((*key).to_owned(), attr)));

@@ -51,6 +51,23 @@ struct Cut {
     element: Id,
 }
 
+/// Shapes and kinds of values, and the owner of the expressions in them.
+#[derive(Default)]
+pub struct Known {
+    /// Owner of all expressions.
+    pub sym: Arena,
+    /// Dimensions, outermost first.
+    pub shapes: BTreeMap<Value, Vec<Id>>,
+    kinds: BTreeMap<Value, Kind>,
+}
+
+impl Known {
+    /// The dimensions of a graph's inputs, made in `sym`.
+    pub fn new(sym: Arena, shapes: BTreeMap<Value, Vec<Id>>) -> Self {
+        Self { sym, shapes, kinds: BTreeMap::new() }
+    }
+}
+
 /// Evaluates one source graph.
 pub struct Eval<'g> {
     /// The graph.
@@ -92,6 +109,16 @@ impl<'g> Eval<'g> {
     /// A fault at a node.
     pub fn fault<T>(&self, node: NodeId, why: impl Into<String>) -> Res<T> {
         Err(Fault { node, why: why.into() })
+    }
+
+    /// What was found out about shapes and kinds, to go on with when the graph has grown.
+    pub fn into_known(self) -> Known {
+        Known { sym: self.sym, shapes: self.shapes, kinds: self.kinds }
+    }
+
+    /// An evaluator of `graph` that knows already what another found out about values that still are as they were.
+    pub fn resume(graph: &'g SourceGraph, known: Known) -> Self {
+        Self { kinds: known.kinds, ..Self::new(graph, known.sym, known.shapes) }
     }
 
     /// The call at a node.

@@ -120,9 +120,9 @@ pub(super) fn classify(
                 [_, _] if Some(value) == mask => vec![batch, total],
                 [_, _] if value == ids || Some(value) == positions => vec![batch, tokens],
                 [_, heads, _, width] if let (Some(past), true) = (past, caches.contains(&value)) => {
-                    vec![batch, other(sym, heads), past, other(sym, width)]
+                    vec![batch, other(sym, value, heads, 1), past, other(sym, value, width, 3)]
                 }
-                dims => dims.iter().map(|d| other(sym, d)).collect(),
+                _ => unshared(graph, sym, value),
             };
             (value, dims)
         })
@@ -130,10 +130,21 @@ pub(super) fn classify(
     Ok((grid, dims))
 }
 
-fn other(sym: &mut Arena, dim: &Recorded) -> Id {
+/// The dimensions of the inputs as the file records them, for a graph whose inputs cannot be told apart.
+pub(super) fn recorded_dims(graph: &SourceGraph, sym: &mut Arena) -> BTreeMap<Value, Vec<Id>> {
+    let inputs = graph.ids().filter(|id| matches!(graph.node(*id).op, SourceOp::Input)).map(|node| Value { node, result: 0 });
+    inputs.filter(|v| graph.ty(*v).dims.is_some()).map(|value| (value, unshared(graph, sym, value))).collect()
+}
+
+fn unshared(graph: &SourceGraph, sym: &mut Arena, value: Value) -> Vec<Id> {
+    recorded(graph, value).iter().enumerate().map(|(axis, dim)| other(sym, value, dim, axis)).collect()
+}
+
+/// A dimension that is none of the grid's; one without a name equals no other.
+fn other(sym: &mut Arena, value: Value, dim: &Recorded, axis: usize) -> Id {
     match dim {
         Recorded::Fixed(n) => sym.number(*n as f64),
         Recorded::Named(name) => sym.dim(Dim::Other(name.clone())),
-        Recorded::Unknown => sym.dim(Dim::Other("?".to_owned())),
+        Recorded::Unknown => sym.dim(Dim::Other(format!("?{}.{axis}", value.node.index()))),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! What enters: a source graph of any exporter. What leaves: a [`Model`], or every node that could not be understood, as diagnostics.
 //!
+//! Control flow comes first: what folds for the context is put in place of its `If` and `Loop` nodes (`control`).
+//!
 //! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
 //! elements become loads from the new value, whose index is always (sequence, token, column), or (sequence, token, choice, column) for
@@ -18,6 +20,7 @@ mod activation;
 mod attend;
 mod attention;
 mod combine;
+mod control;
 mod embed;
 mod experts;
 mod finish;
@@ -116,10 +119,17 @@ struct Raiser<'g> {
 /// # Errors
 /// Every node that could not be understood, in one list.
 pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
+    let context = options.context.unwrap_or(DEFAULT_CONTEXT);
+    let control::Settled { graph, open } = control::settle(graph, &live(graph), context);
+    let graph = &*graph;
     let live = live(graph);
+    let unknown = report::Unknown::of(graph, &live, open);
     let mut sym = Arena::default();
-    let (grid, dims) = inputs::classify(graph, &live, &mut sym)?;
-    let unknown = report::Unknown::of(graph, &live);
+    let (grid, dims) = match inputs::classify(graph, &live, &mut sym) {
+        // What cannot be settled may be what hides the inputs' readers.
+        Err(_) if unknown.has_open() => return Err(unknown.diagnostics()),
+        classified => classified?,
+    };
     let facts = ModelFacts { name: options.name.clone(), vocab: 0, hidden: 0, layers: 0, context: 0, parameters: 0 };
     let interface = Interface { inputs: Vec::new(), outputs: Vec::new(), positions: PositionRule::Column };
     let mut raiser = Raiser {
@@ -136,7 +146,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         merged: HashMap::new(),
         positions: None,
         masked: false,
-        context: options.context.unwrap_or(DEFAULT_CONTEXT),
+        context,
         node: NodeId::new(0),
     };
     let mut faults = Vec::new();

@@ -1,6 +1,6 @@
 //! What could not be understood, in the model's words.
 
-use super::is_consequence;
+use super::{control, is_consequence};
 use crate::eval::{Fault, table};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_graph::source::{Dim, SourceGraph, SourceOp};
@@ -22,7 +22,9 @@ pub struct Unsupported {
 
 /// The nodes that the graph's outputs depend on and whose ops have no meaning here.
 pub fn unsupported(graph: &SourceGraph) -> Vec<Unsupported> {
-    let mut all: Vec<Unsupported> = Unknown::of(graph, &super::live(graph)).nodes.into_values().collect();
+    let settled = control::settle(graph, &super::live(graph), super::DEFAULT_CONTEXT);
+    let unknown = Unknown::of(&settled.graph, &super::live(&settled.graph), settled.open);
+    let mut all: Vec<Unsupported> = unknown.nodes.into_values().collect();
     all.sort_by(|a, b| (&a.domain, &a.op, &a.shapes).cmp(&(&b.domain, &b.op, &b.shapes)));
     all
 }
@@ -30,12 +32,15 @@ pub fn unsupported(graph: &SourceGraph) -> Vec<Unsupported> {
 /// Nodes whose ops have no meaning here.
 pub(super) struct Unknown {
     nodes: BTreeMap<NodeId, Unsupported>,
+    /// Control flow that could not be settled.
+    open: BTreeMap<NodeId, Diagnostic>,
 }
 
 impl Unknown {
-    pub(super) fn of(graph: &SourceGraph, live: &BTreeSet<NodeId>) -> Self {
+    pub(super) fn of(graph: &SourceGraph, live: &BTreeSet<NodeId>, mut open: BTreeMap<NodeId, Diagnostic>) -> Self {
+        open.retain(|node, _| live.contains(node));
         let describe = |id: NodeId| match &graph.node(id).op {
-            SourceOp::Call(call) if !table::is_known(&call.domain, &call.op) => Some(Unsupported {
+            SourceOp::Call(call) if !table::is_known(&call.domain, &call.op) && !open.contains_key(&id) => Some(Unsupported {
                 name: graph.node(id).name.clone(),
                 op: call.op.clone(),
                 domain: call.domain.clone(),
@@ -43,15 +48,24 @@ impl Unknown {
             }),
             _ => None,
         };
-        Self { nodes: live.iter().filter_map(|&id| Some((id, describe(id)?))).collect() }
+        Self { nodes: live.iter().filter_map(|&id| Some((id, describe(id)?))).collect(), open }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.is_empty() && self.open.is_empty()
     }
 
-    /// One diagnostic for each op with operands of the same shapes, with the nodes that use it.
-    fn diagnostics(&self) -> Diagnostics {
+    /// Whether control flow is left.
+    pub(super) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    fn contains(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node) || self.open.contains_key(&node)
+    }
+
+    /// One diagnostic for each op with operands of the same shapes, with the nodes that use it, and one for each node of control flow.
+    pub(super) fn diagnostics(&self) -> Diagnostics {
         let mut alike: BTreeMap<[&str; 3], Vec<&str>> = BTreeMap::new();
         for node in self.nodes.values() {
             alike.entry([&node.domain, &node.op, &node.shapes]).or_default().push(&node.name);
@@ -66,6 +80,7 @@ impl Unknown {
             let place = format!("{} {}", if names.len() == 1 { "node" } else { "nodes" }, quoted.join(", "));
             found.push(Diagnostic { place: Some(place), ..Diagnostic::error(Code::UnknownOp, what) });
         }
+        found.extend(self.open.values().cloned());
         found
     }
 }
@@ -73,7 +88,7 @@ impl Unknown {
 /// Everything at once: ops that have no meaning here, then one diagnostic per node that could not be understood though its op is known.
 pub(super) fn faults(graph: &SourceGraph, unknown: &Unknown, faults: Vec<Fault>) -> Result<()> {
     let mut found = unknown.diagnostics();
-    for fault in faults.iter().filter(|f| !is_consequence(f) && !unknown.nodes.contains_key(&f.node)) {
+    for fault in faults.iter().filter(|f| !is_consequence(f) && !unknown.contains(f.node)) {
         let node = graph.node(fault.node);
         let op = match &node.op {
             SourceOp::Call(call) if call.domain.is_empty() => call.op.clone(),

@@ -299,6 +299,22 @@ fn functions_that_explode() {
     );
 }
 
+/// Branches within branches end where the format's own reader ends, whatever is in the innermost.
+#[test]
+fn branches_within_branches_end() {
+    let nested = |depth: usize| {
+        let innermost = graph(&[], vec![node("Neg", "neg", &["x"], &["y"])], &["y"]);
+        let whole = (0..depth).fold(innermost, |inside, _| {
+            let branch = graph_attribute("then_branch", inside);
+            graph(&[], vec![Node { attribute: vec![branch], ..node("If", "if", &["c"], &["y"]) }], &["y"])
+        });
+        let input = graph(&["c", "x"], vec![], &[]).input;
+        model(Graph { input, ..whole })
+    };
+    assert!(printed(&nested(30)).contains("Neg"));
+    assert!(refused(&nested(70)).starts_with("error[Q35-0103]: the file is damaged, or not an ONNX model"));
+}
+
 #[test]
 fn only_the_first_problems_are_shown() {
     let nodes = (0..150).map(|i| node("Neg", &format!("n{i}"), &["nowhere"], &[&format!("y{i}")])).collect();

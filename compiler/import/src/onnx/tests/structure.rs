@@ -1,6 +1,7 @@
 //! What leaves the importer for each construct of the format, as printed graphs.
 
 use super::*;
+use q35_graph::source::{Attr, SourceOp};
 
 #[test]
 fn constants_in_every_form() {
@@ -155,6 +156,33 @@ return y=%3
     );
 }
 
+/// A body's own inputs come before the captured ones, which are counted; absent ones are not.
+#[test]
+fn captured_values_are_counted() {
+    let step = graph(&["i", "go", "state"], vec![node("Add", "add", &["state", "x", "b"], &["next"])], &["go", "next"]);
+    let body = graph_attribute("body", step);
+    let again = Node { attribute: vec![body], ..node("Loop", "loop", &["n", "", "x"], &["r"]) };
+    let functions = vec![function("f", &["n", "x", "b"], vec![again], &["r"])];
+    let model = Model { functions, ..model(graph(&["n", "x"], vec![call("f", "c", &["n", "x"], &["y"])], &["y"])) };
+    let graph = open(&model).unwrap().graph;
+    let bodies: Vec<_> = graph
+        .ids()
+        .filter_map(|id| match &graph.node(id).op {
+            SourceOp::Call(call) => call.attrs.get("body"),
+            _ => None,
+        })
+        .collect();
+    let [Attr::Graph(body)] = bodies[..] else { panic!("{bodies:?}") };
+    assert_eq!(body.captured, 1);
+    assert!(
+        body.graph
+            .to_string()
+            .starts_with("%0 = input : ? @ c/i\n%1 = input : ? @ c/go\n%2 = input : ? @ c/state\n%3 = input : ? @ x\n"),
+        "{}",
+        body.graph
+    );
+}
+
 /// What the caller of a function leaves out is absent in the function's subgraphs too.
 #[test]
 fn absent_values_stay_absent_in_subgraphs() {
@@ -191,7 +219,7 @@ fn tensors_of_one_external_file_share_one_mapping() {
     let identities: Vec<usize> = graph
         .ids()
         .map(|id| match &graph.node(id).op {
-            q35_graph::source::SourceOp::Const(tensor) => tensor.identity().0,
+            SourceOp::Const(tensor) => tensor.identity().0,
             other => panic!("{other:?}"),
         })
         .collect();
