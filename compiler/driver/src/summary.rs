@@ -5,6 +5,7 @@ use crate::size;
 use crate::table::{Align, Table};
 use q35_bundle::Manifest;
 use q35_dialects::{Model, ParamRole};
+use q35_target::{Label, Target};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub struct Summary {
     /// Where the bundle is.
     pub bundle: String,
+    /// What it was compiled for, and whether that is a model of a chip.
+    pub target: String,
     /// Numbers in all parameters.
     pub weights: u64,
     /// Their bytes as f32.
@@ -28,7 +31,7 @@ pub struct Summary {
     pub embedding_bytes: u64,
     /// Bytes of the head.
     pub head_bytes: u64,
-    /// Launches of one step.
+    /// Launches of one step; 0 where a chip runs one fixed program.
     pub steps: usize,
     /// Different kernels.
     pub kernels: usize,
@@ -46,12 +49,16 @@ pub struct Summary {
 
 impl Summary {
     /// Of a model and what became of it.
-    pub fn new(out: &Path, model: &Model, manifest: &Manifest, time: Duration) -> Self {
+    pub fn new(out: &Path, target: &dyn Target, model: &Model, manifest: &Manifest, time: Duration) -> Self {
         let account = Account::of(model);
         let total = account.total();
         let kernels: BTreeSet<&str> = manifest.steps.iter().flat_map(|s| &s.variants).map(|v| v.kernel.as_str()).collect();
         Self {
             bundle: out.display().to_string(),
+            target: match target.label() {
+                Label::Native => target.name().to_owned(),
+                label @ Label::ModelOfTheChip => format!("{}: {}", target.name(), label.words()),
+            },
             weights: total.count,
             f32_bytes: total.f32_bytes(),
             packed_bytes: total.bytes,
@@ -76,14 +83,21 @@ impl Summary {
             (embedding, head) => format!("{}, head: {}", size::show(embedding), size::show(head)),
         };
         let cache = self.cache_bytes_per_token;
-        let lines = [
+        let launched = [
+            ("program", format!("{} launches of {} kernels per step", self.steps, self.kernels)),
+            ("arena", format!("{} per token", size::show(self.arena_bytes_per_token))),
+        ];
+        let fixed = [("program", "one, the same for every token; its report is in the bundle".to_owned())];
+        let program: &[(&str, String)] = if self.steps > 0 { &launched } else { &fixed };
+        let before = [
             ("bundle", self.bundle.clone()),
+            ("target", self.target.clone()),
             ("weights", format!("{} numbers, {} as f32", self.weights, size::show(self.f32_bytes))),
             ("packed", format!("{}, {:.3} bits per weight with scales", size::show(self.packed_bytes), self.effective_bits)),
             ("linear", format!("{:.3} bits per weight with scales", self.linear_bits)),
             ("embedding", tables),
-            ("program", format!("{} launches of {} kernels per step", self.steps, self.kernels)),
-            ("arena", format!("{} per token", size::show(self.arena_bytes_per_token))),
+        ];
+        let after = [
             (
                 "cache",
                 format!(
@@ -96,7 +110,8 @@ impl Summary {
             ("compile", format!("{:.1} s, peak memory {}", self.seconds, self.peak_bytes.map_or("?".to_owned(), size::show))),
         ];
         let mut table = Table::bare(&[Align::Left; 2]);
-        lines.into_iter().for_each(|(name, text)| table.row([name.to_owned(), text]));
+        let lines = before.iter().chain(program).chain(&after);
+        lines.for_each(|(name, text)| table.row([(*name).to_owned(), text.clone()]));
         table.to_string()
     }
 }

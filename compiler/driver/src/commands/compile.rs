@@ -41,7 +41,7 @@ fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
     let out = Output { target: target.as_ref(), prefix: &options.prefix, path: &path, calibration: calibration.as_ref() };
     let (model, manifest) = pipeline::compile(&options.model, &settings, out, observer)?;
-    let summary = Summary::new(&path, &model, &manifest, started.elapsed());
+    let summary = Summary::new(&path, target.as_ref(), &model, &manifest, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
 }
 
