@@ -123,6 +123,9 @@ pub fn loops(assembly: &str) -> BTreeMap<String, Counts> {
                 None => {}
             }
         }
+        if comment.trim_start().starts_with("%bb.") {
+            current = None;
+        }
         if comment.contains("Loop Header: Depth") && comment.contains("This") {
             current = Some(block.clone());
         } else if let Some((_, header)) = comment.split_once("in Loop: Header=") {
@@ -204,7 +207,8 @@ k:                                      ; @k
     }
 
     /// The layers of models of 8 and 70 thousand million parameters: projections, gate and up, down.
-    const SHAPES: [(usize, usize); 6] = [(6144, 4096), (28672, 4096), (4096, 14336), (10240, 8192), (57344, 8192), (8192, 28672)];
+    const SHAPES: [(usize, usize); 6] =
+        [(6144, 4096), (28672, 4096), (4096, 14336), (10240, 8192), (57344, 8192), (8192, 28672)];
 
     #[test]
     fn decoding_is_bound_by_memory_for_windows_of_up_to_8_bits() {

@@ -168,7 +168,10 @@ pub(crate) fn compile(module: &Module, function: &Function, globals: &Addresses)
                 continue;
             }
             if matches!(&inst.op, Op::Call(_, name, _) if name == AMD_BARRIER) && !between_fences(&block.insts, at) {
-                return Err(format!("{}: a barrier that is not between a release and an acquire: {}", function.name, inst.text));
+                return Err(format!(
+                    "{}: a barrier that is not between a release and an acquire: {}",
+                    function.name, inst.text
+                ));
             }
             let to = inst.result.as_ref().map_or(0, |name| c.values[name]);
             let edge = |c: &mut Compiler<'_>, label: &str| -> Result<Edge, String> {
