@@ -78,6 +78,18 @@ fn what_a_gpu_would_not_report() {
 }
 
 #[test]
+fn a_barrier_of_amd_orders_memory_between_fences() {
+    let fence = |order: &str| format!("  fence syncscope(\"workgroup\") {order}\n");
+    let barrier = format!("{}  tail call void @llvm.amdgcn.s.barrier()\n{}", fence("release"), fence("acquire"));
+    let turn = TURN.replace("  tail call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)\n", &barrier);
+    assert_eq!(run(&turn, 64).unwrap(), (0..40).rev().collect::<Vec<_>>());
+    for order in ["release", "acquire"] {
+        let error = Machine::new(&kernel(&turn.replace(&fence(order), "")), 64).err().unwrap();
+        assert!(error.contains("a barrier that is not between a release and an acquire"), "{error}");
+    }
+}
+
+#[test]
 fn two_threads_at_one_byte() {
     let body = "
   %half = lshr i64 %wide, 1
