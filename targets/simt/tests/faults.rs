@@ -176,9 +176,7 @@ rest:
   %b = insertelement <2 x i32> %a, i32 %k, i64 1
   %c = mul <2 x i32> %b, splat (i32 2)
   %d = shufflevector <2 x i32> %c, <2 x i32> poison, <2 x i32> <i32 1, i32 0>
-  %e = extractelement <2 x i32> %d, i64 0
-  %f = extractelement <2 x i32> %d, i64 1
-  %g = mul i32 %e, %f
+  %g = tail call i32 @llvm.vector.reduce.mul.v2i32(<2 x i32> %d)
   store i32 %g, ptr addrspace(1) %to, align 4
   ret void";
     let expected = (0..40).map(|t| 4 * if t % 2 == 1 { -1 } else { 1 } * if t == 3 { 100 } else { 1 });
