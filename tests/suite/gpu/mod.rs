@@ -24,7 +24,7 @@ const EXAMPLES: [&str; 5] = [
 ];
 
 /// One of every set of instructions, by target and feature level.
-const LEVELS: [(&str, &str); 3] = [("cuda", "sm_80"), ("rocm", "gfx942"), ("rocm", "gfx1100")];
+static LEVELS: [(&str, &str); 3] = [("cuda", "sm_80"), ("rocm", "gfx942"), ("rocm", "gfx1100")];
 
 pub(crate) fn trials() -> Vec<Trial> {
     type Row = (&'static str, fn() -> Result<(), String>);
@@ -68,7 +68,7 @@ fn path(path: &Path) -> &str {
 }
 
 /// The small model in the default codec, compiled once per target for all tests: the folder that [`compile`] fills, and the bundle.
-fn compiled(target: &'static str) -> Result<&'static (tempfile::TempDir, PathBuf), String> {
+fn compiled(target: &str) -> Result<&'static (tempfile::TempDir, PathBuf), String> {
     type Compiled = OnceLock<Result<(tempfile::TempDir, PathBuf), String>>;
     static CUDA: Compiled = OnceLock::new();
     static ROCM: Compiled = OnceLock::new();
