@@ -9,7 +9,7 @@ use q35_format::trellis::{Scratch, Trellis};
 use q35_format::{Group, table};
 use q35_graph::{Axis, Tensor, WeightView};
 
-const PAIR_CODECS: [Codec; 5] = [Codec::Split, Codec::W7, Codec::W8, Codec::W9, Codec::W10];
+const PAIR_CODECS: [Codec; 6] = [Codec::Split, Codec::W7, Codec::W8, Codec::W9, Codec::W10, Codec::A11];
 
 fn gauss(seed: u64, count: usize) -> Vec<f32> {
     Gauss::new(seed).take(count).collect()

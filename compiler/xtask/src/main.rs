@@ -18,7 +18,7 @@ const CHORES: [(&str, &str, Chore); 2] = [
         "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --known, --model FOLDER",
         accuracy::run,
     ),
-    ("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run),
+    ("tables", "train the pair tables of w7 to w12 and a11 (minutes); --check compares with those checked in", tables::run),
 ];
 
 fn main() -> ExitCode {
