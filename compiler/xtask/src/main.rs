@@ -6,18 +6,20 @@
 use std::process::ExitCode;
 
 mod accuracy;
+mod synth;
 mod tables;
 
 /// Does a chore on the arguments after its name.
 type Chore = fn(&[String]) -> Result<(), String>;
 
 /// Name, what it does, and the function that does it.
-const CHORES: [(&str, &str, Chore); 2] = [
+const CHORES: [(&str, &str, Chore); 3] = [
     (
         "accuracy",
         "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --known, --model FOLDER",
         accuracy::run,
     ),
+    ("synth", "write a checkpoint with random weights, of a shape people deploy or any other; --help", synth::run),
     ("tables", "train the pair tables of w7 to w12 and a11 (minutes); --check compares with those checked in", tables::run),
 ];
 
