@@ -12,6 +12,7 @@ mod filetests;
 mod gpu;
 mod memory;
 mod program;
+mod traffic;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
                 disk::trials(),
                 gpu::trials(),
                 memory::trials(),
+                traffic::trials(),
             ]
             .into_iter()
             .flatten(),

@@ -6,7 +6,9 @@
 use crate::end_to_end::path;
 use crate::program;
 use libtest_mimic::Trial;
+use q35_console::size;
 use q35_import::synth::{Checkpoint, Fill, Llama, Stored, shape, write_llama};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -21,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         Trial::test("memory/a-gigabyte-of-weights-streams", || Ok(one_gigabyte("split")?)),
         Trial::test("memory/a-checkpoint-of-experts-streams", || Ok(checkpoint("experts", MIXTRAL, "split", 512)?)),
+        Trial::test("memory/a-run-keeps-below-its-limit", || Ok(limited_run()?)),
         Trial::test("memory/405-billion-weights-are-checked-by-their-headers", || {
             Ok(headers(shape("llama-405b").ok_or("no such shape")?)?)
         }),
@@ -106,6 +109,47 @@ fn one_gigabyte(codec: &str) -> Result<(), String> {
     let allowed = FIXED + COPIES * 4 * hidden * ffn.max(vocab);
     println!("{} MiB of weights, peak memory {} MiB, {} MiB allowed", data >> 20, peak >> 20, allowed >> 20);
     if peak <= allowed { Ok(()) } else { Err(format!("peak memory {} MiB, {} MiB allowed", peak >> 20, allowed >> 20)) }
+}
+
+/// What a run may take whose weights take more than twice as much. This binary with its LLVM is a good part of it.
+const RUN: &str = "80M";
+
+/// Runs a model with and without a limit: the tokens are the same, and the limit holds.
+fn limited_run() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let config = r#"{"model_type": "llama", "vocab_size": 16384, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 6,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}"#;
+    let checkpoint = Checkpoint { config, stored: Stored::Bf16, fill: Fill::Seeded(1), shard: SHARD };
+    checkpoint.write(folder.path(), |_, _| ()).map_err(|e| e.to_string())?;
+    let bundle = folder.path().join("x.q35");
+    program::run("q35c", &["compile", path(folder.path()), "--codec", "split", "--quiet", "-o", path(&bundle)]).success()?;
+    let weights = std::fs::metadata(bundle.join("weights.safetensors")).map_err(|e| e.to_string())?.len();
+    let run = |limit: &[&str]| -> Result<(String, u64), String> {
+        // Four tokens at once, and then four one by one.
+        let tokens = ["--tokens", "1,2,3,4", "-n", "5", "--threads", "2"];
+        let mut child = program::command("q35")
+            .args(["run", path(&bundle)])
+            .args(tokens)
+            .args(limit)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let stdout = child.stdout.take();
+        let peak = peak_of(child)?;
+        let mut said = String::new();
+        stdout.ok_or("no output")?.read_to_string(&mut said).map_err(|e| e.to_string())?;
+        Ok((said, peak))
+    };
+    let ((free, most), (limited, peak)) = (run(&[])?, run(&["--max-memory", RUN])?);
+    let allowed = size::parse(RUN)?;
+    println!("{} MiB of weights, peak memory {} MiB, {} MiB with a limit of {RUN}", weights >> 20, most >> 20, peak >> 20);
+    match () {
+        () if free != limited => Err(format!("{free:?} without a limit, {limited:?} with one")),
+        () if most < weights || weights < 2 * allowed => Err("the limit limits nothing".into()),
+        () if peak > allowed => Err(format!("peak memory {} KiB, {} KiB allowed", peak >> 10, allowed >> 10)),
+        () => Ok(()),
+    }
 }
 
 /// Waits for a child and gives the largest resident set it ever had. The figure only grows, so the last one read is the peak but for what

@@ -8,6 +8,7 @@ mod bench;
 mod eval;
 mod inspect;
 mod output;
+mod profile;
 mod run;
 
 use args::{Cli, Command};
