@@ -10,12 +10,12 @@
 
 use q35_dialects::Rows;
 use q35_format::{Codec, Group, PackedSpec};
+use q35_launch::Spec;
+use q35_launch::layout;
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::{link, llvm};
-use q35_launch::layout;
 use q35_target_cpu::abi::{define, symbol};
-use q35_launch::Spec;
 use q35_target_cpu::kernels::Kernel;
 use q35_target_cpu::level::Level;
 use q35_target_cpu::linear::{Experts, Linear, geometry, kernels};

@@ -3,8 +3,8 @@
 use crate::abi::define;
 use crate::isa::{Cdna, Isa, Nvidia, Rdna};
 use crate::kernels::Kernel;
-use q35_launch::layout::act_stride;
 use q35_dialects::Rows;
+use q35_launch::layout::act_stride;
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::llvm::{self, Machine as Processor, Output};

@@ -159,11 +159,10 @@ pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
     llvm.run_passes("default<O3>", &target_machine, PassBuilderOptions::create())
         .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
     verify(&llvm, "after optimisation");
-    Emitted {
-        object: generate(&llvm, &target_machine, machine.output.file_type()),
-        bitcode: llvm.write_bitcode_to_memory().as_slice().to_vec(),
-        machine: machine.clone(),
-    }
+    // Making code changes the module, into what cannot always be made code of again.
+    let bitcode = llvm.write_bitcode_to_memory().as_slice().to_vec();
+    let object = generate(&llvm, &target_machine, machine.output.file_type());
+    Emitted { object, bitcode, machine: machine.clone() }
 }
 
 fn generate(module: &Module<'_>, target_machine: &TargetMachine, kind: FileType) -> Vec<u8> {

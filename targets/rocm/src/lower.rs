@@ -77,9 +77,7 @@ impl Target for Rocm {
         for level in &LEVELS {
             let mut silent = Silent;
             let shown: &mut dyn Observer = if modules.is_empty() { &mut *observer } else { &mut silent };
-            modules
-                .entry(level.isa.wave())
-                .or_insert_with(|| gpu::build(&program, request.prefix, level.isa, &context, shown));
+            modules.entry(level.isa.wave()).or_insert_with(|| gpu::build(&program, request.prefix, level.isa, &context, shown));
         }
         observer.before(&COMPILE);
         let compiled = LEVELS.map(|level| (level, llvm::emit(&modules[&level.isa.wave()], &level.machine())));
@@ -97,7 +95,8 @@ impl Target for Rocm {
             levels.push(describe(&level, &program));
             files.insert(level.file(), object);
         }
-        let host = Host { prefix: request.prefix, vocab: vocab(request), steps: &program.steps, plan: &program.plan, levels: &levels };
+        let host =
+            Host { prefix: request.prefix, vocab: vocab(request), steps: &program.steps, plan: &program.plan, levels: &levels };
         files.insert(host::HEADER_FILE.to_owned(), host.header().into_bytes());
         files.insert(host::SOURCE_FILE.to_owned(), host.source().into_bytes());
         files.insert(REPORT.to_owned(), report.into_bytes());

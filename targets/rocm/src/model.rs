@@ -104,42 +104,54 @@ fn local_bytes(mnemonic: &str) -> u32 {
     twice * bits.map_or(4, |bits| (bits / 8).max(4))
 }
 
-/// The counts of every kernel's loop with the most matrix instructions, by kernel. LLVM writes comments on loops behind labels.
+/// A kernel's instructions: mnemonic, and the label it may go to.
+#[derive(Default)]
+struct Listing<'a> {
+    code: Vec<(&'a str, Option<&'a str>)>,
+    labels: BTreeMap<&'a str, usize>,
+}
+
+impl Listing<'_> {
+    /// The counts of the innermost loop with the most matrix instructions: the instructions between a label and a branch back to it.
+    fn densest(&self) -> Option<Counts> {
+        let back = |(end, (_, target)): (usize, &(&str, Option<&str>))| {
+            let start = *self.labels.get((*target)?)?;
+            (start <= end).then_some((start, end))
+        };
+        let count = |(start, end): (usize, usize)| {
+            let mut counts = Counts::default();
+            self.code[start..=end].iter().for_each(|(mnemonic, _)| counts.add(mnemonic));
+            (start, end, counts)
+        };
+        let loops: Vec<_> = self.code.iter().enumerate().filter_map(back).map(count).collect();
+        let multiplies = |(_, _, counts): &&(usize, usize, Counts)| counts.matrix > 0;
+        let innermost = |a: &&(usize, usize, Counts)| {
+            !loops.iter().filter(multiplies).any(|b| (b.0, b.1) != (a.0, a.1) && a.0 <= b.0 && b.1 <= a.1)
+        };
+        loops.iter().filter(multiplies).filter(innermost).map(|(_, _, counts)| *counts).max_by_key(|counts| counts.matrix)
+    }
+}
+
+/// The counts of every kernel's innermost loop with the most matrix instructions, by kernel.
 pub fn loops(assembly: &str) -> BTreeMap<String, Counts> {
-    let mut found: BTreeMap<String, Counts> = BTreeMap::new();
-    let mut kernel = String::new();
-    let mut of_kernel: BTreeMap<String, Counts> = BTreeMap::new();
-    let (mut block, mut current) = (String::new(), None::<String>);
+    let mut kernels: BTreeMap<&str, Listing<'_>> = BTreeMap::new();
+    let mut kernel = "";
     for line in assembly.lines() {
-        let (code, comment) = line.split_once(';').unwrap_or((line, ""));
-        if let Some(label) = code.trim().strip_suffix(':') {
-            match label.strip_prefix(".LBB") {
-                Some(number) => (block, current) = (format!("BB{number}"), None),
-                None if !label.starts_with('.') => {
-                    kernel = label.to_owned();
-                    of_kernel.clear();
-                    current = None;
-                }
-                None => {}
+        let code = line.split(';').next().unwrap_or_default().trim();
+        if let Some(label) = code.strip_suffix(':') {
+            if label.starts_with('.') {
+                let listing = kernels.entry(kernel).or_default();
+                listing.labels.insert(label, listing.code.len());
+            } else {
+                kernel = label;
             }
-        }
-        if comment.contains("Loop Header: Depth") && comment.contains("This") {
-            current = Some(block.clone());
-        } else if let Some((_, header)) = comment.split_once("in Loop: Header=") {
-            current = header.split_whitespace().next().map(str::to_owned);
-        }
-        let mnemonic = code.split_whitespace().next().unwrap_or_default();
-        if let (Some(header), false) = (&current, mnemonic.is_empty() || mnemonic.ends_with(':') || mnemonic.starts_with('.')) {
-            let counts = of_kernel.entry(header.clone()).or_default();
-            counts.add(mnemonic);
-            let best = found.entry(kernel.clone()).or_default();
-            if counts.matrix > 0 && counts.matrix >= best.matrix {
-                *best = *counts;
-            }
+        } else if !code.is_empty() && !code.starts_with('.') {
+            let (mnemonic, operands) = code.split_once(char::is_whitespace).unwrap_or((code, ""));
+            let target = mnemonic.contains("branch").then(|| operands.trim());
+            kernels.entry(kernel).or_default().code.push((mnemonic, target));
         }
     }
-    found.retain(|_, counts| counts.matrix > 0);
-    found
+    kernels.iter().filter_map(|(name, listing)| Some(((*name).to_owned(), listing.densest()?))).collect()
 }
 
 impl Card {
@@ -177,25 +189,24 @@ mod tests {
     #[test]
     fn loops_are_told_apart() {
         let text = "
-k:                                      ; @k
-; %bb.0:
+k:
 	v_mov_b32_e32 v0, 0
-.LBB0_1:                                ; =>This Loop Header: Depth=1
-                                        ;     Child Loop BB0_2 Depth 2
+.LBB0_1:
 	ds_read_b32 v1, v2
-.LBB0_2:                                ;   Parent Loop BB0_1 Depth=1
-                                        ; =>  This Inner Loop Header: Depth=2
+.LBB0_2:
 	global_load_dwordx4 v[0:3], v4, s[0:1]
 	ds_read2_b32 v[0:1], v2
 	v_mfma_f32_16x16x16_f16 a[0:3], v[0:1], v[2:3], a[0:3]
-.LBB0_3:                                ;   in Loop: Header=BB0_2 Depth=2
+	s_cbranch_scc1 .LBB0_3
 	v_add_u32_e32 v0, v0, v1
+.LBB0_3:
 	s_cbranch_vccnz .LBB0_2
-; %bb.4:
+	s_cbranch_scc0 .LBB0_1
 	s_endpgm
+.Lfunc_end0:
 ";
         let found = loops(text);
-        let expected = Counts { matrix: 1, vector: 1, scalar: 1, memory: 1, local: 1, local_bytes: 8 };
+        let expected = Counts { matrix: 1, vector: 1, scalar: 2, memory: 1, local: 1, local_bytes: 8 };
         assert_eq!(found, BTreeMap::from([("k".to_owned(), expected)]));
         let bound = CARDS[0].bound(expected, 112.0);
         assert!((bound.memory - 112.0 * 304.0 * 2.1e9 / 5.3e12).abs() < 1e-9);
@@ -204,7 +215,8 @@ k:                                      ; @k
     }
 
     /// The layers of models of 8 and 70 thousand million parameters: projections, gate and up, down.
-    const SHAPES: [(usize, usize); 6] = [(6144, 4096), (28672, 4096), (4096, 14336), (10240, 8192), (57344, 8192), (8192, 28672)];
+    const SHAPES: [(usize, usize); 6] =
+        [(6144, 4096), (28672, 4096), (4096, 14336), (10240, 8192), (57344, 8192), (8192, 28672)];
 
     #[test]
     fn decoding_is_bound_by_memory_for_windows_of_up_to_8_bits() {

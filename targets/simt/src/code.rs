@@ -60,6 +60,14 @@ pub(crate) enum Do {
         args: [Place; 2],
         to: Place,
     },
+    /// All components of an integer vector, combined one after the other.
+    Reduce {
+        function: scalar::Function,
+        width: u32,
+        from: Place,
+        count: u32,
+        to: Place,
+    },
     /// One condition for all components (`each` 0) or one for each (`each` 1).
     Select {
         condition: Place,
@@ -168,7 +176,10 @@ pub(crate) fn compile(module: &Module, function: &Function, globals: &Addresses)
                 continue;
             }
             if matches!(&inst.op, Op::Call(_, name, _) if name == AMD_BARRIER) && !between_fences(&block.insts, at) {
-                return Err(format!("{}: a barrier that is not between a release and an acquire: {}", function.name, inst.text));
+                return Err(format!(
+                    "{}: a barrier that is not between a release and an acquire: {}",
+                    function.name, inst.text
+                ));
             }
             let to = inst.result.as_ref().map_or(0, |name| c.values[name]);
             let edge = |c: &mut Compiler<'_>, label: &str| -> Result<Edge, String> {
@@ -501,6 +512,13 @@ impl Compiler<'_> {
         let bare = name.rsplit_once('.').map_or(name, |(bare, _)| bare);
         if bare == "llvm.uadd.with.overflow" {
             return Ok(Do::AddWithCarry { width: scalar.bits(), args: [self.operand(&args[0])?, self.operand(&args[1])?], to });
+        }
+        if let Some(kind) = name.strip_prefix("llvm.vector.reduce.") {
+            let kind = kind.split('.').next().unwrap_or_default();
+            let function = scalar::binary(kind, scalar).or_else(|| scalar::intrinsic(&format!("llvm.{kind}"), scalar));
+            let function = function.filter(|_| matches!(scalar, Scalar::Int(_))).ok_or(format!("no such operation '{name}'"))?;
+            let count = args[0].0.components().len() as u32;
+            return Ok(Do::Reduce { function, width: scalar.bits(), from: self.operand(&args[0])?, count, to });
         }
         // The second operand of `abs` says what happens to the smallest integer.
         let args = if bare == "llvm.abs" { &args[..1] } else { args };

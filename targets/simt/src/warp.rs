@@ -249,6 +249,14 @@ impl Warp {
                     self.set(to + 1, lane, u64::from(sum >> width != 0));
                 }
             }
+            Do::Reduce { function, width, from, count, to } => {
+                let Function::Two(f) = function else { unreachable!("two are combined") };
+                for lane in each(lanes) {
+                    let first = self.get(*from, lane);
+                    let all = (1..*count).fold(first, |all, at| f(all, self.get(from + at, lane), *width));
+                    self.set(*to, lane, all);
+                }
+            }
             Do::Select { condition, each: stride, then, otherwise, to, count } => {
                 for c in 0..*count {
                     for lane in each(lanes) {

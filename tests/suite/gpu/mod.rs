@@ -15,9 +15,12 @@ use std::sync::OnceLock;
 
 /// Examples that together have what architectures differ in: windows, biases, joined projections, norms of heads. All of them with
 /// `Q35_FULL=1`.
-const EXAMPLES: [&str; 5] =
-    [
-    "llama-gqa--dynamo-fp16", "mistral-sw--hf-cache", "phi3--dynamo-cache", "qwen2moe--dynamo-batched-cache", "qwen3--dynamo-op24-cache",
+const EXAMPLES: [&str; 5] = [
+    "llama-gqa--dynamo-fp16",
+    "mistral-sw--hf-cache",
+    "phi3--dynamo-cache",
+    "qwen2moe--dynamo-batched-cache",
+    "qwen3--dynamo-op24-cache",
 ];
 
 /// One of every set of instructions, by target and feature level.

@@ -82,12 +82,12 @@ impl Kernel for LatentAttention {
 mod tests {
     use super::super::testing::{Arg, close, numbers, rows, run};
     use super::*;
-    use q35_launch::spec::{Scores, Table};
     use q35_dialects::ParamName;
     use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue};
     use q35_dialects::interp::{Entry, Env, StepInput};
     use q35_dialects::q35::{self, Op};
     use q35_format::{Codec, Group, Packed, PackedSpec, encode::encode};
+    use q35_launch::spec::{Scores, Table};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 

@@ -85,8 +85,8 @@ mod tests {
     use super::testing::{Arg, numbers, rows, run};
     use super::*;
     use crate::abi::define;
-    use q35_dialects::q35::{Activation, GroupScore, RopeStyle, Scoring};
     use q35_dialects::Rows;
+    use q35_dialects::q35::{Activation, GroupScore, RopeStyle, Scoring};
     use q35_format::{Group, ScaleType};
     use q35_launch::spec::{
         Append, Attention, Combine, Embed, Groups, Hadamard, LatentAttention, NormWeight, Operation, Pointwise, RmsNorm, Rope,
@@ -130,14 +130,7 @@ mod tests {
         let scores = Scores { scale: 0.3, window: Some(9), softcap: Some(3.0) };
         let kernels: [&dyn Kernel; 13] = [
             &Append { kv_heads: 2, key_dim: 12, value_dim: 8 },
-            &Attention {
-                heads: 4,
-                kv_heads: 2,
-                key_dim: 12,
-                value_dim: 8,
-                scores,
-                sinks: true,
-            },
+            &Attention { heads: 4, kv_heads: 2, key_dim: 12, value_dim: 8, scores, sinks: true },
             &Embed { width: 70, table: Table::Q8(Group::Columns(64), ScaleType::F16), as_weight: true },
             &Embed { width: 70, table: Table::Bf16, as_weight: false },
             &Hadamard { width: 96, block: 32, seed: 1, inverse: true },

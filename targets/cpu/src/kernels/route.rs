@@ -181,10 +181,10 @@ impl Kernel for SortByExpert {
 mod tests {
     use super::super::testing::{Arg, numbers, rows, run};
     use super::*;
-    use q35_dialects::{ParamName, Rows};
     use q35_dialects::data::{Data, Matrix, ParamValue};
     use q35_dialects::interp::{Env, StepInput};
     use q35_dialects::q35::Op;
+    use q35_dialects::{ParamName, Rows};
     use q35_launch::Spec;
     use q35_launch::layout::sorted_bytes;
     use std::collections::BTreeMap;

@@ -47,9 +47,8 @@ pub(super) fn weighted_sum<'k>(
         let (shares, shrink) = (exp(scores - new_top), exp(top - new_top));
         each(b, count, width, |at| {
             let row = |entry: Val<'k>| rows.at(entry * (4 * width as i64));
-            let add = |sum: Val<'k>, (lane, &entry): (usize, &Val<'k>)| {
-                at.load(row(entry)).mul_add(shares.lane(lane as u32), sum)
-            };
+            let add =
+                |sum: Val<'k>, (lane, &entry): (usize, &Val<'k>)| at.load(row(entry)).mul_add(shares.lane(lane as u32), sum);
             at.store(y, entries.iter().enumerate().fold(at.load(y) * shrink, add));
         });
         (new_top, total * shrink + shares.sum())

@@ -437,7 +437,8 @@ fn symbols_say_what_they_are() {
     let experts = Some(Experts { count: 8, shared: true });
     let linear = Linear { rows: Rows::LogitChoices(2), experts, ..Linear::new(spec) };
     assert_eq!(symbol(&linear, Variant::Single), "linear_q8_g64_10x7_2_of_8_shared_logits_single");
-    let most: Vec<Option<u64>> = kernels(&Linear { spec: packed, ..linear }).unwrap().iter().map(LinearKernel::max_rows).collect();
+    let most: Vec<Option<u64>> =
+        kernels(&Linear { spec: packed, ..linear }).unwrap().iter().map(LinearKernel::max_rows).collect();
     assert_eq!(most, [Some(2), Some(128), None]);
 }
 

@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::linear::geometry::quant_stride;
-use q35_launch::layout::routing_stride;
 use q35_bundle::{Binding, CachePart, Input, MemoryPlan, Rows, Step};
 use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue, QuantMatrix, Routing};
 use q35_dialects::interp::{Env, Session, StepInput};
@@ -11,6 +10,7 @@ use q35_dialects::q35::{self, Activation, GroupScore, Op, RopeStyle, Scoring};
 use q35_dialects::{Graph, Packed, ParamName, Ty};
 use q35_format::{Codec, Group, PackedSpec, encode::encode};
 use q35_graph::{Silent, Value};
+use q35_launch::layout::routing_stride;
 use q35_target::Section;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;

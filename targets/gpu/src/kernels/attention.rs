@@ -27,7 +27,8 @@ impl Kernel for Attention {
         let b = call.b;
         let (token, head) = (call.tile.div_u(self.heads as i64), call.tile.rem_u(self.heads as i64));
         let (slot, last) = (entry(call.arg(1), token), entry(call.arg(2), token));
-        let first = self.scores.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
+        let first =
+            self.scores.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
         let cached = (slot * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64)) * call.dim(Dim::Capacity);
         let (keys, values) = (call.arg(3), call.arg(4));
         let (key_dim, value_dim) = (self.key_dim as i64, self.value_dim as i64);

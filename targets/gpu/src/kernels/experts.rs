@@ -24,14 +24,11 @@ impl Kernel for SortByExpert {
         let starts = order.at(routed * 4);
         let counts = b.shared(self.shared_bytes(), 16);
         let stride = routing_stride(choices as usize) as i64;
-        let expert_of =
-            |at: Val<'k>| routing.at(at.div_u(choices) * stride + at.rem_u(choices) * 4).load(I32, 4);
+        let expert_of = |at: Val<'k>| routing.at(at.div_u(choices) * stride + at.rem_u(choices) * 4).load(I32, 4);
 
         call.each(Team::Group, experts, |expert| {
             let own = expert.to(I32);
-            let count = b.for_iter(0, routed, 1, b.i32(0), |at, count: Val<'k>| {
-                expert_of(at).eq(own).select(count + 1, count)
-            });
+            let count = b.for_iter(0, routed, 1, b.i32(0), |at, count: Val<'k>| expert_of(at).eq(own).select(count + 1, count));
             counts.at(expert * 4).store(count, 4);
         });
         call.barrier();
@@ -114,9 +111,8 @@ mod tests {
                 let after = run(gpu, &combine, &args, [count as i64, 0, 0, 0]);
                 for (at, got) in rows(&after[2], width).into_iter().enumerate() {
                     let (row, column) = (at / width, at % width);
-                    let term = |sum: f32, j: usize| {
-                        weights[row * choices + j].mul_add(x[(row * choices + j) * width + column], sum)
-                    };
+                    let term =
+                        |sum: f32, j: usize| weights[row * choices + j].mul_add(x[(row * choices + j) * width + column], sum);
                     assert_eq!(got, (0..choices).fold(0.0, term), "{row} {column}");
                 }
             }

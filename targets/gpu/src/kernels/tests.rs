@@ -33,7 +33,8 @@ on_every_gpu! {
 fn packed_columns_lie_where_lanes_read_them(gpu: &Gpu) {
     let (width, tokens) = (700, 3);
     let x = Random(1).numbers(tokens * width, 3.0);
-    let after = run(gpu, &Pack { width: 700 }, &[Arg::rows(&x, width), Arg::space(tokens * packed_stride(width))], [3, 0, 0, 0]);
+    let after =
+        run(gpu, &Pack { width: 700 }, &[Arg::rows(&x, width), Arg::space(tokens * packed_stride(width))], [3, 0, 0, 0]);
     for (token, row) in after[1].chunks(packed_stride(width)).enumerate() {
         for column in 0..packed_stride(width) / 2 {
             let (block, within) = (column / BLOCK, column % BLOCK);
@@ -117,8 +118,7 @@ fn positions_turn_pairs(gpu: &Gpu) {
 fn entries_are_appended_and_attended_to(gpu: &Gpu) {
     let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
     let scores = Scores { scale: 0.3, window: None, softcap: None };
-    let plain =
-        |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, scores, sinks: false };
+    let plain = |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, scores, sinks: false };
     let cases = [
         plain(4, 2, 24, 24),
         plain(2, 1, 64, 40),

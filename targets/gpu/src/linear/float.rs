@@ -6,8 +6,8 @@ use super::rows::Part;
 use super::{LinearKernel, weights};
 use crate::abi::Call;
 use crate::group::Team;
-use q35_launch::layout::row_at;
 use q35_format::Codec;
+use q35_launch::layout::row_at;
 use q35_mlir::builder::Val;
 use q35_mlir::types::{BF16, F16, F32, Ty};
 

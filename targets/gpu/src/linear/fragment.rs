@@ -3,7 +3,7 @@
 //! A [`Source`] knows how one codec does it: which words a lane reads of a block for its seats, and how the four columns of a row for one matrix instruction
 //! come out of them, as halves. Every integer of a table or of `q8` is exact in f16.
 
-use super::geometry::{STREAM, WORD, block_bytes, seat_bytes, packed_place};
+use super::geometry::{STREAM, WORD, block_bytes, packed_place, seat_bytes};
 use crate::abi::Call;
 use crate::group::Team;
 use crate::isa::{COLUMNS, PARTS};
@@ -120,7 +120,8 @@ impl<'k> Source<'k> {
         let part = last.select(call.b.i64(0), one(part));
         let (at, width) = (row * STREAM, (held - row * STREAM / 16 * 16).min(16));
         let vector = at / 16 * 16 * matrix.seats() as usize + at % 16;
-        let place = block * block_bytes(storage, matrix) as i64 + (matrix.seat_at(of_seat, part) * width as i64 + vector as i64);
+        let place =
+            block * block_bytes(storage, matrix) as i64 + (matrix.seat_at(of_seat, part) * width as i64 + vector as i64);
         ends.select(call.b.i32(0), tile.at(place).load(I32, 4))
     }
 

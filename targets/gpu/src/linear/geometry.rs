@@ -88,7 +88,9 @@ fn byte_place(a: &Arrangement, matrix: Matrix, row: usize, col: usize) -> usize 
     let seat = matrix.seat(row % rows, within / SPAN);
     let word = within % SPAN / WORD * matrix.seat_rows as usize + row / rows;
     let at = word * WORD + col % WORD;
-    start + block * block_bytes(Storage::Int8, matrix) + seat_place(seat, at, seat_bytes(Storage::Int8, matrix), matrix.seats() as usize)
+    start
+        + block * block_bytes(Storage::Int8, matrix)
+        + seat_place(seat, at, seat_bytes(Storage::Int8, matrix), matrix.seats() as usize)
 }
 
 /// Arrangements know no closures: one function per matrix instruction there is.
@@ -174,7 +176,8 @@ mod tests {
                             let seat = matrix.seat(row % rows_of_seats, part);
                             let words: Vec<u8> = (0..held)
                                 .map(|at| {
-                                    tile[block * block_bytes(storage, matrix) + seat_place(seat, at, held, matrix.seats() as usize)]
+                                    tile[block * block_bytes(storage, matrix)
+                                        + seat_place(seat, at, held, matrix.seats() as usize)]
                                 })
                                 .collect();
                             for at in 0..per_row {

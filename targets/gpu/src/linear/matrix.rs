@@ -225,7 +225,9 @@ fn by_rows<'k>(columns: &Columns<'_, 'k>, tile: &Tile<'k>, share: Val<'k>) {
                 for (&sum, &(row, token)) in sums.iter().zip(&places) {
                     let token = first + token + i64::from(at * call.isa.matrix().tokens);
                     let output = number * TILE as i64 + row;
-                    b.if_(token.lt(count) & output.lt(tile.outputs), || finish(spec, tile, columns.rows.of_y(token), output, sum));
+                    b.if_(token.lt(count) & output.lt(tile.outputs), || {
+                        finish(spec, tile, columns.rows.of_y(token), output, sum)
+                    });
                 }
             }
         });

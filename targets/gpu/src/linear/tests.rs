@@ -275,7 +275,8 @@ fn broken_kernels(gpu: &Gpu, constants: bool) {
     // Without any one of its barriers.
     let barriers = ["call void @llvm.nvvm.barrier.cta.sync.aligned.all(", "call void @llvm.amdgcn.s.barrier("];
     let lines: Vec<&str> = good.lines().collect();
-    let barriers: Vec<usize> = (0..lines.len()).filter(|&at| barriers.iter().any(|barrier| lines[at].contains(barrier))).collect();
+    let barriers: Vec<usize> =
+        (0..lines.len()).filter(|&at| barriers.iter().any(|barrier| lines[at].contains(barrier))).collect();
     assert!(barriers.len() >= 3, "{} barriers", barriers.len());
     let races = barriers.iter().filter(|&&at| {
         let without: Vec<&str> = lines.iter().enumerate().filter(|(line, _)| *line != at).map(|(_, line)| *line).collect();

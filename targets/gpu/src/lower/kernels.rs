@@ -60,9 +60,7 @@ impl Kernels for GpuKernels {
         match (used, section) {
             (Use::Tiles, Section::Codes) => geometry::codes(spec, self.isa.matrix()),
             (Use::Tiles, _) => geometry::scales(spec),
-            (Use::Stacked(experts), Section::Codes) => {
-                stacked(geometry::codes(spec, self.isa.matrix()), spec.rows() / experts)
-            }
+            (Use::Stacked(experts), Section::Codes) => stacked(geometry::codes(spec, self.isa.matrix()), spec.rows() / experts),
             (Use::Stacked(experts), _) => stacked(geometry::scales(spec), spec.rows() / experts),
             (Use::PaddedVectors(count), _) => vectors(spec.cols() / count, count),
             (Use::Rows, Section::Codes) => Arrangement::plain(spec.row_bytes()),
@@ -80,8 +78,7 @@ mod tests {
     #[test]
     fn a_chain_fits_shared_memory() {
         let chained = |blocks: &[u64]| {
-            let rotation =
-                |&block: &u64| Rc::new(Hadamard { width: 8192, block, seed: 1, inverse: false }) as Rc<dyn Kernel>;
+            let rotation = |&block: &u64| Rc::new(Hadamard { width: 8192, block, seed: 1, inverse: false }) as Rc<dyn Kernel>;
             GpuKernels { isa: &Nvidia }.chain(blocks.iter().map(rotation).collect()).is_some()
         };
         assert!(chained(&[2048, 4096, 2048]) && chained(&[8192, 2048]));

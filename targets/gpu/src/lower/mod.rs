@@ -12,8 +12,8 @@ use crate::abi::define;
 use crate::isa::Isa;
 use crate::kernels::Kernel;
 use kernels::GpuKernels;
-use q35_dialects::q35;
 use q35_diag::Result;
+use q35_dialects::q35;
 use q35_format::Codec;
 use q35_graph::{Observer, Pass, Stage};
 use q35_launch::lower as launch;
@@ -48,12 +48,7 @@ pub fn check(target: &dyn Target, isa: &'static dyn Isa, request: &Request<'_>) 
 }
 
 /// Lowers a program to steps.
-pub fn plan(
-    target: &dyn Target,
-    isa: &'static dyn Isa,
-    request: &Request<'_>,
-    observer: &mut dyn Observer,
-) -> Result<Program> {
+pub fn plan(target: &dyn Target, isa: &'static dyn Isa, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Program> {
     launch::lower(target, &GpuKernels { isa }, request, observer)
 }
 

@@ -147,8 +147,7 @@ impl Driver for Context {
 
     fn start(&self, launch: &Launch<'_, Function>) -> Result<(), Diagnostic> {
         self.enter()?;
-        let mut parameters: Vec<*mut c_void> =
-            launch.numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
+        let mut parameters: Vec<*mut c_void> = launch.numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
         let (grid, group) = ((launch.groups as u32, 1, 1), (launch.threads, 1, 1));
         // SAFETY: the kernel was compiled for exactly these parameters: their number and order come from the same manifest, whose
         // bindings, sizes and hashes were verified when the bundle was opened. The driver copies them before it returns.

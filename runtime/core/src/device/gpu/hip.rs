@@ -158,8 +158,7 @@ impl Hip {
             false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
         };
         // SAFETY: any number may be asked for.
-        let (name, what) =
-            unsafe { ((self.functions.hipGetErrorName)(status), (self.functions.hipGetErrorString)(status)) };
+        let (name, what) = unsafe { ((self.functions.hipGetErrorName)(status), (self.functions.hipGetErrorString)(status)) };
         Err(describe(doing, &text(name), &text(what)))
     }
 
@@ -226,15 +225,13 @@ impl Driver for Hip {
     fn copy_out(&self, address: u64, bytes: &mut [u8]) -> Result<(), Diagnostic> {
         self.enter()?;
         // SAFETY: the range was allocated on this card.
-        let status =
-            unsafe { (self.functions.hipMemcpyDtoH)(bytes.as_mut_ptr().cast(), address as *mut c_void, bytes.len()) };
+        let status = unsafe { (self.functions.hipMemcpyDtoH)(bytes.as_mut_ptr().cast(), address as *mut c_void, bytes.len()) };
         self.done("a result cannot be copied from the card", status)
     }
 
     fn start(&self, launch: &Launch<'_, Function>) -> Result<(), Diagnostic> {
         self.enter()?;
-        let mut parameters: Vec<*mut c_void> =
-            launch.numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
+        let mut parameters: Vec<*mut c_void> = launch.numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
         let (null, groups) = (std::ptr::null_mut(), launch.groups as c_uint);
         // SAFETY: the kernel was compiled for exactly these parameters: their number and order come from the same manifest, whose
         // bindings, sizes and hashes were verified when the bundle was opened. The library copies them before it returns.

@@ -140,8 +140,11 @@ mod tests {
             pick(&levels, None, |level| &level.name, |level| facts.lacks(level)).map(|level| level.name.clone())
         };
         assert_eq!(picked("gfx90a").unwrap_or_default(), "gfx90a");
-        assert!(picked("gfx906").unwrap_err().to_string().starts_with(
-            "error[Q35-0504]: feature level 'gfx942' needs a card of that architecture, and Card is gfx906"
-        ));
+        assert!(
+            picked("gfx906")
+                .unwrap_err()
+                .to_string()
+                .starts_with("error[Q35-0504]: feature level 'gfx942' needs a card of that architecture, and Card is gfx906")
+        );
     }
 }

@@ -79,8 +79,7 @@ impl<D: Driver> Gpu<D> {
         let mut missing = Diagnostics::new();
         let mut find = |name: &str| {
             let symbol = format!("{}{name}", code.prefix);
-            let threads =
-                code.threads.get(name).copied().unwrap_or_else(|| unreachable!("checked when the bundle was opened"));
+            let threads = code.threads.get(name).copied().unwrap_or_else(|| unreachable!("checked when the bundle was opened"));
             match driver.function(&module, &symbol) {
                 Some(function) => Some(Kernel { function, threads }),
                 None => {
