@@ -69,7 +69,7 @@ pub struct Shape {
 }
 
 /// The codecs that `--codec` takes.
-pub const CODECS: [&str; 12] = ["auto", "split", "w7", "w8", "w9", "w10", "w11", "w12", "q8", "f16", "bf16", "f32"];
+pub const CODECS: [&str; 13] = ["auto", "split", "w7", "w8", "w9", "w10", "w11", "w12", "a11", "q8", "f16", "bf16", "f32"];
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

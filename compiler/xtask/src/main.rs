@@ -29,7 +29,7 @@ const CHORES: [(&str, &str, Chore); 4] = [
         bench_peers::run,
     ),
     ("synth", "write a checkpoint with random weights, of a shape people deploy or any other; --help", synth::run),
-    ("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run),
+    ("tables", "train the pair tables of w7 to w12 and a11 (minutes); --check compares with those checked in", tables::run),
 ];
 
 fn main() -> ExitCode {

@@ -19,7 +19,7 @@ mod tensors;
 mod writer;
 mod wse;
 
-pub use device::{CpuDevice, CudaDevice, CudaLevel, Device, Level, TspDevice};
+pub use device::{CpuDevice, CudaDevice, CudaLevel, Device, Level, RocmDevice, RocmLevel, TspDevice};
 pub use interface::{Interface, Port, PositionRule, Role};
 pub use manifest::{FileEntry, Manifest, ModelFacts, SCHEMA, WeightEntry};
 pub use mapped::Tensor;

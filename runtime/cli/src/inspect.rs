@@ -127,7 +127,9 @@ fn text(manifest: &Manifest, summary: &Summary, report: &Report) -> String {
     let model = &manifest.model;
     let device = match &manifest.device {
         Device::Cpu(device) => format!("cpu, {}: {}", device.arch, manifest.device.levels().join(", ")),
-        Device::Cuda(_) => format!("cuda: {}", manifest.device.levels().join(", ")),
+        Device::Cuda(_) | Device::Rocm(_) => {
+            format!("{}: {}", manifest.device.name(), manifest.device.levels().join(", "))
+        }
         Device::Tsp(_) => "groq: a model of the chip, not run on silicon".to_owned(),
         Device::Wse(device) => {
             let rows: u64 = device.regions.iter().map(|region| region.height).sum();

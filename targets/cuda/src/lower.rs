@@ -7,6 +7,7 @@ use q35_dialects::Activations;
 use q35_format::Codec;
 use q35_gpu::Isa;
 use q35_gpu::isa::Nvidia;
+use q35_gpu::lower as gpu;
 use q35_graph::{Observer, Pass, Stage};
 use q35_mlir::context::Context;
 use q35_mlir::llvm;
@@ -40,8 +41,8 @@ impl Target for Cuda {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            ops: q35_gpu::lower::ops(),
-            codecs: q35_gpu::lower::codecs(),
+            ops: gpu::ops(),
+            codecs: gpu::codecs(&ISA),
             default_codec: Codec::W8,
             activations: Activations::Float,
             levels: LEVELS.iter().map(|level| level.name).collect(),
@@ -49,17 +50,18 @@ impl Target for Cuda {
     }
 
     fn passes(&self) -> Vec<Pass> {
-        q35_gpu::lower::passes().into_iter().chain([COMPILE, EMIT, BUNDLE]).collect()
+        gpu::passes().chain([COMPILE, EMIT, BUNDLE]).collect()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
-        q35_gpu::lower::check(self, &ISA, request)
+        gpu::check(self, &ISA, request)
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
+        let program = gpu::plan(self, &ISA, request, observer)?;
         let context = Context::new();
-        let (program, module) = q35_gpu::lower::lower(self, &ISA, request, &context, observer)?;
+        let module = gpu::build(&program, request.prefix, &ISA, &context, observer);
 
         // What is shown is the last level, which every card can run.
         observer.before(&COMPILE);

@@ -52,7 +52,7 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
     match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
             format!("--effort best has no meaning for codec {codec}"),
-            "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12",
+            "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12, a11",
         ),
         (Effort::Best, Some(text), _) => Ok(Some(Calibration { text: text.clone(), sequences: options.sequences as usize })),
         (Effort::Fast, Some(_), _) => refuse("--calibrate does nothing with --effort fast".to_owned(), "add --effort best"),

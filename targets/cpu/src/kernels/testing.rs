@@ -3,7 +3,7 @@
 use crate::abi::define;
 use crate::kernels::Kernel;
 use crate::level::Level;
-use crate::linear::geometry::act_stride;
+use q35_launch::layout::act_stride;
 use crate::linear::testing::{Guarded, Random, compile, levels};
 
 /// One kernel argument.

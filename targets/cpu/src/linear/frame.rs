@@ -1,6 +1,7 @@
 //! What every linear kernel has: its arguments, the chunks of rows it walks over, and the last steps of an output.
 
-use super::geometry::{self, HEADER, TILE, act_stride, quant_stride};
+use super::geometry::{self, HEADER, TILE, quant_stride};
+use q35_launch::layout::act_stride;
 use super::rows::{Part, RowOrder, Span};
 use super::{Linear, LinearKernel, decode};
 use crate::abi::Call;

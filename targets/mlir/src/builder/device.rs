@@ -16,6 +16,15 @@ use super::{Builder, Val};
 /// The address space of memory that the threads of a group share, on every accelerator that LLVM knows.
 const SHARED: u8 = 3;
 
+/// What a fence keeps in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// What comes after it sees what others had released.
+    Acquire,
+    /// What came before it is seen by those who acquire.
+    Release,
+}
+
 impl<'k> Builder<'k> {
     /// `bytes` of memory that the threads of a group share, undefined at first.
     pub fn shared(&'k self, bytes: u32, align: u64) -> Val<'k> {
@@ -24,6 +33,20 @@ impl<'k> Builder<'k> {
         let name = format!("shared.{number}");
         self.module.global(&name, bytes, align, SHARED, "internal", &[("value", self.attr("#llvm.undef"))]);
         self.address_of(&name, SHARED)
+    }
+
+    /// Orders this thread's accesses of memory, as others of `scope` (`workgroup`, ...) see them, before or after what follows.
+    pub fn fence(&'k self, order: Fence, scope: &str) {
+        // LLVM's numbers of atomic orderings.
+        let number = match order {
+            Fence::Acquire => 4,
+            Fence::Release => 5,
+        };
+        let attributes = [
+            ("ordering", self.attr(&format!("{number} : i64"))),
+            ("syncscope", StringAttribute::new(self.mlir(), scope).into()),
+        ];
+        self.op("llvm.fence", &[], &[], &attributes);
     }
 
     /// Calls an LLVM intrinsic that gives a structure of values of one type.

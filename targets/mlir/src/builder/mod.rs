@@ -22,6 +22,7 @@ mod ops;
 mod vector;
 
 pub use control::Carry;
+pub use device::Fence;
 pub use ops::Operand;
 
 use std::cell::{Cell, RefCell};

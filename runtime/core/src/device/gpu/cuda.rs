@@ -1,17 +1,16 @@
 //! The calls into the CUDA driver, and its faults as diagnostics.
 
-use super::level::Facts;
+use super::driver::{Driver, LOST, Launch, Memory, TOO_LARGE, no_memory};
+use super::level::{self, CudaFacts};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+use q35_bundle::CudaLevel;
 use q35_diag::{Code, Diagnostic};
 use std::ffi::{CString, c_int, c_void};
 
-/// Groups that one launch can have.
-const MOST_GROUPS: u64 = i32::MAX as u64;
-
 /// The first card of the machine, in use by this program.
 pub(super) struct Context {
-    pub(super) facts: Facts,
+    facts: CudaFacts,
     device: sys::CUdevice,
     context: sys::CUcontext,
 }
@@ -22,23 +21,10 @@ pub(super) struct Module(sys::CUmodule);
 /// A kernel of a module.
 pub(super) struct Function(sys::CUfunction);
 
-/// Memory on the card.
-pub(super) struct Memory {
-    start: sys::CUdeviceptr,
-    bytes: u64,
-}
-
 // SAFETY: handles of the driver may be used from any thread in which their context is current, which every call sees to.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Send for Function {}
-
-impl Memory {
-    /// The address so many bytes into it.
-    pub(super) fn at(&self, offset: u64) -> u64 {
-        self.start + offset
-    }
-}
 
 /// The driver's name of a fault, and what it says about it.
 fn words(error: DriverError) -> (String, String) {
@@ -64,13 +50,8 @@ fn describe(doing: &str, name: &str, text: &str) -> Diagnostic {
         "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" | "CUDA_ERROR_NO_BINARY_FOR_GPU" | "CUDA_ERROR_INVALID_PTX" => {
             error(Code::FeatureMissing, "install a newer driver, or ask for another feature level with --level")
         }
-        "CUDA_ERROR_OUT_OF_MEMORY" => {
-            error(Code::MemoryLimit, "ask for a shorter context or fewer slots, or use a larger card")
-        }
-        _ => error(
-            Code::DeviceFailed,
-            "the card must be opened anew; if it happens again, look for faults of the hardware in the system's log",
-        ),
+        "CUDA_ERROR_OUT_OF_MEMORY" => error(Code::MemoryLimit, TOO_LARGE),
+        _ => error(Code::DeviceFailed, LOST),
     }
 }
 
@@ -96,7 +77,7 @@ impl Context {
         let mut driver: c_int = 0;
         // SAFETY: the driver writes one integer.
         unsafe { sys::cuDriverGetVersion(&mut driver) }.result().map_err(opening)?;
-        let facts = Facts {
+        let facts = CudaFacts {
             name: result::device::get_name(device).map_err(opening)?,
             capability: (number(MAJOR)?, number(MINOR)?),
             driver: u32::try_from(driver).unwrap_or(0),
@@ -112,8 +93,22 @@ impl Context {
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| fault("the card cannot be used", e))
     }
 
+    /// The wanted level, or the first that card and driver can run.
+    pub(super) fn pick<'a>(&self, levels: &'a [CudaLevel], wanted: Option<&str>) -> q35_diag::Result<&'a CudaLevel> {
+        level::pick(levels, wanted, |level| &level.name, |level| self.facts.lacks(level))
+    }
+}
+
+impl Driver for Context {
+    type Module = Module;
+    type Function = Function;
+
+    fn card(&self) -> &str {
+        &self.facts.name
+    }
+
     /// Has the driver make code of PTX text.
-    pub(super) fn load(&self, mut ptx: Vec<u8>) -> Result<Module, Diagnostic> {
+    fn load(&self, mut ptx: Vec<u8>) -> Result<Module, Diagnostic> {
         self.enter()?;
         ptx.push(0);
         // SAFETY: the text ends with a zero byte and outlives the call.
@@ -121,21 +116,16 @@ impl Context {
         module.map(Module).map_err(|e| fault("the driver does not take the kernels", e))
     }
 
-    /// The kernel of a name, if the module has it.
-    pub(super) fn function(&self, module: &Module, symbol: &str) -> Option<Function> {
+    fn function(&self, module: &Module, symbol: &str) -> Option<Function> {
         let symbol = CString::new(symbol).ok()?;
         // SAFETY: the module is loaded and never unloaded before the context is released.
         unsafe { result::module::get_function(module.0, symbol) }.ok().map(Function)
     }
 
-    /// Zeroed memory. It is freed with the context.
-    pub(super) fn allocate(&self, bytes: u64) -> Result<Memory, Diagnostic> {
+    fn allocate(&mut self, bytes: u64) -> Result<Memory, Diagnostic> {
         self.enter()?;
         let size = usize::try_from(bytes.max(1)).unwrap_or(usize::MAX);
-        let doing = || match result::mem_get_info() {
-            Ok((free, total)) => format!("{bytes} bytes of memory on the card cannot be had, where {free} of {total} are free"),
-            Err(_) => format!("{bytes} bytes of memory on the card cannot be had"),
-        };
+        let doing = || no_memory(bytes, result::mem_get_info().ok());
         // SAFETY: memory is only used through its handle, within its size.
         let start = unsafe { result::malloc_sync(size) }.map_err(|e| fault(&doing(), e))?;
         // SAFETY: the memory was just allocated with this size.
@@ -143,45 +133,28 @@ impl Context {
         Ok(Memory { start, bytes: size as u64 })
     }
 
-    /// Copies to the card.
-    pub(super) fn write(&self, memory: &Memory, offset: u64, bytes: &[u8]) -> Result<(), Diagnostic> {
-        assert!(offset + bytes.len() as u64 <= memory.bytes, "a copy outside its memory");
+    fn copy_in(&self, address: u64, bytes: &[u8]) -> Result<(), Diagnostic> {
         self.enter()?;
-        // SAFETY: the range lies inside the memory, as just checked.
-        unsafe { result::memcpy_htod_sync(memory.at(offset), bytes) }.map_err(|e| fault("data cannot be copied to the card", e))
+        // SAFETY: the range was allocated on this card.
+        unsafe { result::memcpy_htod_sync(address, bytes) }.map_err(|e| fault("data cannot be copied to the card", e))
     }
 
-    /// Waits for all launches, and copies from the card.
-    pub(super) fn read(&self, memory: &Memory, offset: u64, bytes: &mut [u8]) -> Result<(), Diagnostic> {
-        assert!(offset + bytes.len() as u64 <= memory.bytes, "a copy outside its memory");
+    fn copy_out(&self, address: u64, bytes: &mut [u8]) -> Result<(), Diagnostic> {
         self.enter()?;
-        // SAFETY: the range lies inside the memory, as just checked.
-        unsafe { result::memcpy_dtoh_sync(bytes, memory.at(offset)) }
-            .map_err(|e| fault("a result cannot be copied from the card", e))
+        // SAFETY: the range was allocated on this card.
+        unsafe { result::memcpy_dtoh_sync(bytes, address) }.map_err(|e| fault("a result cannot be copied from the card", e))
     }
 
-    /// Starts a kernel: its parameters are addresses, then sizes.
-    pub(super) fn launch(
-        &self,
-        (name, function): (&str, &Function),
-        groups: u64,
-        threads: u32,
-        addresses: &[u64],
-        dims: [i64; 4],
-    ) -> Result<(), Diagnostic> {
-        if groups > MOST_GROUPS {
-            let what = format!("a launch of {groups} groups of threads, and {MOST_GROUPS} are the most");
-            return Err(Diagnostic::error(Code::AbsurdSize, what).help("run fewer tokens in one step"));
-        }
+    fn start(&self, launch: &Launch<'_, Function>) -> Result<(), Diagnostic> {
         self.enter()?;
-        let numbers: Vec<u64> = addresses.iter().copied().chain(dims.map(|n| n as u64)).collect();
-        let mut parameters: Vec<*mut c_void> = numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
-        let grid = (groups as u32, 1, 1);
+        let mut parameters: Vec<*mut c_void> =
+            launch.numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
+        let (grid, group) = ((launch.groups as u32, 1, 1), (launch.threads, 1, 1));
         // SAFETY: the kernel was compiled for exactly these parameters: their number and order come from the same manifest, whose
         // bindings, sizes and hashes were verified when the bundle was opened. The driver copies them before it returns.
         unsafe {
-            result::launch_kernel(function.0, grid, (threads, 1, 1), 0, result::stream::null(), &mut parameters)
-                .map_err(|e| fault(&format!("kernel '{name}' cannot be started"), e))
+            result::launch_kernel(launch.function.0, grid, group, 0, result::stream::null(), &mut parameters)
+                .map_err(|e| fault(&format!("kernel '{}' cannot be started", launch.name), e))
         }
     }
 }

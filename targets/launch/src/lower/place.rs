@@ -1,35 +1,44 @@
 //! Launches to steps: every value gets its place in the arena.
 
-use super::select::{Arg, Launch, Selected};
-use crate::linear::geometry::{act_stride, quant_stride, routing_stride};
+use super::{Arg, Form, Launch, Selected, Stored};
+use crate::kernels::Kernels;
+use crate::layout::{act_stride, routing_stride, sorted_bytes};
+use crate::spec::Spec;
 use q35_bundle::{Binding, MemoryPlan, Rows, Step, Variant};
 use q35_dialects::Ty;
-use q35_graph::Value;
 use q35_target::plan::{self, Access, Buffer};
 use std::collections::BTreeMap;
 
-/// Section and bytes per row of a value; `None` for those that take no arena.
-pub(crate) fn size(ty: &Ty) -> Option<(Rows, u64)> {
-    let (rows, bytes) = match *ty {
-        Ty::Act { rows, width } => (rows.section(), act_stride(width as usize)),
-        Ty::Quant { rows, width } => (rows.section(), quant_stride(width as usize)),
-        Ty::Rotary { half } => ((Rows::Tokens, 1), act_stride(2 * half as usize)),
-        Ty::Routing { rows, choices, .. } => (rows.section(), routing_stride(choices as usize)),
-        Ty::Ids { .. } | Ty::Cache { .. } => return None,
+/// Section and bytes per row of a value in a form; `None` for those that take no arena, or have no such form.
+pub(super) fn size(kernels: &impl Kernels, ty: &Ty, form: Form) -> Option<(Rows, u64)> {
+    let (rows, bytes) = match (*ty, form) {
+        (Ty::Act { rows, width }, Form::Plain) => (rows.section(), act_stride(width as usize)),
+        (Ty::Act { rows, width }, Form::Packed) | (Ty::Quant { rows, width }, Form::Plain) => {
+            (rows.section(), kernels.operand_stride(width as usize))
+        }
+        (Ty::Rotary { half }, Form::Plain) => ((Rows::Tokens, 1), act_stride(2 * half as usize)),
+        (Ty::Routing { rows, choices, .. }, Form::Plain) => (rows.section(), routing_stride(choices as usize)),
+        (Ty::Routing { rows, experts, choices }, Form::Sorted) => {
+            (rows.section(), sorted_bytes(choices as usize, usize::try_from(experts).ok()?))
+        }
+        _ => return None,
     };
     Some((rows.0, rows.1 * bytes as u64))
 }
 
 /// The values of a launch that lie in the arena.
-fn values<'a>(launch: &'a Launch, select: impl Fn(&Arg) -> Option<Value> + 'a) -> impl Iterator<Item = Value> + 'a {
+fn values<'a, K: ?Sized>(
+    launch: &'a Launch<K>,
+    select: impl Fn(&Arg) -> Option<Stored> + 'a,
+) -> impl Iterator<Item = Stored> + 'a {
     launch.args.iter().filter_map(select)
 }
 
-fn read(arg: &Arg) -> Option<Value> {
+fn read(arg: &Arg) -> Option<Stored> {
     if let Arg::Read(value) = arg { Some(*value) } else { None }
 }
 
-fn written(arg: &Arg) -> Option<Value> {
+fn written(arg: &Arg) -> Option<Stored> {
     if let Arg::Write(value) = arg { Some(*value) } else { None }
 }
 
@@ -37,8 +46,8 @@ fn written(arg: &Arg) -> Option<Value> {
 ///
 /// # Panics
 /// If the planner's checker finds a collision, or a launch reads what none wrote: compiler bugs.
-pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
-    let mut number: BTreeMap<Value, usize> = BTreeMap::new();
+pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Vec<Step>) {
+    let mut number: BTreeMap<Stored, usize> = BTreeMap::new();
     let mut buffers: Vec<Buffer> = Vec::new();
     for (at, launch) in selected.launches.iter().enumerate() {
         for value in values(launch, written) {
@@ -54,11 +63,11 @@ pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
         buffers[*buffer].last = selected.launches.len();
     }
     let placement = plan::place(&buffers);
-    let access = |value: Value| {
+    let access = |value: Stored| {
         let at = number[&value];
         Access { value: at as u32, rows: buffers[at].rows, offset: placement.offsets[at], bytes: buffers[at].bytes }
     };
-    let effects = |launch: &Launch| plan::Launch {
+    let effects = |launch: &Launch<K>| plan::Launch {
         reads: values(launch, read).filter(|value| !values(launch, written).any(|own| own == *value)).map(access).collect(),
         writes: values(launch, written).map(access).collect(),
     };
@@ -76,7 +85,7 @@ pub(crate) fn place(selected: &Selected) -> (MemoryPlan, Vec<Step>) {
         Arg::Cache(layer, part) => Binding::Cache { layer: *layer, part: *part },
         Arg::Input(input) => Binding::Input(*input),
     };
-    let step = |launch: &Launch| Step {
+    let step = |launch: &Launch<K>| Step {
         node: launch.node.clone(),
         op: launch.op.clone(),
         rows: launch.rows.section().0,
