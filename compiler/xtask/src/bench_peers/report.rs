@@ -141,8 +141,7 @@ impl Row {
 impl Section {
     fn write(&self, out: &mut String) {
         let plural = |n: u16, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
-        let busy =
-            if self.hogs > 0 { format!(", beside {}", plural(self.hogs, "spinning thread")) } else { String::new() };
+        let busy = if self.hogs > 0 { format!(", beside {}", plural(self.hogs, "spinning thread")) } else { String::new() };
         let _ = writeln!(out, "\n## {}{busy}\n", plural(self.threads, "thread"));
         if let Some(read) = &self.read {
             let of = |rate: f64| format!("{:.1}", rate / 1e9);
