@@ -1,6 +1,6 @@
 //! Loads and executes bundles.
 //!
-//! A [`Session`] is a device with a program, and a KV cache of some slots; it turns tokens into logits. On top of it: text
+//! A [`Model`] is what a program opens and asks. Below it, a [`Session`] is a device with a program, and a KV cache of some slots; it turns tokens into logits. On top of it: text
 //! ([`text`], [`generate`]), files of graph inputs ([`inputs`]), perplexity ([`perplexity`]) and measurements ([`bench`]). Below it:
 //! devices ([`device`]).
 //!
@@ -11,12 +11,14 @@ pub mod device;
 pub mod divergence;
 pub mod generate;
 pub mod inputs;
+mod model;
 pub mod perplexity;
-mod pool;
+pub mod pool;
 pub mod sampling;
 mod session;
 pub mod text;
 
+pub use model::Model;
 pub use session::{Chunk, Logits, Session, Want};
 
 /// How a session is set up.

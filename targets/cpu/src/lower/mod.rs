@@ -6,23 +6,24 @@
 //! | `cpu-join` | linear layers that read the same activations become one |
 //! | `cpu-chain` | neighbouring kernels that work row by row become one |
 //! | `cpu-place` | a place in the arena for every value, checked by playing the program |
-//! | `cpu-build` | the kernels, at every feature level, as an MLIR module |
+//! | `cpu-build` | the kernels, at every feature level, and the functions around them, as an MLIR module |
 //! | those of `q35_mlir::pipeline` | the module to the llvm dialect |
 //! | `cpu-emit` | LLVM: optimised object code |
 //! | `cpu-link` | the shared object and the header |
 
 mod chain;
-mod header;
 mod join;
 mod memory;
-mod select;
+pub(crate) mod select;
 mod weights;
 
 use crate::abi::define;
 use crate::kernels::Kernel;
 use crate::level::Level;
-use q35_bundle::{CpuDevice, Device};
-use q35_diag::Result;
+use crate::program::signature::{Described, signatures};
+use crate::program::{self, Facts, Steps};
+use q35_bundle::{CpuDevice, Device, MemoryPlan, Step};
+use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::Activations;
 use q35_format::Codec;
 use q35_graph::{Observer, Pass, Stage};
@@ -30,7 +31,7 @@ use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::llvm::{self, Machine};
 use q35_mlir::{link, pipeline};
-use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
+use q35_target::{Capabilities, Label, Lowered, Request, Target, WeightsFile, check_prefix};
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::rc::Rc;
@@ -60,7 +61,7 @@ const PLACE: Pass = Pass {
     to: Stage::Target,
 };
 const BUILD: Pass =
-    Pass { name: "cpu-build", purpose: "Build the kernels at every feature level", from: Stage::Target, to: Stage::Target };
+    Pass { name: "cpu-build", purpose: "Build the kernels at every feature level, and the functions around them", from: Stage::Target, to: Stage::Target };
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
@@ -106,6 +107,10 @@ impl Target for Cpu {
         }
     }
 
+    fn single_layers(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> Vec<Pass> {
         [SELECT, JOIN, CHAIN, PLACE, BUILD].into_iter().chain(kernel_passes()).chain([EMIT, LINK]).collect()
     }
@@ -136,6 +141,7 @@ impl Target for Cpu {
 
         observer.before(&BUILD);
         let kernels = distinct(&selected);
+        let names: Vec<String> = kernels.keys().cloned().collect();
         let context = Context::new();
         let mut module = KernelModule::new(&context);
         for (name, kernel) in &kernels {
@@ -143,6 +149,7 @@ impl Target for Cpu {
                 define(&module, &format!("{}{name}", request.prefix), level, |call| kernel.build(level, call));
             }
         }
+        let header = define_program(&module, request, &selected, Placed { plan: &plan, steps: &steps }, &names, &levels)?;
         observer.after(&BUILD, &|| module.mlir().as_operation().to_string());
 
         let mut rows = kernel_passes().peekable();
@@ -158,8 +165,6 @@ impl Target for Cpu {
 
         observer.before(&LINK);
         let shared = link::shared_object(&emitted.object, "model.so")?;
-        let names: Vec<String> = kernels.into_keys().collect();
-        let header = header::text(request.prefix, &names, &levels);
         observer.after(&LINK, &|| header.clone());
 
         let object = "cpu/model.so".to_owned();
@@ -182,6 +187,38 @@ impl Target for Cpu {
 fn distinct(selected: &select::Selected) -> BTreeMap<String, Rc<dyn Kernel>> {
     let choices = selected.launches.iter().flat_map(|launch| &launch.choices);
     choices.map(|choice| (choice.kernel.name(), choice.kernel.clone())).collect()
+}
+
+/// A program whose values have places.
+struct Placed<'a> {
+    plan: &'a MemoryPlan,
+    steps: &'a [Step],
+}
+
+/// Defines the functions around the kernels, and gives the header.
+fn define_program(
+    module: &KernelModule<'_>,
+    request: &Request<'_>,
+    selected: &select::Selected,
+    Placed { plan, steps }: Placed<'_>,
+    kernels: &[String],
+    levels: &[Level],
+) -> Result<String> {
+    let file = WeightsFile::of(&selected.weights, request.params)
+        .ok_or_else(|| Diagnostic::error(Code::AbsurdSize, "the weights are too large to be laid out"))?;
+    let logits = selected.output.and_then(|value| request.graph.ty(value).matrix());
+    let described = Described { selected, graph: request.graph, params: request.params };
+    let facts = Facts {
+        prefix: request.prefix,
+        vocab: logits.map_or(0, |(_, width)| width),
+        layer_inputs: described.layer_input().and_then(|ty| ty.matrix()).map(|(_, width)| width),
+        context: request.context,
+        plan,
+        kernels,
+        levels,
+        file: &file.layout,
+    };
+    Ok(program::define(module, facts, &Steps { steps, offsets: &file.offsets }, &signatures(&described)))
 }
 
 /// Steps as JSON, one per line.
