@@ -16,7 +16,7 @@ const PAGES: &[&str] = &["README.md", "examples/README.md", "docs/src/linking.md
 
 pub(crate) fn trials() -> Vec<Trial> {
     let commands = PAGES.iter().filter(|_| cfg!(feature = "mlir"));
-    let commands = commands.map(|page| Trial::test(format!("book/{page}"), || run_page(page).map_err(Failed::from)));
+    let commands = commands.map(|page| Trial::test(format!("book/{page}"), move || run_page(page).map_err(Failed::from)));
     let mut trials: Vec<Trial> = commands.collect();
     trials.push(Trial::test("book/links-lead-somewhere", || Ok(links()?)));
     trials.push(Trial::test("book/figures-are-what-the-table-says", || Ok(figures()?)));
@@ -144,7 +144,7 @@ fn figures() -> Result<(), String> {
 
 /// The stream of a row: four containers of seven bits, the two weights of each, and the windows of `w8`.
 fn container() -> String {
-    use q35_format::{Codec, stream::CONTAINER_BITS};
+    use q35_format::{Codec, codec::CONTAINER_BITS};
     const CELL: usize = 26;
     const LEFT: usize = 20;
     const CONTAINERS: usize = 4;

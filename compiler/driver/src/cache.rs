@@ -153,7 +153,7 @@ impl Cache {
         if let Some(entry) = Entry::read(&path, param) {
             let row = entry.spec.row_bytes().max(1);
             let rows = ((1 << 24) / row).max(1) * row;
-            entry.codes().chunks(rows).try_for_each(sink)?;
+            entry.codes().chunks(rows).try_for_each(&mut *sink)?;
             progress(param.source.rows() * param.source.cols());
             return Ok(entry.quantized());
         }

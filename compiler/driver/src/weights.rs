@@ -86,7 +86,7 @@ pub fn write(
                 };
                 // After the first bad weight the others are only looked at: nothing more is written.
                 let file = if bad.has_errors() { None } else { Some(&mut file) };
-                let source = (param, packing.ready.get(&tensor.param));
+                let source = (*param, packing.ready.get(&tensor.param));
                 let quantized = stream(source, packing, name, &tensor.arrangement, file, &mut progress);
                 if let Some(quantized) = bad.absorb(quantized) {
                     written.add(&tensor.param, param, &quantized);

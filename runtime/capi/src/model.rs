@@ -30,7 +30,7 @@ pub struct Options {
 }
 
 /// Hears the text that a generation makes, in whole characters. A result other than 0 ends the generation.
-pub type Sink = extern "C" fn(user: *mut c_void, piece: *const c_char) -> i32;
+pub type Sink = Option<extern "C" fn(user: *mut c_void, piece: *const c_char) -> i32>;
 
 impl Options {
     fn of_runtime(self) -> Result<q35_runtime::Options, Stop> {
@@ -207,7 +207,7 @@ pub unsafe extern "C" fn q35rt_generate(
     prompt: *const c_char,
     count: i32,
     sampling: *const Sampling,
-    sink: Option<Sink>,
+    sink: Sink,
     user: *mut c_void,
     error: *mut *mut Failure,
 ) -> i32 {

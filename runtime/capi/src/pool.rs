@@ -10,7 +10,7 @@ use std::sync::Mutex;
 pub struct Pool(Mutex<pool::Pool>);
 
 /// Computes the pieces begin..end of some work.
-pub type Task = unsafe extern "C" fn(data: *mut c_void, begin: i64, end: i64);
+pub type Task = Option<unsafe extern "C" fn(data: *mut c_void, begin: i64, end: i64)>;
 
 /// Ranges per thread: enough that a thread which lost its core delays little.
 const RANGES_PER_THREAD: i64 = 4;
@@ -54,7 +54,7 @@ impl Data {
 /// # Safety
 /// `pool` is NULL or a pool; `task` may be called with `data`, in any thread, for disjoint ranges.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn q35rt_pool_share(pool: *mut c_void, task: Option<Task>, data: *mut c_void, tiles: i64) {
+pub unsafe extern "C" fn q35rt_pool_share(pool: *mut c_void, task: Task, data: *mut c_void, tiles: i64) {
     let (Some(task), true) = (task, tiles > 0) else { return };
     // SAFETY: as the caller says.
     let pool = unsafe { pool.cast::<Pool>().as_ref() };

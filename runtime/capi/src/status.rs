@@ -14,25 +14,22 @@ pub enum Status {
     Ok = 0,
     /// An argument that must point somewhere is NULL.
     NullArgument = -1,
-    /// A buffer is too small; how much it takes is in the result.
-    TooSmall = -2,
     /// Another thread is using the object.
-    Busy = -3,
+    Busy = -2,
     /// There is no such slot.
-    BadSlot = -4,
+    BadSlot = -3,
     /// A number is out of range.
-    BadNumber = -5,
+    BadNumber = -4,
     /// A text is not in UTF-8.
-    BadText = -6,
+    BadText = -5,
     /// The library has failed in a way that it should not: please report it.
-    Bug = -7,
+    Bug = -6,
 }
 
 /// Status and text, in the order of the numbers.
-const TEXTS: [(Status, &CStr); 8] = [
+const TEXTS: [(Status, &CStr); 7] = [
     (Status::Ok, c"done"),
     (Status::NullArgument, c"an argument that must point somewhere is NULL"),
-    (Status::TooSmall, c"a buffer is too small"),
     (Status::Busy, c"another thread is using the object"),
     (Status::BadSlot, c"there is no such slot"),
     (Status::BadNumber, c"a number is out of range"),

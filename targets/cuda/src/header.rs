@@ -19,7 +19,7 @@ pub(crate) fn text(prefix: &str, plan: &MemoryPlan, steps: &[Step], threads: &BT
             kernels += &kernel(prefix, step, variant, threads[&variant.kernel]);
         }
     }
-    let marks = [
+    let marks: [(&str, &str); 7] = [
         ("p", prefix),
         ("P", &upper),
         ("GUARD", &format!("{upper}KERNELS_H")),

@@ -8,38 +8,35 @@ use q35_tests::corpus;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use tempfile::TempDir;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("link/a-c-program-says-what-the-runtime-says", || Ok(same_tokens()?)),
-        Trial::test("link/every-wrong-call-has-its-status", || Ok(wrong_calls()?)),
-        Trial::test("link/a-header-of-another-object-is-told-by-the-linker", || Ok(other_header()?)),
-        Trial::test("link/an-object-needs-nothing-and-keeps-nothing", || Ok(symbols()?)),
+        Trial::test("link/two-models-in-one-program", || Ok(two_models()?)),
     ]
 }
 
-/// Two models with different prefixes and codecs, compiled once for all trials.
+/// Two models with different prefixes and codecs.
 struct Compiled {
     folder: TempDir,
     tiny: PathBuf,
     other: PathBuf,
 }
 
-fn compiled() -> Result<&'static Compiled, String> {
-    static COMPILED: OnceLock<Result<Compiled, String>> = OnceLock::new();
-    let make = || {
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let example = corpus::tiny_llama();
-        let tiny = compile(&example, folder.path(), "tiny.q35", &["--codec", "split", "--prefix", "tiny_"])?;
-        let other = compile(&example, folder.path(), "other.q35", &["--codec", "q8", "--prefix", "other_"])?;
-        // The header of the second one is included beside that of the first.
-        std::fs::create_dir(tiny.join("cpu/other")).map_err(|e| e.to_string())?;
-        std::fs::copy(other.join("cpu/model.h"), tiny.join("cpu/other/model.h")).map_err(|e| e.to_string())?;
-        Ok(Compiled { folder, tiny, other })
-    };
-    COMPILED.get_or_init(make).as_ref().map_err(Clone::clone)
+/// Every wrong call has its status, a header of another object is told by the linker, and an object needs nothing and keeps nothing.
+fn two_models() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let example = corpus::tiny_llama();
+    let tiny = compile(&example, folder.path(), "tiny.q35", &["--codec", "split", "--prefix", "tiny_"])?;
+    let other = compile(&example, folder.path(), "other.q35", &["--codec", "q8", "--prefix", "other_"])?;
+    // The header of the second one is included beside that of the first.
+    std::fs::create_dir(tiny.join("cpu/other")).map_err(|e| e.to_string())?;
+    std::fs::copy(other.join("cpu/model.h"), tiny.join("cpu/other/model.h")).map_err(|e| e.to_string())?;
+    let compiled = Compiled { folder, tiny, other };
+    wrong_calls(&compiled)?;
+    other_header(&compiled)?;
+    symbols(&compiled)
 }
 
 /// Runs a program to its end: what it printed, or everything it said.
@@ -75,8 +72,7 @@ fn same_tokens() -> Result<(), String> {
     if said == expected { Ok(()) } else { Err(format!("the program says {said}, the runtime {expected}")) }
 }
 
-fn wrong_calls() -> Result<(), String> {
-    let Compiled { folder, tiny, other } = compiled()?;
+fn wrong_calls(Compiled { folder, tiny, other }: &Compiled) -> Result<(), String> {
     let program = folder.path().join("bad_input");
     let objects = [tiny.join("cpu/model.o"), other.join("cpu/model.o")];
     let include = format!("-I{}", tiny.join("cpu").display());
@@ -97,8 +93,7 @@ fn wrong_calls() -> Result<(), String> {
     }
 }
 
-fn other_header() -> Result<(), String> {
-    let Compiled { folder, tiny, other } = compiled()?;
+fn other_header(Compiled { folder, tiny, other }: &Compiled) -> Result<(), String> {
     // A header of the right prefix from another compile.
     let wrong = folder.path().join("wrong");
     std::fs::create_dir(&wrong).map_err(|e| e.to_string())?;
@@ -118,8 +113,7 @@ fn other_header() -> Result<(), String> {
 }
 
 /// No undefined symbols, no writable data, and no symbol without the prefix.
-fn symbols() -> Result<(), String> {
-    let Compiled { tiny, .. } = compiled()?;
+fn symbols(Compiled { tiny, .. }: &Compiled) -> Result<(), String> {
     let listing = run("nm", &["--extern-only", path(&tiny.join("cpu/model.o"))])?;
     let wrong: Vec<&str> = listing
         .lines()

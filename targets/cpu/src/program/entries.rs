@@ -203,7 +203,7 @@ fn locked<'k>(
 }
 
 fn is_no_slot<'k>(head: Head<'k>, slot: Val<'k>) -> Val<'k> {
-    !slot.lt_u(head.quantity(Quantity::Slots))
+    slot.ge_u(head.quantity(Quantity::Slots))
 }
 
 /// Lengths of sequences.
@@ -324,10 +324,9 @@ fn entry<'k>(array: Val<'k>, at: Val<'k>) -> Val<'k> {
 
 /// Whether one of some tokens is outside the vocabulary.
 fn any_unknown<'k>(b: &'k Builder<'k>, object: &Object<'_>, tokens: Val<'k>, count: Val<'k>) -> Val<'k> {
-    let bad = b.for_iter(0, count, 1, b.i1(false), |at, bad| {
-        bad | !entry(tokens, at).load(I32, 4).to(I64).lt_u(object.vocab as i64)
-    });
-    bad
+    b.for_iter(0, count, 1, b.i1(false), |at, bad| {
+        bad | entry(tokens, at).load(I32, 4).to(I64).ge_u(object.vocab as i64)
+    })
 }
 
 /// Copies the logits of the last run, so many rows, to where the caller wants them.
@@ -398,7 +397,7 @@ fn step_batch(module: &KernelModule<'_>, object: &Object<'_>) {
                         let bad_row = b.for_iter(0, row_count, 1, b.i1(false), |at, bad| {
                             let row = entry(rows, at).load(I32, 4);
                             entry(input(head, Input::LogitRows), at).store(row, 4);
-                            bad | !row.to(I64).lt_u(count)
+                            bad | row.to(I64).ge_u(count)
                         });
                         unless(b, bad_row, b.i32(BAD_ROW), || {
                             let status = place_batch(b, object, head, tokens, slots, count);
@@ -440,7 +439,7 @@ fn place_batch<'k>(
             unless(b, is_no_slot(head, slot.to(I64)), b.i32(BAD_SLOT), || {
                 let next = head.next_length(arguments, slot.to(I64));
                 let index = next.load(I64, 8);
-                unless(b, !index.lt(head.get(Word::Limit)), b.i32(FULL), || {
+                unless(b, index.ge(head.get(Word::Limit)), b.i32(FULL), || {
                     let position = index.to(I32);
                     let token = entry(tokens, at).load(I32, 4);
                     let numbers =

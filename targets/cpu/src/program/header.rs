@@ -20,15 +20,17 @@ const LEVELS: &str = "\
 /// A template with the marks that stand for the prefix, and others, replaced.
 fn filled(template: &str, prefix: &str, marks: &[(&str, &str)]) -> String {
     let upper = prefix.to_ascii_uppercase();
-    fill(template, &[&[("p", prefix), ("P", &upper)], marks].concat())
+    let mut all = vec![("p", prefix), ("P", upper.as_str())];
+    all.extend_from_slice(marks);
+    fill(template, &all)
 }
 
 /// The header of a model, without the line that ties it to its object.
 pub(super) fn model(object: &Object<'_>, signatures: &[Signature]) -> String {
     let prefix = &object.function_prefix();
     let guard = format!("{prefix}MODEL_H").to_ascii_uppercase();
-    let marks = [
-        ("GUARD", guard.as_str()),
+    let marks: [(&str, &str); 6] = [
+        ("GUARD", &guard),
         ("vocab", &object.vocab.to_string()),
         ("context", &object.context.to_string()),
         ("weights", &object.file.bytes.to_string()),
@@ -47,8 +49,8 @@ pub(super) fn layer(object: &Object<'_>, inputs: u64, offsets: &BTreeMap<String,
         let _ = writeln!(text, "#define {upper}{}_AT INT64_C({offset})", name.replace('.', "_").to_ascii_uppercase());
         text
     });
-    let marks = [
-        ("GUARD", guard.as_str()),
+    let marks: [(&str, &str); 7] = [
+        ("GUARD", &guard),
         ("inputs", &inputs.to_string()),
         ("outputs", &object.vocab.to_string()),
         ("weights", &object.file.bytes.to_string()),
@@ -64,7 +66,7 @@ fn kernels(object: &Object<'_>, what: &str, signatures: &[Signature]) -> String 
     let prefix = &object.function_prefix();
     let functions: Vec<String> =
         signatures.iter().enumerate().map(|(number, signature)| function(prefix, number, signature)).collect();
-    let marks = [
+    let marks: [(&str, &str); 3] = [
         ("what", what),
         ("levels", &levels(prefix, object.levels)),
         ("functions", &(functions.concat() + &prototypes(object))),

@@ -59,6 +59,9 @@ pub(super) enum Base {
     Inputs,
 }
 
+const QUANTITIES: isize = 9;
+const BASES: isize = QUANTITIES + 7;
+
 /// A word of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
@@ -81,11 +84,11 @@ pub(super) enum Word {
     /// The kernel that runs.
     Kernel,
     /// The first of the [`Quantity`]s.
-    Quantities,
+    Quantities = QUANTITIES,
     /// The first of the [`Base`]s.
-    Bases = Word::Quantities as isize + 7,
+    Bases = BASES,
     /// The first argument of the kernel that runs.
-    Arguments = Word::Bases as isize + 5,
+    Arguments = BASES + 5,
 }
 
 /// Bytes of the cache's part before one half of a layer, per cell.
@@ -185,7 +188,7 @@ impl<'k> Head<'k> {
 
 /// Bytes of the head of a context whose kernels have so many arguments at most.
 pub(super) fn head_bytes(arguments: usize) -> i64 {
-    ((8 * (Word::Arguments as usize + arguments)) as i64 + ALIGN as i64 - 1) / ALIGN as i64 * ALIGN as i64
+    (8 * (Word::Arguments as usize + arguments)).next_multiple_of(ALIGN as usize) as i64
 }
 
 /// What a caller asks for, 64 bits each.

@@ -86,6 +86,9 @@ impl Described<'_> {
     }
 
     fn argument(&self, arg: &Arg) -> (&'static str, &'static str, String) {
+        if let (Arg::Input(Input::Tokens), Some(ty)) = (arg, self.layer_input()) {
+            return ("x", READ_FLOATS, self.ty(ty).0);
+        }
         match arg {
             Arg::Read(value) => {
                 let (what, floats) = self.value(*value);
@@ -104,7 +107,6 @@ impl Described<'_> {
                 };
                 (name, WRITE_FLOATS, format!("the cache: float[slots][{}][capacity][{columns}]", of.kv_heads))
             }
-            Arg::Input(Input::Tokens) if let Some(ty) = self.layer_input() => ("x", READ_FLOATS, self.ty(ty).0),
             Arg::Input(input) => {
                 let (name, what) = match input {
                     Input::Tokens => ("tokens", "token ids, int32[tokens]"),
