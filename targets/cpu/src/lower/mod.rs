@@ -222,7 +222,7 @@ fn define_program(
 }
 
 /// Steps as JSON, one per line.
-fn print_steps(steps: &[q35_bundle::Step]) -> String {
+fn print_steps(steps: &[Step]) -> String {
     steps.iter().map(|step| serde_json::to_string(step).unwrap_or_default() + "\n").collect()
 }
 

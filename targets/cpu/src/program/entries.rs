@@ -1,7 +1,7 @@
 //! What the object exports beside its kernels: the functions that `model.h` declares and documents.
 
 use super::layout::{self, Base, Head, Quantity, Sizes, Word, parts};
-use super::status::{self, *};
+use super::status::*;
 use super::walk::{RUN, unless};
 use super::{Object, processor};
 use q35_bundle::{ALIGN, CachePart, Input, row_stride};
@@ -44,7 +44,7 @@ pub(super) fn levels(module: &KernelModule<'_>, object: &Object<'_>) {
         chosen(b, args[0], names.map(|(at, name)| (at as i32, name)))
     });
     module.routine(&object.symbol("status_text"), &[I32], PTR, true, |b, args| {
-        chosen(b, args[0], status::ALL.iter().map(|status| (status.code, status.text)))
+        chosen(b, args[0], ALL.iter().map(|status| (status.code, status.text)))
     });
 }
 
