@@ -184,6 +184,25 @@ fn the_executor_agrees_with_the_interpreter() {
     }
 }
 
+/// The example that decodes the number format by hand.
+#[test]
+fn a_layer_computes_what_the_format_says() {
+    let (outputs, inputs) = (512, 1024);
+    let mut m = Decoder { graph: Graph::new(), params: BTreeMap::new(), codec: Codec::Split };
+    let input = Ty::Act { rows: q35_dialects::Rows::Tokens, width: inputs };
+    let x = Value { node: m.graph.add("x", Op::from(q35::Tokens {}), &[], vec![input]), result: 0 };
+    let y = m.linear("weight", x, outputs);
+    m.graph.outputs.push(("logits".to_owned(), y));
+    let folder = tempfile::tempdir().unwrap();
+    let (object, weights) = m.write("q35_", folder.path(), "include");
+    std::fs::rename(folder.path().join("include/model.h"), folder.path().join("include/linear.h")).unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/c/kernel.c");
+    let program = folder.path().join("kernel");
+    cc(&example, &[&object], &folder.path().join("include"), &program).unwrap();
+    let said = run(text(&program), &[text(&weights)]).unwrap();
+    assert_eq!(said, "512 x 1024 weights of 3.5 bits times 3 rows: as the format says\n");
+}
+
 #[test]
 fn every_wrong_call_has_its_status() {
     let folder = tempfile::tempdir().unwrap();
