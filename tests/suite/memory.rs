@@ -8,9 +8,10 @@ use crate::program;
 use libtest_mimic::Trial;
 use q35_console::size;
 use q35_import::synth::{Checkpoint, Fill, Llama, Stored, shape, write_llama};
+use q35_tests::corpus;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 /// What everything but the weights may take: the program itself, LLVM at work, thread stacks.
@@ -27,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("memory/405-billion-weights-are-checked-by-their-headers", || {
             Ok(headers(shape("llama-405b").ok_or("no such shape")?)?)
         }),
+        Trial::test("memory/a-limit-is-kept-or-told", || Ok(limits()?)),
     ];
     if std::env::var_os("Q35_FULL").is_some() {
         trials.push(Trial::test("memory/20-gigabytes-of-checkpoint-stream", || {
@@ -73,6 +75,47 @@ fn checkpoint(name: &str, config: &str, codec: &str, allowed: u64) -> Result<(),
     let peak = peak_of(child)?;
     println!("{name}: {} MiB of weights, peak memory {} MiB, {allowed} MiB allowed", bytes >> 20, peak >> 20);
     if peak >> 20 <= allowed { Ok(()) } else { Err(format!("peak memory {} MiB, {allowed} MiB allowed", peak >> 20)) }
+}
+
+/// Compiles at several limits: whoever succeeds has kept them, whoever does not says so, and some of both happen.
+fn limits() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    sparse(MIXTRAL, folder.path())?;
+    let out = folder.path().join("x.q35");
+    let example = corpus::tiny_llama();
+    let text = example.folder.join("calibration.txt");
+    let nearest = ["compile", path(folder.path()), "--codec", "split", "--quiet", "-o", path(&out)];
+    let calibrated = [
+        &["compile", path(&example.model), "--quiet", "-o", path(&out), "--effort", "best", "--calibrate", path(&text)][..],
+        &["--sequences", "2"],
+    ]
+    .concat();
+    for (what, args) in [("nearest", &nearest[..]), ("calibrated", &calibrated)] {
+        let mut kept = Vec::new();
+        for limit in [32u64, 128, 256, 1024] {
+            let child = program::command("q35c")
+                .args(args)
+                .args(["--max-memory", &format!("{limit}M")])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .map_err(|e| e.to_string())?;
+            let (output, peak) = watch(child)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            println!("{what}: {limit} MiB allowed, peak memory {} MiB, {}", peak >> 20, output.status);
+            match output.status.code() {
+                Some(0) if peak >> 20 <= limit => kept.push(limit),
+                Some(0) => return Err(format!("{what}: {limit} MiB were allowed, and {} taken", peak >> 20)),
+                Some(1) if said.contains("error[Q35-0305]") && !out.exists() => {}
+                _ => return Err(format!("{what}: {limit} MiB were allowed: {}\n{said}", output.status)),
+            }
+            let _ = std::fs::remove_dir_all(&out);
+        }
+        if kept.contains(&32) || !kept.contains(&1024) {
+            return Err(format!("{what}: of the limits, these were kept: {kept:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a sparse checkpoint.
@@ -154,7 +197,15 @@ fn limited_run() -> Result<(), String> {
 
 /// Waits for a child and gives the largest resident set it ever had. The figure only grows, so the last one read is the peak but for what
 /// the child does in its last milliseconds.
-fn peak_of(mut child: Child) -> Result<u64, String> {
+fn peak_of(child: Child) -> Result<u64, String> {
+    match watch(child)? {
+        (output, peak) if output.status.success() && peak > 0 => Ok(peak),
+        (output, _) => Err(format!("the compile ended with {}", output.status)),
+    }
+}
+
+/// Waits for a child; what is left of its output, and its peak. What it says must fit into a pipe.
+fn watch(mut child: Child) -> Result<(Output, u64), String> {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
@@ -162,10 +213,9 @@ fn peak_of(mut child: Child) -> Result<u64, String> {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|v| v.trim().strip_suffix("kB"));
         peak = line.and_then(|kb| kb.trim().parse::<u64>().ok()).map_or(peak, |kb| peak.max(kb << 10));
-        match ended {
-            Some(status) if status.success() && peak > 0 => return Ok(peak),
-            Some(status) => return Err(format!("the compile ended with {status}")),
-            None => std::thread::sleep(Duration::from_millis(5)),
+        if ended.is_some() {
+            return child.wait_with_output().map(|output| (output, peak)).map_err(|e| e.to_string());
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -32,6 +32,17 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Show what is in a bundle
     Inspect(Inspect),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 /// The bundle, and how it is opened.
@@ -279,7 +290,10 @@ pub(crate) struct Inspect {
     /// The bundle.
     #[command(flatten)]
     pub(crate) opened: Opened,
-    /// Print a JSON object: a summary, and the manifest
+    /// List every op of the program with its bytes, operations and what bounds it, instead of their sums by kind
+    #[arg(long)]
+    pub(crate) nodes: bool,
+    /// Print a JSON object: a summary, the manifest, and what the compile measured
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -9,6 +9,7 @@ use q35_runtime::generate::{Event, Generation, Stop, generate};
 use q35_runtime::text::{Text, stop_tokens};
 use q35_runtime::{Options, Session, inputs};
 use serde_json::json;
+use std::ops::ControlFlow;
 
 /// Runs the command.
 pub(crate) fn run(args: &Run) -> Result<()> {
@@ -43,15 +44,15 @@ pub(crate) fn run(args: &Run) -> Result<()> {
                 if long {
                     progress.at(done as u64, prompt.len() as u64, "prompt");
                 }
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
-            Event::Token(_) if args.json => return Ok(()),
+            Event::Token(_) if args.json => return Ok(ControlFlow::Continue(())),
             Event::Token(token) => match &mut stream {
                 Some(stream) => stream.push(token)?,
                 None => format!("{}{token}", if std::mem::take(&mut first) { "" } else { "," }),
             },
         };
-        output::print(&piece)
+        output::print(&piece).map(ControlFlow::Continue)
     };
     let result = generate(&mut session, &prompt, args.count, args.sampling.settings(), &stop_tokens(&bundle)?, sink)?;
     if args.json {

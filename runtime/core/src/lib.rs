@@ -1,7 +1,8 @@
 //! Loads and executes bundles.
 //!
-//! A [`Session`] is a device with a program, and a KV cache of some slots; it turns tokens into logits. On top of it: text
-//! ([`text`], [`generate`]), files of graph inputs ([`inputs`]), perplexity ([`perplexity`]) and measurements ([`bench`], [`profile`]). Below it:
+//! A [`Model`] is what a program opens and asks. Below it, a [`Session`] is a device with a program, and a KV cache of some slots; it turns
+//! tokens into logits. On top of it: text ([`text`], [`generate`]), files of graph inputs ([`inputs`]), perplexity ([`perplexity`]) and
+//! measurements ([`bench`], [`profile`]). Below it:
 //! devices ([`device`]).
 //!
 //! This crate must not know how a bundle was made: no graph, no compiler, no LLVM.
@@ -11,14 +12,16 @@ pub mod device;
 pub mod divergence;
 pub mod generate;
 pub mod inputs;
+mod model;
 pub mod perplexity;
-mod pool;
+pub mod pool;
 pub mod profile;
 pub mod sampling;
 mod session;
 pub mod text;
 pub mod traffic;
 
+pub use model::Model;
 pub use session::{Chunk, Logits, Session, Want};
 
 /// How a session is set up.

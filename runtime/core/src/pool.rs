@@ -44,7 +44,7 @@ struct Shared {
 }
 
 /// A fixed number of threads; the caller of [`Pool::run`] is one of them.
-pub(crate) struct Pool {
+pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     jobs: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// `threads` threads; by default as many as the system lets this process use.
-    pub(crate) fn new(threads: Option<usize>) -> Self {
+    pub fn new(threads: Option<usize>) -> Self {
         let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
         let shared = Arc::new(Shared {
             claims: AtomicU64::new(0),
@@ -71,12 +71,12 @@ impl Pool {
     }
 
     /// Threads, the caller included.
-    pub(crate) fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Runs `work(0)`, ..., `work(chunks - 1)`, in any order, and returns when all are done. A panic in one of them is passed on.
-    pub(crate) fn run(&mut self, chunks: usize, work: impl Fn(usize) + Send + Sync + 'static) {
+    pub fn run(&mut self, chunks: usize, work: impl Fn(usize) + Send + Sync + 'static) {
         let count = match u32::try_from(chunks) {
             Ok(count) if count > 1 && !self.workers.is_empty() => count,
             _ => return (0..chunks).for_each(work),

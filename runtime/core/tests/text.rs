@@ -12,6 +12,7 @@ use q35_runtime::sampling::Settings;
 use q35_runtime::text::{Text, stop_tokens};
 use q35_runtime::{Options, Session};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ fn greedy_generation_and_its_ends() {
             if let Event::Token(token) = event {
                 seen.push(token);
             }
-            Ok(())
+            Ok(Continue(()))
         });
         let result = result.unwrap();
         assert_eq!(seen, result.tokens);
@@ -52,7 +53,15 @@ fn greedy_generation_and_its_ends() {
     let before: Vec<u32> = expected.iter().copied().take_while(|t| *t != stop).collect();
     assert_eq!(run(64, 12, &[stop]), (before, Stop::Token));
     let (_dir, mut session) = session(8);
-    let empty = generate(&mut session, &[], 1, Settings::default(), &BTreeSet::new(), |_| Ok(())).unwrap_err().to_string();
+    let mut seen = 0;
+    let result = generate(&mut session, &prompt, 12, Settings::default(), &BTreeSet::new(), |event| {
+        seen += usize::from(matches!(event, Event::Token(_)));
+        Ok(if seen == 3 { Break(()) } else { Continue(()) })
+    });
+    let result = result.unwrap();
+    assert_eq!((result.tokens, result.stop), (expected[..3].to_vec(), Stop::Sink));
+    let empty =
+        generate(&mut session, &[], 1, Settings::default(), &BTreeSet::new(), |_| Ok(Continue(()))).unwrap_err().to_string();
     assert_eq!(empty, "error[Q35-0605]: the prompt has no tokens\n  help: give at least one token to continue");
 }
 
@@ -61,7 +70,7 @@ fn sampling_repeats_with_its_seed() {
     let settings = |seed| Settings { temperature: 50.0, seed, ..Settings::default() };
     let run = |seed| {
         let (_dir, mut session) = session(64);
-        generate(&mut session, &[3, 1], 40, settings(seed), &BTreeSet::new(), |_| Ok(())).unwrap().tokens
+        generate(&mut session, &[3, 1], 40, settings(seed), &BTreeSet::new(), |_| Ok(Continue(()))).unwrap().tokens
     };
     assert_eq!(run(5), run(5));
     assert_ne!(run(5), run(6));

@@ -516,7 +516,8 @@ impl Compiler<'_> {
         if let Some(kind) = name.strip_prefix("llvm.vector.reduce.") {
             let kind = kind.split('.').next().unwrap_or_default();
             let function = scalar::binary(kind, scalar).or_else(|| scalar::intrinsic(&format!("llvm.{kind}"), scalar));
-            let function = function.filter(|_| matches!(scalar, Scalar::Int(_))).ok_or(format!("no such operation '{name}'"))?;
+            let function =
+                function.filter(|_| matches!(scalar, Scalar::Int(_))).ok_or(format!("no such operation '{name}'"))?;
             let count = args[0].0.components().len() as u32;
             return Ok(Do::Reduce { function, width: scalar.bits(), from: self.operand(&args[0])?, count, to });
         }
