@@ -139,7 +139,11 @@ fn figures() -> Result<(), String> {
         std::fs::write(&path, &figure).map_err(|e| e.to_string())?;
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    if found == figure { Ok(()) } else { Err("docs/src/figures/container.svg is not up to date; Q35C_BLESS=1 refreshes it".into()) }
+    if found == figure {
+        Ok(())
+    } else {
+        Err("docs/src/figures/container.svg is not up to date; Q35C_BLESS=1 refreshes it".into())
+    }
 }
 
 /// The stream of a row: four containers of seven bits, the two weights of each, and the windows of `w8`.
@@ -162,7 +166,10 @@ fn container() -> String {
         let middle = x + CELL * bits / 2;
         for bit in 0..bits {
             let (x, number) = (x + CELL * bit, container * bits + bit);
-            let _ = writeln!(svg, "<rect x=\"{x}\" y=\"{y}\" width=\"{CELL}\" height=\"{CELL}\" fill=\"{shade}\" stroke=\"#888\"/>");
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{CELL}\" height=\"{CELL}\" fill=\"{shade}\" stroke=\"#888\"/>"
+            );
             let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" font-size=\"11\">{number}</text>", x + CELL / 2, y + 17);
         }
         let _ = writeln!(svg, "<text x=\"{middle}\" y=\"22\">container {container}</text>");

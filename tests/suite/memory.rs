@@ -6,8 +6,8 @@
 use crate::end_to_end::path;
 use crate::program;
 use libtest_mimic::Trial;
-use q35_tests::corpus;
 use q35_import::synth::{Fill, Llama, Stored, write_checkpoint, write_llama};
+use q35_tests::corpus;
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 

@@ -20,7 +20,8 @@ pub(crate) fn install(program: &str, folder: &std::path::Path) -> Result<(), Str
     use std::os::unix::fs::PermissionsExt;
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
     let path = folder.join(program);
-    std::fs::write(&path, format!("#!/bin/sh\n{VARIABLE}={program} exec '{}' \"$@\"\n", this.display())).map_err(|e| e.to_string())?;
+    std::fs::write(&path, format!("#!/bin/sh\n{VARIABLE}={program} exec '{}' \"$@\"\n", this.display()))
+        .map_err(|e| e.to_string())?;
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).map_err(|e| e.to_string())
 }
 

@@ -65,7 +65,10 @@ pub struct Order<'a> {
 pub fn compile(order: &Order<'_>, settings: &Settings, observer: &mut dyn Observer) -> Result<Vec<String>> {
     if !order.target.single_layers() {
         let what = format!("target '{}' has no single layers", order.target.name());
-        return Err(Diagnostic::error(Code::TargetCannot, what).at("option", "--linear").help("use --target cpu or cuda").into());
+        return Err(Diagnostic::error(Code::TargetCannot, what)
+            .at("option", "--linear")
+            .help("use --target cpu or cuda")
+            .into());
     }
     let limit = Limit(settings.max_memory);
     let model = model(order.shape, order.weights, settings)?;
@@ -96,7 +99,9 @@ fn model(shape: Shape, weights: Option<&Path>, settings: &Settings) -> Result<Mo
     let options = settings.weights;
     let tensor = match weights {
         Some(path) => read(path, shape)?,
-        None => Tensor::decoded(vec![outputs, inputs], Nothing(outputs * inputs)).unwrap_or_else(|| unreachable!("it is small")),
+        None => {
+            Tensor::decoded(vec![outputs, inputs], Nothing(outputs * inputs)).unwrap_or_else(|| unreachable!("it is small"))
+        }
     };
     let rows = Axis { len: outputs, stride: inputs as i64 };
     let view = WeightView::dense(tensor, 0, rows, Axis { len: inputs, stride: 1 });
@@ -110,8 +115,14 @@ fn model(shape: Shape, weights: Option<&Path>, settings: &Settings) -> Result<Mo
     }
 
     let name = ParamName::from("weight".to_owned());
-    let facts =
-        ModelFacts { name: "linear".into(), vocab: outputs, hidden: inputs, layers: 1, context: 1, parameters: outputs * inputs };
+    let facts = ModelFacts {
+        name: "linear".into(),
+        vocab: outputs,
+        hidden: inputs,
+        layers: 1,
+        context: 1,
+        parameters: outputs * inputs,
+    };
     let interface = Interface { inputs: vec![], outputs: vec![], positions: PositionRule::Column };
     let mut model = Model { graph: Graph::new(), params: [(name.clone(), param)].into(), facts, interface };
     let input = Ty::Act { rows: Rows::Tokens, width: inputs };
@@ -171,7 +182,8 @@ fn read(path: &Path, shape: Shape) -> Result<Tensor> {
     };
     let offset = (header + 8 + info.data_offsets.0) as u64;
     let dims = vec![shape.outputs, shape.inputs];
-    Tensor::new(dtype, dims, storage, offset).map_err(|e| cannot(Code::BadTensor, format!("the tensor is unsound: {e:?}")).into())
+    Tensor::new(dtype, dims, storage, offset)
+        .map_err(|e| cannot(Code::BadTensor, format!("the tensor is unsound: {e:?}")).into())
 }
 
 /// The folder of a layer, unless the user names one.

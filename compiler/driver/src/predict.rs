@@ -29,8 +29,20 @@ const TERA: f64 = 1e12;
 /// The devices. Sources: makers' data sheets; `tsp1` 79 of 88 slices filled to nine tenths, and two hemispheres' operand streams at 900 MHz;
 /// the wafer's figures are quoted by its maker. Memory of a computer is what one puts into it: these are common sizes.
 pub const DEVICES: &[Device] = &[
-    Device { target: "cpu", name: "desktop, 2 channels of DDR5", memory: 64.0 * GB, bandwidth: 80.0 * GB, operations: 1.5 * TERA },
-    Device { target: "cpu", name: "server, 8 channels of DDR5", memory: 512.0 * GB, bandwidth: 300.0 * GB, operations: 20.0 * TERA },
+    Device {
+        target: "cpu",
+        name: "desktop, 2 channels of DDR5",
+        memory: 64.0 * GB,
+        bandwidth: 80.0 * GB,
+        operations: 1.5 * TERA,
+    },
+    Device {
+        target: "cpu",
+        name: "server, 8 channels of DDR5",
+        memory: 512.0 * GB,
+        bandwidth: 300.0 * GB,
+        operations: 20.0 * TERA,
+    },
     Device { target: "cuda", name: "RTX 4090", memory: 24.0 * GB, bandwidth: 1008.0 * GB, operations: 165.0 * TERA },
     Device { target: "cuda", name: "A100 80 GB", memory: 80.0 * GB, bandwidth: 2039.0 * GB, operations: 312.0 * TERA },
     Device { target: "cuda", name: "H100 SXM", memory: 80.0 * GB, bandwidth: 3350.0 * GB, operations: 989.0 * TERA },
@@ -60,8 +72,10 @@ pub fn predict(model: &Model, account: &Account, target: &str, batch: u64, conte
     let costs = report::costs_at(model, [batch, batch, batch, context]);
     let devices = DEVICES.iter().filter(|device| device.target == target);
     let prediction = |device: &Device| {
-        let seconds: f64 =
-            costs.iter().map(|cost| (cost.bytes as f64 / device.bandwidth).max(cost.operations as f64 / device.operations)).sum();
+        let seconds: f64 = costs
+            .iter()
+            .map(|cost| (cost.bytes as f64 / device.bandwidth).max(cost.operations as f64 / device.operations))
+            .sum();
         // At least one byte takes some time.
         let rate = 1.0 / seconds.max(1e-12);
         Prediction {

@@ -90,7 +90,10 @@ fn prefix(manifest: &str) -> Result<String, Error> {
     let manifest: serde_json::Value =
         serde_json::from_str(manifest).map_err(|e| Error(format!("manifest.json is malformed: {e}")))?;
     if manifest["schema"] != SCHEMA {
-        return Err(Error(format!("the bundle has schema version {}, and this crate reads version {SCHEMA}", manifest["schema"])));
+        return Err(Error(format!(
+            "the bundle has schema version {}, and this crate reads version {SCHEMA}",
+            manifest["schema"]
+        )));
     }
     match (manifest["device"]["kind"].as_str(), manifest["device"]["prefix"].as_str()) {
         (Some("cpu"), Some("")) => Ok("model_".to_owned()),

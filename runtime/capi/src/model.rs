@@ -92,11 +92,7 @@ pub unsafe extern "C" fn q35rt_close(model: *mut Model) {
 ///
 /// # Safety
 /// `model` and `error` are NULL or valid.
-unsafe fn with(
-    model: *const Model,
-    error: *mut *mut Failure,
-    body: impl FnOnce(&mut q35_runtime::Model) -> Outcome,
-) -> i32 {
+unsafe fn with(model: *const Model, error: *mut *mut Failure, body: impl FnOnce(&mut q35_runtime::Model) -> Outcome) -> i32 {
     // SAFETY: as the caller says.
     unsafe { run(error, || body(&mut *lock(&given(model)?.0)?)) }
 }

@@ -16,7 +16,10 @@ fn the_header_is_up_to_date() {
         std::fs::write(&path, &text).unwrap();
     }
     let there = std::fs::read_to_string(&path).unwrap();
-    assert!(there == text, "the C interface has changed: if that was meant, run the test with Q35C_BLESS=1 and review the header");
+    assert!(
+        there == text,
+        "the C interface has changed: if that was meant, run the test with Q35C_BLESS=1 and review the header"
+    );
 }
 
 trait WithSources {

@@ -119,11 +119,9 @@ impl Model {
         let text = text.as_ref().ok_or_else(|| Diagnostic::error(Code::NoTokenizer, "the bundle carries no tokenizer"))?;
         let tokens = text.encode(prompt)?;
         let mut stream = text.stream();
-        generate(session, &tokens, count, settings, stops, |event| {
-            match event {
-                Event::Token(token) => Ok(sink(&stream.push(token)?)),
-                Event::Prompt(_) => Ok(ControlFlow::Continue(())),
-            }
+        generate(session, &tokens, count, settings, stops, |event| match event {
+            Event::Token(token) => Ok(sink(&stream.push(token)?)),
+            Event::Prompt(_) => Ok(ControlFlow::Continue(())),
         })
     }
 }

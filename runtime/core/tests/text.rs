@@ -59,7 +59,8 @@ fn greedy_generation_and_its_ends() {
     });
     let result = result.unwrap();
     assert_eq!((result.tokens, result.stop), (expected[..3].to_vec(), Stop::Sink));
-    let empty = generate(&mut session, &[], 1, Settings::default(), &BTreeSet::new(), |_| Ok(Continue(()))).unwrap_err().to_string();
+    let empty =
+        generate(&mut session, &[], 1, Settings::default(), &BTreeSet::new(), |_| Ok(Continue(()))).unwrap_err().to_string();
     assert_eq!(empty, "error[Q35-0605]: the prompt has no tokens\n  help: give at least one token to continue");
 }
 

@@ -27,7 +27,8 @@ pub fn fill(template: &str, marks: &[(&str, &str)]) -> String {
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('@') {
         text += before;
-        let found = after.split_once('@').and_then(|(mark, left)| Some((marks.iter().find(|(name, _)| *name == mark)?.1, left)));
+        let found =
+            after.split_once('@').and_then(|(mark, left)| Some((marks.iter().find(|(name, _)| *name == mark)?.1, left)));
         let Some((value, left)) = found else { panic!("no mark in '@{}'", after.lines().next().unwrap_or_default()) };
         text += value;
         rest = left;

@@ -79,7 +79,8 @@ fn kernel(prefix: &str, step: &Step, variant: &Variant, threads: u32) -> String 
     if let Some(most) = max_rows {
         let _ = write!(text, "; meant for up to {most} rows");
     }
-    let _ = writeln!(text, " */\n#define {upper}KERNEL_{kernel} \"{prefix}{kernel}\"\n#define {upper}THREADS_{kernel} {threads}");
+    let _ =
+        writeln!(text, " */\n#define {upper}KERNEL_{kernel} \"{prefix}{kernel}\"\n#define {upper}THREADS_{kernel} {threads}");
     let _ = writeln!(text, "struct {prefix}args_{kernel} {{");
     for (at, arg) in step.args.iter().enumerate() {
         let (field, what) = match arg {

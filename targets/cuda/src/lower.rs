@@ -77,7 +77,8 @@ impl Target for Cuda {
         observer.after(&EMIT, &|| shown.map(|ptx| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default());
 
         observer.before(&BUNDLE);
-        let threads: BTreeMap<String, u32> = program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
+        let threads: BTreeMap<String, u32> =
+            program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
         let header = header::text(request.prefix, &program.plan, &program.steps, &threads);
         files.insert("cuda/kernels.h".to_owned(), header.into_bytes());
         let device = CudaDevice {

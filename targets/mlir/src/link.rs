@@ -68,7 +68,16 @@ fn link_with(linker: &Path, object: &[u8], soname: &str) -> Result<Vec<u8>, Diag
     let (input, output) = (folder.path().join("kernels.o"), folder.path().join("kernels.so"));
     std::fs::write(&input, object).map_err(place)?;
     let run = Command::new(linker)
-        .args(["-shared", "-Bsymbolic", "--build-id=none", "--no-undefined", "--hash-style=gnu", "--threads=1", "-z", "noexecstack"])
+        .args([
+            "-shared",
+            "-Bsymbolic",
+            "--build-id=none",
+            "--no-undefined",
+            "--hash-style=gnu",
+            "--threads=1",
+            "-z",
+            "noexecstack",
+        ])
         .arg("-soname")
         .arg(soname)
         .arg("-o")

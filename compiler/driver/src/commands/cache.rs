@@ -13,7 +13,9 @@ pub fn run(options: &Cache) -> Result<String> {
     };
     let held = if options.clear { cache::clear(&folder)? } else { cache::holding(&folder) };
     if options.json {
-        return super::json(&serde_json::json!({ "folder": folder.display().to_string(), "cleared": options.clear, "held": held }));
+        return super::json(
+            &serde_json::json!({ "folder": folder.display().to_string(), "cleared": options.clear, "held": held }),
+        );
     }
     let what = if options.clear { "removed" } else { "holds" };
     Ok(format!("{} {what} {} packed weights, {}\n", folder.display(), held.entries, size::show(held.bytes)))

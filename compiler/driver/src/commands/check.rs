@@ -169,7 +169,12 @@ impl Finding {
             ("all sequences", Align::Right),
         ]);
         for Prediction { device, count, tokens_per_second, all_tokens_per_second } in &self.predicted {
-            table.row([(*device).to_owned(), count.to_string(), tokens_per_second.to_string(), all_tokens_per_second.to_string()]);
+            table.row([
+                (*device).to_owned(),
+                count.to_string(),
+                tokens_per_second.to_string(),
+                all_tokens_per_second.to_string(),
+            ]);
         }
         table.to_string()
     }

@@ -15,7 +15,11 @@ use std::time::Instant;
 
 /// Compiles a model.
 pub fn run(options: &Compile) -> Result<String> {
-    let verbosity = if options.quiet || options.emit.is_some_and(|emit| emit.stage().is_some()) { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = if options.quiet || options.emit.is_some_and(|emit| emit.stage().is_some()) {
+        Verbosity::Quiet
+    } else {
+        Verbosity::Normal
+    };
     if let Some(jobs) = options.jobs {
         // A second pool in one process is a mistake of the caller's, and the first one serves as well.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(jobs.into()).build_global();

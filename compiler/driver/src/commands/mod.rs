@@ -52,7 +52,8 @@ fn completions(shell: clap_complete::Shell) -> String {
 
 /// A page for the program, and one for each command.
 fn manual(folder: &std::path::Path) -> Result<()> {
-    let cannot = |e| Diagnostic::error(Code::CannotWrite, format!("the pages cannot be written: {e}")).at("folder", folder.display());
+    let cannot =
+        |e| Diagnostic::error(Code::CannotWrite, format!("the pages cannot be written: {e}")).at("folder", folder.display());
     clap_mangen::generate_to(Cli::command(), folder).map_err(cannot)?;
     Ok(())
 }

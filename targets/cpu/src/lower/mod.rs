@@ -60,8 +60,12 @@ const PLACE: Pass = Pass {
     from: Stage::Target,
     to: Stage::Target,
 };
-const BUILD: Pass =
-    Pass { name: "cpu-build", purpose: "Build the kernels at every feature level, and the functions around them", from: Stage::Target, to: Stage::Target };
+const BUILD: Pass = Pass {
+    name: "cpu-build",
+    purpose: "Build the kernels at every feature level, and the functions around them",
+    from: Stage::Target,
+    to: Stage::Target,
+};
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =

@@ -324,9 +324,7 @@ fn entry<'k>(array: Val<'k>, at: Val<'k>) -> Val<'k> {
 
 /// Whether one of some tokens is outside the vocabulary.
 fn any_unknown<'k>(b: &'k Builder<'k>, object: &Object<'_>, tokens: Val<'k>, count: Val<'k>) -> Val<'k> {
-    b.for_iter(0, count, 1, b.i1(false), |at, bad| {
-        bad | entry(tokens, at).load(I32, 4).to(I64).ge_u(object.vocab as i64)
-    })
+    b.for_iter(0, count, 1, b.i1(false), |at, bad| bad | entry(tokens, at).load(I32, 4).to(I64).ge_u(object.vocab as i64))
 }
 
 /// Copies the logits of the last run, so many rows, to where the caller wants them.

@@ -169,7 +169,9 @@ impl Described<'_> {
             Section::Codes if rows == 1 && codec == q35_format::Codec::F32 => {
                 ("vector", READ_FLOATS, format!("float[{cols}], {bytes} bytes"))
             }
-            Section::Codes => ("codes", READ, format!("a {rows} x {cols} weight in {codec}, {bytes} bytes as arranged in the weights file")),
+            Section::Codes => {
+                ("codes", READ, format!("a {rows} x {cols} weight in {codec}, {bytes} bytes as arranged in the weights file"))
+            }
             Section::Scales => ("scales", READ, format!("its scales, {bytes} bytes, arranged")),
             Section::Offsets => ("offsets", READ, format!("its offsets, {bytes} bytes, arranged")),
         }

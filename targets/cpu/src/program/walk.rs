@@ -103,11 +103,7 @@ fn among<'k>(b: &'k Builder<'k>, number: Val<'k>, first: usize, callees: &[Strin
     }
     let (low, high) = callees.split_at(callees.len() / 2);
     let middle = first + low.len();
-    b.if_else(
-        number.lt(middle as i64),
-        || among(b, number, first, low, args),
-        || among(b, number, middle, high, args),
-    );
+    b.if_else(number.lt(middle as i64), || among(b, number, first, low, args), || among(b, number, middle, high, args));
 }
 
 /// Runs `body` if no test before it fails: each is a condition that must not hold, and the status if it does.

@@ -60,12 +60,7 @@ impl<'k> Builder<'k> {
         self.address_of(name, 0)
     }
 
-    fn call_op(
-        &'k self,
-        callee: Option<&str>,
-        operands: &[Val<'k>],
-        results: &[Ty],
-    ) -> melior::ir::OperationRef<'k, 'k> {
+    fn call_op(&'k self, callee: Option<&str>, operands: &[Val<'k>], results: &[Ty]) -> melior::ir::OperationRef<'k, 'k> {
         let mut attributes = vec![
             ("op_bundle_sizes", self.attr("array<i32>")),
             ("operandSegmentSizes", self.attr(&format!("array<i32: {}, 0>", operands.len()))),
