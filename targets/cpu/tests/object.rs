@@ -233,7 +233,7 @@ fn every_wrong_call_has_its_status() {
     let header = std::fs::read_to_string(folder.path().join("include/other/model.h")).unwrap();
     std::fs::write(wrong.join("model.h"), header.replace("other_", "tiny_").replace("OTHER_", "TINY_")).unwrap();
     let main = wrong.join("main.c");
-    std::fs::write(&main, "#include \"model.h\"\nint main(void) { return (int)tiny_vocab() == 0; }\n").unwrap();
+    std::fs::write(&main, "#include <model.h>\nint main(void) { return (int)tiny_vocab() == 0; }\n").unwrap();
     let told = cc(&main, &[&tiny], &wrong, &wrong.join("main")).unwrap_err();
     assert!(told.contains("tiny_abi_1_model_h_and_model_o_are_of_one_compile_"), "{told}");
     cc(&main, &[&tiny], &folder.path().join("include"), &wrong.join("main")).unwrap();
