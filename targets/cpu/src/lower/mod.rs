@@ -36,27 +36,6 @@ const BUILD: Pass = Pass {
     from: Stage::Target,
     to: Stage::Target,
 };
-<<<<<<< HEAD
-=======
-const CHAIN: Pass = Pass {
-    name: "cpu-chain",
-    purpose: "Join neighbouring kernels that work row by row",
-    from: Stage::Target,
-    to: Stage::Target,
-};
-const PLACE: Pass = Pass {
-    name: "cpu-place",
-    purpose: "Give every value a place in memory while it lives",
-    from: Stage::Target,
-    to: Stage::Target,
-};
-const BUILD: Pass = Pass {
-    name: "cpu-build",
-    purpose: "Build the kernels at every feature level, and the functions around them",
-    from: Stage::Target,
-    to: Stage::Target,
-};
->>>>>>> w-link
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
