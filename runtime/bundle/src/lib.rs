@@ -26,6 +26,6 @@ pub use mapped::Tensor;
 pub use plan::{Binding, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Size, Step, Variant, row_stride};
 pub use reader::{Bundle, Verify};
 pub use safetensors::tensor::Dtype;
-pub use tensors::{ALIGN, TensorSpec};
+pub use tensors::{ALIGN, TensorSpec, WeightsLayout};
 pub use writer::{BundleWriter, WeightsWriter, cannot_write};
 pub use wse::{Array, HostInput, Piece, WaferCache, WaferRegion, WseDevice};

@@ -1,5 +1,6 @@
 //! From a program to a bundle's PTX: the passes that GPUs share, then this target's own.
 
+use crate::header;
 use crate::level::LEVELS;
 use q35_bundle::{CudaDevice, Device};
 use q35_diag::Result;
@@ -49,6 +50,10 @@ impl Target for Cuda {
         }
     }
 
+    fn single_layers(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> Vec<Pass> {
         gpu::passes().chain([COMPILE, EMIT, BUNDLE]).collect()
     }
@@ -69,12 +74,15 @@ impl Target for Cuda {
         observer.after(&COMPILE, &|| compiled.last().map(|(_, code)| code.ir()).unwrap_or_default());
 
         observer.before(&EMIT);
-        let files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
+        let mut files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
         let shown = LEVELS.last().and_then(|level| files.get(&level.file()));
         observer.after(&EMIT, &|| shown.map(|ptx| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default());
 
         observer.before(&BUNDLE);
-        let threads = program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
+        let threads: BTreeMap<String, u32> =
+            program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
+        let header = header::text(request.prefix, &program.plan, &program.steps, &threads);
+        files.insert("cuda/kernels.h".to_owned(), header.into_bytes());
         let device = CudaDevice {
             prefix: request.prefix.to_owned(),
             levels: LEVELS.iter().map(|level| level.requirements()).collect(),

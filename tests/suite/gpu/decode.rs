@@ -134,7 +134,7 @@ fn largest(logits: &[f32]) -> u32 {
 }
 
 /// The small model in 3.5 bits, against the reference evaluation on the same weights with activations as they are.
-pub(super) fn greedy_tokens(target: &str, level: &str) -> Result<(), String> {
+pub(super) fn greedy_tokens(target: &'static str, level: &str) -> Result<(), String> {
     let (folder, bundle) = compiled(target)?;
     let options = Options { capacity: 32, max_tokens: 16, ..Options::default() };
     let mut session = session(folder.path(), bundle, level, &options)?;

@@ -3,19 +3,21 @@
 //! | pass | idea |
 //! | --- | --- |
 //! | those of [`q35_launch::lower`] | kernels, steps, a memory plan |
-//! | `cpu-build` | the kernels, at every feature level, as an MLIR module |
+//! | `cpu-build` | the kernels, at every feature level, and the functions around them, as an MLIR module |
 //! | those of `q35_mlir::pipeline` | the module to the llvm dialect |
 //! | `cpu-emit` | LLVM: optimised object code |
 //! | `cpu-link` | the shared object and the header |
 
-mod header;
 mod kernels;
 
 use crate::abi::define;
+use crate::kernels::Kernel;
 use crate::level::Level;
+use crate::program::signature::{Described, signatures};
+use crate::program::{self, Facts, Steps};
 use kernels::CpuKernels;
 use q35_bundle::{CpuDevice, Device};
-use q35_diag::Result;
+use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::{Activations, q35};
 use q35_format::Codec;
 use q35_graph::{Observer, Pass, Stage};
@@ -24,12 +26,16 @@ use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::link;
 use q35_mlir::llvm::{self, Machine};
-use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
+use q35_target::{Capabilities, Label, Lowered, Request, Target, WeightsFile, check_prefix};
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 
-const BUILD: Pass =
-    Pass { name: "cpu-build", purpose: "Build the kernels at every feature level", from: Stage::Target, to: Stage::Target };
+const BUILD: Pass = Pass {
+    name: "cpu-build",
+    purpose: "Build the kernels at every feature level, and the functions around them",
+    from: Stage::Target,
+    to: Stage::Target,
+};
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
@@ -70,6 +76,10 @@ impl Target for Cpu {
         }
     }
 
+    fn single_layers(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> Vec<Pass> {
         launch::passes().chain([BUILD]).chain(launch::kernel_passes()).chain([EMIT, LINK]).collect()
     }
@@ -92,6 +102,7 @@ impl Target for Cpu {
                 define(&module, &format!("{}{name}", request.prefix), level, |call| kernel.build(level, call));
             }
         }
+        let header = define_program(&module, request, &program, &levels)?;
         observer.after(&BUILD, &|| module.mlir().as_operation().to_string());
 
         launch::to_llvm(&mut module, observer);
@@ -102,8 +113,6 @@ impl Target for Cpu {
 
         observer.before(&LINK);
         let shared = link::shared_object(&emitted.object, "model.so")?;
-        let names: Vec<String> = program.kernels.into_keys().collect();
-        let header = header::text(request.prefix, &names, &levels);
         observer.after(&LINK, &|| header.clone());
 
         let object = "cpu/model.so".to_owned();
@@ -120,6 +129,32 @@ impl Target for Cpu {
         ]);
         Ok(Lowered { device, plan: program.plan, steps: program.steps, files, weights: program.weights })
     }
+}
+
+/// Defines the functions around the kernels, and gives the header.
+fn define_program(
+    module: &KernelModule<'_>,
+    request: &Request<'_>,
+    program: &launch::Program<dyn Kernel>,
+    levels: &[Level],
+) -> Result<String> {
+    let file = WeightsFile::of(&program.weights, request.params)
+        .ok_or_else(|| Diagnostic::error(Code::AbsurdSize, "the weights are too large to be laid out"))?;
+    let logits = program.output.and_then(|value| request.graph.ty(value).matrix());
+    let described = Described { program, graph: request.graph, params: request.params };
+    let names: Vec<String> = program.kernels.keys().cloned().collect();
+    let facts = Facts {
+        prefix: request.prefix,
+        vocab: logits.map_or(0, |(_, width)| width),
+        layer_inputs: described.layer_input().and_then(|ty| ty.matrix()).map(|(_, width)| width),
+        context: request.context,
+        plan: &program.plan,
+        kernels: &names,
+        levels,
+        file: &file.layout,
+    };
+    let steps = Steps { steps: &program.steps, offsets: &file.offsets };
+    Ok(program::define(module, facts, &steps, &signatures(&described)))
 }
 
 #[cfg(test)]

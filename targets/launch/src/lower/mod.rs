@@ -59,6 +59,12 @@ pub struct Program<K: ?Sized> {
     pub kernels: BTreeMap<String, Rc<K>>,
     /// Tensors of the weights file, by name.
     pub weights: BTreeMap<String, WeightTensor>,
+    /// What the steps were made from, in their order.
+    pub launches: Vec<Launch<K>>,
+    /// Layers of the cache.
+    pub cache: BTreeMap<u32, CacheLayer>,
+    /// The logits.
+    pub output: Option<Value>,
 }
 
 /// Reports every node that has no kernel.
@@ -94,9 +100,10 @@ pub fn lower<T: Kernels>(
     let (plan, steps) = place::place(&selected);
     observer.after(&PLACE, &|| print::steps(&steps));
 
-    let choices = selected.launches.into_iter().flat_map(|launch| launch.choices);
-    let kernels = choices.map(|choice| (choice.kernel.name(), choice.kernel)).collect();
-    Ok(Program { plan, steps, kernels, weights: selected.weights })
+    let Selected { launches, weights, cache, output, .. } = selected;
+    let choices = launches.iter().flat_map(|launch| &launch.choices);
+    let kernels = choices.map(|choice| (choice.kernel.name(), choice.kernel.clone())).collect();
+    Ok(Program { plan, steps, kernels, weights, launches, cache, output: output.map(|stored| stored.value) })
 }
 
 /// Lowers a module of kernels to the llvm dialect. Every pass is shown to `observer`.
@@ -111,7 +118,7 @@ pub fn to_llvm(module: &mut KernelModule<'_>, observer: &mut dyn Observer) {
 
 /// What of a value lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Form {
+pub enum Form {
     /// The value itself.
     Plain,
     /// Activations in the form in which the target multiplies them.
@@ -122,9 +129,11 @@ enum Form {
 
 /// A value in one of its forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Stored {
-    value: Value,
-    form: Form,
+pub struct Stored {
+    /// The value.
+    pub value: Value,
+    /// The form.
+    pub form: Form,
 }
 
 impl From<Value> for Stored {
@@ -135,7 +144,7 @@ impl From<Value> for Stored {
 
 /// One argument of a launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Arg {
+pub enum Arg {
     /// Reads a value.
     Read(Stored),
     /// Writes a value.
@@ -149,14 +158,19 @@ enum Arg {
 }
 
 /// One step before its values have places.
-struct Launch<K: ?Sized> {
-    node: String,
-    op: String,
-    rows: Rows,
-    choices: Vec<Choice<K>>,
+pub struct Launch<K: ?Sized> {
+    /// A node of the user's model that it computes.
+    pub node: String,
+    /// The op, or the ops that were joined.
+    pub op: String,
+    /// Its rows.
+    pub rows: Rows,
+    /// Its kernels, in the order in which the step lists them.
+    pub choices: Vec<Choice<K>>,
     /// What the choices compute, where they are kernels of linear layers.
     linear: Option<Linear>,
-    args: Vec<Arg>,
+    /// Arguments, in order.
+    pub args: Vec<Arg>,
 }
 
 /// A program as launches.

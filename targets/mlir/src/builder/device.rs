@@ -9,7 +9,7 @@ use melior::ir::block::BlockLike;
 use melior::ir::operation::OperationBuilder;
 use melior::ir::{Identifier, Type};
 
-use crate::types::{Elem, Ty};
+use crate::types::Ty;
 
 use super::{Builder, Val};
 
@@ -70,13 +70,6 @@ impl<'k> Builder<'k> {
             .build()
             .unwrap_or_else(|error| self.fail(format_args!("{name}: {error}")));
         let call = self.block.get().append_operation(call);
-        // The structure itself never becomes a value of the language: its fields are taken out at once.
-        let whole = self.result(call, 0, Elem::I64.into());
-        (0..count)
-            .map(|at| {
-                let position = self.attr(&format!("array<i64: {at}>"));
-                self.value("llvm.extractvalue", &[whole], result, &[("position", position)])
-            })
-            .collect()
+        self.fields(call, result, count)
     }
 }

@@ -149,4 +149,10 @@ impl<D: Driver> Machine for Gpu<D> {
         self.last = Some(step);
         done.map_err(|fault| self.during(fault, Some(step)).into())
     }
+
+    fn wait(&self) -> Result<()> {
+        // Whoever reads waits for all launches.
+        let mut byte = [0];
+        if self.blocks.is_empty() { Ok(()) } else { self.read(Block(0), 0, &mut byte) }
+    }
 }

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 /// What a program wrote to stdout, if it ended well.
-pub(super) fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output =
         command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().map_err(|e| format!("{name} does not start: {e}"))?;
@@ -14,7 +14,7 @@ pub(super) fn run(command: &mut Command) -> Result<String, String> {
 }
 
 /// The JSON that a program printed.
-pub(super) fn json<T: serde::de::DeserializeOwned>(command: &mut Command) -> Result<T, String> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(command: &mut Command) -> Result<T, String> {
     let text = run(command)?;
     serde_json::from_str(&text).map_err(|e| format!("{}: not the JSON expected: {e}", command.get_program().to_string_lossy()))
 }

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What is said of a result that is not there and not to be made.
-pub(super) const UNKNOWN: &str = "not measured yet";
+pub(crate) const UNKNOWN: &str = "not measured yet";
 
 /// A folder of results.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     folder: PathBuf,
     /// Whether a result that is not there stays so.
     known_only: bool,
@@ -17,18 +17,18 @@ pub(super) struct Cache {
 
 /// A hash in the making: parts are told apart by their lengths.
 #[derive(Clone, Default)]
-pub(super) struct Key(Sha256);
+pub(crate) struct Key(Sha256);
 
 impl Key {
     /// With one more text.
-    pub(super) fn text(mut self, text: &str) -> Self {
+    pub(crate) fn text(mut self, text: &str) -> Self {
         self.0.update((text.len() as u64).to_le_bytes());
         self.0.update(text);
         self
     }
 
     /// With the content of a file, or of all files of a folder in the order of their names.
-    pub(super) fn path(self, path: &Path) -> Result<Self, String> {
+    pub(crate) fn path(self, path: &Path) -> Result<Self, String> {
         let cannot = |e| format!("{} cannot be read: {e}", path.display());
         if !path.is_dir() {
             let bytes = fs::read(path).map_err(cannot)?;
@@ -41,7 +41,7 @@ impl Key {
     }
 
     /// Sixteen digits.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         hex(&self.0.clone().finalize())[..16].to_owned()
     }
 }
@@ -52,23 +52,23 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Cache {
     /// In `folder`, which is made if it is not there.
-    pub(super) fn open(folder: &Path, known_only: bool) -> Result<Self, String> {
+    pub(crate) fn open(folder: &Path, known_only: bool) -> Result<Self, String> {
         fs::create_dir_all(folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
         Ok(Self { folder: folder.to_owned(), known_only })
     }
 
     /// Where it is.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// A place for a file or folder that `key` and `extension` name.
-    pub(super) fn place(&self, key: &Key, extension: &str) -> PathBuf {
+    pub(crate) fn place(&self, key: &Key, extension: &str) -> PathBuf {
         self.folder.join(format!("{}.{extension}", key.name()))
     }
 
     /// The result under `key`; made and kept if there is none.
-    pub(super) fn result<T: Serialize + DeserializeOwned>(
+    pub(crate) fn result<T: Serialize + DeserializeOwned>(
         &self,
         key: &Key,
         what: &str,
@@ -89,7 +89,7 @@ impl Cache {
     }
 
     /// The file under `key`; made if there is none. `make` writes to a path that is renamed when it is through.
-    pub(super) fn file(
+    pub(crate) fn file(
         &self,
         key: &Key,
         extension: &str,
