@@ -14,12 +14,13 @@ use q35_dialects::Program;
 use q35_graph::Silent;
 use q35_passes::raise;
 use q35_target::Request;
+use std::collections::BTreeMap;
 
 /// Checks a model.
 pub fn run(options: &Check) -> Result<Output> {
     match (prepared(options), options.json) {
-        (Ok(prepared), json) => {
-            let finding = Finding::of(&prepared);
+        (Ok((prepared, outlook)), json) => {
+            let finding = Finding::of(&prepared, outlook);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }
         (Err(diagnostics), true) => {
@@ -30,15 +31,19 @@ pub fn run(options: &Check) -> Result<Output> {
     }
 }
 
-/// The model as it would be compiled, every node of which the target can lower.
-fn prepared(options: &Check) -> Result<Prepared> {
+/// The model as it would be compiled, every node of which the target can lower, and what it would take of the device.
+fn prepared(options: &Check) -> Result<(Prepared, Outlook)> {
     let target = targets::find(&options.target)?;
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
     let Program { graph, params } = prepared.model.program();
-    target.check(&Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context })?;
-    Ok(prepared)
+    let request = Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context };
+    let outlook = target.outlook(&request)?;
+    Ok((prepared, outlook))
 }
+
+/// What a program takes of a device: names and values.
+type Outlook = Vec<(&'static str, String)>;
 
 #[derive(serde::Serialize)]
 struct Refusal {
@@ -76,10 +81,14 @@ struct Finding {
     weight_bytes: u64,
     cache_bytes: u64,
     account: Account,
+    /// What the program would take of the device, where the target can tell.
+    outlook: BTreeMap<&'static str, String>,
+    #[serde(skip)]
+    device: Outlook,
 }
 
 impl Finding {
-    fn of(Prepared { imported, model }: &Prepared) -> Self {
+    fn of(Prepared { imported, model }: &Prepared, device: Outlook) -> Self {
         let account = Account::of(model);
         let total = account.total();
         Self {
@@ -93,6 +102,8 @@ impl Finding {
             weight_bytes: total.bytes,
             cache_bytes: account.cache_bytes_per_token.saturating_mul(model.facts.context),
             account,
+            outlook: device.iter().cloned().collect(),
+            device,
         }
     }
 
@@ -114,9 +125,11 @@ impl Finding {
                 format!("{:.3}", weights.effective_bits()),
             ]);
         }
+        let lines = self.device.iter().map(|(name, value)| format!("{name}: {value}\n"));
+        let device: String = lines.collect();
         format!(
             "'{}' can be compiled: {} nodes are {} ops in {} layers, vocabulary {}, context {}\n\n{table}\n\
-             memory to run: {} of weights, {} of cache for {} tokens ({} per token)\n",
+             memory to run: {} of weights, {} of cache for {} tokens ({} per token)\n{device}",
             self.name,
             self.nodes,
             self.ops,
