@@ -11,7 +11,7 @@ pub fn all() -> Vec<Box<dyn Target>> {
         #[cfg(feature = "mlir")]
         Box::new(q35_target_cuda::Cuda),
         Box::new(q35_target_groq::Groq),
-        Box::new(q35_target_wse::Wse),
+        Box::new(q35_target_wse::Wse::default()),
     ]
 }
 

@@ -214,6 +214,12 @@ impl Kernel {
             Role::Layers | Role::Expert { .. } => 0,
         };
         // Per output of a product: code, upper, value, factor.
-        routing + buffers + arenas + self.attentions.iter().map(attention).sum::<u64>() + 5 * self.largest[0] + self.largest[1] + 16
+        routing
+            + buffers
+            + arenas
+            + self.attentions.iter().map(attention).sum::<u64>()
+            + 5 * self.largest[0]
+            + self.largest[1]
+            + 16
     }
 }

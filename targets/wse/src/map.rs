@@ -1,17 +1,18 @@
 //! Columns, rows and regions: the most rows that the heads spread over, the fewest columns on which every part of a layer fits, and then
 //! as many parts per region as its memories take. The head's region has as many rows as its table needs, an expert's as few as hold it.
 
+use crate::Wse;
 use crate::build::{Built, Grid, Heads, build, heads};
 use crate::segments::{Kind, Prologue, Segment, segments};
 use q35_diag::{Diagnostic, Diagnostics, Result};
-use q35_dialects::{Graph, Ty};
-use q35_dialects::q35::{Embed, Op};
 use q35_dialects::attr::Attr;
-use q35_dialects::wse::{Arena, Buffer, Kernel, LARGEST, Program, Region, Role};
+use q35_dialects::q35::{Embed, Op};
+use q35_dialects::wse::{Arena, Buffer, Kernel, Program, Region, Role};
+use q35_dialects::{Graph, Ty};
 use q35_graph::{NodeId, Value};
+use q35_target::{Request, cannot};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use q35_target::{Request, Target, cannot};
 
 /// Bytes that a program may take, of 48 KiB.
 const CEILING: u64 = 48_128;
@@ -103,6 +104,8 @@ impl Stack {
 /// What a search over grids looks at.
 struct Mapper<'a> {
     request: &'a Request<'a>,
+    /// Columns and rows of a wafer.
+    largest: [u64; 2],
     heads: Heads,
     all: Vec<Segment>,
     /// Segments that need the same memory have the same number.
@@ -167,7 +170,7 @@ impl Mapper<'_> {
         if let Kind::Experts(count) = self.all[at].kind {
             return self.heights[&at].iter().find(|height| of(**height)).map(|height| cut(*height, count));
         }
-        let (mut low, mut high) = (1, LARGEST[1]);
+        let (mut low, mut high) = (1, self.largest[1]);
         while low < high {
             let middle = (low + high) / 2;
             if of(middle) { high = middle } else { low = middle + 1 }
@@ -187,7 +190,12 @@ impl Mapper<'_> {
         while start < body {
             let mut end = start + 1;
             let mut fits = !experts(start) && self.fits(grid, start, end);
-            while fits && end < body && self.all[end - 1].kind == Kind::Plain && !experts(end) && self.fits(grid, start, end + 1) {
+            while fits
+                && end < body
+                && self.all[end - 1].kind == Kind::Plain
+                && !experts(end)
+                && self.fits(grid, start, end + 1)
+            {
                 end += 1;
             }
             let mut cut = Cut { start, end, height: grid.height, copies: 1 };
@@ -211,10 +219,10 @@ impl Mapper<'_> {
         let (mut wafers, mut rows): (Vec<Vec<Cut>>, u64) = (vec![vec![]], 0);
         for unit in cuts.chunk_by(|_, next| experts(next)) {
             let own: u64 = unit.iter().map(Cut::rows).sum::<u64>() + u64::from(unit.iter().any(experts));
-            if own > LARGEST[1] {
+            if own > self.largest[1] {
                 return None;
             }
-            if rows + own > LARGEST[1] {
+            if rows + own > self.largest[1] {
                 (rows, wafers) = (0, [wafers, vec![vec![]]].concat());
             }
             rows += own;
@@ -231,11 +239,11 @@ impl Mapper<'_> {
         // For each width the smallest pieces: they are even.
         let pieces: BTreeMap<u64, u64> = (1..=blocks).rev().map(|piece| (blocks.div_ceil(piece), 32 * piece)).collect();
         // Columns beyond those of the residual hold but entries of the cache.
-        let wider: BTreeMap<u64, u64> = (blocks + 1..=LARGEST[0]).step_by(8).map(|width| (width, 32)).collect();
+        let wider: BTreeMap<u64, u64> = (blocks + 1..=self.largest[0]).step_by(8).map(|width| (width, 32)).collect();
         let mut best: Option<Stack> = None;
         for widths in [pieces, wider] {
             for &height in heights {
-                for (&width, &piece) in widths.range(..=LARGEST[0]) {
+                for (&width, &piece) in widths.range(..=self.largest[0]) {
                     let Some(stack) = self.stack(Grid { width, height, piece }) else { continue };
                     if stack.wafers.len() == 1 {
                         return Some(stack);
@@ -278,7 +286,8 @@ fn classes(request: &Request<'_>, all: &[Segment]) -> Vec<usize> {
 }
 
 /// Maps a program.
-pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> {
+pub(crate) fn map(target: &Wse, request: &Request<'_>) -> Result<Mapped> {
+    let largest = target.rectangle;
     let graph = request.graph;
     let name = |id: NodeId| graph.node(id).name.clone();
     let (prologue, all) = segments(graph);
@@ -310,7 +319,7 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
     });
     let heights = heights.collect();
     let (heads, classes) = (heads(request), classes(request, &all));
-    let mapper = Mapper { request, heads, all, classes, first, hidden, half, heights, known: RefCell::default() };
+    let mapper = Mapper { request, largest, heads, all, classes, first, hidden, half, heights, known: RefCell::default() };
 
     // Rows over which the heads spread without an error, the most first; on one row, an error is the node's own.
     let queries = graph.ids().find_map(|id| match &graph.node(id).op {
@@ -325,12 +334,12 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
         };
         (0..mapper.all.len()).filter_map(|at| mapper.build(grid(at), at, at + 1).err()).flatten().collect()
     };
-    let divisors = (1..=queries.min(LARGEST[1])).rev().filter(|height| queries.is_multiple_of(*height));
+    let divisors = (1..=queries.min(largest[1])).rev().filter(|height| queries.is_multiple_of(*height));
     let heights: Vec<u64> = divisors.filter(|height| errors(*height).is_empty()).collect();
     if heights.is_empty() {
         for (number, (id, reason)) in errors(1).into_iter().enumerate() {
             let diagnostic = cannot(target, &name(id), &reason);
-            wrong.push(if number == 0 { diagnostic.help(capacity(request)) } else { diagnostic });
+            wrong.push(if number == 0 { diagnostic.help(capacity(request, largest)) } else { diagnostic });
         }
     }
     if wrong.has_errors() {
@@ -352,7 +361,7 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
 }
 
 /// How many wafers the bytes of a model fill, whatever it computes.
-fn capacity(request: &Request<'_>) -> String {
+fn capacity(request: &Request<'_>, [columns, rows]: [u64; 2]) -> String {
     /// Bytes per PE beside code, stack and buffers, as public programs plan.
     const ROOM: u64 = 36 << 10;
     let weights: u64 = request.params.values().map(|packed| packed.bytes()).sum();
@@ -361,7 +370,7 @@ fn capacity(request: &Request<'_>) -> String {
         _ => None,
     });
     let cache = request.context.saturating_mul(entries.sum());
-    let wafers = |bytes: u64| bytes.div_ceil(LARGEST[0] * LARGEST[1] * ROOM);
+    let wafers = |bytes: u64| bytes.div_ceil(columns * rows * ROOM);
     format!(
         "by bytes alone its weights would fill {} wafers with {} KiB per PE, and the cache of {} tokens {} more",
         wafers(weights),
@@ -372,15 +381,15 @@ fn capacity(request: &Request<'_>) -> String {
 }
 
 /// No number of columns is enough: of the segments that fit nowhere, the one that takes most, with its table.
-fn too_large(target: &dyn Target, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
-    let grid = Grid { width: LARGEST[0], height, piece: 32 };
+fn too_large(target: &Wse, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
+    let grid = Grid { width: mapper.largest[0], height, piece: 32 };
     let alone = |at: usize| if mapper.attends(at) { mapper.fits(grid, at, at + 1) } else { mapper.lowest(grid, at).is_some() };
     let bad: Vec<usize> = (0..mapper.all.len()).filter(|at| !alone(*at)).collect();
     let all = bad.iter().filter_map(|at| Some((*at, mapper.build(grid, *at, at + 1).ok()?)));
     let worst = all.max_by_key(|(_, built)| built.kernel.data_words());
     let (at, text) = worst.map_or((0, String::new()), |(at, built)| (at, table(&built)));
     let node = &mapper.request.graph.node(mapper.all[at].nodes[0]).name;
-    let what = format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", LARGEST[0]);
+    let what = format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", grid.width);
     let diagnostic = cannot(target, node, &what);
     match mapper.longest(grid, &bad) {
         0 => diagnostic,
@@ -395,7 +404,7 @@ fn rows_of_experts(graph: &Graph, segment: &Segment) -> Vec<u64> {
         _ => None,
     });
     let blocks = inner.filter(|inner| inner.is_multiple_of(32)).map_or(1, |inner| inner / 32);
-    (1..=blocks.min(LARGEST[1])).filter(|rows| blocks.is_multiple_of(*rows)).collect()
+    (1..=blocks).filter(|rows| blocks.is_multiple_of(*rows)).collect()
 }
 
 /// Stacks the regions of a wafer and joins equal programs. The stream of all wafers but the last ends in a region: where experts are the last, in

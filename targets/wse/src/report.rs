@@ -94,11 +94,22 @@ pub(crate) fn outlook(mapped: &Mapped) -> Vec<(&'static str, String)> {
     vec![
         ("wafers", format!("{}, {} columns by {} rows", mapped.wafers.len(), mapped.width, rows.join(" + "))),
         ("PEs", pes.to_string()),
-        ("SRAM", format!("{:.1} KiB of variables per PE, at most {:.1} of 48", all as f64 / pes as f64 / 1024.0, most as f64 / 1024.0)),
+        (
+            "SRAM",
+            format!(
+                "{:.1} KiB of variables per PE, at most {:.1} of 48",
+                all as f64 / pes as f64 / 1024.0,
+                most as f64 / 1024.0
+            ),
+        ),
         ("cycles per token, predicted", format!("{}: {} compute, {} fabric", total.all(), total.compute, total.fabric)),
         (
             "tokens/s, predicted",
-            format!("{:.0} at {:.1} GHz (a model of the chip, not run on silicon)", CLOCK as f64 / total.all() as f64, CLOCK as f64 / 1e9),
+            format!(
+                "{:.0} at {:.1} GHz (a model of the chip, not run on silicon)",
+                CLOCK as f64 / total.all() as f64,
+                CLOCK as f64 / 1e9
+            ),
         ),
     ]
 }

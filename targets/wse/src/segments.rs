@@ -91,16 +91,15 @@ fn cut(graph: &Graph, nodes: Vec<NodeId>, leaves: Option<Value>) -> Vec<Segment>
     let mut of_experts: BTreeSet<NodeId> = BTreeSet::new();
     for id in &nodes {
         let op = &graph.node(*id).op;
-        let between = graph.operands(*id).into_iter().flatten().any(|value| {
-            of_experts.contains(&value.node) && !matches!(graph.node(value.node).op, Op::Combine(_))
-        });
+        let between = graph
+            .operands(*id)
+            .into_iter()
+            .flatten()
+            .any(|value| of_experts.contains(&value.node) && !matches!(graph.node(value.node).op, Op::Combine(_)));
         if between || matches!(op, Op::ExpertLinear(_) | Op::Combine(_)) {
             of_experts.insert(*id);
         }
     }
     let (theirs, all) = nodes.into_iter().partition(|id| of_experts.contains(id));
-    vec![
-        Segment { kind: Kind::Router, nodes: all, leaves },
-        Segment { kind: Kind::Experts(experts), nodes: theirs, leaves },
-    ]
+    vec![Segment { kind: Kind::Router, nodes: all, leaves }, Segment { kind: Kind::Experts(experts), nodes: theirs, leaves }]
 }

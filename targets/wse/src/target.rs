@@ -8,7 +8,7 @@ use crate::weights::Coding;
 use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, Piece, WaferProgram, WaferRegion, WseDevice, row_stride};
 use q35_diag::Result;
 use q35_dialects::q35::Op;
-use q35_dialects::wse::{Arena, Region};
+use q35_dialects::wse::{Arena, LARGEST, Region};
 use q35_dialects::{Activations, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{Observer, Pass, Stage};
@@ -37,7 +37,17 @@ type Texts = BTreeMap<String, String>;
 
 /// The wafer-scale target.
 #[derive(Clone, Copy, Debug)]
-pub struct Wse;
+pub struct Wse {
+    /// Most columns and rows of a program; a model that needs more takes several wafers.
+    pub rectangle: [u64; 2],
+}
+
+impl Default for Wse {
+    /// A WSE-3.
+    fn default() -> Self {
+        Self { rectangle: LARGEST }
+    }
+}
 
 impl Target for Wse {
     fn name(&self) -> &'static str {

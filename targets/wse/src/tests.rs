@@ -33,13 +33,7 @@ impl Gemv {
         Self::grouped(input, coding, grid, shape, grid[0])
     }
 
-    fn grouped(
-        input: Axis,
-        coding: Coding,
-        [width, height]: [u64; 2],
-        [outputs, inputs]: [usize; 2],
-        group: u64,
-    ) -> Self {
+    fn grouped(input: Axis, coding: Coding, [width, height]: [u64; 2], [outputs, inputs]: [usize; 2], group: u64) -> Self {
         let (cut, other) = if input == Axis::Columns { (width, height) } else { (height, width) };
         let piece = (inputs as u64).div_ceil(cut).next_multiple_of(coding.inputs());
         let rows = (outputs as u64).div_ceil(other);
@@ -242,7 +236,11 @@ fn every_mutation_of_a_printed_program_is_caught() {
     let cases: &[(&str, &str, &str)] = &[
         ("layout.csl", "RX_R_TX_E = .{ .rx = .{RAMP}, .tx = .{EAST} }", "RX_R_TX_E = .{ .rx = .{RAMP}, .tx = .{WEST} }"),
         ("layout.csl", "RX_W_TX_E = .{ .rx = .{WEST}, .tx = .{EAST} }", "RX_W_TX_E = .{ .rx = .{WEST}, .tx = .{EAST, RAMP} }"),
-        ("layout.csl", "RX_E_TX_RW = .{ .rx = .{EAST}, .tx = .{RAMP, WEST} }", "RX_E_TX_RW = .{ .rx = .{EAST}, .tx = .{WEST} }"),
+        (
+            "layout.csl",
+            "RX_E_TX_RW = .{ .rx = .{EAST}, .tx = .{RAMP, WEST} }",
+            "RX_E_TX_RW = .{ .rx = .{EAST}, .tx = .{WEST} }",
+        ),
         ("layout.csl", "      @set_color_config(x, y, root_even, .{ .routes = RX_W_TX_E });\n", ""),
         ("layout.csl", "      @set_color_config(x, y, root_odd, .{ .routes = RX_R_TX_E });\n", ""),
         ("layout.csl", "      @set_color_config(x, y, row_share, .{ .routes = RX_E_TX_R });\n", ""),
@@ -264,7 +262,11 @@ fn every_mutation_of_a_printed_program_is_caught() {
         ("chain.csl", "@fadds(v_dsd, root_dsd, v_dsd)", "@fmovs(v_dsd, root_dsd)"),
         ("chain.csl", "@fadds(out_dsd, in_dsd, v_dsd)", "@fmovs(out_dsd, in_dsd)"),
         ("chain.csl", "const in_dsd = @set_dsd_length(chain_in_dsd, n)", "const in_dsd = @set_dsd_length(chain_in_dsd, n - 1)"),
-        ("chain.csl", "const root_dsd = @set_dsd_length(root_in_dsd, n)", "const root_dsd = @set_dsd_length(root_in_dsd, 2 * n)"),
+        (
+            "chain.csl",
+            "const root_dsd = @set_dsd_length(root_in_dsd, n)",
+            "const root_dsd = @set_dsd_length(root_in_dsd, 2 * n)",
+        ),
         ("chain.csl", "@fmovs(v_dsd, @set_dsd_length(share_in_dsd, n))", "@fmovs(v_dsd, @set_dsd_length(share_in_dsd, n - 1))"),
         ("chain.csl", "  return_result(v_dsd, n);\n", ""),
         ("chain.csl", "  @initialize_queue(share_iq, .{ .color = share });\n", ""),

@@ -44,7 +44,8 @@ fn load(folder: &Path) -> Fabric {
 fn answer(fabric: &mut Fabric, request: &Request, data: &[u8]) -> Result<Vec<u8>, String> {
     let export = |fabric: &Fabric| fabric.layout().exports.get(&request.symbol).cloned();
     let known = export(fabric).ok_or_else(|| format!("'{}' is not exported", request.symbol));
-    let pes = || (0..request.height).flat_map(|row| (0..request.width).map(move |column| (request.x + column, request.y + row)));
+    let pes =
+        || (0..request.height).flat_map(|row| (0..request.width).map(move |column| (request.x + column, request.y + row)));
     let text = |error: q35_fabric::Error| error.to_string();
     let mut out = Vec::new();
     match (request.op.as_str(), request.bits) {
@@ -79,8 +80,9 @@ fn answer(fabric: &mut Fabric, request: &Request, data: &[u8]) -> Result<Vec<u8>
     Ok(out)
 }
 
-/// Serves one client until it stops.
-fn serve(mut client: UnixStream, mut fabric: Fabric) -> std::io::Result<()> {
+/// Serves a client until it stops: it opens the program whose compiled form stands beside it.
+fn serve(mut client: UnixStream, folder: &Path) -> std::io::Result<()> {
+    let mut opened: Option<Fabric> = None;
     loop {
         let mut length = [0; 4];
         client.read_exact(&mut length)?;
@@ -89,7 +91,15 @@ fn serve(mut client: UnixStream, mut fabric: Fabric) -> std::io::Result<()> {
         let request: Request = serde_json::from_slice(&head)?;
         let mut data = vec![0; request.bytes];
         client.read_exact(&mut data)?;
-        let (error, data) = match answer(&mut fabric, &request, &data) {
+        let answered = match (request.op.as_str(), &mut opened) {
+            ("open", _) => {
+                opened = Some(load(&folder.join(Path::new(&request.symbol).parent().unwrap_or(Path::new("")))));
+                Ok(Vec::new())
+            }
+            (_, Some(fabric)) => answer(fabric, &request, &data),
+            (_, None) => Err("nothing is open".to_owned()),
+        };
+        let (error, data) = match answered {
             Ok(data) => (String::new(), data),
             Err(error) => (error, Vec::new()),
         };
@@ -116,8 +126,13 @@ pub(crate) fn run(bundle: &Path, prompt: &[u32], new: usize) -> Option<Vec<u32>>
     let socket = tempfile::tempdir().unwrap();
     let path = socket.path().join("fabric");
     let listener = UnixListener::bind(&path).unwrap();
-    let fabric = load(&folder);
-    std::thread::spawn(move || listener.accept().map(|(client, _)| serve(client, fabric)));
+    let program = folder.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let program = program.clone();
+            std::thread::spawn(move || serve(client, &program));
+        }
+    });
     let search = std::env::var_os("PATH").unwrap_or_default();
     let search = std::env::join_paths([here.join("tests/sdk/bin")].into_iter().chain(std::env::split_paths(&search))).unwrap();
     let tokens: Vec<String> = prompt.iter().map(u32::to_string).collect();

@@ -6,14 +6,18 @@
 mod host;
 mod syntax;
 
-use q35_bundle::Bundle;
+use q35_bundle::{Bundle, Device};
+use q35_diag::Result;
+use q35_dialects::Program;
 use q35_dialects::interp::{Session as Interpreter, StepInput};
 use q35_graph::Silent;
+use q35_import::synth::{Stored, write_checkpoint};
 use q35_runtime::{Chunk, Options, Session, Want};
+use q35_target::{Request, Target};
+use q35_target_wse::Wse;
 use q35c::cli::{GroupChoice, Shape};
 use q35c::pipeline::{self, Output};
 use q35c::settings::Settings;
-use q35c::targets;
 use q35c::values::PackedValues;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,17 +35,28 @@ struct Compiled {
     _folder: tempfile::TempDir,
 }
 
-/// Compiles a model of the repository, or one beside it.
-fn compile(model: &str, context: u64) -> Compiled {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(model);
-    let target = targets::find("wse").unwrap();
+/// A model of the repository, or beside it.
+fn found(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(model)
+}
+
+fn settings(codec: &str, context: u64) -> Result<Settings> {
     let shape =
-        Shape { codec: "auto".to_owned(), rotate: None, group: GroupChoice::Row, context: Some(context), max_memory: None };
-    let settings = Settings::new(&shape, "wse", &target.capabilities()).unwrap();
+        Shape { codec: codec.to_owned(), rotate: None, group: GroupChoice::Row, context: Some(context), max_memory: None };
+    Settings::new(&shape, "wse", &Wse::default().capabilities())
+}
+
+/// Compiles a model for whole wafers.
+fn compile(model: &str, context: u64) -> Compiled {
+    compile_for(&Wse::default(), model, context)
+}
+
+fn compile_for(target: &Wse, model: &str, context: u64) -> Compiled {
+    let settings = settings("auto", context).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("model.q35");
-    let out = Output { target: target.as_ref(), prefix: "", path: &bundle, calibration: None };
-    let (model, _) = pipeline::compile(&path, &settings, out, &mut Silent).unwrap_or_else(|e| panic!("{e}"));
+    let out = Output { target, prefix: "", path: &bundle, calibration: None };
+    let (model, _) = pipeline::compile(&found(model), &settings, out, &mut Silent).unwrap_or_else(|e| panic!("{e}"));
     for (name, text) in texts(&bundle) {
         assert_eq!(syntax::wrong(&text), Vec::<String>::new(), "{name}");
     }
@@ -50,9 +65,8 @@ fn compile(model: &str, context: u64) -> Compiled {
 
 /// The CSL files of a bundle.
 fn texts(bundle: &Path) -> Vec<(String, String)> {
-    let files = std::fs::read_dir(bundle.join("wse")).unwrap().map(|entry| entry.unwrap().path());
-    let csl = files.filter(|path| path.extension().is_some_and(|e| e == "csl"));
-    csl.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(path).unwrap())).collect()
+    let objects = Bundle::open(bundle).unwrap().manifest().device.objects();
+    objects.into_iter().map(|name| (name.clone(), std::fs::read_to_string(bundle.join(name)).unwrap())).collect()
 }
 
 impl Compiled {
@@ -82,6 +96,7 @@ impl Compiled {
             at = tokens.len();
             tokens.push(chosen);
         }
+        println!("{}", wafer.describe());
         tokens
     }
 }
@@ -135,11 +150,94 @@ fn a_token_that_is_left_out_is_seen_by_a_parser_of_others() {
     }
 }
 
+/// A model on several small wafers, by the device and by the host's program.
+#[test]
+fn a_stream_goes_from_wafer_to_wafer() {
+    let model = "tests/data/qwen2moe--dynamo-batched-cache/model.onnx";
+    let compiled = compile_for(&Wse { rectangle: [2, 10] }, model, 16);
+    let wafers = |device: &Device| if let Device::Wse(wse) = device { wse.wafers.len() } else { 0 };
+    assert!(wafers(&Bundle::open(&compiled.bundle).unwrap().manifest().device) > 1);
+    let tokens = compiled.decodes(&PROMPT[..4], 3);
+    if let Some(found) = host::run(&compiled.bundle, &PROMPT[..4], 4) {
+        assert_eq!(found, tokens);
+    }
+}
+
+/// What the target says of a model, for a context.
+fn refused(model: &Path, context: u64) -> String {
+    let prepared = pipeline::prepare(model, &settings("auto", context).unwrap(), &mut Silent).unwrap();
+    let Program { graph, params } = prepared.model.program();
+    let request = Request { graph: &graph, params: &params, prefix: "", context };
+    Wse::default().check(&request).unwrap_err().to_string()
+}
+
+/// Compares a text with the file of this name; `Q35C_BLESS=1` writes the file.
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wse/golden").join(name);
+    if std::env::var_os("Q35C_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+}
+
+#[test]
+fn what_a_wafer_cannot_run_is_told() {
+    golden("context.txt", &refused(&found("tests/data/llama-mha--dynamo/model.onnx"), 1 << 22));
+    golden("ops.txt", &refused(&found("tests/data/gptoss--genai-fp32/model.onnx"), 16));
+    golden("codec.txt", &settings("w8", 16).unwrap_err().to_string());
+}
+
+/// Sizes of the largest models, from headers alone.
+#[test]
+fn sizes_of_the_largest_models() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, config, context) in [("8B", LLAMA_8B, 4096), ("70B", LLAMA_70B, 4096), ("405B", LLAMA_405B, 4096)] {
+        let model = folder.path().join(name);
+        std::fs::create_dir(&model).unwrap();
+        write_checkpoint(config, &model, Stored::Bf16, 5 << 30).unwrap();
+        let prepared = pipeline::prepare(&model, &settings("auto", context).unwrap(), &mut Silent).unwrap();
+        let Program { graph, params } = prepared.model.program();
+        let request = Request { graph: &graph, params: &params, prefix: "", context };
+        let outlook = Wse::default().outlook(&request).unwrap_or_else(|e| panic!("{e}"));
+        let lines: String = outlook.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        golden(&format!("{name}.txt"), &lines);
+    }
+}
+
+/// Attention on latent vectors is not lowered: what can be said of DeepSeek-V3 is how many wafers its bytes fill.
+#[test]
+fn a_model_that_cannot_run_still_has_a_size() {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(DEEPSEEK_V3, folder.path(), Stored::Fp8, 5 << 30).unwrap();
+    let text = refused(folder.path(), 4096);
+    let help: Vec<&str> = text.lines().filter(|line| line.contains("help:")).collect();
+    golden("DeepSeek-V3.txt", &help.join("\n"));
+}
+
+const DEEPSEEK_V3: &str = r#"{"model_type": "deepseek_v3", "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
+    "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128, "n_shared_experts": 1,
+    "n_routed_experts": 256, "routed_scaling_factor": 2.5, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "qk_nope_head_dim": 128, "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8, "first_k_dense_replace": 3,
+    "norm_topk_prob": true, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "max_position_embeddings": 163840, "rms_norm_eps": 1e-6,
+    "rope_theta": 10000, "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32,
+    "beta_slow": 1, "original_max_position_embeddings": 4096}, "tie_word_embeddings": false,
+    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#;
+const LLAMA_8B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "tie_word_embeddings": false}"#;
+const LLAMA_70B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 8192, "intermediate_size": 28672,
+    "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "tie_word_embeddings": false}"#;
+const LLAMA_405B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 16384, "intermediate_size": 53248,
+    "num_hidden_layers": 126, "num_attention_heads": 128, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "tie_word_embeddings": false}"#;
+
 /// The trained mixture of experts, where it lies beside the repository.
 #[test]
 fn the_trained_mixture_decodes_the_tokens_of_the_interpreter() {
     let model = "../shared/models/rustdoc-moe/dynamo/model.onnx";
-    if !Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(model).exists() {
+    if !found(model).exists() {
         eprintln!("skipped: there is no {model}");
         return;
     }

@@ -19,8 +19,24 @@ const BUILTINS: &[(&str, usize, usize)] = &[
 
 /// Words that no program declares, beside those that the grammar knows.
 const WORDS: &[&str] = &[
-    "color", "input_queue", "output_queue", "local_task_id", "mem1d_dsd", "fabin_dsd", "fabout_dsd", "NORTH", "SOUTH", "EAST", "WEST", "RAMP",
-    "u16", "i16", "f16", "f32", "bool", "void",
+    "color",
+    "input_queue",
+    "output_queue",
+    "local_task_id",
+    "mem1d_dsd",
+    "fabin_dsd",
+    "fabout_dsd",
+    "NORTH",
+    "SOUTH",
+    "EAST",
+    "WEST",
+    "RAMP",
+    "u16",
+    "i16",
+    "f16",
+    "f32",
+    "bool",
+    "void",
 ];
 
 /// CSL as Zig: comments blanked, `task`, `param` and `layout` as what they are like, a space before the result of a function's type.

@@ -63,8 +63,7 @@ impl Wafer {
         }
         sound(bundle, device)?;
         let fabrics = device.wafers.iter().map(|wafer| load(bundle, wafer)).collect::<Result<Vec<Fabric>>>()?;
-        let mut wafer =
-            Self { fabrics, bundle: bundle.clone(), device: device.clone(), logits: Vec::new(), spent: Vec::new() };
+        let mut wafer = Self { fabrics, bundle: bundle.clone(), device: device.clone(), logits: Vec::new(), spent: Vec::new() };
         for (number, program) in device.wafers.iter().enumerate() {
             for region in &program.regions {
                 wafer.fill(number, region)?;

@@ -38,7 +38,7 @@ impl Builder<'_> {
             _ => 0,
         };
         let piece = self.grid.piece;
-        for (name, len) in [("stream", 1), ("token", piece + 2 * choices)] {
+        for (name, len) in [("stream", 1), ("routed", piece + 2 * choices)] {
             self.built.kernel.buffers.push(Buffer { name: name.to_owned(), len });
             self.used.push(true);
         }
@@ -77,7 +77,7 @@ impl Builder<'_> {
             return Err("a second choice of experts in one region".to_owned());
         }
         kernel.role = Role::Router(routing);
-        let token = self.buffer("token", self.grid.piece + 2 * choices);
+        let token = self.buffer("routed", self.grid.piece + 2 * choices);
         self.call(Call::Spread { x: x.part, logits: logits.part, correction, token });
         Ok(())
     }

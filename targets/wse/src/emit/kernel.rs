@@ -165,8 +165,14 @@ impl Printer<'_> {
         }
         if let Role::Router(r) = kernel.role {
             self.line("const route = @import_module(\"route.csl\", .{");
-            self.line(format!("  .experts = {}, .choices = {}, .groups = {}, .top_groups = {},", r.experts, r.choices, r.groups[0], r.groups[1]));
-            self.line(format!("  .two = {}, .sigmoid = {}, .corrected = {}, .normalize = {},", r.two, r.sigmoid, r.corrected, r.normalize));
+            self.line(format!(
+                "  .experts = {}, .choices = {}, .groups = {}, .top_groups = {},",
+                r.experts, r.choices, r.groups[0], r.groups[1]
+            ));
+            self.line(format!(
+                "  .two = {}, .sigmoid = {}, .corrected = {}, .normalize = {},",
+                r.two, r.sigmoid, r.corrected, r.normalize
+            ));
             self.line(format!("  .eps = {}, .scale = {},", float(r.eps), float(r.scale)));
             self.line("});");
         }

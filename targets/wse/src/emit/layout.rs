@@ -160,7 +160,9 @@ fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) 
         line(&format!("        .first = {}, .last = {},", number == 0, number + 1 == program.regions.len()));
     }
     if grouped {
-        line("        .row_send = if (root) (if (group_even) root_even else root_odd) else (if (x_even) row_even else row_odd),");
+        line(
+            "        .row_send = if (root) (if (group_even) root_even else root_odd) else (if (x_even) row_even else row_odd),",
+        );
         line("        .root_recv = if (group_even) root_odd else root_even,");
     } else {
         line("        .row_send = if (x_even) row_even else row_odd, .root_recv = root_odd,");

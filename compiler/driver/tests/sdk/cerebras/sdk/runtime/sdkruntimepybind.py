@@ -29,6 +29,7 @@ class SdkRuntime:
             json.load(file)
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(os.environ["Q35_FABRIC"])
+        self._ask({"op": "open", "symbol": str(bindir)})
         self.symbols = []
         self.state = "made"
 
