@@ -26,8 +26,8 @@ pub struct Device {
 const GB: f64 = 1e9;
 const TERA: f64 = 1e12;
 
-/// The devices. Sources: makers' data sheets; `tsp1` 79 of 88 slices filled to nine tenths, and two hemispheres' operand streams at 900 MHz;
-/// the wafer's figures are quoted by its maker. Memory of a computer is what one puts into it: these are common sizes.
+/// The devices that launch kernels; chips with a schedule or a placement answer for themselves ([`Target::outlook`](q35_target::Target::outlook)).
+/// Sources: makers' data sheets. Memory of a computer is what one puts into it: these are common sizes.
 pub const DEVICES: &[Device] = &[
     Device {
         target: "cpu",
@@ -46,8 +46,6 @@ pub const DEVICES: &[Device] = &[
     Device { target: "cuda", name: "RTX 4090", memory: 24.0 * GB, bandwidth: 1008.0 * GB, operations: 165.0 * TERA },
     Device { target: "cuda", name: "A100 80 GB", memory: 80.0 * GB, bandwidth: 2039.0 * GB, operations: 312.0 * TERA },
     Device { target: "cuda", name: "H100 SXM", memory: 80.0 * GB, bandwidth: 3350.0 * GB, operations: 989.0 * TERA },
-    Device { target: "groq", name: "tsp1 chip", memory: 0.1864 * GB, bandwidth: 18.4e3 * GB, operations: 737.0 * TERA },
-    Device { target: "wse", name: "WSE-3 wafer", memory: 44.0 * GB, bandwidth: 21e6 * GB, operations: 125.0e3 * TERA },
 ];
 
 /// Share of a device's memory that weights and cache may fill.
@@ -112,7 +110,7 @@ mod tests {
 
     #[test]
     fn every_target_with_devices_has_them_by_memory() {
-        for target in ["cpu", "cuda", "groq", "wse"] {
+        for target in ["cpu", "cuda"] {
             assert!(DEVICES.iter().any(|device| device.target == target), "{target}");
         }
         assert!(DEVICES.iter().all(|device| device.memory > 0.0 && device.bandwidth > 0.0 && device.operations > 0.0));

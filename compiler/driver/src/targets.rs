@@ -13,7 +13,7 @@ pub fn all() -> Vec<Box<dyn Target>> {
         #[cfg(feature = "mlir")]
         Box::new(q35_target_rocm::Rocm),
         Box::new(q35_target_groq::Groq),
-        Box::new(q35_target_wse::Wse),
+        Box::new(q35_target_wse::Wse::default()),
     ]
 }
 

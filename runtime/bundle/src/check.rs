@@ -170,16 +170,16 @@ impl Check {
             self.unless(enough, || format!("tensor '{}' is too short", name.escape_debug()));
         }
         let rows = |region: &WaferRegion| region.top <= WAFER && (1..=WAFER).contains(&region.height);
-        let pieces = device.regions.iter().flat_map(|region| &region.arrays).flat_map(|array| {
+        let pieces = device.regions().flat_map(|region| &region.arrays).flat_map(|array| {
             array.pieces.iter().map(|piece| {
                 piece.share > 0
                     && tensor(&piece.tensor).is_some()
                     && array.words <= MEMORY_WORDS
                     && piece.to.checked_add(piece.words).is_some_and(|end| end <= array.words)
-                    && [piece.column, piece.row].iter().all(|bytes| *bytes <= 1 << 40)
+                    && [piece.from, piece.column, piece.row].iter().all(|bytes| *bytes <= 1 << 40)
             })
         });
-        let caches = device.regions.iter().flat_map(|region| &region.caches).map(|cache| {
+        let caches = device.regions().flat_map(|region| &region.caches).map(|cache| {
             let count = manifest.plan.cache.len();
             let sizes = [cache.heads, cache.dim, cache.entries, cache.keys, cache.values];
             (cache.layer as usize) < count
@@ -188,8 +188,9 @@ impl Check {
                 && sizes.iter().all(|size| *size <= MEMORY_WORDS)
         });
         let sound = (1..=WAFER).contains(&device.width)
-            && !device.regions.is_empty()
-            && device.regions.iter().all(rows)
+            && !device.wafers.is_empty()
+            && device.wafers.iter().all(|wafer| !wafer.regions.is_empty())
+            && device.regions().all(rows)
             && input.piece > 0
             && input.piece <= MEMORY_WORDS
             && input.half <= MEMORY_WORDS

@@ -1,6 +1,6 @@
 //! What a bundle needs of the machine that runs it.
 
-use crate::WseDevice;
+use crate::{WaferProgram, WseDevice};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -129,7 +129,10 @@ impl Device {
             Self::Cuda(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
             Self::Rocm(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
             Self::Tsp(device) => vec![device.program.clone()],
-            Self::Wse(device) => device.files.iter().map(|file| format!("{}/{file}", device.folder)).collect(),
+            Self::Wse(device) => {
+                let files = |wafer: &WaferProgram| wafer.files.iter().map(|file| format!("{}/{file}", wafer.folder)).collect();
+                device.wafers.iter().flat_map::<Vec<String>, _>(files).collect()
+            }
         }
     }
 

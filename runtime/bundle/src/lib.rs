@@ -28,4 +28,4 @@ pub use reader::{Bundle, Verify};
 pub use safetensors::tensor::Dtype;
 pub use tensors::{ALIGN, TensorSpec, WeightsLayout};
 pub use writer::{BundleWriter, WeightsWriter, cannot_write};
-pub use wse::{Array, HostInput, Piece, WaferCache, WaferRegion, WseDevice};
+pub use wse::{Array, HostInput, Piece, WaferCache, WaferProgram, WaferRegion, WseDevice};

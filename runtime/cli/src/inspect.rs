@@ -191,9 +191,10 @@ fn text(manifest: &Manifest, summary: &Summary, report: &Report, each: bool) -> 
         }
         Device::Tsp(_) => "groq: a model of the chip, not run on silicon".to_owned(),
         Device::Wse(device) => {
-            let rows: u64 = device.regions.iter().map(|region| region.height).sum();
-            let count = device.regions.len();
-            format!("wse: {} x {rows} PEs in {count} regions, a model of the chip, not run on silicon", device.width)
+            let rows: u64 = device.regions().map(|region| region.height).sum();
+            let (count, wafers) = (device.regions().count(), device.wafers.len());
+            let on = if wafers == 1 { String::new() } else { format!(" on {wafers} wafers") };
+            format!("wse: {} x {rows} PEs in {count} regions{on}, a model of the chip, not run on silicon", device.width)
         }
     };
     let options: Vec<String> = manifest.options.iter().map(|(name, value)| format!("{name}={value}")).collect();

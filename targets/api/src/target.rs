@@ -150,6 +150,11 @@ pub trait Target {
     /// Reports every node that has no lowering, by its name in the user's model ([`Code::TargetCannot`]).
     fn check(&self, request: &Request<'_>) -> Result<()>;
 
+    /// The same, and what the program would take of the device, as names and values for people: nothing unless a target can tell.
+    fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
+        self.check(request).map(|()| Vec::new())
+    }
+
     /// Lowers a program that passed the dialect's verifier. Every pass is shown to `observer`.
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered>;
 }

@@ -16,12 +16,13 @@ use q35_graph::Silent;
 use q35_graph::source::{SourceGraph, SourceOp};
 use q35_passes::raise;
 use q35_target::Request;
+use std::collections::BTreeMap;
 
 /// Checks a model.
 pub fn run(options: &Check) -> Result<Output> {
     match (prepared(options), options.json) {
-        (Ok(prepared), json) => {
-            let finding = Finding::of(&prepared, options);
+        (Ok((prepared, outlook)), json) => {
+            let finding = Finding::of(&prepared, outlook, options);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }
         (Err(diagnostics), true) => {
@@ -32,15 +33,19 @@ pub fn run(options: &Check) -> Result<Output> {
     }
 }
 
-/// The model as it would be compiled, every node of which the target can lower.
-fn prepared(options: &Check) -> Result<Prepared> {
+/// The model as it would be compiled, every node of which the target can lower, and what it would take of the device.
+fn prepared(options: &Check) -> Result<(Prepared, Outlook)> {
     let target = targets::find(&options.target)?;
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
     let Program { graph, params } = prepared.model.program();
-    target.check(&Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context })?;
-    Ok(prepared)
+    let request = Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context };
+    let outlook = target.outlook(&request)?;
+    Ok((prepared, outlook))
 }
+
+/// What a program takes of a device: names and values.
+type Outlook = Vec<(&'static str, String)>;
 
 #[derive(serde::Serialize)]
 struct Refusal {
@@ -97,11 +102,17 @@ struct Finding {
     account: Account,
     target: String,
     /// What devices of the target would reach: a prediction, not measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     predicted: Vec<Prediction>,
+    /// What the program would take of the device, where the target can tell.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    outlook: BTreeMap<&'static str, String>,
+    #[serde(skip)]
+    device: Outlook,
 }
 
 impl Finding {
-    fn of(Prepared { imported, model }: &Prepared, options: &Check) -> Self {
+    fn of(Prepared { imported, model }: &Prepared, device: Outlook, options: &Check) -> Self {
         let (batch, context) = (options.batch, model.facts.context);
         let account = Account::of(model);
         let total = account.total();
@@ -121,6 +132,8 @@ impl Finding {
             predicted: predict::predict(model, &account, &options.target, batch, context),
             target: options.target.clone(),
             account,
+            outlook: device.iter().cloned().collect(),
+            device,
         }
     }
 
@@ -144,9 +157,11 @@ impl Finding {
         }
         let sequences = if self.batch == 1 { String::new() } else { format!("{} sequences of ", self.batch) };
         let tied = if self.tied { "\nthe head is the embedding's table" } else { "" };
+        let lines = self.device.iter().map(|(name, value)| format!("{name}: {value}\n"));
+        let device: String = lines.collect();
         format!(
             "'{}' can be compiled for {}: {} nodes are {} ops in {} layers, vocabulary {}, context {}{tied}\n\n{table}\n\
-             memory to run: {} of weights, {} of cache for {sequences}{} tokens ({} per token)\n\n{}",
+             memory to run: {} of weights, {} of cache for {sequences}{} tokens ({} per token)\n{device}{}",
             self.name,
             self.target,
             self.nodes,
@@ -163,6 +178,9 @@ impl Finding {
     }
 
     fn prediction(&self) -> String {
+        if self.predicted.is_empty() {
+            return String::new();
+        }
         let mut table = Table::new(&[
             ("predicted, not measured", Align::Left),
             ("needed", Align::Right),
@@ -177,6 +195,6 @@ impl Finding {
                 all_tokens_per_second.to_string(),
             ]);
         }
-        table.to_string()
+        format!("\n{table}")
     }
 }
