@@ -7,8 +7,8 @@ mod checkpoint;
 pub use checkpoint::{Stored, write_checkpoint};
 
 use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn,
-    Weights,
+    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, Names, NormKind, OPSET, QkNorm, Rotation,
+    Scalars, Turn, Weights,
 };
 use crate::onnx::proto::build::FLOAT;
 use crate::onnx::proto::{Model, OperatorSet, Tensor};
@@ -61,7 +61,9 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         vocab: model.vocab,
         hidden: model.hidden,
         eps: 1e-5,
+        norm: NormKind::RootMeanSquare,
         norms: LayerNorms::PRE,
+        parallel: false,
         unit_offset: false,
         attention: Attention::Heads(Heads {
             heads: model.heads,
@@ -78,6 +80,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         activation: Activation::Silu,
         biases: Biases::default(),
         fused: Fused::default(),
+        names: Names::LLAMA,
         tied: model.tied,
         transposed: true,
         scalars: Scalars::default(),

@@ -6,7 +6,7 @@ use crate::abi::Call;
 use crate::level::Level;
 use q35_mlir::types::F32;
 
-/// Which factors follow the normalization.
+/// Which factors follow the normalization, or what is added to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormWeight {
     /// None.
@@ -15,6 +15,17 @@ pub enum NormWeight {
     Shared,
     /// One per column of the row.
     PerColumn,
+}
+
+impl NormWeight {
+    /// What it is called in a symbol.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::None => "plain",
+            Self::Shared => "shared",
+            Self::PerColumn => "columns",
+        }
+    }
 }
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight` per group of columns. Arguments: x, the weight where there is one, y. In place.
@@ -32,11 +43,7 @@ pub struct RmsNorm {
 
 impl Kernel for RmsNorm {
     fn name(&self) -> String {
-        let weight = match self.weight {
-            NormWeight::None => "plain",
-            NormWeight::Shared => "shared",
-            NormWeight::PerColumn => "columns",
-        };
+        let weight = self.weight.word();
         format!("rms_norm_{}_by_{}_{weight}_{}", self.width, self.group, bits(self.eps))
     }
 

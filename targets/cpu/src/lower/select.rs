@@ -7,8 +7,8 @@
 use super::memory;
 use super::weights::{Use, Weights};
 use crate::kernels::{
-    Append, Attention, Columns, Combine, Embed, Groups, Hadamard, Kernel, LatentAttention, NormWeight, Operation, Pointwise,
-    Quantize, RmsNorm, Rope, Rotary, Route, Select, SortByExpert, Table,
+    Append, Attention, Columns, Combine, Embed, Groups, Hadamard, Kernel, LatentAttention, LayerNorm, NormWeight, Operation,
+    Pointwise, Quantize, RmsNorm, Rope, Rotary, Route, Select, SortByExpert, Table,
 };
 use crate::linear::{Experts, Linear, LinearKernel, geometry};
 use q35_bundle::{CacheLayer, CachePart, Input};
@@ -189,14 +189,15 @@ impl Selection<'_> {
                 one(Embed { width: packed.cols, table, as_weight }, args)
             }
             Op::RmsNorm(op) => {
-                let width = self.width(id, 0)?;
-                let (weight, params) = match &op.weight {
-                    None => (NormWeight::None, vec![]),
-                    Some(name) if self.packed(name)?.cols == op.group => (NormWeight::Shared, vec![name]),
-                    Some(name) => (NormWeight::PerColumn, vec![name]),
-                };
-                let args = self.args(id, &params)?;
-                one(RmsNorm { width, group: op.group, eps: op.eps, weight }, args)
+                let (width, weight) = (self.width(id, 0)?, self.norm_vector(op.weight.as_ref(), op.group)?);
+                let params: Vec<&ParamName> = op.weight.iter().collect();
+                one(RmsNorm { width, group: op.group, eps: op.eps, weight }, self.args(id, &params)?)
+            }
+            Op::LayerNorm(op) => {
+                let [weight, bias] = [&op.weight, &op.bias].map(|name| self.norm_vector(name.as_ref(), op.group));
+                let (width, weight, bias) = (self.width(id, 0)?, weight?, bias?);
+                let params: Vec<&ParamName> = op.weight.iter().chain(&op.bias).collect();
+                one(LayerNorm { width, group: op.group, eps: op.eps, weight, bias }, self.args(id, &params)?)
             }
             Op::Hadamard(op) => {
                 let kernel = Hadamard { width: self.width(id, 0)?, block: op.block, seed: op.seed, inverse: op.inverse };
@@ -427,6 +428,15 @@ impl Selection<'_> {
     fn weight(&mut self, name: &ParamName, section: Section, used: Use) -> Result<Arg, String> {
         let spec = spec(&self.packed(name)?)?;
         Ok(Arg::Weight(self.weights.tensor(name, &spec, section, used)))
+    }
+
+    /// How the columns of a norm read a vector.
+    fn norm_vector(&self, name: Option<&ParamName>, group: u64) -> Result<NormWeight, String> {
+        Ok(match name {
+            None => NormWeight::None,
+            Some(name) if self.packed(name)?.cols == group => NormWeight::Shared,
+            Some(_) => NormWeight::PerColumn,
+        })
     }
 
     fn packed(&self, name: &ParamName) -> Result<Packed, String> {

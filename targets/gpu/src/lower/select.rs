@@ -92,9 +92,9 @@ fn unrouted(rows: q35_dialects::Rows) -> Result<Rows, String> {
     }
 }
 
-/// The ops that [`select`] knows: all of the dialect but the rounding of activations and those of a mixture of experts.
+/// The ops that [`select`] knows: all of the dialect but the rounding of activations, layer norms and those of a mixture of experts.
 pub fn ops() -> Vec<&'static str> {
-    let known = |name: &&str| !["quantize", "route", "expert_linear", "combine"].contains(name);
+    let known = |name: &&str| !["quantize", "layer_norm", "route", "expert_linear", "combine"].contains(name);
     q35_dialects::q35::OPS.iter().map(|decl| decl.name).filter(known).collect()
 }
 
@@ -291,6 +291,7 @@ impl Selection<'_> {
                 one(kernel, self.args(id, &[])?)
             }
             Op::LatentAttention(_) => return Err("attention over latent vectors has no kernel on GPUs".to_owned()),
+            Op::LayerNorm(_) => return Err("layer norms have no kernel on GPUs".to_owned()),
             Op::Route(_) | Op::ExpertLinear(_) | Op::Combine(_) => return Err(ROUTED.to_owned()),
             Op::Select(_) => {
                 let args = vec![self.read(id, 0)?, Arg::Input(Input::LogitRows), self.write(id)?];
