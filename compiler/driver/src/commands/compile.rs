@@ -2,7 +2,7 @@
 
 use crate::calibrate::Calibration;
 use crate::cli::{Compile, Effort};
-use crate::pipeline::{self, Output};
+use crate::pipeline::{self, Compiled, Output};
 use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
@@ -40,7 +40,10 @@ fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let (Some(settings), Some(target), Some(calibration)) = (settings, target, calibration) else { return Err(problems) };
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
     let out = Output { target: target.as_ref(), prefix: &options.prefix, path: &path, calibration: calibration.as_ref() };
-    let (model, manifest) = pipeline::compile(&options.model, &settings, out, observer)?;
+    let Compiled { model, manifest, warnings } = pipeline::compile(&options.model, &settings, out, observer)?;
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
     let summary = Summary::new(&path, target.as_ref(), &model, &manifest, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
 }
