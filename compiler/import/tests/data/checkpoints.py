@@ -47,6 +47,8 @@ CASES = {
                                       num_local_experts=6, num_experts_per_tok=2, intermediate_size=24)),
     "helium": ("helium", dict(head_dim=8)),
     "llama": ("llama", dict(HEADS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "ministral": ("ministral", dict(HEADS, **WINDOW, rope_parameters=dict(rope_type="default", rope_theta=10000.0),
+                                    layer_types=["sliding_attention", "full_attention"])),
     "nemotron": ("nemotron", {}),
     "olmo": ("olmo", {}),
     "olmo2": ("olmo2", {}),

@@ -59,10 +59,12 @@ impl Raiser<'_> {
             return self.fault("normalizes groups that do not divide the row");
         }
         // x = inner * value; scale sum(x^2) + e = scale inner^2 n (mean(value^2) + eps), and so for what is left of both without their means.
-        let (factor, weight) = self.eval.sym.coefficient(weight);
+        let (mut factor, weight) = self.eval.sym.coefficient(weight);
+        let constant = self.eval.sym.as_number(weight);
+        factor *= constant.unwrap_or(1.0);
         let eps = (offset / (scale * group as f64 * inner * inner)) as f32;
         let factor = factor * inner.signum() / (scale * group as f64).sqrt();
-        let weight = match self.eval.sym.as_number(weight) {
+        let weight = match constant {
             Some(_) => None,
             None => Some(self.group_vector(weight, ask, within, group, "a norm's weight")?),
         };
