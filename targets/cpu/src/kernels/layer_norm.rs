@@ -73,7 +73,7 @@ mod tests {
                     }
                 }
                 let vectors = [w, c].into_iter().filter(|v| !v.is_empty()).map(|v| Arg::floats(&v));
-                let args = [Arg::rows(&x, width)].into_iter().chain(vectors).chain([Arg::zeros(3, width)]).collect();
+                let args: Vec<Arg> = [Arg::rows(&x, width)].into_iter().chain(vectors).chain([Arg::zeros(3, width)]).collect();
                 run(&spec, args, [3, 0, 0, 0], 3, |level, args| {
                     close(&rows(args.last().unwrap(), width), &exact, 2e-6, &format!("{spec:?} {level:?}"));
                 });
