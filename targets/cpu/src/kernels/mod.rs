@@ -90,6 +90,7 @@ mod tests {
     use q35_dialects::Rows;
     use q35_dialects::q35::{Activation, GroupScore, RopeStyle, Scoring};
     use q35_format::{Group, ScaleType};
+    use q35_launch::spec::LayerNorm;
     use q35_launch::spec::{
         Append, Attention, Combine, Embed, Groups, Hadamard, LatentAttention, NormWeight, Operation, Pointwise, RmsNorm, Rope,
         Rotary, Route, Scores, SortByExpert, Table,
