@@ -15,5 +15,5 @@ mod arrangement;
 pub mod plan;
 mod target;
 
-pub use arrangement::{Arrangement, Place};
+pub use arrangement::{Arrangement, Place, Weave};
 pub use target::{Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};

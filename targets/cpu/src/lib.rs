@@ -7,14 +7,16 @@
 //! | --- | --- |
 //! | [`abi`] | how a kernel is called |
 //! | [`level`] | what a kernel may use |
+//! | `instructions` | those that only some levels have |
 //! | [`kernels`] | the kernels that are not matrix products |
 //! | [`linear`] | those that are: weights are decoded inside |
 //! | [`lower`] | the passes |
 //!
-//! Nothing outside [`level`] and the instruction-level modules under [`linear`] assumes an architecture. This crate must not know ONNX,
+//! Nothing outside [`level`], `instructions` and the modules under [`linear`] that use them assumes an architecture. This crate must not know ONNX,
 //! weight data, or how steps are executed.
 
 pub mod abi;
+mod instructions;
 pub mod kernels;
 pub mod level;
 pub mod linear;

@@ -96,6 +96,6 @@ mod tests {
         let tensors = weights.into_tensors();
         assert_eq!(tensors.len(), 3);
         assert_eq!(tensors["table"].arrangement.bytes(20), Some(20 * 64));
-        assert_eq!(tensors["table.tiles"].arrangement.bytes(20), Some(32 * 128));
+        assert_eq!(tensors["table.tiles"].arrangement.bytes(20), Some(32 * 64));
     }
 }
