@@ -1,25 +1,22 @@
-//! Measures a bundle on this machine: prefill and decode tokens per second, first-token latency, memory, and how near decoding comes
-//! to the read bandwidth of the memory, measured in the same run with the same number of threads.
+//! Measures a bundle on this machine: tokens per second of prompts and of decoding, first-token latency, memory, energy, and how near decoding
+//! comes to the read bandwidth of the memory, measured in the same run with the same number of threads.
 
-use crate::pool::Pool;
-use crate::{Chunk, Options, Session, Want};
-use q35_bundle::{Binding, Bundle, Dim, Step, Variant};
+mod energy;
+mod machine;
+mod plan;
+
+pub use plan::Plan;
+
+use crate::{Chunk, Options, Session, Want, traffic};
+use energy::Meter;
+use plan::{Decode, Prefill};
+use q35_bundle::{Bundle, CachePart};
 use q35_console::memory;
 use q35_diag::Result;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Prompt lengths to measure.
-const PREFILL: [usize; 2] = [128, 512];
-/// Batch sizes to measure.
-const BATCHES: [usize; 4] = [1, 2, 4, 8];
-/// Tokens in each slot before decoding is measured.
-const CONTEXT: usize = 32;
-/// Tokens decoded per slot in one run.
-const DECODED: usize = 32;
 
 /// What a case does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,14 +35,27 @@ pub struct Case {
     pub phase: Phase,
     /// Slots.
     pub batch: usize,
-    /// Tokens per slot and run.
+    /// Tokens in each slot when a run begins.
+    pub cached: usize,
+    /// Tokens per slot and run, of the shortest run.
     pub tokens: usize,
+    /// Runs that were counted.
+    pub runs: usize,
     /// Tokens per second of the slowest run, over all slots.
     pub min: f64,
     /// Of the median run.
     pub median: f64,
     /// Of the fastest run.
     pub max: f64,
+    /// Median seconds until a run's first logits are there: of a prompt the latency of the first new token, of decoding that of each.
+    pub latency_seconds: f64,
+    /// Bytes of weights that a step reads: every tensor it uses, but of an embedding only a row per token, and of experts those that are chosen, at
+    /// most.
+    pub weight_bytes_per_step: u64,
+    /// Bytes of weights read per second by the median run.
+    pub weight_bytes_per_second: f64,
+    /// Joules per token, of the processor's packages, where they can be read.
+    pub joules_per_token: Option<f64>,
 }
 
 /// The result of a measurement.
@@ -53,160 +63,143 @@ pub struct Case {
 pub struct Report {
     /// The device, in words.
     pub device: String,
-    /// Runs per case.
-    pub runs: usize,
     /// Prefill and decode.
     pub cases: Vec<Case>,
-    /// Median seconds from a prompt of the first prefill length to the logits of its first new token.
-    pub first_token_seconds: f64,
-    /// Bytes of weights that decoding one token reads: every tensor a step uses, but of an embedding only a row, and of experts those that are
-    /// chosen.
-    pub weight_bytes_per_step: u64,
-    /// Bytes of weights read per second by the median of decoding at batch 1.
-    pub decode_bytes_per_second: f64,
-    /// Bytes per second of a plain read of memory with the same threads: the median of the runs.
-    pub read_bytes_per_second: f64,
-    /// Largest resident memory of this process before the bandwidth was measured, where the system tells.
+    /// Cases that were asked for and not measured, and why.
+    pub skipped: Vec<String>,
+    /// Bytes per second of a plain read of memory with the same threads, in the same run: the slowest, the median and the fastest reading.
+    pub read_bytes_per_second: [f64; 3],
+    /// Median seconds to hand a launch that does nothing to all threads and to wait for them.
+    pub empty_launch_seconds: f64,
+    /// Largest resident memory of this process, the buffer of that reading left out, where the system tells.
     pub peak_resident_bytes: Option<u64>,
 }
 
-/// Measures `bundle`; `progress` hears the name of each case before it starts.
-pub fn bench(bundle: &Arc<Bundle>, options: &Options, runs: usize, mut progress: impl FnMut(&str)) -> Result<Report> {
-    let runs = runs.max(1);
-    let context = bundle.manifest().model.context as usize;
-    let slots = BATCHES.into_iter().max().unwrap_or(1);
-    let capacity = PREFILL.into_iter().max().unwrap_or(0).max(CONTEXT + DECODED).min(context);
-    let mut session = Session::new(bundle.clone(), &Options { slots, capacity, ..options.clone() })?;
-    let vocab = bundle.manifest().model.vocab;
-    let prompt: Vec<u32> = (0..capacity as u64).map(|i| (i * 7919 % vocab) as u32).collect();
+/// Measures `bundle` as `plan` says; `progress` hears the name of each case before it starts.
+pub fn bench(bundle: &Arc<Bundle>, options: &Options, plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
+    let facts = &bundle.manifest().model;
+    let mut report = Report {
+        device: String::new(),
+        cases: Vec::new(),
+        skipped: Vec::new(),
+        read_bytes_per_second: [0.0; 3],
+        empty_launch_seconds: machine::empty_launch(options.threads),
+        peak_resident_bytes: None,
+    };
+    let meter = Meter::open();
+    let feasible = plan.feasible(facts.context as usize, plan::cache_bytes(bundle), memory::available(), &mut report.skipped);
+    let prompt: Vec<u32> = (0..facts.context).map(|i| (i * 7919 % facts.vocab) as u32).collect();
 
-    let mut cases = Vec::new();
-    for length in PREFILL.map(|n| n.min(capacity)).into_iter().collect::<BTreeSet<_>>() {
-        progress(&format!("prefill of {length} tokens"));
-        let seconds = repeat(runs, || prefill(&mut session, 0, &prompt[..length]))?;
-        cases.push(case(Phase::Prefill, 1, length, &seconds));
+    if let Some(capacity) = feasible.prefill.iter().map(|case| case.tokens).max() {
+        let mut session = Session::new(bundle.clone(), &Options { slots: 1, capacity, ..options.clone() })?;
+        report.device = session.describe();
+        for Prefill { tokens } in feasible.prefill {
+            progress(&format!("prefill of {tokens} tokens"));
+            let runs = repeat(plan, &meter, || {
+                session.truncate(0, 0);
+                let begin = Instant::now();
+                black_box(session.step(&[Chunk { slot: 0, tokens: &prompt[..tokens], positions: None, want: Want::Last }])?);
+                Ok(Run { elapsed: begin.elapsed(), steps: 1 })
+            })?;
+            // A prompt longer than what the device takes at once comes in several steps.
+            let steps = tokens.div_ceil(session.max_tokens()) as u64;
+            let bytes = traffic::of_step(bundle, tokens.min(session.max_tokens()) as u64, 1) * steps;
+            report.cases.push(runs.case(Phase::Prefill, 1, 0, tokens, bytes));
+        }
     }
-    let decoded = DECODED.min(capacity.saturating_sub(CONTEXT)).max(1);
-    let before = CONTEXT.min(capacity - decoded);
-    for batch in BATCHES {
-        progress(&format!("decoding with batch {batch}"));
-        let seconds = repeat(runs, || {
-            for slot in 0..batch {
-                prefill(&mut session, slot, &prompt[..before])?;
-            }
-            let chunk = |slot| Chunk { slot, tokens: &prompt[slot % capacity..][..1], positions: None, want: Want::Last };
-            let chunks: Vec<_> = (0..batch).map(chunk).collect();
+    for Decode { batch, cached } in feasible.decode {
+        progress(&format!("decoding with batch {batch} after {cached} tokens"));
+        let capacity = cached + plan.decoded;
+        let mut session = Session::new(bundle.clone(), &Options { slots: batch, capacity, ..options.clone() })?;
+        report.device = session.describe();
+        for slot in 0..batch {
+            fill(&mut session, slot, cached)?;
+        }
+        let runs = repeat(plan, &meter, || {
+            (0..batch).for_each(|slot| session.truncate(slot, cached));
             let begin = Instant::now();
-            for _ in 0..decoded {
-                black_box(session.step(&chunks)?);
+            let mut steps = 0;
+            while steps < plan.decoded && (steps == 0 || begin.elapsed() < plan.longest_run()) {
+                let token = |slot: usize| &prompt[(slot * 31 + steps) % prompt.len()..][..1];
+                let chunk = |slot| Chunk { slot, tokens: token(slot), positions: None, want: Want::Last };
+                black_box(session.step(&(0..batch).map(chunk).collect::<Vec<_>>())?);
+                steps += 1;
             }
-            Ok(begin.elapsed())
+            Ok(Run { elapsed: begin.elapsed(), steps })
         })?;
-        cases.push(case(Phase::Decode, batch, decoded, &seconds));
+        let bytes = traffic::of_step(bundle, batch as u64, batch as u64);
+        report.cases.push(runs.case(Phase::Decode, batch, cached, 1, bytes));
     }
-    let peak_resident_bytes = memory::peak();
+    // The largest figure so far is the cases': the buffer comes after them.
+    report.peak_resident_bytes = memory::peak();
     progress("memory bandwidth");
-    let single = |phase| cases.iter().find(|c| c.phase == phase && c.batch == 1).map_or(0.0, |c| c.median);
-    let weight_bytes_per_step = weight_bytes(bundle);
-    Ok(Report {
-        device: session.describe(),
-        runs,
-        first_token_seconds: cases.first().map_or(0.0, |c| c.tokens as f64) / single(Phase::Prefill),
-        weight_bytes_per_step,
-        decode_bytes_per_second: single(Phase::Decode) * weight_bytes_per_step as f64,
-        read_bytes_per_second: read_bandwidth(options.threads, runs),
-        peak_resident_bytes,
-        cases,
+    report.read_bytes_per_second = machine::read_bandwidth(options.threads, plan.runs.max(3));
+    Ok(report)
+}
+
+/// Fills a slot with entries as a model would make them, as far as time is concerned: small numbers of both signs.
+fn fill(session: &mut Session, slot: usize, count: usize) -> Result<()> {
+    let layers = session.bundle().manifest().plan.cache.clone();
+    session.fill(slot, count, |layer, part| {
+        let layer = &layers[layer];
+        let columns = if part == CachePart::Key { layer.key_dim } else { layer.value_dim };
+        let numbers = layer.kv_heads as usize * count * columns as usize;
+        (0..numbers).map(|n| (n.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 65_536.0 - 0.5).collect()
     })
 }
 
-/// One warm-up, then the seconds of each run, ascending.
-fn repeat(runs: usize, mut run: impl FnMut() -> Result<Duration>) -> Result<Vec<f64>> {
-    run()?;
-    let mut seconds = (0..runs).map(|_| run().map(|d| d.as_secs_f64())).collect::<Result<Vec<_>>>()?;
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds)
+/// One run.
+struct Run {
+    elapsed: Duration,
+    steps: usize,
 }
 
-fn case(phase: Phase, batch: usize, tokens: usize, ascending: &[f64]) -> Case {
-    let rate = |seconds: f64| (batch * tokens) as f64 / seconds;
-    let (first, last) = (ascending[0], ascending[ascending.len() - 1]);
-    Case { phase, batch, tokens, min: rate(last), median: rate(ascending[ascending.len() / 2]), max: rate(first) }
+/// All runs of a case.
+struct Runs {
+    /// Seconds per step, ascending.
+    seconds: Vec<f64>,
+    /// Steps of the shortest run.
+    steps: usize,
+    /// Joules per step.
+    joules: Option<f64>,
 }
 
-fn prefill(session: &mut Session, slot: usize, tokens: &[u32]) -> Result<Duration> {
-    session.truncate(slot, 0);
+/// One run to warm up, and then as many as the plan says, or as its time allows: one at least.
+fn repeat(plan: &Plan, meter: &Meter, mut run: impl FnMut() -> Result<Run>) -> Result<Runs> {
     let begin = Instant::now();
-    black_box(session.step(&[Chunk { slot, tokens, positions: None, want: Want::Last }])?);
-    Ok(begin.elapsed())
-}
-
-/// Bytes of the distinct tensors that decoding one token reads: not those of launches that gather rows of an embedding table, and of the
-/// weights of experts the share that one token chooses.
-fn weight_bytes(bundle: &Bundle) -> u64 {
-    let steps = bundle.manifest().steps.iter().filter(|step| step.op.split('+').all(|op| op != "embed"));
-    let mut read: BTreeMap<&str, f64> = BTreeMap::new();
-    for step in steps {
-        for arg in &step.args {
-            if let Binding::Weight(name) = arg {
-                read.insert(name, share(step));
-            }
-        }
+    let warm = run()?;
+    let mut runs = Vec::new();
+    let before = meter.joules();
+    while runs.len() < plan.runs && (runs.is_empty() || begin.elapsed() + warm.elapsed < plan.longest_case) {
+        runs.push(run()?);
     }
-    let bytes = |(name, share): (&str, f64)| Some(bundle.tensor(name)?.data.len() as f64 * share);
-    read.into_iter().filter_map(bytes).sum::<f64>() as u64
-}
-
-/// How much of what it may read a step of one row does read: a kernel for few rows that has fewer tiles than the one for many leaves
-/// the weights of the others alone.
-fn share(step: &Step) -> f64 {
-    let dims = [1; Dim::ALL.len()];
-    let tiles = |variant: &Variant| variant.tiles.eval(&dims).unwrap_or(0) as f64;
-    let [first, .., last] = &step.variants[..] else { return 1.0 };
-    (tiles(first) / tiles(last).max(1.0)).min(1.0)
-}
-
-/// Bytes per second at which all threads together read a buffer larger than any cache.
-fn read_bandwidth(threads: Option<usize>, runs: usize) -> f64 {
-    const PIECES: usize = 256;
-    let wanted = memory::available().map_or(256 << 20, |free| (free / 4).min(1 << 30));
-    let piece = (wanted as usize / 8 / PIECES).max(1 << 14);
-    let buffer = Arc::new(vec![1u64; piece * PIECES]);
-    let mut pool = Pool::new(threads);
-    let mut seconds: Vec<f64> = (0..=runs)
-        .map(|_| {
-            let buffer = buffer.clone();
-            let begin = Instant::now();
-            pool.run(PIECES, move |n| {
-                let mut sums = [0u64; 32];
-                for words in buffer[n * piece..][..piece].chunks_exact(32) {
-                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
-                }
-                black_box(sums);
-            });
-            begin.elapsed().as_secs_f64()
-        })
-        .skip(1)
-        .collect();
+    let spent = before.zip(meter.joules()).map(|(before, after)| meter.between(before, after));
+    let steps: usize = runs.iter().map(|run| run.steps).sum();
+    let mut seconds: Vec<f64> = runs.iter().map(|run| run.elapsed.as_secs_f64() / run.steps as f64).collect();
     seconds.sort_by(f64::total_cmp);
-    (buffer.len() * 8) as f64 / seconds[seconds.len() / 2]
+    let joules = spent.map(|joules| joules / steps as f64);
+    Ok(Runs { seconds, steps: runs.iter().map(|run| run.steps).min().unwrap_or(0), joules })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use q35_bundle::{Rows, Size};
-
-    #[test]
-    fn of_experts_only_the_chosen_ones_are_read() {
-        let step = |tiles: &[Size]| {
-            let variant = |tiles: &Size| Variant { max_rows: None, kernel: String::new(), tiles: tiles.clone() };
-            let variants = tiles.iter().map(variant).collect();
-            Step { node: String::new(), op: String::new(), rows: Rows::Tokens, variants, args: vec![] }
-        };
-        let (two_of_eight, all) = (Size::per(2 * 24, Dim::Tokens), Size::constant(8 * 24));
-        assert_eq!(share(&step(&[two_of_eight, all.clone()])), 0.25);
-        assert_eq!(share(&step(&[all.clone(), all.clone()])), 1.0);
-        assert_eq!(share(&step(&[all])), 1.0);
+impl Runs {
+    /// The figures of a case whose steps take `tokens` tokens of each slot and read so many bytes.
+    fn case(&self, phase: Phase, batch: usize, cached: usize, tokens: usize, weight_bytes_per_step: u64) -> Case {
+        let all = (batch * tokens) as f64;
+        let (fastest, slowest) = (self.seconds[0], self.seconds[self.seconds.len() - 1]);
+        let median = self.seconds[self.seconds.len() / 2];
+        Case {
+            phase,
+            batch,
+            cached,
+            tokens: tokens * self.steps,
+            runs: self.seconds.len(),
+            min: all / slowest,
+            median: all / median,
+            max: all / fastest,
+            latency_seconds: median,
+            weight_bytes_per_step,
+            weight_bytes_per_second: weight_bytes_per_step as f64 / median,
+            joules_per_token: self.joules.map(|joules| joules / all),
+        }
     }
 }

@@ -5,6 +5,7 @@ use super::dot::{Sums, sums_ty};
 use crate::abi::Call;
 use crate::kernels::Kernel;
 use crate::level::Level;
+use q35_launch::Spec;
 use q35_mlir::types::{I8, I32};
 
 /// Rows of activations, and vectors of weights that meet each: sums that fit the registers of every level.
@@ -28,11 +29,17 @@ impl Peak {
     }
 }
 
-impl Kernel for Peak {
+impl Spec for Peak {
     fn name(&self) -> String {
         "peak".to_owned()
     }
 
+    fn args(&self) -> usize {
+        3
+    }
+}
+
+impl Kernel for Peak {
     fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let (b, x, weights, y) = (call.b, call.arg(0), call.arg(1), call.arg(2));
         let bytes = level.bytes();
