@@ -3,6 +3,7 @@
 //! The binary is also the programs under test: started with `Q35_TEST_AS` naming one, it becomes that program. A test can so run `q35c` as a
 //! child (to read its exit code, its peak memory, or to take its disk away) without knowing where cargo puts binaries.
 
+mod calibration;
 mod codecs;
 mod determinism;
 mod disk;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         trials.extend(
             [
                 end_to_end::trials(),
+                calibration::trials(),
                 codecs::trials(),
                 experts::trials(),
                 determinism::trials(),

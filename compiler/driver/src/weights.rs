@@ -12,7 +12,7 @@ use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::{Model, Param, ParamName, Transform};
 use q35_graph::Observer;
 use q35_quantize::{Quantized, Record, quantize};
-use q35_target::{Arrangement, Section, WeightTensor};
+use q35_target::{Section, WeightTensor};
 use std::collections::BTreeMap;
 
 /// What is known of the weights when they are written.
@@ -46,13 +46,13 @@ struct Planned<'a> {
     param: &'a Param,
 }
 
-/// Writes the tensors that a target asked for: parameters that are `ready` as they are, the others packed on the way. All bad weights of the model are reported together.
+/// Writes the tensors that a target asked for: parameters that are ready as they are, the others packed on the way. All bad weights of the model are reported together.
 ///
 /// # Panics
 /// If the target asks for a parameter that the model does not have.
 pub fn write(
     model: &Model,
-    ready: &Ready,
+    ready: Option<&Ready>,
     tensors: &BTreeMap<String, WeightTensor>,
     bundle: &mut BundleWriter,
     limit: Limit,
@@ -66,7 +66,7 @@ pub fn write(
     let mut bad = Diagnostics::new();
     let mut done = 0;
     let mut kept: Option<(&ParamName, Quantized)> = None;
-    for Planned { name, tensor, param } in &planned {
+    for planned @ Planned { name, tensor, param } in &planned {
         let section = match (tensor.section, &kept) {
             (Section::Codes, _) => {
                 let mut progress = |count| {
@@ -75,8 +75,7 @@ pub fn write(
                 };
                 // After the first bad weight the others are only looked at: nothing more is written.
                 let file = if bad.has_errors() { None } else { Some(&mut file) };
-                let ready = ready.get(&tensor.param);
-                let quantized = stream(param, ready, name, &tensor.arrangement, file, limit, &mut progress);
+                let quantized = stream(planned, ready, file, limit, &mut progress);
                 if let Some(quantized) = bad.absorb(quantized) {
                     written.add(&tensor.param, param, &quantized);
                     kept = Some((&tensor.param, quantized));
@@ -133,23 +132,22 @@ fn numbers(param: &Param) -> u64 {
 
 /// Quantizes a parameter that is not ready, its codes straight into the file, if there is one.
 fn stream(
-    param: &Param,
-    ready: Option<&(Quantized, Vec<u8>)>,
-    name: &str,
-    arrangement: &Arrangement,
+    Planned { name, tensor, param }: &Planned<'_>,
+    ready: Option<&Ready>,
     mut file: Option<&mut WeightsWriter<'_>>,
     limit: Limit,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Quantized> {
     let mut write = |tile: &[u8]| file.as_mut().map_or(Ok(()), |file| file.write(name, tile));
-    let mut arranger = Arranger::new(arrangement);
+    let mut arranger = Arranger::new(&tensor.arrangement);
     let mut sink = |rows: &[u8]| {
         limit.check()?;
         arranger.push(rows, &mut write)
     };
+    let ready = ready.and_then(|ready| Some((ready.get(&tensor.param)?, ready)));
     let quantized = match ready {
-        Some((quantized, codes)) => {
-            sink(codes)?;
+        Some((quantized, ready)) => {
+            sink(&ready.codes(&tensor.param)?)?;
             progress(numbers(param));
             quantized.clone()
         }

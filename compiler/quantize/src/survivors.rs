@@ -255,17 +255,33 @@ impl Step<'_> {
     /// The survivors of the first `next` states after this pair. The others are dropped.
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, survivors: &[Survivor], next: usize) -> Vec<Survivor> {
-        let costs: Vec<Costs> = survivors.iter().map(|survivor| self.costs(survivor)).collect();
-        let found: Vec<(Lane<f32>, Lane<u8>)> = (0..next).map(|state| self.best(simd, state, &costs)).collect();
-        let least: Lane<f32> =
-            std::array::from_fn(|lane| found.iter().fold(f32::INFINITY, |least, (cost, _)| least.min(cost[lane])));
-        let after = |state: usize, survivor: &Survivor| match found.get(state) {
-            Some((cost, containers)) => {
-                self.extend(survivors, state as u8, std::array::from_fn(|lane| cost[lane] - least[lane]), containers)
+        // Loops, not closures: what is not inlined here would lose the vectors.
+        let mut costs = Vec::with_capacity(survivors.len());
+        for survivor in survivors {
+            costs.push(self.costs(survivor));
+        }
+        let mut found = Vec::with_capacity(next);
+        for state in 0..next {
+            found.push(self.best(simd, state, &costs));
+        }
+        let mut least = [f32::INFINITY; LANES];
+        for (cost, _) in &found {
+            for lane in 0..LANES {
+                least[lane] = least[lane].min(cost[lane]);
             }
-            None => Survivor { cost: [f32::INFINITY; LANES], ..survivor.clone() },
-        };
-        survivors.iter().enumerate().map(|(state, survivor)| after(state, survivor)).collect()
+        }
+        let mut after = Vec::with_capacity(survivors.len());
+        for (state, survivor) in survivors.iter().enumerate() {
+            let Some((mut cost, containers)) = found.get(state).copied() else {
+                after.push(Survivor { cost: [f32::INFINITY; LANES], ..survivor.clone() });
+                continue;
+            };
+            for lane in 0..LANES {
+                cost[lane] -= least[lane];
+            }
+            after.push(self.extend(survivors, state as u8, cost, &containers));
+        }
+        after
     }
 
     #[inline(always)]

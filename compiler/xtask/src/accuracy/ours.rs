@@ -4,8 +4,9 @@ use super::WINDOW;
 use super::cache::{Cache, Key};
 use super::model::Model;
 use super::report::{Divergence, Outcome};
-use super::rows::{Calibrated, OURS, Ours};
+use super::rows::{Calibrated, F32, Ours};
 use super::shell;
+use q35_format::Codec;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,15 @@ pub(super) struct Tools {
     q35c: PathBuf,
     q35: PathBuf,
     key: Key,
+    /// Those that the CPU target has kernels for.
+    codecs: Vec<String>,
+}
+
+/// What is used of the list of targets.
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    codecs: Vec<String>,
 }
 
 impl Tools {
@@ -25,7 +35,14 @@ impl Tools {
         shell::run(Command::new(cargo).current_dir(root).args(packages))?;
         let [q35c, q35] = ["q35c", "q35"].map(|name| root.join("target/release").join(name));
         let key = Key::default().path(&q35c)?.path(&q35)?;
-        Ok(Self { q35c, q35, key })
+        let targets: Vec<Target> = shell::json(Command::new(&q35c).args(["targets", "--json"]))?;
+        let codecs = targets.into_iter().find(|target| target.name == "cpu").map(|target| target.codecs).unwrap_or_default();
+        Ok(Self { q35c, q35, key, codecs })
+    }
+
+    /// Whether there are kernels for a codec.
+    pub(super) fn runs(&self, codec: Codec) -> bool {
+        self.codecs.iter().any(|name| name == codec.name())
     }
 
     /// The model as a checkpoint in f32, for whoever reads no ONNX.
@@ -38,7 +55,7 @@ impl Tools {
     fn compile(
         &self,
         model: &Path,
-        arguments: &[&str],
+        arguments: &[impl AsRef<std::ffi::OsStr>],
         calibration: Option<(&Path, usize)>,
         out: &Path,
     ) -> Result<Summary, String> {
@@ -74,7 +91,7 @@ impl<'a> Side<'a> {
     pub(super) fn new(tools: &'a Tools, model: &'a Model, cache: &'a Cache, sequences: usize) -> Result<Self, String> {
         let key = model.key()?.text(&tools.key.name());
         let reference = cache.file(&key.clone().text("f32"), "q35", "compiling f32", |out| {
-            tools.compile(&model.checkpoint, OURS[0].arguments, None, out).map(|_| ())
+            tools.compile(&model.checkpoint, &F32, None, out).map(|_| ())
         })?;
         Ok(Self { tools, model, cache, sequences, reference, key })
     }
@@ -92,11 +109,11 @@ impl<'a> Side<'a> {
             let scratch = tempfile::tempdir_in(self.cache.folder()).map_err(|e| e.to_string())?;
             let bundle = scratch.path().join("row.q35");
             let calibration = sequences.map(|sequences| (self.model.calibration.as_path(), sequences));
-            let summary = self.tools.compile(&self.model.checkpoint, row.arguments, calibration, &bundle)?;
+            let summary = self.tools.compile(&self.model.checkpoint, &row.arguments, calibration, &bundle)?;
             let divergence = if row.float_activations {
                 let (decoded, float) = (scratch.path().join("decoded"), scratch.path().join("float.q35"));
                 self.tools.export(&self.model.checkpoint, Some(&bundle), &decoded)?;
-                self.tools.compile(&decoded, OURS[0].arguments, None, &float)?;
+                self.tools.compile(&decoded, &F32, None, &float)?;
                 self.eval(&float)?
             } else {
                 self.eval(&bundle)?
