@@ -29,8 +29,8 @@ fn decodes(model: &str, context: u64, prompt: &[u32], count: usize) {
     let settings = Settings::new(&shape, "wse", &target.capabilities()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("model.q35");
-    let out = Output { target: target.as_ref(), prefix: "", path: &bundle, calibration: None, cache: None };
-    let (model, _) = pipeline::compile(&path, &settings, out, &mut Silent).unwrap();
+    let out = Output::new(target.as_ref(), "", &bundle);
+    let model = pipeline::compile(&path, &settings, out, &mut Silent).unwrap().model;
     let bundle = Arc::new(Bundle::open(&bundle).unwrap());
 
     let values = PackedValues::new(&model);
