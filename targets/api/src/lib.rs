@@ -16,4 +16,4 @@ pub mod plan;
 mod target;
 
 pub use arrangement::{Arrangement, Place};
-pub use target::{Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
+pub use target::{Capabilities, Forecast, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};

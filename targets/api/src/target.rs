@@ -91,6 +91,19 @@ pub struct Lowered {
     pub weights: BTreeMap<String, WeightTensor>,
 }
 
+/// What a target expects of a model before it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forecast {
+    /// Machines it takes.
+    pub machines: u64,
+    /// What one of them is called.
+    pub machine: &'static str,
+    /// Tokens of one sequence, one after the other.
+    pub tokens_per_second: f64,
+    /// What would run it.
+    pub label: Label,
+}
+
 /// A target.
 pub trait Target {
     /// The word the command line uses.
@@ -110,6 +123,11 @@ pub trait Target {
 
     /// Reports every node that has no lowering, by its name in the user's model ([`Code::TargetCannot`]).
     fn check(&self, request: &Request<'_>) -> Result<()>;
+
+    /// Machines and speed, from shapes alone, if the target can tell. A program that has no lowering has a forecast all the same.
+    fn forecast(&self, _request: &Request<'_>) -> Option<Forecast> {
+        None
+    }
 
     /// Lowers a program that passed the dialect's verifier. Every pass is shown to `observer`.
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered>;

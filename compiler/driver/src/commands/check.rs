@@ -18,8 +18,8 @@ use q35_target::Request;
 /// Checks a model.
 pub fn run(options: &Check) -> Result<Output> {
     match (prepared(options), options.json) {
-        (Ok(prepared), json) => {
-            let finding = Finding::of(&prepared);
+        (Ok((prepared, forecast)), json) => {
+            let finding = Finding::of(&prepared, forecast);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }
         (Err(diagnostics), true) => {
@@ -30,14 +30,38 @@ pub fn run(options: &Check) -> Result<Output> {
     }
 }
 
-/// The model as it would be compiled, every node of which the target can lower.
-fn prepared(options: &Check) -> Result<Prepared> {
+/// The model as it would be compiled, every node of which the target can lower, and what the target expects of it.
+fn prepared(options: &Check) -> Result<(Prepared, Option<Forecast>)> {
     let target = targets::find(&options.target)?;
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
     let Program { graph, params } = prepared.model.program();
-    target.check(&Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context })?;
-    Ok(prepared)
+    let request = Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context };
+    target.check(&request)?;
+    let forecast = target.forecast(&request).map(Forecast::of);
+    Ok((prepared, forecast))
+}
+
+/// What a target expects of a model.
+#[derive(serde::Serialize)]
+struct Forecast {
+    machines: u64,
+    machine: &'static str,
+    /// One sequence, one token after the other.
+    tokens_per_second: f64,
+    label: &'static str,
+}
+
+impl Forecast {
+    fn of(forecast: q35_target::Forecast) -> Self {
+        let q35_target::Forecast { machines, machine, tokens_per_second, label } = forecast;
+        Self { machines, machine, tokens_per_second, label: label.words() }
+    }
+
+    fn line(&self) -> String {
+        let s = if self.machines == 1 { "" } else { "s" };
+        format!("predicted: {} {}{s}, {:.0} tokens/s; {}\n", self.machines, self.machine, self.tokens_per_second, self.label)
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -76,10 +100,13 @@ struct Finding {
     weight_bytes: u64,
     cache_bytes: u64,
     account: Account,
+    /// Absent where the target makes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forecast: Option<Forecast>,
 }
 
 impl Finding {
-    fn of(Prepared { imported, model }: &Prepared) -> Self {
+    fn of(Prepared { imported, model }: &Prepared, forecast: Option<Forecast>) -> Self {
         let account = Account::of(model);
         let total = account.total();
         Self {
@@ -93,6 +120,7 @@ impl Finding {
             weight_bytes: total.bytes,
             cache_bytes: account.cache_bytes_per_token.saturating_mul(model.facts.context),
             account,
+            forecast,
         }
     }
 
@@ -116,7 +144,7 @@ impl Finding {
         }
         format!(
             "'{}' can be compiled: {} nodes are {} ops in {} layers, vocabulary {}, context {}\n\n{table}\n\
-             memory to run: {} of weights, {} of cache for {} tokens ({} per token)\n",
+             memory to run: {} of weights, {} of cache for {} tokens ({} per token)\n{}",
             self.name,
             self.nodes,
             self.ops,
@@ -127,6 +155,7 @@ impl Finding {
             size::show(self.cache_bytes),
             self.context,
             size::show(self.account.cache_bytes_per_token),
+            self.forecast.as_ref().map(Forecast::line).unwrap_or_default(),
         )
     }
 }
