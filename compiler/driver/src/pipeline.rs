@@ -1,10 +1,11 @@
 //! The way from a model's path to a bundle, as one list.
 
+use crate::cache::Cache;
 use crate::calibrate::{self, Calibration, Ready};
 use crate::limit::Limit;
 use crate::report::Report;
 use crate::settings::Settings;
-use crate::weights::{self, Written};
+use crate::weights::{self, Packing, Written};
 use crate::{passes, q35};
 use q35_bundle::{BundleWriter, Manifest, SCHEMA};
 use q35_diag::{Code, Diagnostic, Result};
@@ -44,6 +45,8 @@ pub struct Output<'a> {
     pub path: &'a Path,
     /// The text that decides how weights are rounded; without one they are rounded to nearest.
     pub calibration: Option<&'a Calibration>,
+    /// Where packed parameters may be found.
+    pub cache: Option<&'a Cache>,
 }
 
 /// The whole way. Gives the model as it was compiled, and the manifest of the bundle.
@@ -57,7 +60,8 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     let lowered = lower(&program, model.facts.context, out.target, out.prefix, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let ready = sequences.map_or(Ok(Ready::new()), |sequences| calibrate::run(&model, &sequences, limit, observer))?;
-    let written = write_weights(&model, &lowered, &ready, &mut bundle, limit, observer)?;
+    let packing = Packing { ready: &ready, cache: out.cache, limit };
+    let written = write_weights(&model, &lowered, packing, &mut bundle, observer)?;
     let mut options = settings.recorded(model.facts.context);
     options.extend(out.calibration.into_iter().flat_map(Calibration::recorded));
     let manifest = finish(&model, &imported, options, lowered, written, bundle, observer)?;
@@ -81,13 +85,12 @@ pub fn lower(
 fn write_weights(
     model: &Model,
     lowered: &Lowered,
-    ready: &Ready,
+    packing: Packing<'_>,
     bundle: &mut BundleWriter,
-    limit: Limit,
     observer: &mut dyn Observer,
 ) -> Result<Written> {
     observer.before(&passes::QUANTIZE);
-    let written = weights::write(model, ready, &lowered.weights, bundle, limit, observer)?;
+    let written = weights::write(model, packing, &lowered.weights, bundle, observer)?;
     observer.after(&passes::QUANTIZE, &|| format!("{:#?}\n", written.records));
     Ok(written)
 }

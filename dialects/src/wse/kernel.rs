@@ -7,6 +7,8 @@ pub enum Axis {
     Columns,
     /// Each row holds a piece; all columns hold the same.
     Rows,
+    /// Every PE holds the whole of it.
+    Everywhere,
 }
 
 /// An array of f32.
@@ -93,6 +95,46 @@ pub struct Attention {
     pub window: u64,
 }
 
+/// A choice of experts: the dialect's `route`, on one PE.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts.
+    pub experts: u64,
+    /// Experts of a token.
+    pub choices: u64,
+    /// Groups of experts, and how many of them are chosen from.
+    pub groups: [u64; 2],
+    /// Whether a group is worth the sum of its two best experts, rather than its best.
+    pub two: bool,
+    /// Whether scores are sigmoids, rather than a softmax.
+    pub sigmoid: bool,
+    /// Whether numbers are added to the scores for choosing.
+    pub corrected: bool,
+    /// Whether weights are divided by their sum plus `eps`.
+    pub normalize: bool,
+    /// Added to that sum.
+    pub eps: f32,
+    /// Factor of the weights.
+    pub scale: f32,
+}
+
+/// What a region is in a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Role {
+    /// It works on every token.
+    #[default]
+    Layers,
+    /// The same, and its last row sends tokens with their choices to the experts below.
+    Router(Routing),
+    /// One of the experts below a router: it works on the tokens that chose it.
+    Expert {
+        /// Experts of a token.
+        choices: u64,
+        /// What it adds to the stream that passes, times its weight.
+        adds: Part,
+    },
+}
+
 /// A step of a PE's program.
 #[allow(missing_docs, reason = "each variant says what its fields are")]
 #[derive(Clone, Debug, PartialEq)]
@@ -107,8 +149,15 @@ pub enum Call {
     Load { x: Part, split: bool },
     /// A product of the loaded input: the PE's share of it.
     Product { y: Part, matrix: Matrix },
+    /// A product of `x`, not rounded, with f32 weights, an offset into [`Arena::Vectors`]: the PE's share of it.
+    Scores { y: Part, x: Part, weight: u64 },
     /// Sums a vector over the PEs of a row, or of a column.
     Sum { y: Part, over: Axis },
+    /// `y` = the parts `x` of all rows, one after the other.
+    Gather { y: Part, x: Part },
+    /// Chooses experts by their logits, and sends `x` with the choices to all of them, from a buffer for the token. `correction` is an offset
+    /// into [`Arena::Vectors`].
+    Spread { x: Part, logits: Part, correction: Option<u64>, token: Part },
     /// `y += vector`, an offset into [`Arena::Vectors`].
     Bias { y: Part, vector: u64 },
     /// Turns heads of `dim` columns in place.
@@ -121,6 +170,10 @@ pub enum Call {
     Swiglu { y: Part, gate: Part, up: Part },
     /// `y = a + b`
     Add { y: Part, a: Part, b: Part },
+    /// `x = sigmoid(x)`, in place.
+    Sigmoid { x: Part },
+    /// `y = x * by`, where `by` is one number.
+    Times { y: Part, x: Part, by: Part },
     /// `y = x`
     Move { y: Part, x: Part },
 }
@@ -132,7 +185,11 @@ pub struct Kernel {
     pub name: String,
     /// Rows of its regions.
     pub height: u64,
-    /// Buffer 0 is the stream; the last is the result.
+    /// Columns that sum in a chain before the last of each group do: the width for one chain; else even.
+    pub group: u64,
+    /// What its regions are.
+    pub role: Role,
+    /// Buffer 0 is the stream. An expert has none: its buffer 1 is the token, and its result is what it adds to the stream.
     pub buffers: Vec<Buffer>,
     /// Elements of each arena, in the order of [`Arena::ALL`].
     pub arenas: [u64; 5],
@@ -152,7 +209,17 @@ impl Kernel {
         let attention = |a: &Attention| {
             2 * a.heads * a.entries + a.heads * a.dim + a.entries + 2 * a.heads + 2 * (a.heads * a.dim + a.heads)
         };
+        let routing = match self.role {
+            Role::Router(routing) => 6 * routing.experts + 2 * routing.groups[0],
+            Role::Layers | Role::Expert { .. } => 0,
+        };
         // Per output of a product: code, upper, value, factor.
-        buffers + arenas + self.attentions.iter().map(attention).sum::<u64>() + 5 * self.largest[0] + self.largest[1] + 16
+        routing
+            + buffers
+            + arenas
+            + self.attentions.iter().map(attention).sum::<u64>()
+            + 5 * self.largest[0]
+            + self.largest[1]
+            + 16
     }
 }

@@ -13,7 +13,7 @@
 mod kernel;
 mod routes;
 
-pub use kernel::{Arena, Attention, Axis, Buffer, Call, Kernel, Matrix, Part};
+pub use kernel::{Arena, Attention, Axis, Buffer, Call, Kernel, Matrix, Part, Role, Routing};
 pub use routes::{COLORS, Color, Direction, Route, Span};
 
 /// Words of 16 bits in a PE's memory.

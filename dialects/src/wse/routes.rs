@@ -1,6 +1,7 @@
-//! Colors and the ways they take. No PE sends and receives on one color of a chain: chains alternate between two.
+//! Colors and the ways they take. No PE sends and receives on one color of a chain: chains alternate between two. A mixture of experts is a router
+//! and its experts below it: a token goes to all of them at once, and the stream passes them one after the other, each adding what it made.
 
-use super::Program;
+use super::{Program, Role};
 
 /// A color and what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Color {
 }
 
 /// The colors of every program.
-pub const COLORS: [Color; 8] = [
+pub const COLORS: [Color; 11] = [
     Color { id: 0, name: "row_even", purpose: "partial sums, sent EAST by even columns" },
     Color { id: 1, name: "row_odd", purpose: "partial sums, sent EAST by odd columns" },
     Color { id: 2, name: "row_share", purpose: "sums, multicast WEST by the last column" },
@@ -23,6 +24,9 @@ pub const COLORS: [Color; 8] = [
     Color { id: 5, name: "column_share", purpose: "sums, multicast NORTH by the last row of a region" },
     Color { id: 6, name: "stream_even", purpose: "residual stream, sent SOUTH by even regions" },
     Color { id: 7, name: "stream_odd", purpose: "residual stream, sent SOUTH by odd regions" },
+    Color { id: 8, name: "token", purpose: "a token and its choices, multicast SOUTH by a router to its experts" },
+    Color { id: 9, name: "root_even", purpose: "sums of groups, sent EAST by roots of even groups" },
+    Color { id: 10, name: "root_odd", purpose: "sums of groups, sent EAST by roots of odd groups" },
 ];
 
 /// A direction at a router.
@@ -107,15 +111,43 @@ pub(super) fn routes(program: &Program) -> Vec<Route> {
             out.push(Route { color, columns, rows, rx, tx: tx.to_vec() });
         }
     };
-    for parity in 0..2 {
-        let (from, to) = hops(0, width, parity);
-        add(parity as usize, from, rows, Ramp, &[East]);
-        add(parity as usize, to, rows, West, &[Ramp]);
-    }
     if width > 1 {
         add(2, Span::one(width - 1), rows, Ramp, &[West]);
         add(2, Span::all(1, width - 1), rows, East, &[Ramp, West]);
         add(2, Span::one(0), rows, East, &[Ramp]);
+    }
+    // Rows of equal groups, one below the other.
+    let groups = program.regions.iter().map(|region| (program.kernels[region.kernel].group, region.top, region.height));
+    let mut bands: Vec<(u64, u64, u64)> = Vec::new();
+    for (group, top, height) in groups {
+        match bands.last_mut() {
+            Some((same, _, end)) if *same == group => *end = top + height,
+            _ => bands.push((group, top, top + height)),
+        }
+    }
+    for (group, top, end) in bands {
+        let rows = Span::all(top, end);
+        // Groups are even: what starts at an even column stays inside a group.
+        let (from, to) = hops(0, width, 0);
+        add(0, from, rows, Ramp, &[East]);
+        add(0, to, rows, West, &[Ramp]);
+        let within = (1..group.saturating_sub(1)).step_by(2).filter(|_| group < width);
+        for at in within {
+            add(1, Span { start: at, end: width - 1, step: group }, rows, Ramp, &[East]);
+            add(1, Span { start: at + 1, end: width, step: group }, rows, West, &[Ramp]);
+        }
+        if group >= width {
+            let (from, to) = hops(0, width, 1);
+            add(1, from, rows, Ramp, &[East]);
+            add(1, to, rows, West, &[Ramp]);
+        }
+        let roots: Vec<u64> = (1..=width.div_ceil(group)).map(|number| (number * group).min(width) - 1).collect();
+        for (number, pair) in roots.windows(2).enumerate() {
+            let color = 9 + number % 2;
+            add(color, Span::one(pair[0]), rows, Ramp, &[East]);
+            add(color, Span::all(pair[0] + 1, pair[1]), rows, West, &[East]);
+            add(color, Span::one(pair[1]), rows, West, &[Ramp]);
+        }
     }
     for (number, region) in program.regions.iter().enumerate() {
         let (top, end) = (region.top, region.top + region.height);
@@ -130,12 +162,25 @@ pub(super) fn routes(program: &Program) -> Vec<Route> {
             add(5, columns, Span::one(top), South, &[Ramp]);
         }
         let (sends, receives) = (6 + number % 2, 6 + (number + 1) % 2);
+        let role = |number: usize| program.regions.get(number).map(|region| program.kernels[region.kernel].role);
+        let expert = matches!(role(number), Some(Role::Expert { .. }));
+        let last = !matches!(role(number + 1), Some(Role::Expert { .. }));
         if number > 0 {
-            add(receives, columns, Span::all(top, end - 1), North, &[Ramp, South]);
+            // Of an expert, only the last row adds to the stream.
+            add(receives, columns, Span::all(top, end - 1), North, if expert { &[South] } else { &[Ramp, South] });
             add(receives, columns, Span::one(end - 1), North, &[Ramp]);
         }
         if number + 1 < program.regions.len() {
             add(sends, columns, Span::one(end - 1), Ramp, &[South]);
+        }
+        if matches!(role(number), Some(Role::Router(_))) {
+            add(8, columns, Span::one(end - 1), Ramp, &[South]);
+        }
+        if expert {
+            add(8, columns, Span::all(top, end - u64::from(last)), North, &[Ramp, South]);
+        }
+        if expert && last {
+            add(8, columns, Span::one(end - 1), North, &[Ramp]);
         }
     }
     out

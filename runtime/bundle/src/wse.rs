@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 /// A piece of a tensor of the weights file on every PE of a region. The PE in column `c` and row `r` of the region gets `words` 16-bit words
-/// from byte `c * column + r / share * row` of the tensor; what lies past the tensor's end is zero.
+/// from byte `from + c * column + r / share * row` of the tensor; what lies past the tensor's end is zero.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
     /// Name of the tensor.
     pub tensor: String,
+    /// Bytes of the tensor before the first piece.
+    pub from: u64,
     /// First word in the array.
     pub to: u64,
     /// Words.
@@ -83,21 +85,46 @@ pub struct HostInput {
     pub rotary_scale: f32,
 }
 
-/// A program for a rectangle of a wafer. A model of the chip runs it; it has not run on silicon.
+/// A program for a rectangle of a wafer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WseDevice {
+pub struct WaferProgram {
     /// Folder of the program in the bundle; `layout.csl` is in it.
     pub folder: String,
     /// Its CSL files.
     pub files: Vec<String>,
-    /// Columns.
-    pub width: u64,
-    /// Regions from north to south; the logits are in the last.
+    /// Regions from north to south. The first takes the stream from the host; of the last wafer the last has the logits, of every other the
+    /// stream for the next wafer.
     pub regions: Vec<WaferRegion>,
+}
+
+/// Programs for as many wafers as a model takes. A model of the chip runs them; they have not run on silicon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WseDevice {
+    /// The programs, in the order of the layers.
+    pub wafers: Vec<WaferProgram>,
+    /// Columns of each.
+    pub width: u64,
     /// What the host prepares.
     pub input: HostInput,
     /// Logits of each row of the last region.
     pub logits: u64,
     /// Tokens the cache holds.
     pub context: u64,
+}
+
+impl WseDevice {
+    /// The region that has the logits.
+    pub fn head(&self) -> Option<&WaferRegion> {
+        self.wafers.last()?.regions.last()
+    }
+
+    /// Every region.
+    pub fn regions(&self) -> impl Iterator<Item = &WaferRegion> {
+        self.wafers.iter().flat_map(|wafer| &wafer.regions)
+    }
+
+    /// f32 numbers of a column's stream: a piece of a row of the table, cosines, sines, the index of the token.
+    pub fn stream(&self) -> u64 {
+        self.input.piece + 2 * self.input.half + 1
+    }
 }

@@ -7,7 +7,8 @@ Usage, in the folder wse/ of a bundle, after commands_wse3.sh has made out/:
 
 fabric.json says which bytes of which tensor go into which memory; ../weights.safetensors has the tensors. For each token the host
 sends its row of the embedding table, cosines and sines of its position, and its index in the cache to every row of the first region;
-one launch later the logits lie in the first column of the last region.
+one launch later the logits lie in the first column of the last region. A model on several wafers has a program for each; the host carries
+the stream from the last region of one to the first of the next.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def region_words(array, height, width, tensors):
         first, words = piece["to"], piece["words"]
         for row in range(height):
             for column in range(width):
-                at = column * piece["column"] + row // piece["share"] * piece["row"]
+                at = piece["from"] + column * piece["column"] + row // piece["share"] * piece["row"]
                 found = source[at : at + 2 * words]
                 padded = np.zeros(2 * words, dtype=np.uint8)
                 padded[: len(found)] = found
@@ -50,23 +51,24 @@ def region_words(array, height, width, tensors):
 
 
 class Wafer:
-    """The program on its fabric."""
+    """A program on its fabric."""
 
-    def __init__(self, name, cmaddr, device, tensors):
-        self.device, self.tensors = device, tensors
-        self.width = device["width"]
+    SYMBOLS = ("weights", "scales", "vectors", "stream", "result")
+
+    def __init__(self, name, cmaddr, width, regions, tensors):
+        self.width, self.regions = width, regions
         self.runner = SdkRuntime(name, cmaddr=cmaddr)
-        self.symbols = {symbol: self.runner.get_id(symbol) for symbol in ("weights", "scales", "vectors", "stream", "result")}
+        self.symbols = {symbol: self.runner.get_id(symbol) for symbol in self.SYMBOLS}
         self.runner.load()
         self.runner.run()
-        for region in device["regions"]:
+        for region in regions:
             for array in region["arrays"]:
                 if array["pieces"]:
-                    self.fill(region, array)
+                    self.fill(region, array, tensors)
 
-    def fill(self, region, array):
+    def fill(self, region, array, tensors):
         height, symbol = region["height"], self.symbols[array["symbol"]]
-        words = region_words(array, height, self.width, self.tensors)
+        words = region_words(array, height, self.width, tensors)
         if array["symbol"] == "vectors":
             data, kind = words.view("<u4"), MemcpyDataType.MEMCPY_32BIT
         else:
@@ -77,13 +79,43 @@ class Wafer:
             streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=kind, nonblock=False,
         )
 
+    def step(self, stream):
+        """Runs the streams of all columns, shape (width, numbers)."""
+        first = self.regions[0]
+        data = np.tile(stream, (first["height"], 1, 1)).astype(np.float32)
+        self.runner.memcpy_h2d(
+            self.symbols["stream"], data.ravel(), 0, first["top"], self.width, first["height"], data.shape[-1],
+            streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=MemcpyDataType.MEMCPY_32BIT, nonblock=False,
+        )
+        self.runner.launch("step", nonblock=False)
+
+    def read(self, symbol, width, height, count):
+        """What PEs at the top left of the last region hold, shape (height, width, count)."""
+        data = np.zeros(height * width * count, dtype=np.float32)
+        self.runner.memcpy_d2h(
+            data, self.symbols[symbol], 0, self.regions[-1]["top"], width, height, count,
+            streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=MemcpyDataType.MEMCPY_32BIT, nonblock=False,
+        )
+        return data.reshape(height, width, count)
+
+
+class Model:
+    """All wafers of a model, in the order of its layers."""
+
+    def __init__(self, name, cmaddrs, device, tensors):
+        self.device, self.tensors = device, tensors
+        self.wafers = []
+        for wafer, cmaddr in zip(device["wafers"], cmaddrs):
+            folder = Path(*Path(wafer["folder"]).parts[1:], name)
+            self.wafers.append(Wafer(str(folder), cmaddr, device["width"], wafer["regions"], tensors))
+
     def stream(self, token, index):
         """The stream of every column: a piece of the residual, cosines, sines, the index."""
-        source = self.device["input"]
+        source, width = self.device["input"], self.device["width"]
         hidden, piece = source["hidden"], source["piece"]
         row = self.tensors.bytes(source["table"])[token * hidden : (token + 1) * hidden].view(np.int8)
         scale = self.tensors.bytes(source["scales"])[2 * token : 2 * token + 2].view("<f2")[0]
-        residual = np.zeros(self.width * piece, dtype=np.float32)
+        residual = np.zeros(width * piece, dtype=np.float32)
         residual[:hidden] = row.astype(np.float32) * np.float32(scale)
         angles = np.zeros(0, dtype=np.float32)
         if source["inv_freq"] is not None:
@@ -91,29 +123,27 @@ class Wafer:
             angle = (np.float32(index) * inv_freq).astype(np.float64)
             angles = np.concatenate([np.cos(angle), np.sin(angle)]).astype(np.float32) * np.float32(source["rotary_scale"])
         tail = np.concatenate([angles, np.array([index], dtype=np.float32)])
-        return np.concatenate([residual.reshape(self.width, piece), np.tile(tail, (self.width, 1))], axis=1)
+        return np.concatenate([residual.reshape(width, piece), np.tile(tail, (width, 1))], axis=1)
 
     def step(self, token, index):
         """Runs one token; returns its logits, padding included."""
-        first, last = self.device["regions"][0], self.device["regions"][-1]
-        stream = np.tile(self.stream(token, index), (first["height"], 1, 1)).astype(np.float32)
-        self.runner.memcpy_h2d(
-            self.symbols["stream"], stream.ravel(), 0, first["top"], self.width, first["height"], stream.shape[-1],
-            streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=MemcpyDataType.MEMCPY_32BIT, nonblock=False,
-        )
-        self.runner.launch("step", nonblock=False)
-        logits = np.zeros(last["height"] * self.device["logits"], dtype=np.float32)
-        self.runner.memcpy_d2h(
-            logits, self.symbols["result"], 0, last["top"], 1, last["height"], self.device["logits"],
-            streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=MemcpyDataType.MEMCPY_32BIT, nonblock=False,
-        )
-        return logits
+        stream = self.stream(token, index)
+        for wafer in self.wafers[:-1]:
+            wafer.step(stream)
+            stream = wafer.read("stream", self.device["width"], 1, stream.shape[1])[0]
+        last = self.wafers[-1]
+        last.step(stream)
+        return last.read("result", 1, last.regions[-1]["height"], self.device["logits"]).ravel()
+
+    def stop(self):
+        for wafer in self.wafers:
+            wafer.runner.stop()
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", default="out", help="folder of the compiled program")
-    parser.add_argument("--cmaddr", help="IP:port of a system; absent: the simulator")
+    parser.add_argument("--cmaddr", help="IP:port of each system, separated by commas; absent: the simulator")
     parser.add_argument("--tokens", required=True, help="the prompt, as token ids")
     parser.add_argument("--new", type=int, default=16, help="tokens to add")
     args = parser.parse_args()
@@ -121,16 +151,19 @@ def main():
     device = json.loads(Path("fabric.json").read_text())
     tensors = Tensors("../weights.safetensors")
     vocab = len(tensors.bytes(device["input"]["scales"])) // 2
-    wafer = Wafer(args.name, args.cmaddr, device, tensors)
+    cmaddrs = args.cmaddr.split(",") if args.cmaddr else [None] * len(device["wafers"])
+    if len(cmaddrs) != len(device["wafers"]):
+        raise SystemExit(f"{len(device['wafers'])} programs for {len(cmaddrs)} systems")
     tokens = [int(token) for token in args.tokens.split(",")]
     length = len(tokens) + args.new
     if length > device["context"]:
         raise SystemExit(f"{length} tokens exceed the context of {device['context']}")
+    model = Model(args.name, cmaddrs, device, tensors)
     for index in range(length - 1):
-        logits = wafer.step(tokens[index], index)
+        logits = model.step(tokens[index], index)
         if index + 1 == len(tokens):
             tokens.append(int(np.argmax(logits[:vocab])))
-    wafer.runner.stop()
+    model.stop()
     print(",".join(map(str, tokens)))
     print("SUCCESS")
 

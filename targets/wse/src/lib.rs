@@ -7,8 +7,10 @@
 //! | `segments` | the graph, cut where only the residual stream is alive |
 //! | `build` | the nodes of a region as calls of a PE program, with its memory and where that comes from |
 //! | `map` | columns, rows and regions: the smallest that fits |
+//! | `reduction` | in chains or in groups: how a row sums |
+//! | `predict` | cycles of a token, from the program object |
 //! | `weights` | the arrangement of packed weights in tiles of word planes |
-//! | `report` | the table of regions and the picture of the rectangle |
+//! | `report` | tables of regions and cycles, and the picture of the rectangles |
 //! | `emit` | the program object as CSL text, and the host's side |
 //!
 //! What enters: q35 ops and shapes. What leaves: text, and for every array of every PE which bytes of which tensor it holds. This crate must not
@@ -17,6 +19,8 @@
 mod build;
 mod emit;
 mod map;
+mod predict;
+mod reduction;
 mod report;
 mod segments;
 mod target;

@@ -1,14 +1,18 @@
 //! Columns, rows and regions: the most rows that the heads spread over, the fewest columns on which every part of a layer fits, and then
-//! as many parts per region as its memories take. The head's region has as many rows as its table needs.
+//! as many parts per region as its memories take. The head's region has as many rows as its table needs, an expert's as few as hold it.
 
+use crate::Wse;
 use crate::build::{Built, Grid, Heads, build, heads};
-use crate::segments::{Prologue, Segment, segments};
-use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_dialects::Ty;
+use crate::segments::{Kind, Prologue, Segment, segments};
+use q35_diag::{Diagnostic, Diagnostics, Result};
+use q35_dialects::attr::Attr;
 use q35_dialects::q35::{Embed, Op};
-use q35_dialects::wse::{Arena, Kernel, LARGEST, Program, Region};
+use q35_dialects::wse::{Arena, Buffer, Kernel, Program, Region, Role};
+use q35_dialects::{Graph, Ty};
 use q35_graph::{NodeId, Value};
-use q35_target::{Request, Target, cannot};
+use q35_target::{Request, cannot};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// Bytes that a program may take, of 48 KiB.
 const CEILING: u64 = 48_128;
@@ -16,13 +20,32 @@ const CEILING: u64 = 48_128;
 const RESERVED: u64 = 4_096 + 2_048;
 /// Bytes of code per statement, and statements of the shared modules; estimates.
 const CODE: [u64; 2] = [14, 300];
+/// Statements of the modules for mixtures of experts.
+const MIXTURE: u64 = 80;
+
+/// What a region holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// Index into [`Wafer::built`].
+    pub(crate) built: usize,
+    /// Which expert it is, where there are several.
+    pub(crate) expert: u64,
+}
 
 /// A program with its memories.
 #[derive(Debug)]
-pub(crate) struct Mapped {
+pub(crate) struct Wafer {
     pub(crate) program: Program,
-    /// By region.
     pub(crate) built: Vec<Built>,
+    /// By region.
+    pub(crate) held: Vec<Held>,
+}
+
+/// A model on as many wafers as it takes: the host carries the stream from each to the next.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    pub(crate) wafers: Vec<Wafer>,
+    pub(crate) width: u64,
     pub(crate) embed: Embed,
     pub(crate) rotary: Option<NodeId>,
     pub(crate) hidden: u64,
@@ -32,7 +55,8 @@ pub(crate) struct Mapped {
 
 /// Words of variables that fit beside code and stack.
 pub(crate) fn room(kernel: &Kernel) -> u64 {
-    (CEILING - RESERVED - CODE[0] * (CODE[1] + kernel.calls.len() as u64)) / 2
+    let mixture = if kernel.role == Role::Layers { 0 } else { MIXTURE };
+    (CEILING - RESERVED - CODE[0] * (CODE[1] + mixture + kernel.calls.len() as u64)) / 2
 }
 
 fn fits(built: &Built) -> bool {
@@ -48,31 +72,51 @@ fn table(built: &Built) -> String {
     format!("bytes per PE: {}, all variables {all}, room for {}", lines.join(", "), 2 * room(kernel))
 }
 
-/// What a search over grids looks at.
-struct Mapper<'a> {
-    request: &'a Request<'a>,
-    heads: Heads,
-    all: Vec<Segment>,
-    first: Value,
-    hidden: u64,
-    half: u64,
+/// Consecutive segments in one region, or in so many equal ones.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    start: usize,
+    end: usize,
+    height: u64,
+    copies: u64,
 }
 
-/// A stack of regions of one width.
+impl Cut {
+    fn rows(&self) -> u64 {
+        self.copies * self.height
+    }
+}
+
+/// Regions of one width, from the first to the last, on as many wafers as they take.
 struct Stack {
-    width: u64,
-    piece: u64,
-    built: Vec<Built>,
+    grid: Grid,
+    wafers: Vec<Vec<Cut>>,
 }
 
 impl Stack {
-    fn rows(&self) -> u64 {
-        self.built.iter().map(|region| region.kernel.height).sum()
+    /// Wafers, then PEs.
+    fn size(&self) -> (usize, u64) {
+        let rows: u64 = self.wafers.iter().flatten().map(Cut::rows).sum();
+        (self.wafers.len(), rows * self.grid.width)
     }
+}
 
-    fn fits(&self) -> bool {
-        self.rows() <= LARGEST[1]
-    }
+/// What a search over grids looks at.
+struct Mapper<'a> {
+    request: &'a Request<'a>,
+    /// Columns and rows of a wafer.
+    largest: [u64; 2],
+    heads: Heads,
+    all: Vec<Segment>,
+    /// Segments that need the same memory have the same number.
+    classes: Vec<usize>,
+    first: Value,
+    hidden: u64,
+    half: u64,
+    /// Rows that experts spread over, fewest first, by segment.
+    heights: BTreeMap<usize, Vec<u64>>,
+    /// Whether segments of these classes fit a region.
+    known: RefCell<BTreeMap<(Grid, Vec<usize>), bool>>,
 }
 
 impl Mapper<'_> {
@@ -84,72 +128,166 @@ impl Mapper<'_> {
         build(self.request, &self.heads, grid, &self.all[start..end], self.enters(start), self.half)
     }
 
-    /// A region that fits its memories.
-    fn part(&self, grid: Grid, start: usize, end: usize) -> Option<Built> {
-        self.build(grid, start, end).ok().filter(fits)
+    /// What the regions of a cut hold.
+    fn held(&self, grid: Grid, cut: &Cut) -> Built {
+        let built = self.build(Grid { height: cut.height, ..grid }, cut.start, cut.end);
+        Built { copies: cut.copies, ..built.unwrap_or_else(|wrong| unreachable!("a cut has been built before: {wrong:?}")) }
+    }
+
+    /// The longest context with which segments fit, each by itself; 0 if none is short enough.
+    fn longest(&self, grid: Grid, segments: &[usize]) -> u64 {
+        let Request { graph, params, prefix, context } = *self.request;
+        let fit = |context: u64| {
+            let request = Request { graph, params, prefix, context };
+            segments.iter().all(|&at| {
+                let built = build(&request, &self.heads, grid, &self.all[at..=at], self.enters(at), self.half);
+                built.is_ok_and(|built| fits(&built))
+            })
+        };
+        let (mut low, mut high) = (0, context);
+        while low + 1 < high {
+            let middle = (low + high) / 2;
+            if fit(middle) { low = middle } else { high = middle }
+        }
+        low
+    }
+
+    /// Whether a region of these segments fits its memories.
+    fn fits(&self, grid: Grid, start: usize, end: usize) -> bool {
+        let key = (grid, self.classes[start..end].to_vec());
+        let known = self.known.borrow().get(&key).copied();
+        known.unwrap_or_else(|| {
+            let fits = self.build(grid, start, end).is_ok_and(|built| fits(&built));
+            self.known.borrow_mut().insert(key, fits);
+            fits
+        })
     }
 
     /// A segment in as few rows as it fits: taller regions hold less per row.
-    fn lowest(&self, grid: Grid, at: usize) -> Option<Built> {
-        let of = |height: u64| self.part(Grid { height, ..grid }, at, at + 1);
-        let (mut low, mut high) = (1, LARGEST[1]);
+    fn lowest(&self, grid: Grid, at: usize) -> Option<Cut> {
+        let of = |height: u64| self.fits(Grid { height, ..grid }, at, at + 1);
+        let cut = |height: u64, copies: u64| Cut { start: at, end: at + 1, height, copies };
+        if let Kind::Experts(count) = self.all[at].kind {
+            return self.heights[&at].iter().find(|height| of(**height)).map(|height| cut(*height, count));
+        }
+        let (mut low, mut high) = (1, self.largest[1]);
         while low < high {
             let middle = (low + high) / 2;
-            if of(middle).is_some() { high = middle } else { low = middle + 1 }
+            if of(middle) { high = middle } else { low = middle + 1 }
         }
-        of(low)
+        of(low).then(|| cut(low, 1))
     }
 
     fn attends(&self, at: usize) -> bool {
         self.all[at].nodes.iter().any(|id| matches!(self.request.graph.node(*id).op, Op::Attention(_)))
     }
 
-    /// Regions of as many segments as fit their memories; a segment without heads that stands alone takes the rows it needs.
-    fn stack(&self, grid: Grid) -> Option<Stack> {
-        let (mut built, mut start, body) = (Vec::new(), 0, self.all.len() - 1);
+    /// Regions of as many segments as fit their memories, up to the next experts; a segment without heads that stands alone takes the rows it
+    /// needs.
+    fn cuts(&self, grid: Grid) -> Option<Vec<Cut>> {
+        let (mut cuts, mut start, body) = (Vec::new(), 0, self.all.len() - 1);
+        let experts = |at: usize| matches!(self.all[at].kind, Kind::Experts(_));
         while start < body {
-            let (mut best, mut end) = (self.part(grid, start, start + 1), start + 1);
-            while end < body
-                && best.is_some()
-                && let Some(more) = self.part(grid, start, end + 1)
+            let mut end = start + 1;
+            let mut fits = !experts(start) && self.fits(grid, start, end);
+            while fits
+                && end < body
+                && self.all[end - 1].kind == Kind::Plain
+                && !experts(end)
+                && self.fits(grid, start, end + 1)
             {
-                (best, end) = (Some(more), end + 1);
+                end += 1;
             }
+            let mut cut = Cut { start, end, height: grid.height, copies: 1 };
             if end == start + 1 && !self.attends(start) {
-                best = self.lowest(grid, start);
+                (cut, fits) = (self.lowest(grid, start)?, true);
             }
-            built.push(best?);
+            if !fits {
+                return None;
+            }
+            cuts.push(cut);
             start = end;
         }
-        built.push(self.lowest(grid, body)?);
-        Some(Stack { width: grid.width, piece: grid.piece, built })
+        cuts.push(self.lowest(grid, body)?);
+        Some(cuts)
     }
 
-    /// The fewest columns on which the stack fits with the most rows per attention; else the stack of fewest PEs.
+    /// The same on wafers: a router and its experts stay together. A wafer that ends with experts needs a row more, for the stream to end in.
+    fn stack(&self, grid: Grid) -> Option<Stack> {
+        let cuts = self.cuts(grid)?;
+        let experts = |cut: &Cut| matches!(self.all[cut.start].kind, Kind::Experts(_));
+        let (mut wafers, mut rows): (Vec<Vec<Cut>>, u64) = (vec![vec![]], 0);
+        for unit in cuts.chunk_by(|_, next| experts(next)) {
+            let own: u64 = unit.iter().map(Cut::rows).sum::<u64>() + u64::from(unit.iter().any(experts));
+            if own > self.largest[1] {
+                return None;
+            }
+            if rows + own > self.largest[1] {
+                (rows, wafers) = (0, [wafers, vec![vec![]]].concat());
+            }
+            rows += own;
+            if let Some(wafer) = wafers.last_mut() {
+                wafer.extend(unit);
+            }
+        }
+        Some(Stack { grid, wafers })
+    }
+
+    /// The fewest columns on which all regions fit one wafer, with the most rows per attention; else the stack of fewest wafers, and of fewest PEs.
     fn search(&self, heights: &[u64]) -> Option<Stack> {
-        let pieces = (1..=self.hidden.div_ceil(32)).rev().map(|blocks| (self.hidden.div_ceil(32 * blocks), 32 * blocks));
-        let wider = (self.hidden.div_ceil(32) + 1..=LARGEST[0]).map(|width| (width, 32));
-        let mut widths: Vec<(u64, u64)> = pieces.chain(wider).filter(|(width, _)| *width <= LARGEST[0]).collect();
-        // For each width, the largest pieces: fewer would leave columns idle.
-        widths.dedup_by_key(|(width, _)| *width);
-        let mut smallest: Option<Stack> = None;
-        for &height in heights {
-            for &(width, piece) in &widths {
-                let Some(stack) = self.stack(Grid { width, height, piece }) else { continue };
-                if stack.fits() {
-                    return Some(stack);
-                }
-                if smallest.as_ref().is_none_or(|other| stack.width * stack.rows() < other.width * other.rows()) {
-                    smallest = Some(stack);
+        let blocks = self.hidden.div_ceil(32);
+        // For each width the smallest pieces: they are even.
+        let pieces: BTreeMap<u64, u64> = (1..=blocks).rev().map(|piece| (blocks.div_ceil(piece), 32 * piece)).collect();
+        // Columns beyond those of the residual hold but entries of the cache.
+        let wider: BTreeMap<u64, u64> = (blocks + 1..=self.largest[0]).step_by(8).map(|width| (width, 32)).collect();
+        let mut best: Option<Stack> = None;
+        for widths in [pieces, wider] {
+            for &height in heights {
+                for (&width, &piece) in widths.range(..=self.largest[0]) {
+                    let Some(stack) = self.stack(Grid { width, height, piece }) else { continue };
+                    if stack.wafers.len() == 1 {
+                        return Some(stack);
+                    }
+                    if best.as_ref().is_none_or(|best| stack.size() < best.size()) {
+                        best = Some(stack);
+                    }
                 }
             }
         }
-        smallest
+        best
     }
 }
 
+/// Segments that need the same memory on every grid have the same number: the same ops, on values and parameters of the same shapes.
+fn classes(request: &Request<'_>, all: &[Segment]) -> Vec<usize> {
+    let graph = request.graph;
+    let shape = |id: &NodeId| {
+        let node = graph.node(*id);
+        let attrs = node.op.attrs().into_iter().filter(|(name, _)| name != "layer").map(|(name, attr)| match attr {
+            Attr::Param(param) => {
+                let packed = request.params.get(&param).map(|packed| (packed.codec, packed.rows, packed.cols));
+                format!("{name} {packed:?}")
+            }
+            other => format!("{name} {other:?}"),
+        });
+        let results = node.results.iter().map(|ty| match *ty {
+            Ty::Cache { kv_heads, key_dim, value_dim, .. } => Ty::Cache { layer: 0, kv_heads, key_dim, value_dim },
+            other => other,
+        });
+        format!("{} {:?} {:?}", node.op.name(), attrs.collect::<Vec<_>>(), results.collect::<Vec<_>>())
+    };
+    let mut known: BTreeMap<(bool, Vec<String>), usize> = BTreeMap::new();
+    let number = |segment: &Segment| {
+        let next = known.len();
+        let shapes = segment.nodes.iter().map(shape).collect();
+        *known.entry((matches!(segment.kind, Kind::Experts(_)), shapes)).or_insert(next)
+    };
+    all.iter().map(number).collect()
+}
+
 /// Maps a program.
-pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> {
+pub(crate) fn map(target: &Wse, request: &Request<'_>) -> Result<Mapped> {
+    let largest = target.rectangle;
     let graph = request.graph;
     let name = |id: NodeId| graph.node(id).name.clone();
     let (prologue, all) = segments(graph);
@@ -175,7 +313,13 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
         _ => 0,
     };
     let first = Value { node: table_at, result: 0 };
-    let mapper = Mapper { request, heads: heads(request), all, first, hidden, half };
+    let heights = all.iter().enumerate().filter_map(|(at, segment)| match segment.kind {
+        Kind::Experts(_) => Some((at, rows_of_experts(graph, segment))),
+        Kind::Plain | Kind::Router => None,
+    });
+    let heights = heights.collect();
+    let (heads, classes) = (heads(request), classes(request, &all));
+    let mapper = Mapper { request, largest, heads, all, classes, first, hidden, half, heights, known: RefCell::default() };
 
     // Rows over which the heads spread without an error, the most first; on one row, an error is the node's own.
     let queries = graph.ids().find_map(|id| match &graph.node(id).op {
@@ -184,14 +328,18 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
     });
     let queries = queries.unwrap_or(1);
     let errors = |height: u64| -> Vec<(NodeId, String)> {
-        let grid = Grid { width: 1, height, piece: hidden.next_multiple_of(32) };
-        (0..mapper.all.len()).filter_map(|at| mapper.build(grid, at, at + 1).err()).flatten().collect()
+        let grid = |at: usize| {
+            let own = matches!(mapper.all[at].kind, Kind::Experts(_));
+            Grid { width: 1, height: if own { 1 } else { height }, piece: hidden.next_multiple_of(32) }
+        };
+        (0..mapper.all.len()).filter_map(|at| mapper.build(grid(at), at, at + 1).err()).flatten().collect()
     };
-    let divisors = (1..=queries.min(LARGEST[1])).rev().filter(|height| queries.is_multiple_of(*height));
+    let divisors = (1..=queries.min(largest[1])).rev().filter(|height| queries.is_multiple_of(*height));
     let heights: Vec<u64> = divisors.filter(|height| errors(*height).is_empty()).collect();
     if heights.is_empty() {
-        for (id, reason) in errors(1) {
-            wrong.push(cannot(target, &name(id), &reason));
+        for (number, (id, reason)) in errors(1).into_iter().enumerate() {
+            let diagnostic = cannot(target, &name(id), &reason);
+            wrong.push(if number == 0 { diagnostic.help(capacity(request, largest)) } else { diagnostic });
         }
     }
     if wrong.has_errors() {
@@ -199,51 +347,83 @@ pub(crate) fn map(target: &dyn Target, request: &Request<'_>) -> Result<Mapped> 
     }
     match mapper.search(&heights) {
         None => Err(too_large(target, &mapper, heights[0]).into()),
-        Some(stack) if !stack.fits() => Err(wafers(target, &stack).into()),
-        Some(Stack { width, piece, built }) => {
-            let (program, built) = assemble(width, piece + 2 * half + 1, built);
-            Ok(Mapped { program, built, embed, rotary, hidden, piece, half })
+        Some(Stack { grid, wafers }) => {
+            let Grid { width, piece, .. } = grid;
+            let stream = piece + 2 * half + 1;
+            let count = wafers.len();
+            let wafers = wafers.iter().enumerate().map(|(number, cuts)| {
+                let built: Vec<Built> = cuts.iter().map(|cut| mapper.held(grid, cut)).collect();
+                assemble(width, stream, built, number + 1 == count)
+            });
+            Ok(Mapped { wafers: wafers.collect(), width, embed, rotary, hidden, piece, half })
         }
     }
 }
 
+/// How many wafers the bytes of a model fill, whatever it computes.
+fn capacity(request: &Request<'_>, [columns, rows]: [u64; 2]) -> String {
+    /// Bytes per PE beside code, stack and buffers, as public programs plan.
+    const ROOM: u64 = 36 << 10;
+    let weights: u64 = request.params.values().map(|packed| packed.bytes()).sum();
+    let entries = request.graph.ids().filter_map(|id| match request.graph.node(id).results.first() {
+        Some(Ty::Cache { kv_heads, key_dim, value_dim, .. }) => Some(2 * kv_heads * (key_dim + value_dim)),
+        _ => None,
+    });
+    let cache = request.context.saturating_mul(entries.sum());
+    let wafers = |bytes: u64| bytes.div_ceil(columns * rows * ROOM);
+    format!(
+        "by bytes alone its weights would fill {} wafers with {} KiB per PE, and the cache of {} tokens {} more",
+        wafers(weights),
+        ROOM >> 10,
+        request.context,
+        wafers(cache)
+    )
+}
+
 /// No number of columns is enough: of the segments that fit nowhere, the one that takes most, with its table.
-fn too_large(target: &dyn Target, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
-    let grid = Grid { width: LARGEST[0], height, piece: 32 };
-    let alone = |at: usize| if mapper.attends(at) { mapper.part(grid, at, at + 1) } else { mapper.lowest(grid, at) };
-    let bad = (0..mapper.all.len()).filter(|at| alone(*at).is_none());
-    let all = bad.filter_map(|at| Some((at, mapper.build(grid, at, at + 1).ok()?)));
+fn too_large(target: &Wse, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
+    let grid = Grid { width: mapper.largest[0], height, piece: 32 };
+    let alone = |at: usize| if mapper.attends(at) { mapper.fits(grid, at, at + 1) } else { mapper.lowest(grid, at).is_some() };
+    let bad: Vec<usize> = (0..mapper.all.len()).filter(|at| !alone(*at)).collect();
+    let all = bad.iter().filter_map(|at| Some((*at, mapper.build(grid, *at, at + 1).ok()?)));
     let worst = all.max_by_key(|(_, built)| built.kernel.data_words());
     let (at, text) = worst.map_or((0, String::new()), |(at, built)| (at, table(&built)));
     let node = &mapper.request.graph.node(mapper.all[at].nodes[0]).name;
-    let what = format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", LARGEST[0]);
-    cannot(target, node, &what).help("use a shorter --context")
+    let what = format!("this part of the model does not fit the memories of {} columns and {height} rows ({text})", grid.width);
+    let diagnostic = cannot(target, node, &what);
+    match mapper.longest(grid, &bad) {
+        0 => diagnostic,
+        context => diagnostic.help(format!("use --context {context} or less")),
+    }
 }
 
-/// A stack that is taller than a wafer: how many wafers its regions fill, side by side.
-fn wafers(target: &dyn Target, stack: &Stack) -> Diagnostic {
-    let (width, rows) = (stack.width, stack.rows());
-    let side_by_side = LARGEST[0] / width;
-    let wafers = rows.div_ceil(LARGEST[1] * side_by_side);
-    let what = format!(
-        "target '{}': the model takes {} PEs, {width} columns by {rows} rows: {wafers} wafer{} of {} by {} PEs, with {side_by_side} stacks \
-         side by side on each",
-        target.name(),
-        width * rows,
-        if wafers == 1 { "" } else { "s" },
-        LARGEST[0],
-        LARGEST[1]
-    );
-    Diagnostic::error(Code::TargetCannot, what)
-        .help("programs of more than one stack of regions are not emitted; use a shorter --context")
+/// Rows over which experts of these products spread evenly, in whole blocks of inputs of the last product.
+fn rows_of_experts(graph: &Graph, segment: &Segment) -> Vec<u64> {
+    let inner = segment.nodes.iter().find_map(|id| match (&graph.node(*id).op, graph.node(*id).results.first()) {
+        (Op::Glu(_), Some(Ty::Act { width, .. })) => Some(*width),
+        _ => None,
+    });
+    let blocks = inner.filter(|inner| inner.is_multiple_of(32)).map_or(1, |inner| inner / 32);
+    (1..=blocks).filter(|rows| blocks.is_multiple_of(*rows)).collect()
 }
 
-/// Stacks regions and joins equal programs.
-fn assemble(width: u64, stream: u64, built: Vec<Built>) -> (Program, Vec<Built>) {
-    let (mut kernels, mut regions, mut top) = (Vec::<Kernel>::new(), Vec::new(), 0);
-    let count = built.len();
+/// Stacks the regions of a wafer and joins equal programs. The stream of all wafers but the last ends in a region: where experts are the last, in
+/// one that does nothing else.
+fn assemble(width: u64, stream: u64, mut built: Vec<Built>, last: bool) -> Wafer {
+    if let Some(Built { kernel: Kernel { role: Role::Expert { .. }, .. }, .. }) = built.last() {
+        let buffers = [("stream", stream), ("result", 1)].map(|(name, len)| Buffer { name: name.to_owned(), len });
+        let kernel = Kernel { height: 1, group: width, buffers: buffers.into(), ..Kernel::default() };
+        built.push(Built { kernel, copies: 1, ..Built::default() });
+    }
+    let (mut kernels, mut regions, mut held, mut top) = (Vec::<Kernel>::new(), Vec::new(), Vec::new(), 0);
     for (number, region) in built.iter().enumerate() {
-        let stem = if number + 1 == count { "head" } else { "layers" };
+        let stem = match region.kernel.role {
+            Role::Expert { .. } => "expert",
+            Role::Router(_) => "router",
+            Role::Layers if region.kernel.calls.is_empty() => "end",
+            Role::Layers if last && number + 1 == built.len() => "head",
+            Role::Layers => "layers",
+        };
         let same = |kernel: &&Kernel| {
             let named = Kernel { name: kernel.name.clone(), ..region.kernel.clone() };
             **kernel == named
@@ -256,8 +436,11 @@ fn assemble(width: u64, stream: u64, built: Vec<Built>) -> (Program, Vec<Built>)
             kernels.len() - 1
         });
         let height = region.kernel.height;
-        regions.push(Region { top, height, kernel });
-        top += height;
+        for expert in 0..region.copies {
+            regions.push(Region { top, height, kernel });
+            held.push(Held { built: number, expert });
+            top += height;
+        }
     }
-    (Program { width, regions, kernels, stream }, built)
+    Wafer { program: Program { width, regions, kernels, stream }, built, held }
 }

@@ -1,13 +1,14 @@
 //! The target's passes, in order.
 
+use crate::build::Filling;
 use crate::emit;
-use crate::map::{Mapped, map};
+use crate::map::{Held, Mapped, Wafer, map};
 use crate::report;
 use crate::weights::Coding;
-use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, WaferRegion, WseDevice, row_stride};
+use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, Piece, WaferProgram, WaferRegion, WseDevice, row_stride};
 use q35_diag::Result;
 use q35_dialects::q35::Op;
-use q35_dialects::wse::Arena;
+use q35_dialects::wse::{Arena, LARGEST, Region};
 use q35_dialects::{Activations, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{Observer, Pass, Stage};
@@ -31,9 +32,22 @@ const LOAD: Pass = Pass {
 /// Where the program lies in a bundle.
 const FOLDER: &str = "wse";
 
+/// Files of a program by name.
+type Texts = BTreeMap<String, String>;
+
 /// The wafer-scale target.
 #[derive(Clone, Copy, Debug)]
-pub struct Wse;
+pub struct Wse {
+    /// Most columns and rows of a program; a model that needs more takes several wafers.
+    pub rectangle: [u64; 2],
+}
+
+impl Default for Wse {
+    /// A WSE-3.
+    fn default() -> Self {
+        Self { rectangle: LARGEST }
+    }
+}
 
 impl Target for Wse {
     fn name(&self) -> &'static str {
@@ -60,7 +74,12 @@ impl Target for Wse {
             "append",
             "attention",
             "glu",
+            "activate",
             "add",
+            "mul",
+            "route",
+            "expert_linear",
+            "combine",
             "select",
         ];
         Capabilities {
@@ -80,14 +99,18 @@ impl Target for Wse {
         map(self, request).map(|_| ())
     }
 
+    fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
+        map(self, request).map(|mapped| report::outlook(&mapped))
+    }
+
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         observer.before(&MAP);
         let mapped = map(self, request)?;
-        observer.after(&MAP, &|| format!("{:#?}\n", mapped.program));
+        observer.after(&MAP, &|| mapped.wafers.iter().map(|wafer| format!("{:#?}\n", wafer.program)).collect());
 
         observer.before(&EMIT);
-        let texts = emit::files(&mapped.program);
-        observer.after(&EMIT, &|| texts.iter().map(|(name, text)| format!("// {name}\n{text}\n")).collect());
+        let texts: Vec<Texts> = mapped.wafers.iter().map(|wafer| emit::files(&wafer.program)).collect();
+        observer.after(&EMIT, &|| texts.iter().flatten().map(|(name, text)| format!("// {name}\n{text}\n")).collect());
 
         observer.before(&LOAD);
         let lowered = self.bundle(request, &mapped, texts)?;
@@ -97,20 +120,25 @@ impl Target for Wse {
 }
 
 impl Wse {
-    fn bundle(&self, request: &Request<'_>, mapped: &Mapped, texts: BTreeMap<String, String>) -> Result<Lowered> {
+    fn bundle(&self, request: &Request<'_>, mapped: &Mapped, texts: Vec<Texts>) -> Result<Lowered> {
         let mut weights: BTreeMap<String, WeightTensor> = BTreeMap::new();
-        for built in &mapped.built {
+        for built in mapped.wafers.iter().flat_map(|wafer| &wafer.built) {
             weights.extend(built.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         }
         let device = self.device(request, mapped, &texts, &mut weights)?;
         let json = serde_json::to_vec_pretty(&device).unwrap_or_else(|e| unreachable!("numbers and names are JSON: {e}"));
-        let mut files: BTreeMap<String, Vec<u8>> =
-            texts.into_iter().map(|(name, text)| (format!("{FOLDER}/{name}"), text.into_bytes())).collect();
-        files.insert(format!("{FOLDER}/run.py"), emit::HOST.as_bytes().to_vec());
+        let sides = [
+            ("run.py", emit::HOST.to_owned()),
+            ("report.md", report::text(mapped)),
+            ("placement.svg", report::picture(mapped)),
+            ("commands_wse3.sh", emit::commands(mapped.wafers.iter().map(|wafer| &wafer.program), &device)),
+        ];
+        let sides = sides.map(|(name, text)| (format!("{FOLDER}/{name}"), text.into_bytes()));
+        let mut files: BTreeMap<String, Vec<u8>> = sides.into();
         files.insert(format!("{FOLDER}/fabric.json"), json);
-        files.insert(format!("{FOLDER}/report.md"), report::text(mapped).into_bytes());
-        files.insert(format!("{FOLDER}/placement.svg"), report::picture(mapped).into_bytes());
-        files.insert(format!("{FOLDER}/commands_wse3.sh"), emit::commands(&mapped.program).into_bytes());
+        for (wafer, texts) in device.wafers.iter().zip(texts) {
+            files.extend(texts.into_iter().map(|(name, text)| (format!("{}/{name}", wafer.folder), text.into_bytes())));
+        }
         Ok(Lowered { device: Device::Wse(device), plan: plan(request), steps: Vec::new(), files, weights })
     }
 
@@ -118,7 +146,7 @@ impl Wse {
         &self,
         request: &Request<'_>,
         mapped: &Mapped,
-        texts: &BTreeMap<String, String>,
+        texts: &[Texts],
         weights: &mut BTreeMap<String, WeightTensor>,
     ) -> Result<WseDevice> {
         let graph = request.graph;
@@ -155,25 +183,16 @@ impl Wse {
             weights.insert(name.clone(), WeightTensor { param: op.inv_freq.clone(), section: Section::Codes, arrangement });
             name
         });
-        let regions = mapped.program.regions.iter().zip(&mapped.built).map(|(region, built)| {
-            let array = |(arena, pieces): (&Arena, &Vec<q35_bundle::Piece>)| Array {
-                symbol: arena.name().to_owned(),
-                words: arena.words() * built.kernel.arenas[*arena as usize],
-                pieces: pieces.clone(),
-            };
-            WaferRegion {
-                top: region.top,
-                height: region.height,
-                arrays: built.pieces.iter().map(array).collect(),
-                caches: built.caches.clone(),
-            }
+        let wafers = mapped.wafers.iter().zip(texts).enumerate().map(|(number, (wafer, texts))| WaferProgram {
+            folder: if mapped.wafers.len() == 1 { FOLDER.to_owned() } else { format!("{FOLDER}/wafer_{number}") },
+            files: texts.keys().cloned().collect(),
+            regions: wafer.program.regions.iter().zip(&wafer.held).map(|(at, held)| region(at, wafer, held)).collect(),
         });
+        let wafers = wafers.collect();
         let [codes, scales] = names;
         Ok(WseDevice {
-            folder: FOLDER.to_owned(),
-            files: texts.keys().cloned().collect(),
-            width: mapped.program.width,
-            regions: regions.collect(),
+            wafers,
+            width: mapped.width,
             input: HostInput {
                 table: codes,
                 scales,
@@ -183,9 +202,26 @@ impl Wse {
                 half: mapped.half,
                 rotary_scale: rotary.map_or(1.0, |op| op.scale),
             },
-            logits: mapped.built.last().map_or(0, |built| built.logits),
+            logits: mapped.wafers.last().and_then(|wafer| wafer.built.last()).map_or(0, |built| built.logits),
             context: request.context,
         })
+    }
+}
+
+/// What a region's memories hold.
+fn region(at: &Region, wafer: &Wafer, held: &Held) -> WaferRegion {
+    let built = &wafer.built[held.built];
+    let piece = |filling: &Filling| Piece { from: held.expert * filling.expert, ..filling.piece.clone() };
+    let array = |(arena, fillings): (&Arena, &Vec<Filling>)| Array {
+        symbol: arena.name().to_owned(),
+        words: arena.words() * built.kernel.arenas[*arena as usize],
+        pieces: fillings.iter().map(piece).collect(),
+    };
+    WaferRegion {
+        top: at.top,
+        height: at.height,
+        arrays: built.fillings.iter().map(array).collect(),
+        caches: built.caches.clone(),
     }
 }
 

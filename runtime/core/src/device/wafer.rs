@@ -4,7 +4,7 @@
 use super::{Batch, CacheSpan, Device};
 use crate::Options;
 use half::f16;
-use q35_bundle::{Bundle, CachePart, HostInput, Piece, WaferCache, WaferRegion, WseDevice};
+use q35_bundle::{Bundle, CachePart, HostInput, Piece, WaferCache, WaferProgram, WaferRegion, WseDevice};
 use q35_csl::{Layout, layout};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_fabric::{Fabric, Report, Settings};
@@ -15,11 +15,12 @@ use std::sync::Arc;
 pub(super) struct Wafer {
     bundle: Arc<Bundle>,
     device: WseDevice,
-    fabric: Fabric,
+    /// One for each wafer.
+    fabrics: Vec<Fabric>,
     /// Logits, before those that the vocabulary does not have are left out.
     logits: Vec<f32>,
-    /// What the last token took.
-    spent: Option<Report>,
+    /// What the last token took on each wafer.
+    spent: Vec<Report>,
 }
 
 /// A program that the reader, the rules or the fabric refuse.
@@ -30,7 +31,7 @@ fn refused(what: impl std::fmt::Display) -> Diagnostic {
 /// That the logits and the caches in the regions are those of the model.
 fn sound(bundle: &Bundle, device: &WseDevice) -> std::result::Result<(), Diagnostic> {
     let manifest = bundle.manifest();
-    let logits = device.regions.last().map_or(0, |region| region.height * device.logits);
+    let logits = device.head().map_or(0, |region| region.height * device.logits);
     if logits < manifest.model.vocab {
         return Err(refused(format!("{logits} logits for a vocabulary of {}", manifest.model.vocab)));
     }
@@ -42,7 +43,7 @@ fn sound(bundle: &Bundle, device: &WseDevice) -> std::result::Result<(), Diagnos
         let heads = region.height / cache.share * cache.heads;
         plan.is_some_and(|plan| (plan.kv_heads, plan.key_dim, plan.value_dim) == (heads, cache.dim, cache.dim))
     };
-    match device.regions.iter().all(|region| region.caches.iter().all(|cache| own(region, cache))) {
+    match device.regions().all(|region| region.caches.iter().all(|cache| own(region, cache))) {
         true => Ok(()),
         false => Err(refused("its caches are not those of the model")),
     }
@@ -61,30 +62,20 @@ impl Wafer {
             return Err(Diagnostic::error(Code::ContextFull, what).help("compile it with a longer --context").into());
         }
         sound(bundle, device)?;
-        let mut texts = BTreeMap::new();
-        for file in &device.files {
-            let bytes = bundle.read(&format!("{}/{file}", device.folder))?.unwrap_or_default();
-            let text = String::from_utf8(bytes).map_err(|_| refused(format!("{file} is no text")))?;
-            texts.insert(file.clone(), text);
+        let fabrics = device.wafers.iter().map(|wafer| load(bundle, wafer)).collect::<Result<Vec<Fabric>>>()?;
+        let mut wafer = Self { fabrics, bundle: bundle.clone(), device: device.clone(), logits: Vec::new(), spent: Vec::new() };
+        for (number, program) in device.wafers.iter().enumerate() {
+            for region in &program.regions {
+                wafer.fill(number, region)?;
+            }
         }
-        let layout = layout::parse(&texts).and_then(|sources| Layout::build(&sources)).map_err(refused)?;
-        let mut wafer = Self {
-            fabric: Fabric::new(layout, Settings::default()).map_err(refused)?,
-            bundle: bundle.clone(),
-            device: device.clone(),
-            logits: Vec::new(),
-            spent: None,
-        };
-        for region in &device.regions {
-            wafer.fill(region)?;
-        }
-        let rows = device.regions.last().map_or(0, |region| region.height);
+        let rows = device.head().map_or(0, |region| region.height);
         wafer.logits = vec![0.0; (rows * device.logits) as usize];
         Ok(wafer)
     }
 
     /// Fills the arrays of a region's PEs.
-    fn fill(&mut self, region: &WaferRegion) -> Result<()> {
+    fn fill(&mut self, wafer: usize, region: &WaferRegion) -> Result<()> {
         let bundle = self.bundle.clone();
         for array in &region.arrays {
             let mut words = vec![0u16; array.words as usize];
@@ -96,7 +87,7 @@ impl Wafer {
                         copy(piece, tensor, (column, row), &mut words);
                     }
                     let at = (column as usize, (region.top + row) as usize);
-                    self.fabric.write_array(at, &array.symbol, &words).map_err(refused)?;
+                    self.fabrics[wafer].write_array(at, &array.symbol, &words).map_err(refused)?;
                 }
             }
         }
@@ -118,28 +109,40 @@ impl Wafer {
         stream.chunks_exact(input.piece as usize).flat_map(own).collect()
     }
 
+    /// Runs a token through all wafers: what leaves one enters the next.
     fn token(&mut self, token: usize, position: i32, index: i32) -> Result<()> {
-        let stream = self.stream(token, position, index);
+        let mut stream = self.stream(token, position, index);
         let columns = self.device.width as usize;
-        let height = self.device.regions.first().map_or(0, |region| region.height as usize);
-        for (column, part) in stream.chunks_exact(stream.len() / columns).enumerate() {
-            for row in 0..height {
-                self.fabric.write((column, row), "stream", part).map_err(refused)?;
+        self.spent.clear();
+        for (number, (fabric, wafer)) in self.fabrics.iter_mut().zip(&self.device.wafers).enumerate() {
+            let height = wafer.regions.first().map_or(0, |region| region.height as usize);
+            for (column, part) in stream.chunks_exact(stream.len() / columns).enumerate() {
+                for row in 0..height {
+                    fabric.write((column, row), "stream", part).map_err(refused)?;
+                }
+            }
+            self.spent.push(fabric.launch("step").map_err(refused)?);
+            if number + 1 < self.device.wafers.len() {
+                let top = wafer.regions.last().map_or(0, |region| region.top as usize);
+                for (column, part) in stream.chunks_exact_mut(self.device.stream() as usize).enumerate() {
+                    fabric.read((column, top), "stream", part).map_err(refused)?;
+                }
             }
         }
-        self.spent = Some(self.fabric.launch("step").map_err(refused)?);
         Ok(())
     }
 
-    fn cache(&self, layer: usize) -> Option<(&WaferRegion, WaferCache)> {
-        let of = |region| move |cache: &WaferCache| (region, *cache);
-        let mut all = self.device.regions.iter().flat_map(|region| region.caches.iter().map(of(region)));
-        all.find(|(_, cache)| cache.layer as usize == layer)
+    /// Where a layer's cache is: wafer, region.
+    fn cache(&self, layer: usize) -> Option<(usize, &WaferRegion, WaferCache)> {
+        let wafers = self.device.wafers.iter().enumerate();
+        let regions = wafers.flat_map(|(number, wafer)| wafer.regions.iter().map(move |region| (number, region)));
+        let mut all = regions.flat_map(|(number, region)| region.caches.iter().map(move |cache| (number, region, *cache)));
+        all.find(|(.., cache)| cache.layer as usize == layer)
     }
 
-    /// Every element of a span: PE, offset in the array, and place in the caller's data.
-    fn elements(&self, span: CacheSpan) -> Vec<((usize, usize), usize, usize)> {
-        let Some((region, cache)) = self.cache(span.layer) else { return Vec::new() };
+    /// The wafer of a span, and every element of it: PE, offset in the array, and place in the caller's data.
+    fn elements(&self, span: CacheSpan) -> (usize, Vec<((usize, usize), usize, usize)>) {
+        let Some((wafer, region, cache)) = self.cache(span.layer) else { return (0, Vec::new()) };
         let (dim, entries, width) = (cache.dim as usize, cache.entries as usize, self.device.width as usize);
         let mut out = Vec::new();
         for row in 0..region.height as usize {
@@ -157,13 +160,26 @@ impl Wafer {
                 }
             }
         }
-        out
+        (wafer, out)
     }
+}
+
+/// Reads a wafer's program from its text and checks it.
+fn load(bundle: &Bundle, wafer: &WaferProgram) -> Result<Fabric> {
+    let mut texts = BTreeMap::new();
+    for file in &wafer.files {
+        let bytes = bundle.read(&format!("{}/{file}", wafer.folder))?.unwrap_or_default();
+        let text = String::from_utf8(bytes).map_err(|_| refused(format!("{file} is no text")))?;
+        texts.insert(file.clone(), text);
+    }
+    let layout = layout::parse(&texts).and_then(|sources| Layout::build(&sources)).map_err(refused)?;
+    Ok(Fabric::new(layout, Settings::default()).map_err(refused)?)
 }
 
 /// A piece of a tensor into an array; what the tensor lacks stays zero.
 fn copy(piece: &Piece, tensor: &[u8], (column, row): (u64, u64), words: &mut [u16]) {
-    let at = column.saturating_mul(piece.column).saturating_add((row / piece.share).saturating_mul(piece.row));
+    let along = |at: u64, bytes: u64| at.saturating_mul(bytes);
+    let at = piece.from.saturating_add(along(column, piece.column)).saturating_add(along(row / piece.share, piece.row));
     let from = usize::try_from(at).ok().and_then(|at| tensor.get(at..)).unwrap_or(&[]);
     let to = &mut words[piece.to as usize..][..piece.words as usize];
     for (word, bytes) in to.iter_mut().zip(from.chunks(2)) {
@@ -184,13 +200,21 @@ fn angles(input: &HostInput, inv_freq: &[u8], position: i32) -> Vec<f32> {
 
 impl Device for Wafer {
     fn describe(&self) -> String {
-        let rows: u64 = self.device.regions.iter().map(|region| region.height).sum();
-        let spent = self.spent.map(|report| {
-            let Report { cycles, compute, fabric, .. } = report;
+        let pes: u64 = self.device.regions().map(|region| region.height * self.device.width).sum();
+        let wafers = match self.fabrics.len() {
+            1 => String::new(),
+            count => format!(" on {count} wafers"),
+        };
+        let mut text = format!("wse, {pes} PEs{wafers}: a model of the chip, not run on silicon");
+        if !self.spent.is_empty() {
+            let sum = |of: fn(&Report) -> u64| self.spent.iter().map(of).sum::<u64>();
+            let (cycles, compute, fabric) = (sum(|r| r.cycles), sum(|r| r.compute), sum(|r| r.fabric));
             let idle = cycles.saturating_sub(compute + fabric);
-            format!("; last token {cycles} cycles, of which the busiest PE computes {compute}, awaits or moves wavelets {fabric}, idles {idle}")
-        });
-        format!("wse, {} x {rows} PEs: a model of the chip, not run on silicon{}", self.device.width, spent.unwrap_or_default())
+            text += &format!(
+                "; last token {cycles} cycles, of which the busiest PE computes {compute}, awaits or moves wavelets {fabric}, idles {idle}"
+            );
+        }
+        text
     }
 
     fn max_tokens(&self) -> usize {
@@ -203,10 +227,10 @@ impl Device for Wafer {
         for at in 0..batch.tokens.len() {
             self.token(batch.tokens[at] as usize, batch.positions[at], batch.index[at])?;
             for _ in batch.logit_rows.iter().filter(|row| **row as usize == at) {
-                let Some(region) = self.device.regions.last() else { break };
+                let (Some(region), Some(fabric)) = (self.device.head(), self.fabrics.last()) else { break };
                 let chunk = self.device.logits as usize;
                 for (row, part) in self.logits.chunks_exact_mut(chunk).enumerate() {
-                    self.fabric.read((0, region.top as usize + row), "result", part).map_err(refused)?;
+                    fabric.read((0, region.top as usize + row), "result", part).map_err(refused)?;
                 }
                 if let Some(out) = out.next() {
                     out.copy_from_slice(&self.logits[..vocab]);
@@ -218,18 +242,19 @@ impl Device for Wafer {
 
     fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
         let name = part_name(span.part);
-        let elements = self.elements(span);
+        let (wafer, elements) = self.elements(span);
         let mut data = vec![0.0; elements.iter().map(|(.., to)| to + 1).max().unwrap_or(0)];
         for (pe, offset, to) in elements {
-            data[to] = f16::from_bits(self.fabric.word(pe, name, offset)).to_f32();
+            data[to] = f16::from_bits(self.fabrics[wafer].word(pe, name, offset)).to_f32();
         }
         Ok(data)
     }
 
     fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
         let name = part_name(span.part);
-        for (pe, offset, from) in self.elements(span) {
-            self.fabric.set_word(pe, name, offset, f16::from_f32(data[from]).to_bits());
+        let (wafer, elements) = self.elements(span);
+        for (pe, offset, from) in elements {
+            self.fabrics[wafer].set_word(pe, name, offset, f16::from_f32(data[from]).to_bits());
         }
         Ok(())
     }

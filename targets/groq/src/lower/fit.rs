@@ -3,7 +3,7 @@
 //! Weights lie in memory a byte per pair of `split` or seven bits, whatever is cheaper (module `linear`), or a byte per weight of `q8`, in
 //! tiles of whole vectors; keys and values are f32. Embedding tables stay with the host.
 
-use super::forecast::forecast;
+use super::forecast::{Forecast, forecast};
 use super::layout::{LANES, Layout};
 use super::linear::{Form, GUEST};
 use super::{attention_heads, copies, experts};
@@ -12,7 +12,7 @@ use q35_dialects::q35::Op;
 use q35_dialects::{Graph, Ty};
 use q35_format::Codec;
 use q35_graph::NodeId;
-use q35_target::{Forecast, Request};
+use q35_target::Request;
 use q35_tsp::geometry::{LANES as LANES_OF_CHIP, PLANES, ROWS, SLICES, Side, Slice};
 use q35_tsp::program::Program;
 use q35_tsp::timing::Timing;
@@ -35,8 +35,8 @@ fn chip_rows() -> u64 {
 pub(crate) fn too_large(rows: u64, request: Option<&Request<'_>>) -> Diagnostic {
     let mut what = format!("the model takes {rows} vectors of 320 bytes, and a chip has {}", chip_rows());
     if let Some(request) = request {
-        let Forecast { machines, tokens_per_second, .. } = forecast(request, &Timing::tsp1());
-        let chips = machines.max(2);
+        let Forecast { chips, tokens_per_second } = forecast(request, &Timing::tsp1());
+        let chips = chips.max(2);
         what += &format!(": it needs {chips} chips at least, where {tokens_per_second:.0} tokens/s are predicted");
     }
     Diagnostic::error(Code::DoesNotFit, what)

@@ -15,7 +15,7 @@
 use super::fit::{self, Choice};
 use q35_dialects::Ty;
 use q35_dialects::q35::Op;
-use q35_target::{Forecast, Label, Request};
+use q35_target::Request;
 use q35_tsp::geometry::{LANES, Queue, ROWS, Unit};
 use q35_tsp::timing::Timing;
 
@@ -30,6 +30,15 @@ const EXCHANGED: u64 = 4 + 2;
 fn chip_bytes() -> u64 {
     let slices = Queue::all().filter(|queue| queue.unit() == Unit::Mem && !queue.slice().reserved()).count();
     slices as u64 * u64::from(ROWS) * LANES as u64 / 10 * 9
+}
+
+/// A prediction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Forecast {
+    /// Chips that a model takes.
+    pub(crate) chips: u64,
+    /// Of one sequence, one after the other.
+    pub(crate) tokens_per_second: f64,
 }
 
 /// Predicts.
@@ -61,10 +70,5 @@ pub(crate) fn forecast(request: &Request<'_>, timing: &Timing) -> Forecast {
     let vector = timing.vector as u64 + hidden * timing.vector_column as u64 / 1000;
     let per_layer = vector + if chips == 1 { 0 } else { 2 * exchange };
     let cycles = installing.saturating_add(layers * per_layer).max(1);
-    Forecast {
-        machines: chips,
-        machine: "chip",
-        tokens_per_second: timing.clock_mhz as f64 * 1e6 / cycles as f64,
-        label: Label::ModelOfTheChip,
-    }
+    Forecast { chips, tokens_per_second: timing.clock_mhz as f64 * 1e6 / cycles as f64 }
 }

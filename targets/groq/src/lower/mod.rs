@@ -38,6 +38,7 @@ use fit::Choice;
 use inputs::Inputs;
 use layout::Layout;
 pub use linear::Form;
+use forecast::Forecast;
 use linear::{Experts, Layer};
 use mixture::Chosen;
 use q35_bundle::{CacheLayer, Device, MemoryPlan, TspDevice, row_stride};
@@ -46,9 +47,7 @@ use q35_dialects::q35::Op;
 use q35_dialects::{Activations, Graph, Packed, ParamName, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{NodeId, Observer, Pass, Stage};
-use q35_target::{
-    Arrangement, Capabilities, Forecast, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix,
-};
+use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::Side;
 use q35_tsp::lanes::Lanes;
@@ -121,8 +120,11 @@ impl Target for Groq {
         found.into_result(())
     }
 
-    fn forecast(&self, request: &Request<'_>) -> Option<Forecast> {
-        Some(forecast::forecast(request, &Timing::tsp1()))
+    fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
+        self.check(request)?;
+        let Forecast { chips, tokens_per_second } = forecast::forecast(request, &Timing::tsp1());
+        let predicted = format!("{tokens_per_second:.0} tokens/s; {}", self.label().words());
+        Ok(vec![("chips", chips.to_string()), ("predicted", predicted)])
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {

@@ -1,6 +1,6 @@
 //! A PE program: parameters, memory, and `step`, a straight line of calls.
 
-use q35_dialects::wse::{Arena, Axis, Call, Kernel, Part, Program};
+use q35_dialects::wse::{Arena, Axis, Call, Kernel, Part, Program, Role, Routing};
 use std::fmt::Write;
 
 /// A literal that keeps every bit of an f32.
@@ -9,8 +9,22 @@ fn float(x: f32) -> String {
     if text.contains(['.', 'e']) { text } else { format!("{text}.0") }
 }
 
+/// Parameters of a program that say which colors it uses.
+const COLORS: [&str; 9] = [
+    "row_send",
+    "row_recv",
+    "root_recv",
+    "row_share",
+    "column_send",
+    "column_recv",
+    "column_share",
+    "stream_send",
+    "stream_recv",
+];
+
 struct Printer<'a> {
     kernel: &'a Kernel,
+    stream: u64,
     piece: u64,
     out: String,
 }
@@ -21,9 +35,11 @@ pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
         _ => None,
     });
     let piece = program.stream - 1 - 2 * half.unwrap_or(0);
-    let mut printer = Printer { kernel, piece, out: String::new() };
-    printer.head(program);
+    let mut printer = Printer { kernel, stream: program.stream, piece, out: String::new() };
     printer.step();
+    let step = std::mem::take(&mut printer.out);
+    printer.head(program, &step);
+    printer.out.push_str(&step);
     printer.tail();
     printer.out
 }
@@ -46,54 +62,36 @@ impl Printer<'_> {
         if part.at == 0 { format!("&{}", self.name(part)) } else { format!("&{}[{}]", self.name(part), part.at) }
     }
 
-    fn head(&mut self, program: &Program) {
+    /// Everything before `step`, of which what it uses.
+    fn head(&mut self, program: &Program, step: &str) {
         let kernel = self.kernel;
+        let expert = matches!(kernel.role, Role::Expert { .. });
         self.line(format!(
             "// Region of {} columns by {} rows: every PE runs this program on its part. Emitted for WSE-3, SDK 2.10.",
             program.width, kernel.height
         ));
         self.line("//");
+        if expert {
+            self.line("// An expert: it works on the tokens that chose it, and adds to the stream on its way through.");
+            self.line("//");
+        }
         self.line("// The stream is this column's piece of the residual, then cosines and sines of the token's position, then its index in the cache.");
         self.line("// Colors: layout.csl. Queues: comm.csl. Local task: 8 exit_task.");
         self.line("");
         self.line("param memcpy_params;");
-        for (name, ty) in [("width", "u16"), ("height", "u16"), ("top", "u16"), ("first", "bool"), ("last", "bool")] {
-            self.line(format!("param {name}: {ty};"));
+        for name in ["width", "height", "top", "group"] {
+            self.line(format!("param {name}: u16;"));
         }
-        const COLORS: [&str; 8] =
-            ["row_send", "row_recv", "row_share", "column_send", "column_recv", "column_share", "stream_send", "stream_recv"];
-        for color in COLORS {
+        for name in ["first", "last"].iter().filter(|_| !expert) {
+            self.line(format!("param {name}: bool;"));
+        }
+        for color in COLORS.iter().chain((kernel.role != Role::Layers).then_some(&"token")) {
             self.line(format!("param {color}: color;"));
         }
         self.line("");
         self.line("const exit_task_id: local_task_id = @get_local_task_id(8);");
         self.line("");
-        self.line("const sys_mod = @import_module(\"<memcpy/memcpy>\", memcpy_params);");
-        self.line("const comm = @import_module(\"comm.csl\", .{");
-        self.line("  .width = width, .height = height, .top = top,");
-        for pair in COLORS.chunks(2) {
-            let fields: Vec<String> = pair.iter().map(|name| format!(".{name} = {name}")).collect();
-            self.line(format!("  {},", fields.join(", ")));
-        }
-        self.line("});");
-        self.line(format!(
-            "const gemv = @import_module(\"gemv.csl\", .{{ .max_rows = {}, .max_inputs = {} }});",
-            kernel.largest[0].max(1),
-            kernel.largest[1].max(2)
-        ));
-        self.line("const vector = @import_module(\"vector.csl\");");
-        for (number, a) in kernel.attentions.iter().enumerate() {
-            self.line(format!(
-                "const attention_{number} = @import_module(\"attention.csl\", .{{ .heads = {}, .kv_heads = {}, .dim = {}, .entries = {}, .scale = {}, \
-                 .window = {}, .comm = comm, .width = width }});",
-                a.heads,
-                a.kv_heads,
-                a.dim,
-                a.entries,
-                float(a.scale),
-                a.window
-            ));
-        }
+        self.imports(step);
         self.line("");
         self.line("// Filled by the host before the first step, and by steps (keys, values)");
         for arena in Arena::ALL {
@@ -113,45 +111,122 @@ impl Printer<'_> {
         }
         self.line("");
         self.line("// Base addresses and extents are set at each use.");
-        self.line("const f32_dsd = @get_dsd(mem1d_dsd, .{ .base_address = &stream, .extent = 1 });");
-        self.line("const even_dsd = @get_dsd(mem1d_dsd, .{ .base_address = &stream, .extent = 1, .stride = 2 });");
-        self.line("const word_dsd = @get_dsd(mem1d_dsd, .{ .base_address = &weights, .extent = 1 });");
-        self.line("const scale_dsd = @get_dsd(mem1d_dsd, .{ .base_address = &scales, .extent = 1 });");
+        let helpers = [
+            ("part", "f32_dsd", "f32", "stream", "", true),
+            ("pairs", "even_dsd", "f32", "stream", ", .stride = 2", true),
+            ("tile", "word_dsd", "u16", "weights", "", false),
+            ("factors", "scale_dsd", "f16", "scales", "", false),
+        ];
+        let used: Vec<_> = helpers.iter().filter(|(name, ..)| step.contains(&format!("{name}("))).collect();
+        for (_, dsd, _, array, stride, _) in &used {
+            self.line(format!("const {dsd} = @get_dsd(mem1d_dsd, .{{ .base_address = &{array}, .extent = 1{stride} }});"));
+        }
         self.line("");
-        for (name, of, ty, elem) in [
-            ("part", "f32_dsd", "f32", "p"),
-            ("pairs", "even_dsd", "f32", "p"),
-            ("tile", "word_dsd", "u16", "weights"),
-            ("factors", "scale_dsd", "f16", "scales"),
-        ] {
-            let param = if elem == "p" { format!("p: [*]{ty}, ") } else { String::new() };
+        for (name, dsd, ty, array, _, any) in used {
+            let (param, of) = if *any { (format!("p: [*]{ty}, "), "p") } else { (String::new(), *array) };
             self.line(format!("fn {name}({param}at: u16, n: u16) mem1d_dsd {{"));
-            self.line(format!("  return @set_dsd_length(@set_dsd_base_addr({of}, &{elem}[at]), n);"));
+            self.line(format!("  return @set_dsd_length(@set_dsd_base_addr({dsd}, &{of}[at]), n);"));
             self.line("}");
             self.line("");
         }
     }
 
-    fn step(&mut self) {
-        let whole = Part { buffer: 0, at: 0, len: self.kernel.buffers[0].len };
-        let index = whole.len - 1;
-        self.line("fn step() void {");
-        self.line("  if (!first) {");
-        self.line(format!("    comm.receive_stream({}, {});", self.dsd(whole), whole.len));
-        self.line("  }");
-        if !self.kernel.attentions.is_empty() {
-            self.line(format!("  const index = @as(u16, stream[{index}]);"));
+    fn imports(&mut self, step: &str) {
+        let kernel = self.kernel;
+        self.line("const sys_mod = @import_module(\"<memcpy/memcpy>\", memcpy_params);");
+        self.line("const comm = @import_module(\"comm.csl\", .{");
+        self.line("  .width = width, .height = height, .top = top, .group = group,");
+        for pair in COLORS.chunks(3) {
+            let fields: Vec<String> = pair.iter().map(|name| format!(".{name} = {name}")).collect();
+            self.line(format!("  {},", fields.join(", ")));
         }
-        for call in &self.kernel.calls {
+        self.line("});");
+        if step.contains("gemv.") {
+            self.line(format!(
+                "const gemv = @import_module(\"gemv.csl\", .{{ .max_rows = {}, .max_inputs = {} }});",
+                kernel.largest[0].max(1),
+                kernel.largest[1].max(2)
+            ));
+        }
+        if step.contains("vector.") {
+            self.line("const vector = @import_module(\"vector.csl\");");
+        }
+        for (number, a) in kernel.attentions.iter().enumerate() {
+            self.line(format!(
+                "const attention_{number} = @import_module(\"attention.csl\", .{{ .heads = {}, .kv_heads = {}, .dim = {}, .entries = {}, .scale = {}, \
+                 .window = {}, .comm = comm, .width = width }});",
+                a.heads,
+                a.kv_heads,
+                a.dim,
+                a.entries,
+                float(a.scale),
+                a.window
+            ));
+        }
+        if let Role::Router(r) = kernel.role {
+            self.line("const route = @import_module(\"route.csl\", .{");
+            self.line(format!(
+                "  .experts = {}, .choices = {}, .groups = {}, .top_groups = {},",
+                r.experts, r.choices, r.groups[0], r.groups[1]
+            ));
+            self.line(format!(
+                "  .two = {}, .sigmoid = {}, .corrected = {}, .normalize = {},",
+                r.two, r.sigmoid, r.corrected, r.normalize
+            ));
+            self.line(format!("  .eps = {}, .scale = {},", float(r.eps), float(r.scale)));
+            self.line("});");
+        }
+        if let Role::Router(Routing { choices, .. }) | Role::Expert { choices, .. } = kernel.role {
+            let router = matches!(kernel.role, Role::Router(_));
+            self.line("const experts = @import_module(\"experts.csl\", .{");
+            self.line(format!("  .router = {router}, .top = top, .height = height, .choices = {choices}, .token = token,"));
+            self.line("});");
+        }
+    }
+
+    fn step(&mut self) {
+        let kernel = self.kernel;
+        let whole = Part { buffer: 0, at: 0, len: self.stream };
+        self.line("fn step() void {");
+        match kernel.role {
+            Role::Expert { adds, .. } => {
+                let token = Part { buffer: 1, at: 0, len: kernel.buffers[1].len };
+                let pairs = Part { at: adds.len, ..token };
+                self.line(format!("  experts.receive_token({}, {});", self.dsd(token), token.len));
+                self.line(format!("  const weight = experts.weight({});", self.pointer(pairs)));
+                self.line("  if (weight == 0.0) {");
+                self.line(format!("    comm.pass_stream({}, exit_task_id);", self.stream));
+                self.line("    return;");
+                self.line("  }");
+            }
+            Role::Layers | Role::Router(_) => {
+                self.line("  if (!first) {");
+                self.line(format!("    comm.receive_stream({}, {});", self.dsd(whole), whole.len));
+                self.line("  }");
+            }
+        }
+        if !kernel.attentions.is_empty() {
+            self.line(format!("  const index = @as(u16, stream[{}]);", self.stream - 1));
+        }
+        for call in &kernel.calls {
             let text = self.call(call);
             self.line(text);
         }
         self.line("");
-        self.line("  if (last) {");
-        self.line("    @activate(exit_task_id);");
-        self.line("  } else {");
-        self.line(format!("    comm.send_stream({}, {}, exit_task_id);", self.dsd(whole), whole.len));
-        self.line("  }");
+        match kernel.role {
+            Role::Expert { adds, .. } => {
+                let y = self.dsd(adds);
+                self.line(format!("  @fmuls({y}, {y}, weight);"));
+                self.line(format!("  comm.add_to_stream({y}, {}, {}, exit_task_id);", adds.len, self.stream));
+            }
+            Role::Layers | Role::Router(_) => {
+                self.line("  if (last) {");
+                self.line("    @activate(exit_task_id);");
+                self.line("  } else {");
+                self.line(format!("    comm.send_stream({}, {}, exit_task_id);", self.dsd(whole), whole.len));
+                self.line("  }");
+            }
+        }
         self.line("}");
         self.line("");
     }
@@ -209,6 +284,35 @@ impl Printer<'_> {
             Call::Sum { y, over } => {
                 let over = if *over == Axis::Columns { "row" } else { "column" };
                 format!("  comm.sum_{over}({}, {});", self.dsd(*y), y.len)
+            }
+            Call::Scores { y, x, weight } => format!(
+                "  vector.product({}, part(&vectors, {weight}, {}), {}, {}, {});",
+                self.dsd(*y),
+                y.len,
+                y.len,
+                self.pointer(*x),
+                x.len
+            ),
+            Call::Gather { y, x } => format!("  comm.gather_column({}, {}, {});", self.dsd(*y), self.dsd(*x), x.len),
+            Call::Spread { x, logits, correction, token } => {
+                let correction = correction.map_or_else(|| self.pointer(*logits), |at| format!("&vectors[{at}]"));
+                let pairs = Part { at: token.at + x.len, ..*token };
+                format!(
+                    "  @fmovs({}, {});\n  route.choose({}, {correction}, {});\n  experts.send_token({}, {});",
+                    self.dsd(Part { len: x.len, ..*token }),
+                    self.dsd(*x),
+                    self.pointer(*logits),
+                    self.pointer(pairs),
+                    self.dsd(*token),
+                    token.len
+                )
+            }
+            Call::Sigmoid { x } => {
+                let x = format!("{}[{}]", self.name(*x), x.at);
+                format!("  {x} = vector.sigmoid({x});")
+            }
+            Call::Times { y, x, by } => {
+                format!("  @fmuls({}, {}, {}[{}]);", self.dsd(*y), self.dsd(*x), self.name(*by), by.at)
             }
             Call::Bias { y, vector } => format!("  @fadds({0}, {0}, part(&vectors, {vector}, {1}));", self.dsd(*y), y.len),
             Call::Rotate { x, dim, half, interleaved } => self.rotate(*x, *dim, *half, *interleaved),

@@ -1,8 +1,9 @@
 //! `layout.csl`: the rectangle, who runs what, every route, every exported name.
 
-use q35_dialects::wse::{COLORS, Direction, EXPORTS, Program, Region, Route, Span};
+use q35_dialects::wse::{COLORS, Direction, EXPORTS, Program, Role, Route, Span};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::Range;
 
 fn letter(direction: Direction) -> char {
     match direction {
@@ -64,13 +65,14 @@ pub(super) fn text(program: &Program) -> String {
     line("");
     line("layout {");
     line("  @set_rectangle(width, height);");
-    for (number, region) in program.regions.iter().enumerate() {
+    for alike in runs(program) {
         line("");
-        tiles(&mut line, program, number, region);
+        tiles(&mut line, program, alike);
     }
     line("");
     line("  // Routes: where wavelets come from, and where they go");
-    let routes = program.routes();
+    let mut routes = program.routes();
+    routes.sort_by_key(|route| route.color);
     let mut named = BTreeSet::new();
     for route in &routes {
         if named.insert(route_name(route)) {
@@ -108,26 +110,77 @@ pub(super) fn text(program: &Program) -> String {
     out
 }
 
-fn tiles(line: &mut impl FnMut(&str), program: &Program, number: usize, region: &Region) {
-    let kernel = &program.kernels[region.kernel];
-    let end = region.top + region.height;
+/// Neighbouring regions of experts, which differ in nothing but where they are; every other region by itself.
+fn runs(program: &Program) -> Vec<Range<usize>> {
+    let expert = |number: usize| matches!(program.kernels[program.regions[number].kernel].role, Role::Expert { .. });
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for number in 0..program.regions.len() {
+        match runs.last_mut() {
+            Some(run) if expert(number) && expert(run.start) => run.end = number + 1,
+            _ => runs.push(number..number + 1),
+        }
+    }
+    runs
+}
+
+fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) {
+    let regions = &program.regions[numbers.clone()];
+    let (Range { start: number, .. }, [first, ..]) = (numbers.clone(), regions) else { return };
+    let kernel = &program.kernels[first.kernel];
+    let (top, height) = (first.top, first.height);
+    let end = top + height * regions.len() as u64;
     let streams = [COLORS[6].name, COLORS[7].name];
-    line(&format!("  // Region {number}: rows {} to {}", region.top, end - 1));
+    let [send, recv] = [streams[number % 2], streams[(number + 1) % 2]];
+    match regions.len() {
+        1 => line(&format!("  // Region {number}: rows {top} to {}", end - 1)),
+        count => {
+            let last = number + count - 1;
+            line(&format!("  // Regions {number} to {last}, an expert each: rows {top} to {}, {height} each", end - 1));
+        }
+    }
     line("  for (@range(u16, width)) |x| {");
-    line(&format!("    for ({}) |y| {{", range(Span::all(region.top, end))));
+    line(&format!("    for ({}) |y| {{", range(Span::all(top, end))));
     line("      const x_even = x % 2 == 0;");
-    line(&format!("      const y_even = (y - {}) % 2 == 0;", region.top));
+    let group = kernel.group;
+    let grouped = group < program.width;
+    if grouped {
+        line(&format!("      const root = x % {group} == {} or x == width - 1;", group - 1));
+        line(&format!("      const group_even = x / {group} % 2 == 0;"));
+    }
+    if regions.len() == 1 {
+        line(&format!("      const y_even = (y - {top}) % 2 == 0;"));
+    } else {
+        line(&format!("      const y_even = (y - {top}) % {height} % 2 == 0;"));
+        line(&format!("      const region_even = (y - {top}) / {height} % 2 == 0;"));
+    }
     line(&format!("      @set_tile_code(x, y, \"{}.csl\", .{{", kernel.name));
     line("        .memcpy_params = memcpy.get_params(x),");
-    line(&format!("        .width = width, .height = {}, .top = {},", region.height, region.top));
-    line(&format!("        .first = {}, .last = {},", number == 0, number + 1 == program.regions.len()));
-    line("        .row_send = if (x_even) row_even else row_odd,");
+    line(&format!("        .width = width, .height = {height}, .top = {top}, .group = {group},"));
+    if !matches!(kernel.role, Role::Expert { .. }) {
+        line(&format!("        .first = {}, .last = {},", number == 0, number + 1 == program.regions.len()));
+    }
+    if grouped {
+        line(
+            "        .row_send = if (root) (if (group_even) root_even else root_odd) else (if (x_even) row_even else row_odd),",
+        );
+        line("        .root_recv = if (group_even) root_odd else root_even,");
+    } else {
+        line("        .row_send = if (x_even) row_even else row_odd, .root_recv = root_odd,");
+    }
     line("        .row_recv = if (x_even) row_odd else row_even,");
     line("        .row_share = row_share,");
     line("        .column_send = if (y_even) column_even else column_odd,");
     line("        .column_recv = if (y_even) column_odd else column_even,");
     line("        .column_share = column_share,");
-    line(&format!("        .stream_send = {}, .stream_recv = {},", streams[number % 2], streams[(number + 1) % 2]));
+    if regions.len() == 1 {
+        line(&format!("        .stream_send = {send}, .stream_recv = {recv},"));
+    } else {
+        line(&format!("        .stream_send = if (region_even) {send} else {recv},"));
+        line(&format!("        .stream_recv = if (region_even) {recv} else {send},"));
+    }
+    if kernel.role != Role::Layers {
+        line("        .token = token,");
+    }
     line("      });");
     line("    }");
     line("  }");

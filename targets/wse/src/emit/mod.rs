@@ -3,39 +3,60 @@
 mod kernel;
 mod layout;
 
+use q35_bundle::WseDevice;
 use q35_dialects::wse::Program;
 use std::collections::BTreeMap;
 
-/// The modules that every program shares, as they are.
-const MODULES: [(&str, &str); 4] = [
+/// The modules that programs share, as they are.
+const MODULES: [(&str, &str); 7] = [
+    ("chain.csl", include_str!("../../csl/chain.csl")),
     ("comm.csl", include_str!("../../csl/comm.csl")),
     ("gemv.csl", include_str!("../../csl/gemv.csl")),
     ("vector.csl", include_str!("../../csl/vector.csl")),
     ("attention.csl", include_str!("../../csl/attention.csl")),
+    ("route.csl", include_str!("../../csl/route.csl")),
+    ("experts.csl", include_str!("../../csl/experts.csl")),
 ];
 
-/// The CSL files of a program, and the command that compiles them, by name.
+/// The CSL files of a program by name: its layout, its PE programs, and those of the shared modules that these import.
 pub fn files(program: &Program) -> BTreeMap<String, String> {
-    let mut files: BTreeMap<String, String> = MODULES.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-    files.insert("layout.csl".to_owned(), layout::text(program));
+    let mut files = BTreeMap::from([("layout.csl".to_owned(), layout::text(program))]);
     for kernel in &program.kernels {
-        files.insert(format!("{}.csl", kernel.name), kernel::text(program, kernel));
+        let text = kernel::text(program, kernel);
+        imported(&text, &mut files);
+        files.insert(format!("{}.csl", kernel.name), text);
     }
     files
+}
+
+/// The shared modules that a text imports, and those that these import.
+fn imported(text: &str, files: &mut BTreeMap<String, String>) {
+    for (name, module) in MODULES.iter().filter(|(name, _)| text.contains(&format!("@import_module(\"{name}\""))) {
+        files.insert((*name).to_owned(), (*module).to_owned());
+        imported(module, files);
+    }
 }
 
 /// `run.py`: the host's side, the same for every program; what differs is in `fabric.json`.
 pub(crate) const HOST: &str = include_str!("../../csl/run.py");
 
-/// `commands_wse3.sh`: how the SDK compiles and runs the program.
-pub(crate) fn commands(program: &Program) -> String {
-    format!(
-        "#!/usr/bin/env bash\n\
-         # Compiles the program with SDK 2.10 and runs it in the SDK's simulator. Not run by the compiler that printed it.\n\
-         set -e\n\
-         cslc --arch=wse3 layout.csl --fabric-dims={},{} --fabric-offsets=4,1 -o out --memcpy --channels 1\n\
-         cs_python run.py --name out --tokens \"${{1:-1}}\"\n",
-        program.width + 7,
-        program.height() + 2
-    )
+/// `commands_wse3.sh`: how the SDK compiles and runs the programs. Each wafer's program becomes a folder beside its text.
+pub(crate) fn commands<'a>(programs: impl Iterator<Item = &'a Program>, device: &WseDevice) -> String {
+    let mut text = "#!/usr/bin/env bash\n\
+         # Compiles with SDK 2.10 and runs in the SDK's simulator: commands_wse3.sh TOKENS [--new N].\n\
+         # On a system, --fabric-dims is the system's fabric (762,1172 for a WSE-3), and run.py takes --cmaddr IP:PORT.\n\
+         # Not run by the compiler that printed it.\n\
+         set -euo pipefail\n\
+         cd \"$(dirname \"$0\")\"\n\n"
+        .to_owned();
+    for (program, wafer) in programs.zip(&device.wafers) {
+        let inner = wafer.folder.split_once('/').map_or("", |(_, inner)| inner);
+        let prefix = if inner.is_empty() { String::new() } else { format!("{inner}/") };
+        text += &format!(
+            "cslc --arch=wse3 {prefix}layout.csl --fabric-dims={},{} --fabric-offsets=4,1 -o {prefix}out --memcpy --channels 1\n",
+            program.width + 7,
+            program.height() + 2
+        );
+    }
+    text + "cs_python run.py --name out --tokens \"${1:-1}\" \"${@:2}\"\n"
 }
