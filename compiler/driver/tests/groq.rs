@@ -56,7 +56,7 @@ fn same_greedy_tokens(model: &Path, count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.q35");
     let out = Output { target: &Groq, prefix: "", path: &path, calibration: None, cache: None };
-    let (model, _) = pipeline::compile(model, &settings(64), out, &mut Silent).unwrap();
+    let model = pipeline::compile(model, &settings(64), out, &mut Silent).unwrap().model;
 
     let values = PackedValues::new(&model);
     let mut interpreter = Interpreter::new(&model.graph, &values);

@@ -10,8 +10,8 @@ pub use checkpoint::{Checkpoint, Stored, Written};
 pub use shapes::{SHAPES, shape};
 
 use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn,
-    Weights,
+    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, Names, NormKind, OPSET, QkNorm, Rotation,
+    Scalars, Turn, Weights,
 };
 use crate::onnx::proto::build::FLOAT;
 use crate::onnx::proto::{Model, OperatorSet, Tensor};
@@ -66,7 +66,9 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         vocab: model.vocab,
         hidden: model.hidden,
         eps: 1e-5,
+        norm: NormKind::RootMeanSquare,
         norms: LayerNorms::PRE,
+        parallel: false,
         unit_offset: false,
         attention: Attention::Heads(Heads {
             heads: model.heads,
@@ -83,6 +85,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         activation: Activation::Silu,
         biases: Biases::default(),
         fused: Fused::default(),
+        names: Names::LLAMA,
         tied: model.tied,
         transposed: true,
         scalars: Scalars::default(),

@@ -51,11 +51,11 @@ impl Calibration {
         [("effort", "best".to_owned()), ("sequences", self.sequences.to_string())].map(|(name, value)| (name.to_owned(), value))
     }
 
-    /// The sequences, in the model's tokens. `tokenizer` is the model's, if it has one.
+    /// The sequences, in the model's tokens. `tokenizer` is the content of the model's, if it has one.
     ///
     /// # Errors
     /// [`Code::CalibrationText`] for a text that is empty, too short, not UTF-8, or has tokens that the model does not know; files that cannot be read.
-    pub fn tokens(&self, tokenizer: Option<&Path>, vocab: u64, context: u64) -> Result<Vec<Vec<u32>>> {
+    pub fn tokens(&self, tokenizer: Option<&[u8]>, vocab: u64, context: u64) -> Result<Vec<Vec<u32>>> {
         let bad = |what: String| Diagnostic::error(Code::CalibrationText, what).at("file", self.text.display());
         let tokenizer = tokenizer.ok_or_else(|| {
             Diagnostic::error(Code::NoTokenizer, "the model has no tokenizer, so no text can calibrate it")
@@ -68,7 +68,7 @@ impl Calibration {
         if text.trim().is_empty() {
             return Err(bad("the calibration text is empty".to_owned()).into());
         }
-        let tokens = Text::new(&read(tokenizer)?, vocab)?.encode(&text).map_err(|errors| {
+        let tokens = Text::new(tokenizer, vocab)?.encode(&text).map_err(|errors| {
             let mut own = Diagnostics::new();
             own.extend(errors.into_iter().map(|error| bad(error.what)));
             own
@@ -332,7 +332,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("text");
         std::fs::write(&path, text).unwrap();
-        let tokenizer = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tiny-llama/tokenizer.json"));
+        let tokenizer = include_bytes!("../../../../examples/tiny-llama/tokenizer.json");
         let calibration = Calibration { text: path.clone(), sequences: 8 };
         let errors = calibration.tokens(Some(tokenizer), vocab, 1024).unwrap_err().to_string();
         errors.replace(&path.display().to_string(), "TEXT")

@@ -3,7 +3,7 @@
 use crate::cache::{self, Cache};
 use crate::calibrate::Calibration;
 use crate::cli::{Compile, Effort, Emit};
-use crate::pipeline::{self, Output};
+use crate::pipeline::{self, Compiled, Output};
 use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
@@ -57,7 +57,10 @@ fn bundle(options: &Compile, model_path: &Path, observer: &mut dyn Observer) -> 
         calibration: calibration.as_ref(),
         cache: cache.as_ref(),
     };
-    let (model, manifest) = pipeline::compile(model_path, &settings, out, observer)?;
+    let Compiled { model, manifest, warnings } = pipeline::compile(model_path, &settings, out, observer)?;
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
     let summary = Summary::new(&path, target.as_ref(), &model, &manifest, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
 }

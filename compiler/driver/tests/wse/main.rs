@@ -56,7 +56,7 @@ fn compile_for(target: &Wse, model: &str, context: u64) -> Compiled {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("model.q35");
     let out = Output { target, prefix: "", path: &bundle, calibration: None, cache: None };
-    let (model, _) = pipeline::compile(&found(model), &settings, out, &mut Silent).unwrap_or_else(|e| panic!("{e}"));
+    let model = pipeline::compile(&found(model), &settings, out, &mut Silent).unwrap_or_else(|e| panic!("{e}")).model;
     for (name, text) in texts(&bundle) {
         assert_eq!(syntax::wrong(&text), Vec::<String>::new(), "{name}");
     }

@@ -14,6 +14,7 @@ mod combine;
 mod embed;
 mod hadamard;
 mod latent_attention;
+mod layer_norm;
 mod pointwise;
 mod quantize;
 mod rms_norm;
@@ -69,6 +70,7 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
         Any::Embed(spec) => Rc::new(spec),
         Any::Hadamard(spec) => Rc::new(spec),
         Any::LatentAttention(spec) => Rc::new(spec),
+        Any::LayerNorm(spec) => Rc::new(spec),
         Any::Pointwise(spec) => Rc::new(spec),
         Any::RmsNorm(spec) => Rc::new(spec),
         Any::Rope(spec) => Rc::new(spec),
@@ -102,9 +104,11 @@ mod tests {
         let (width, tokens) = (48, 3);
         let rope = |style| Rope { width: 48, head_dim: 24, half: 9, style };
         let glu = Operation::Glu { activation: Activation::Silu, limit: None, alpha: 1.0, offset: 0.0 };
-        let kernels: [(&dyn Kernel, Option<usize>); 6] = [
+        let plain = NormWeight::None;
+        let kernels: [(&dyn Kernel, Option<usize>); 7] = [
             (&Hadamard { width: 48, block: 16, seed: 3, inverse: false }, None),
-            (&RmsNorm { width: 48, group: 12, eps: 1e-5, weight: NormWeight::None }, None),
+            (&RmsNorm { width: 48, group: 12, eps: 1e-5, weight: plain }, None),
+            (&LayerNorm { width: 48, group: 12, eps: 1e-5, weight: plain, bias: plain }, None),
             (&Pointwise { operation: Operation::Softcap(2.0), width: 48, column: false }, None),
             (&Pointwise { operation: glu, width: 48, column: false }, Some(48)),
             (&rope(RopeStyle::Halves), Some(18)),

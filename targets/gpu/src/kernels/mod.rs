@@ -76,6 +76,7 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
         Any::Select(spec) => Rc::new(spec),
         Any::SortByExpert(spec) => Rc::new(spec),
         Any::LatentAttention(_) => return Err("attention over latent vectors has no kernel on GPUs".to_owned()),
+        Any::LayerNorm(_) => return Err("layer norms have no kernel on GPUs".to_owned()),
     })
 }
 

@@ -11,8 +11,22 @@ use std::rc::Rc;
 /// Ops whose row `m` needs of their operands row `m` alone. (Attention reads what other rows appended; `select` picks other rows, and
 /// `combine` adds up several.)
 const ROW_OPS: &[&str] = &[
-    "activate", "add", "append", "columns", "embed", "glu", "hadamard", "mul", "pack", "quantize", "rms_norm", "rope",
-    "rotary", "scale", "softcap",
+    "activate",
+    "add",
+    "append",
+    "columns",
+    "embed",
+    "glu",
+    "hadamard",
+    "layer_norm",
+    "mul",
+    "pack",
+    "quantize",
+    "rms_norm",
+    "rope",
+    "rotary",
+    "scale",
+    "softcap",
 ];
 
 /// Joins what can be joined.

@@ -8,7 +8,7 @@ use super::selection::{Made, Selection, size, spec, vector_spec};
 use super::{Arg, Form, Selected, Stored};
 use crate::kernels::{Kernels, Operand, Use};
 use crate::spec::{
-    Any, Append, Attention, Columns, Combine, Embed, Experts, Groups, Hadamard, LatentAttention, Linear, NormWeight, Operation,
+    Any, Append, Attention, Columns, Combine, Embed, Experts, Groups, Hadamard, LatentAttention, LayerNorm, Linear, Operation,
     Pointwise, RmsNorm, Rope, Rotary, Route, Scores, Select, SortByExpert,
 };
 use q35_bundle::{CacheLayer, CachePart, Input};
@@ -95,13 +95,15 @@ impl<T: Kernels> Selection<'_, T> {
             Op::Quantize(_) => return self.quantize(id).map(Some),
             Op::Embed(op) => self.embed(id, op)?,
             Op::RmsNorm(op) => {
-                let width = self.width(id, 0)?;
-                let (weight, params) = match &op.weight {
-                    None => (NormWeight::None, vec![]),
-                    Some(name) if self.packed(name)?.cols == op.group => (NormWeight::Shared, vec![name]),
-                    Some(name) => (NormWeight::PerColumn, vec![name]),
-                };
+                let (width, weight) = (self.width(id, 0)?, self.norm_vector(op.weight.as_ref(), op.group)?);
+                let params: Vec<&ParamName> = op.weight.iter().collect();
                 (Any::RmsNorm(RmsNorm { width, group: op.group, eps: op.eps, weight }), self.args(id, &params)?)
+            }
+            Op::LayerNorm(op) => {
+                let [weight, bias] = [&op.weight, &op.bias].map(|name| self.norm_vector(name.as_ref(), op.group));
+                let (width, weight, bias) = (self.width(id, 0)?, weight?, bias?);
+                let params: Vec<&ParamName> = op.weight.iter().chain(&op.bias).collect();
+                (Any::LayerNorm(LayerNorm { width, group: op.group, eps: op.eps, weight, bias }), self.args(id, &params)?)
             }
             Op::Hadamard(op) => {
                 let spec = Hadamard { width: self.width(id, 0)?, block: op.block, seed: op.seed, inverse: op.inverse };

@@ -4,7 +4,7 @@ use super::place;
 use super::weights::Weights;
 use super::{Arg, Form, Launch, Selected, Stored};
 use crate::kernels::{Choice, Kernels, Use};
-use crate::spec::{Linear, Table};
+use crate::spec::{Linear, NormWeight, Table};
 use q35_bundle::Input;
 use q35_dialects::q35::Op;
 use q35_dialects::{Packed, ParamName, Rows, Ty};
@@ -126,6 +126,15 @@ impl<'a, T: Kernels> Selection<'a, T> {
             Codec::Bf16 => Table::Bf16,
             Codec::Q8 => Table::Q8(packed.group, spec(packed)?.scale()),
             codec => return Err(format!("{what} in codec {codec} has no kernel {}", self.kernels.place())),
+        })
+    }
+
+    /// How the columns of a norm read a vector.
+    pub(super) fn norm_vector(&self, name: Option<&ParamName>, group: u64) -> Result<NormWeight, String> {
+        Ok(match name {
+            None => NormWeight::None,
+            Some(name) if self.packed(name)?.cols == group => NormWeight::Shared,
+            Some(_) => NormWeight::PerColumn,
         })
     }
 

@@ -12,6 +12,7 @@ mod chain;
 mod columns;
 mod embed;
 mod hadamard;
+mod layer_norm;
 mod linear;
 mod pointwise;
 mod rms_norm;
@@ -23,6 +24,7 @@ pub use chain::Chain;
 pub use columns::{Columns, Select};
 pub use embed::{Embed, Table};
 pub use hadamard::{Hadamard, butterfly};
+pub use layer_norm::LayerNorm;
 pub use linear::{Experts, Linear};
 pub use pointwise::{Operation, Pointwise};
 pub use rms_norm::{NormWeight, RmsNorm};
@@ -64,6 +66,8 @@ pub enum Any {
     Hadamard(Hadamard),
     /// Attention over latent vectors.
     LatentAttention(LatentAttention),
+    /// Normalization about the mean.
+    LayerNorm(LayerNorm),
     /// Everything that treats elements one by one.
     Pointwise(Pointwise),
     /// Normalization.

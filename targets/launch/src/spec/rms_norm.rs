@@ -2,7 +2,7 @@
 
 use super::{Spec, bits};
 
-/// Which factors follow the normalization.
+/// Which factors follow the normalization, or what is added to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormWeight {
     /// None.
@@ -11,6 +11,17 @@ pub enum NormWeight {
     Shared,
     /// One per column of the row.
     PerColumn,
+}
+
+impl NormWeight {
+    /// What it is called in a symbol.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::None => "plain",
+            Self::Shared => "shared",
+            Self::PerColumn => "columns",
+        }
+    }
 }
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight` per group of columns. Arguments: x, the weight where there is one, y.
@@ -28,11 +39,7 @@ pub struct RmsNorm {
 
 impl Spec for RmsNorm {
     fn name(&self) -> String {
-        let weight = match self.weight {
-            NormWeight::None => "plain",
-            NormWeight::Shared => "shared",
-            NormWeight::PerColumn => "columns",
-        };
+        let weight = self.weight.word();
         format!("rms_norm_{}_by_{}_{weight}_{}", self.width, self.group, bits(self.eps))
     }
 
