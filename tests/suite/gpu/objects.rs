@@ -1,0 +1,137 @@
+//! The code objects, as LLVM's own reader sees them: every kernel of the program is there, takes what the host passes, and spills nothing; what
+//! each needs is a golden table.
+
+use super::{compile, compiled, path, text};
+use q35_bundle::{Bundle, Device, Dim, Manifest};
+use q35_tests::corpus;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// `llvm-readelf` of LLVM 22.
+fn readelf() -> PathBuf {
+    let prefix = std::env::var_os("LLVM_SYS_221_PREFIX").map_or_else(|| PathBuf::from("/usr/lib/llvm-22"), PathBuf::from);
+    prefix.join("bin/llvm-readelf")
+}
+
+/// What the notes say of a kernel: single values by their key, and the arguments' offset, size and kind.
+#[derive(Default)]
+struct Noted {
+    values: BTreeMap<String, String>,
+    args: Vec<[String; 3]>,
+}
+
+/// The kernels in the notes' text, a YAML list under `amdhsa.kernels`.
+fn noted(notes: &str) -> Vec<Noted> {
+    let mut kernels: Vec<Noted> = Vec::new();
+    let list = notes.split("amdhsa.kernels:").nth(1).unwrap_or_default();
+    for line in list.lines().skip(1) {
+        let indent = line.len() - line.trim_start().len();
+        let (item, entry) = match line.trim_start().strip_prefix("- ") {
+            Some(entry) => (true, entry.trim_start()),
+            None => (false, line.trim_start()),
+        };
+        let Some((key, value)) = entry.split_once(':') else { break };
+        let value = value.trim().trim_matches('\'');
+        match (indent, item) {
+            (0, _) => break,
+            (2, true) => kernels.push(Noted::default()),
+            _ => {}
+        }
+        let Some(kernel) = kernels.last_mut() else { break };
+        if indent >= 6 {
+            if item {
+                kernel.args.push(Default::default());
+            }
+            let place = [".offset", ".size", ".value_kind"].iter().position(|known| *known == key);
+            if let (Some(place), Some(arg)) = (place, kernel.args.last_mut()) {
+                arg[place] = value.to_owned();
+            }
+        } else {
+            kernel.values.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    kernels
+}
+
+/// Checks the code objects of a bundle and adds their lines to the table.
+fn check(bundle: &Path, table: &mut Vec<String>) -> Result<(), String> {
+    let manifest: Manifest = Bundle::open(bundle).map_err(text)?.manifest().clone();
+    let Device::Rocm(device) = &manifest.device else { return Err("a bundle for another device".into()) };
+    // Addresses of each kernel, as the steps bind them.
+    let variants = manifest.steps.iter().flat_map(|step| step.variants.iter().map(move |v| (&v.kernel, step.args.len())));
+    let kernels: BTreeMap<&String, usize> = variants.collect();
+    for level in &device.levels {
+        let file = bundle.join(&level.file);
+        let output = Command::new(readelf()).args(["--notes", "--dyn-syms", path(&file)]).output().map_err(text)?;
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() || words.contains(" UND ") && words.matches(" UND ").count() > 1 {
+            return Err(format!("{}: {words}{}", level.file, String::from_utf8_lossy(&output.stderr)));
+        }
+        if !words.contains(&format!("amdgcn-amd-amdhsa--{}", level.name)) {
+            return Err(format!("{} is for another architecture", level.file));
+        }
+        let noted = noted(&words);
+        if noted.len() != kernels.len() {
+            return Err(format!("{}: {} kernels, not {}", level.file, noted.len(), kernels.len()));
+        }
+        for kernel in noted {
+            let value = |key: &str| kernel.values.get(key).cloned().unwrap_or_else(|| "0".to_owned());
+            let name = value(".name");
+            let wrong = |what: &str| format!("{} {name}: {what}", level.name);
+            let addresses = *kernels.get(&name).ok_or_else(|| wrong("is no kernel of the program"))?;
+            let count = addresses + Dim::ALL.len();
+            let passed: Vec<[String; 3]> = (0..count)
+                .map(|at| {
+                    let kind = if at < addresses { "global_buffer" } else { "by_value" };
+                    [(8 * at).to_string(), "8".to_owned(), kind.to_owned()]
+                })
+                .collect();
+            if kernel.args != passed || value(".kernarg_segment_size") != (8 * count).to_string() {
+                return Err(wrong(&format!("takes {:?}, and {passed:?} are passed", kernel.args)));
+            }
+            let expected = [
+                (".symbol", format!("{name}.kd")),
+                (".wavefront_size", level.wave.to_string()),
+                (".max_flat_workgroup_size", level.threads[&name].to_string()),
+                (".private_segment_fixed_size", "0".to_owned()),
+                (".vgpr_spill_count", "0".to_owned()),
+                (".sgpr_spill_count", "0".to_owned()),
+            ];
+            for (key, expected) in expected {
+                if value(key) != expected {
+                    return Err(wrong(&format!("{key} is {}, not {expected}", value(key))));
+                }
+            }
+            table.push(format!(
+                "{} {name}: {} VGPR, {} AGPR, {} SGPR, {} bytes LDS",
+                level.name,
+                value(".vgpr_count"),
+                value(".agpr_count"),
+                value(".sgpr_count"),
+                value(".group_segment_fixed_size"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn every_kernel_is_what_the_host_calls() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(text)?;
+    let mut table = Vec::new();
+    check(&compiled("rocm")?.1, &mut table)?;
+    for (codec, more) in [("w12", &[][..]), ("split", &["--group", "64"]), ("q8", &[]), ("f16", &[])] {
+        check(&compile("rocm", folder.path(), &corpus::tiny_llama().model, codec, more)?, &mut table)?;
+    }
+    table.sort_unstable();
+    table.dedup();
+    let golden = corpus::root().join("tests/golden/rocm-kernels.txt");
+    let table = table.join("\n") + "\n";
+    if std::env::var_os("Q35C_BLESS").is_some() {
+        return std::fs::write(&golden, table).map_err(text);
+    }
+    if std::fs::read_to_string(&golden).unwrap_or_default() == table {
+        return Ok(());
+    }
+    Err(format!("what kernels need is not what {} says:\n{table}", golden.display()))
+}
