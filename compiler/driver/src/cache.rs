@@ -384,7 +384,7 @@ mod tests {
         others[1].codec = Codec::W8;
         others[2].transforms.push(Transform::RotateInput { block: 64, seed: 1 });
         for (at, other) in others.iter().enumerate() {
-            assert_ne!(packed(&cache, other).0, first.0);
+            assert_ne!(packed(&cache, other), first);
             assert_eq!(holding(&cache.folder).entries, 2 + at as u64);
         }
         assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), 4, "nothing temporary is left");

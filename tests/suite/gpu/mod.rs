@@ -5,7 +5,6 @@ mod assembler;
 mod decode;
 mod driver;
 mod hip;
-mod objects;
 
 use crate::program;
 use libtest_mimic::{Failed, Trial};
@@ -33,7 +32,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("greedy-tokens/gfx942", || decode::greedy_tokens("rocm", "gfx942")),
         ("greedy-tokens/gfx1100", || decode::greedy_tokens("rocm", "gfx1100")),
         ("ptxas", assembler::every_kernel_assembles),
-        ("code-objects", objects::every_kernel_is_what_the_host_calls),
         ("no-hip", hip::a_machine_without_hip_says_so),
         ("hip-calls", hip::a_run_calls_hip_in_order),
         ("hip-faults", hip::every_fault_of_hip_is_a_diagnostic),
