@@ -121,6 +121,33 @@ fn machines_that_cannot_run_it() {
 }
 
 #[test]
+fn limits_that_cannot_be_kept_are_refused() {
+    let limited = |max_memory| Options { max_memory: Some(max_memory), ..Options::default() };
+    let text = refusal(toy::manifest(), limited(1 << 20));
+    assert!(
+        text.starts_with("error[Q35-0305]: the program, its cache and its working memory take ")
+            && text.contains(", and streaming weights needs 3.00 MiB more; --max-memory allows 1.00 MiB\n  at option '--max-memory'\n  help: allow "),
+        "{text}"
+    );
+    let mut card = toy::manifest();
+    let threads = card.steps.iter().flat_map(|step| &step.variants).map(|variant| (variant.kernel.clone(), 32)).collect();
+    card.device = q35_bundle::Device::Cuda(q35_bundle::CudaDevice { prefix: "toy_".into(), levels: vec![], threads });
+    assert_eq!(
+        refusal(card, limited(1 << 40)),
+        "error[Q35-0305]: the bundle is for device 'cuda', which cannot stream its weights\n  at option '--max-memory'\n  help: leave the option out"
+    );
+}
+
+#[test]
+fn a_limit_that_is_wide_enough_changes_nothing() {
+    let (_dir, bundle) = toy::bundle();
+    let options = Options { capacity: 16, max_memory: Some(1 << 40), ..Options::default() };
+    let mut session = Session::new(bundle, &options).unwrap();
+    assert_eq!(rows(&mut session, &[chunk(0, &PROMPT, Want::All)]), toy::logits(&PROMPT));
+    assert!(!session.describe().contains("streamed"), "{}", session.describe());
+}
+
+#[test]
 fn missing_kernels_are_all_named() {
     let mut manifest = toy::manifest();
     manifest.steps[0].variants[0].kernel = "embody".into();

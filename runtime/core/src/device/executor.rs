@@ -42,7 +42,9 @@ impl<M: Machine> Executor<M> {
     /// Allocates working memory and cache, and places the weights.
     pub fn new(mut machine: M, bundle: &Arc<Bundle>, options: &Options) -> Result<Self> {
         let manifest = bundle.manifest();
-        let (slots, capacity, max_tokens) = (options.slots as u64, options.capacity as u64, options.max_tokens.max(1) as u64);
+        let (slots, capacity) = (options.slots as u64, options.capacity as u64);
+        // No step has more tokens than the cache.
+        let max_tokens = (options.max_tokens as u64).min(slots.saturating_mul(capacity)).max(1);
         let too_large = || {
             let what =
                 format!("a cache of {slots} slots of {capacity} tokens, and steps of {max_tokens} tokens, exceed any memory");

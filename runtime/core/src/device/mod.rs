@@ -73,6 +73,13 @@ pub fn open(bundle: &Arc<Bundle>, options: &Options) -> Result<Box<dyn Device>> 
         let what = format!("the bundle was compiled for device '{compiled_for}', not for '{wanted}'");
         return Err(Diagnostic::error(Code::WrongDevice, what).help(format!("compile it with --target {wanted}")).into());
     }
+    if options.max_memory.is_some() && !matches!(bundle.manifest().device, q35_bundle::Device::Cpu(_)) {
+        let what = format!("the bundle is for device '{compiled_for}', which cannot stream its weights");
+        return Err(Diagnostic::error(Code::MemoryLimit, what)
+            .at("option", "--max-memory")
+            .help("leave the option out")
+            .into());
+    }
     match &bundle.manifest().device {
         q35_bundle::Device::Cpu(device) => {
             let machine = cpu::Cpu::new(bundle.clone(), device, options)?;
