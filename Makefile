@@ -4,8 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-full accuracy bench lint clean-demo
+.PHONY: help setup build demo test test-full accuracy bench lint install book clean-demo
 
+PREFIX  ?= /usr/local
 OUT     := target/demo
 MODEL   := examples/tiny-llama/model.onnx
 TEXT    := examples/tiny-llama/test.txt
@@ -45,6 +46,13 @@ bench: build ## speed of the small model beside the memory's own bandwidth
 lint: setup ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+install: build ## install commands, library, header, pages and completions under PREFIX
+	@cargo build --release --quiet -p q35-capi
+	@scripts/install.sh target/release $(PREFIX)
+
+book: ## build docs/ with mdbook, if it is there
+	@if command -v mdbook > /dev/null; then mdbook build docs; else echo 'mdbook is not on this machine: docs/src can be read as it is'; fi
 
 clean-demo: ## forget what demo and accuracy made
 	rm -rf $(OUT)

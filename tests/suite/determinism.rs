@@ -1,14 +1,24 @@
-//! Same input, options and compiler: same bytes, in another folder, under another name, on another number of threads.
+//! Same input, options and compiler: same bytes, in another folder, on another number of threads, with another seed of every hash table;
+//! for every target.
 
-use crate::end_to_end::{compile, path};
+use crate::end_to_end::path;
 use crate::program;
 use libtest_mimic::Trial;
 use q35_tests::corpus;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test("determinism/two-compiles-give-equal-bytes", || Ok(two_compiles()?))]
+    let target = |name: &'static str, options: &'static [&'static str]| {
+        Trial::test(format!("determinism/two-compiles-give-equal-bytes-{name}"), move || Ok(two_compiles(name, options)?))
+    };
+    vec![
+        target("cpu", &["--codec", "w8"]),
+        target("cuda", &["--codec", "w7"]),
+        target("groq", &["--codec", "split", "--context", "64"]),
+        target("wse", &["--context", "64"]),
+        Trial::test("determinism/a-cache-changes-no-byte", || Ok(cached()?)),
+    ]
 }
 
 /// Every file under a folder, by relative path.
@@ -28,29 +38,65 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-fn two_compiles() -> Result<(), String> {
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let example = corpus::tiny_llama();
-    let first = compile(&example, folder.path(), "first.q35", &["--codec", "w8"])?;
-    let copy = folder.path().join("deeper/elsewhere");
-    std::fs::create_dir_all(&copy).map_err(|e| e.to_string())?;
-    for file in ["model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
-        std::fs::copy(example.folder.join(file), copy.join(file)).map_err(|e| e.to_string())?;
+/// A small graph of one file.
+fn small() -> Result<PathBuf, String> {
+    let path = corpus::data().join("llama-mha--dynamo/model.onnx");
+    if path.is_file() { Ok(path) } else { Err(format!("{} is not there", path.display())) }
+}
+
+/// Compiles in a folder of its own, on so many threads.
+fn compile_in(folder: &Path, options: &[&str], jobs: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    let model = small()?;
+    let source = model.parent().unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(source).map_err(|e| e.to_string())?.flatten() {
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).map_err(|e| e.to_string())?;
     }
-    let second = copy.join("second.q35");
     let output = program::command("q35c")
-        .args(["compile", "model.onnx", "--codec", "w8", "-o", path(&second)])
-        .current_dir(&copy)
-        .env("RAYON_NUM_THREADS", "1")
+        .args(["compile", "model.onnx", "--quiet", "-o", "out.q35", "--jobs", jobs])
+        .args(options)
+        .current_dir(folder)
         .output()
         .map_err(|e| e.to_string())?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    match output.status.success() {
+        true => Ok(files(&folder.join("out.q35"))),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
-    let (first, second) = (files(&first), files(&second));
+}
+
+fn compare(first: &BTreeMap<String, Vec<u8>>, second: &BTreeMap<String, Vec<u8>>) -> Result<(), String> {
     if first.is_empty() || !first.keys().eq(second.keys()) {
         return Err(format!("different files: {:?} and {:?}", first.keys(), second.keys()));
     }
     let different: Vec<_> = first.keys().filter(|name| first[*name] != second[*name]).collect();
     if different.is_empty() { Ok(()) } else { Err(format!("different bytes in {different:?}")) }
+}
+
+/// Two processes, that is two seeds of every hash table, in two folders, on one and on three threads.
+fn two_compiles(target: &str, options: &[&str]) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let options = [&["--target", target], options].concat();
+    let first = compile_in(&folder.path().join("here"), &options, "1")?;
+    let second = compile_in(&folder.path().join("deeper/elsewhere"), &options, "3")?;
+    compare(&first, &second)
+}
+
+/// A cold cache, a warm one, and none at all.
+fn cached() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let cache = folder.path().join("cache");
+    let options = ["--codec", "w8", "--cache", path(&cache)];
+    let none = compile_in(&folder.path().join("none"), &options[..2], "2")?;
+    let cold = compile_in(&folder.path().join("cold"), &options, "2")?;
+    let held = program::run("q35c", &["cache", path(&cache), "--json"]).success()?;
+    let warm = compile_in(&folder.path().join("warm"), &options, "2")?;
+    compare(&none, &cold)?;
+    compare(&none, &warm)?;
+    let still = program::run("q35c", &["cache", path(&cache), "--json"]).success()?;
+    if held != still || held.contains("\"entries\": 0") {
+        return Err(format!("the cache held {held} and then {still}"));
+    }
+    let cleared = program::run("q35c", &["cache", path(&cache), "--clear"]).success()?;
+    let left = program::run("q35c", &["cache", path(&cache)]).success()?;
+    if left.contains(" holds 0 packed weights") { Ok(()) } else { Err(format!("{cleared}{left}")) }
 }

@@ -3,6 +3,7 @@
 //! The binary is also the programs under test: started with `Q35_TEST_AS` naming one, it becomes that program. A test can so run `q35c` as a
 //! child (to read its exit code, its peak memory, or to take its disk away) without knowing where cargo puts binaries.
 
+mod book;
 mod codecs;
 mod determinism;
 mod disk;
@@ -10,8 +11,10 @@ mod end_to_end;
 mod experts;
 mod filetests;
 mod gpu;
+mod link;
 mod memory;
 mod program;
+mod traffic;
 
 use libtest_mimic::Arguments;
 use std::process::ExitCode;
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let mut trials = filetests::trials();
+    trials.extend(book::trials());
     if cfg!(feature = "mlir") {
         trials.extend(
             [
@@ -31,7 +35,9 @@ fn main() -> ExitCode {
                 determinism::trials(),
                 disk::trials(),
                 gpu::trials(),
+                link::trials(),
                 memory::trials(),
+                traffic::trials(),
             ]
             .into_iter()
             .flatten(),

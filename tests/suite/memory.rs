@@ -6,8 +6,12 @@
 use crate::end_to_end::path;
 use crate::program;
 use libtest_mimic::Trial;
-use q35_import::synth::{Fill, Llama, Stored, write_checkpoint, write_llama};
-use std::process::{Child, Stdio};
+use q35_console::size;
+use q35_import::synth::{Checkpoint, Fill, Llama, Stored, shape, write_llama};
+use q35_tests::corpus;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 /// What everything but the weights may take: the program itself, LLVM at work, thread stacks.
@@ -20,7 +24,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         Trial::test("memory/a-gigabyte-of-weights-streams", || Ok(one_gigabyte("split")?)),
         Trial::test("memory/a-checkpoint-of-experts-streams", || Ok(checkpoint("experts", MIXTRAL, "split", 512)?)),
-        Trial::test("memory/405-billion-weights-are-checked-by-their-headers", || Ok(headers(LLAMA_405B)?)),
+        Trial::test("memory/a-run-keeps-below-its-limit", || Ok(limited_run()?)),
+        Trial::test("memory/405-billion-weights-are-checked-by-their-headers", || {
+            Ok(headers(shape("llama-405b").ok_or("no such shape")?)?)
+        }),
+        Trial::test("memory/a-limit-is-kept-or-told", || Ok(limits()?)),
     ];
     if std::env::var_os("Q35_FULL").is_some() {
         trials.push(Trial::test("memory/20-gigabytes-of-checkpoint-stream", || {
@@ -41,22 +49,22 @@ const LLAMA_10B: &str = r#"{"model_type": "llama", "vocab_size": 32000, "hidden_
     "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
     "tie_word_embeddings": true}"#;
 
-/// LLaMA 3.1 405B's.
-const LLAMA_405B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 16384, "intermediate_size": 53248,
-    "num_hidden_layers": 126, "num_attention_heads": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192}, "tie_word_embeddings": false}"#;
-
 /// Bytes per shard.
 const SHARD: u64 = 5 << 30;
 
 /// What a check may take, the program included.
 const CHECK: u64 = 100 << 20;
 
+/// Writes a checkpoint of holes; gives its bytes.
+fn sparse(config: &str, folder: &Path) -> Result<u64, String> {
+    let checkpoint = Checkpoint { config, stored: Stored::Bf16, fill: Fill::Zeros, shard: SHARD };
+    checkpoint.write(folder, |_, _| ()).map(|written| written.bytes).map_err(|e| e.to_string())
+}
+
 /// Compiles a sparse checkpoint within so many MiB.
 fn checkpoint(name: &str, config: &str, codec: &str, allowed: u64) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let bytes = write_checkpoint(config, folder.path(), Stored::Bf16, SHARD).map_err(|e| e.to_string())?;
+    let bytes = sparse(config, folder.path())?;
     let out = folder.path().join("x.q35");
     let child = program::command("q35c")
         .args(["compile", path(folder.path()), "--codec", codec, "--quiet", "-o", path(&out)])
@@ -69,10 +77,51 @@ fn checkpoint(name: &str, config: &str, codec: &str, allowed: u64) -> Result<(),
     if peak >> 20 <= allowed { Ok(()) } else { Err(format!("peak memory {} MiB, {allowed} MiB allowed", peak >> 20)) }
 }
 
+/// Compiles at several limits: whoever succeeds has kept them, whoever does not says so, and some of both happen.
+fn limits() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    sparse(MIXTRAL, folder.path())?;
+    let out = folder.path().join("x.q35");
+    let example = corpus::tiny_llama();
+    let text = example.folder.join("calibration.txt");
+    let nearest = ["compile", path(folder.path()), "--codec", "split", "--quiet", "-o", path(&out)];
+    let calibrated = [
+        &["compile", path(&example.model), "--quiet", "-o", path(&out), "--effort", "best", "--calibrate", path(&text)][..],
+        &["--sequences", "2"],
+    ]
+    .concat();
+    for (what, args) in [("nearest", &nearest[..]), ("calibrated", &calibrated)] {
+        let mut kept = Vec::new();
+        for limit in [32u64, 128, 256, 1024] {
+            let child = program::command("q35c")
+                .args(args)
+                .args(["--max-memory", &format!("{limit}M")])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .map_err(|e| e.to_string())?;
+            let (output, peak) = watch(child)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            println!("{what}: {limit} MiB allowed, peak memory {} MiB, {}", peak >> 20, output.status);
+            match output.status.code() {
+                Some(0) if peak >> 20 <= limit => kept.push(limit),
+                Some(0) => return Err(format!("{what}: {limit} MiB were allowed, and {} taken", peak >> 20)),
+                Some(1) if said.contains("error[Q35-0305]") && !out.exists() => {}
+                _ => return Err(format!("{what}: {limit} MiB were allowed: {}\n{said}", output.status)),
+            }
+            let _ = std::fs::remove_dir_all(&out);
+        }
+        if kept.contains(&32) || !kept.contains(&1024) {
+            return Err(format!("{what}: of the limits, these were kept: {kept:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// Checks a sparse checkpoint.
 fn headers(config: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let bytes = write_checkpoint(config, folder.path(), Stored::Bf16, SHARD).map_err(|e| e.to_string())?;
+    let bytes = sparse(config, folder.path())?;
     let child = program::command("q35c")
         .args(["check", path(folder.path())])
         .stdout(Stdio::null())
@@ -105,9 +154,58 @@ fn one_gigabyte(codec: &str) -> Result<(), String> {
     if peak <= allowed { Ok(()) } else { Err(format!("peak memory {} MiB, {} MiB allowed", peak >> 20, allowed >> 20)) }
 }
 
+/// What a run may take whose weights take more than twice as much. This binary with its LLVM is a good part of it.
+const RUN: &str = "80M";
+
+/// Runs a model with and without a limit: the tokens are the same, and the limit holds.
+fn limited_run() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let config = r#"{"model_type": "llama", "vocab_size": 16384, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 6,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}"#;
+    let checkpoint = Checkpoint { config, stored: Stored::Bf16, fill: Fill::Seeded(1), shard: SHARD };
+    checkpoint.write(folder.path(), |_, _| ()).map_err(|e| e.to_string())?;
+    let bundle = folder.path().join("x.q35");
+    program::run("q35c", &["compile", path(folder.path()), "--codec", "split", "--quiet", "-o", path(&bundle)]).success()?;
+    let weights = std::fs::metadata(bundle.join("weights.safetensors")).map_err(|e| e.to_string())?.len();
+    let run = |limit: &[&str]| -> Result<(String, u64), String> {
+        // Four tokens at once, and then four one by one.
+        let tokens = ["--tokens", "1,2,3,4", "-n", "5", "--threads", "2"];
+        let mut child = program::command("q35")
+            .args(["run", path(&bundle)])
+            .args(tokens)
+            .args(limit)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let stdout = child.stdout.take();
+        let peak = peak_of(child)?;
+        let mut said = String::new();
+        stdout.ok_or("no output")?.read_to_string(&mut said).map_err(|e| e.to_string())?;
+        Ok((said, peak))
+    };
+    let ((free, most), (limited, peak)) = (run(&[])?, run(&["--max-memory", RUN])?);
+    let allowed = size::parse(RUN)?;
+    println!("{} MiB of weights, peak memory {} MiB, {} MiB with a limit of {RUN}", weights >> 20, most >> 20, peak >> 20);
+    match () {
+        () if free != limited => Err(format!("{free:?} without a limit, {limited:?} with one")),
+        () if most < weights || weights < 2 * allowed => Err("the limit limits nothing".into()),
+        () if peak > allowed => Err(format!("peak memory {} KiB, {} KiB allowed", peak >> 10, allowed >> 10)),
+        () => Ok(()),
+    }
+}
+
 /// Waits for a child and gives the largest resident set it ever had. The figure only grows, so the last one read is the peak but for what
 /// the child does in its last milliseconds.
-fn peak_of(mut child: Child) -> Result<u64, String> {
+fn peak_of(child: Child) -> Result<u64, String> {
+    match watch(child)? {
+        (output, peak) if output.status.success() && peak > 0 => Ok(peak),
+        (output, _) => Err(format!("the compile ended with {}", output.status)),
+    }
+}
+
+/// Waits for a child; what is left of its output, and its peak. What it says must fit into a pipe.
+fn watch(mut child: Child) -> Result<(Output, u64), String> {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
@@ -115,10 +213,9 @@ fn peak_of(mut child: Child) -> Result<u64, String> {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|v| v.trim().strip_suffix("kB"));
         peak = line.and_then(|kb| kb.trim().parse::<u64>().ok()).map_or(peak, |kb| peak.max(kb << 10));
-        match ended {
-            Some(status) if status.success() && peak > 0 => return Ok(peak),
-            Some(status) => return Err(format!("the compile ended with {status}")),
-            None => std::thread::sleep(Duration::from_millis(5)),
+        if ended.is_some() {
+            return child.wait_with_output().map(|output| (output, peak)).map_err(|e| e.to_string());
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

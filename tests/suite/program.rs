@@ -15,6 +15,16 @@ pub(crate) fn become_program() -> Option<ExitCode> {
     }
 }
 
+/// Puts a program into a folder of the `PATH`, under its own name.
+pub(crate) fn install(program: &str, folder: &std::path::Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    let this = std::env::current_exe().map_err(|e| e.to_string())?;
+    let path = folder.join(program);
+    std::fs::write(&path, format!("#!/bin/sh\n{VARIABLE}={program} exec '{}' \"$@\"\n", this.display()))
+        .map_err(|e| e.to_string())?;
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).map_err(|e| e.to_string())
+}
+
 /// A command that starts a program.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));

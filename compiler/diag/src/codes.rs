@@ -82,6 +82,34 @@ codes! {
     702 DiskFull "the disk is full"
 }
 
+/// What the first two digits of a number mean.
+const AREAS: [(u16, &str); 7] = [
+    (1, "Files and containers"),
+    (2, "Graphs"),
+    (3, "Weights and quantization"),
+    (4, "Targets and tools"),
+    (5, "Bundles"),
+    (6, "Running"),
+    (7, "Output"),
+];
+
+impl Code {
+    /// The page with every code.
+    pub fn page() -> String {
+        let mut page = "# Every error code\n\n\
+             A problem that a user can solve has a code that never changes its meaning. Its text says what is wrong, where in the words of the model, and what to\n\
+             do; all that a stage finds is reported at once. A command that ends with one has exit code 1. Functions of `libq35rt` return the number: 601 is Q35-0601.\n\n\
+             Made from `compiler/diag/src/codes.rs`; `Q35C_BLESS=1 cargo test -p q35-diag` refreshes it.\n"
+            .to_owned();
+        for (area, name) in AREAS {
+            page += &format!("\n## {name}\n\n| code | what it says |\n| --- | --- |\n");
+            let codes = Self::ALL.iter().filter(|code| **code as u16 / 100 == area);
+            codes.for_each(|code| page += &format!("| {code} | {} |\n", code.title()));
+        }
+        page
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Q35-{:04}", *self as u16)
@@ -97,6 +125,18 @@ impl serde::Serialize for Code {
 #[cfg(test)]
 mod tests {
     use super::Code;
+
+    #[test]
+    fn the_page_lists_every_code() {
+        let page = Code::page();
+        assert!(Code::ALL.iter().all(|code| page.contains(&format!("| {code} |"))));
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/errors.md");
+        if std::env::var_os("Q35C_BLESS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == page, "docs/src/errors.md differs from the table; Q35C_BLESS=1 refreshes it");
+    }
 
     #[test]
     fn numbers_are_unique_and_ordered() {

@@ -1,5 +1,6 @@
 //! The command line: names, options and help texts of `q35c`, and nothing about what they do.
 
+use crate::layer;
 use crate::passes;
 use crate::size;
 use clap::builder::PossibleValuesParser;
@@ -33,6 +34,14 @@ pub enum Command {
     Targets(Json),
     /// Look at this machine: toolchain, processor, memory
     Doctor(Json),
+    /// Show what a cache of packed weights holds, or clear it
+    Cache(Cache),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -69,7 +78,7 @@ pub struct Shape {
 }
 
 /// The codecs that `--codec` takes.
-pub const CODECS: [&str; 12] = ["auto", "split", "w7", "w8", "w9", "w10", "w11", "w12", "q8", "f16", "bf16", "f32"];
+pub const CODECS: [&str; 13] = ["auto", "split", "w7", "w8", "w9", "w10", "w11", "w12", "a11", "q8", "f16", "bf16", "f32"];
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,16 +115,20 @@ pub enum Emit {
     Target,
     /// Assembly
     Asm,
+    /// A single layer
+    Kernels,
 }
 
-impl From<Emit> for Stage {
-    fn from(emit: Emit) -> Self {
-        match emit {
-            Emit::Source => Self::Source,
-            Emit::Graph => Self::Graph,
-            Emit::Q35 => Self::Q35,
-            Emit::Target => Self::Target,
-            Emit::Asm => Self::Asm,
+impl Emit {
+    /// The stage that is printed; `None` where files are written.
+    pub fn stage(self) -> Option<Stage> {
+        match self {
+            Self::Source => Some(Stage::Source),
+            Self::Graph => Some(Stage::Graph),
+            Self::Q35 => Some(Stage::Q35),
+            Self::Target => Some(Stage::Target),
+            Self::Asm => Some(Stage::Asm),
+            Self::Kernels => None,
         }
     }
 }
@@ -132,8 +145,9 @@ pub enum Effort {
 /// `q35c compile`.
 #[derive(Clone, Debug, Args)]
 pub struct Compile {
-    /// An .onnx file or a checkpoint folder
-    pub model: PathBuf,
+    /// An .onnx file, a checkpoint folder or a .gguf file
+    #[arg(required_unless_present = "linear")]
+    pub model: Option<PathBuf>,
     /// Device to compile for; `q35c targets` lists them
     #[arg(long, value_name = "TARGET", default_value = "cpu")]
     pub target: String,
@@ -155,9 +169,21 @@ pub struct Compile {
     /// Prefix of every symbol in the object file
     #[arg(long, value_name = "SYM", default_value = "q35_", value_parser = symbol_prefix)]
     pub prefix: String,
-    /// Print a stage on stdout and stop there
+    /// Print a stage on stdout and stop there; kernels writes a single layer, with --linear
     #[arg(long, value_enum, value_name = "STAGE")]
     pub emit: Option<Emit>,
+    /// A linear layer with no model, as an object (or PTX) and a header in the folder -o
+    #[arg(long, value_name = "OUTPUTSxINPUTS", conflicts_with = "model", requires = "emit", value_parser = clap::value_parser!(layer::Shape))]
+    pub linear: Option<layer::Shape>,
+    /// The layer's weight, the one matrix of that shape in a safetensors file, packed into the folder
+    #[arg(long, value_name = "FILE.safetensors", requires = "linear")]
+    pub weights: Option<PathBuf>,
+    /// Threads that quantize; as many as the system lets this process use unless said otherwise
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub jobs: Option<u16>,
+    /// Keep packed weights in this folder, and take from there what was packed before; the variable Q35C_CACHE does the same
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
     /// Write what a pass leaves into the dump folder; 'all' for every pass
     #[arg(long, value_name = "PASS", value_parser = PossibleValuesParser::new(passes::names_and_all()))]
     pub dump_after: Option<String>,
@@ -183,9 +209,25 @@ pub struct Check {
     /// Device to check for
     #[arg(long, value_name = "TARGET", default_value = "cpu")]
     pub target: String,
+    /// Sequences in progress at the same time, for memory and the prediction
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub batch: u64,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub shape: Shape,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `q35c cache`.
+#[derive(Clone, Debug, Args)]
+pub struct Cache {
+    /// The folder; the one that the variable Q35C_CACHE names unless given
+    pub folder: Option<PathBuf>,
+    /// Remove every entry
+    #[arg(long)]
+    pub clear: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -255,6 +297,9 @@ mod tests {
             &["q35c", "compile", "m", "--context", "0"],
             &["q35c", "compile", "m", "--effort", "best"],
             &["q35c", "compile", "m", "--sequences", "0"],
+            &["q35c", "compile", "--linear", "4x4"],
+            &["q35c", "compile", "m", "--emit", "kernels", "--linear", "4x4"],
+            &["q35c", "compile", "--emit", "kernels", "--linear", "4"],
         ] {
             assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{args:?}");
         }

@@ -7,14 +7,17 @@
 
 pub mod account;
 pub mod arrange;
+pub mod cache;
 pub mod calibrate;
 pub mod cli;
 pub mod commands;
 pub mod divergence;
 pub mod export;
+pub mod layer;
 pub mod limit;
 pub mod passes;
 pub mod pipeline;
+pub mod predict;
 pub mod prompt;
 pub mod q35;
 pub mod report;

@@ -1,17 +1,18 @@
 //! The way from a model's path to a bundle, as one list.
 
+use crate::cache::Cache;
 use crate::calibrate::{self, Calibration, Ready};
 use crate::limit::Limit;
 use crate::report::Report;
 use crate::settings::Settings;
-use crate::weights::{self, Written};
+use crate::weights::{self, Packing, Written};
 use crate::{passes, q35};
 use q35_bundle::{BundleWriter, Manifest, SCHEMA};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::Program;
 use q35_dialects::{Model, print};
 use q35_graph::{Observer, Pass};
-use q35_import::{Imported, Sidecars};
+use q35_import::{Imported, Travelling};
 use q35_passes::{model, raise};
 use q35_target::{Lowered, Request, Target};
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ pub fn prepare(path: &Path, settings: &Settings, observer: &mut dyn Observer) ->
     Ok(Prepared { imported, model })
 }
 
+/// The tokenizer among the files that travel.
+const TOKENIZER: &str = "tokenizer.json";
+
 /// What of a compile is not in the model or its settings.
 #[derive(Clone, Copy)]
 pub struct Output<'a> {
@@ -44,25 +48,40 @@ pub struct Output<'a> {
     pub path: &'a Path,
     /// The text that decides how weights are rounded; without one they are rounded to nearest.
     pub calibration: Option<&'a Calibration>,
+    /// Where packed parameters may be found.
+    pub cache: Option<&'a Cache>,
 }
 
-/// The whole way. Gives the model as it was compiled, and the manifest of the bundle.
-pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut dyn Observer) -> Result<(Model, Manifest)> {
+/// What came out of a compile, beside the bundle.
+pub struct Compiled {
+    /// The model as it was compiled.
+    pub model: Model,
+    /// The bundle's manifest.
+    pub manifest: Manifest,
+    /// What of the model is not in the bundle.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The whole way.
+pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut dyn Observer) -> Result<Compiled> {
     let limit = Limit(settings.max_memory);
     let Prepared { imported, model } = prepare(path, settings, observer)?;
-    let tokenizer = imported.sidecars.tokenizer.as_deref();
+    let travelling = imported.travelling()?;
+    let tokenizer = travelling.get(TOKENIZER).map(|bytes| &**bytes);
     let sequences = out.calibration.map(|c| c.tokens(tokenizer, model.facts.vocab, model.facts.context)).transpose()?;
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
     let lowered = lower(&program, model.facts.context, out.target, out.prefix, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let ready = sequences.map_or(Ok(Ready::new()), |sequences| calibrate::run(&model, &sequences, limit, observer))?;
-    let written = write_weights(&model, &lowered, &ready, &mut bundle, limit, observer)?;
+    let packing = Packing { ready: &ready, cache: out.cache, limit };
+    let written = write_weights(&model, &lowered, packing, &mut bundle, observer)?;
     let mut options = settings.recorded(model.facts.context);
     options.extend(out.calibration.into_iter().flat_map(Calibration::recorded));
-    let manifest = finish(&model, &imported, options, lowered, written, bundle, observer)?;
+    let manifest = finish(&model, &travelling, options, lowered, written, bundle, observer)?;
     limit.check()?;
-    Ok((model, manifest))
+    drop(travelling);
+    Ok(Compiled { model, manifest, warnings: imported.warnings })
 }
 
 /// Lowers a program to a target's code.
@@ -81,20 +100,19 @@ pub fn lower(
 fn write_weights(
     model: &Model,
     lowered: &Lowered,
-    ready: &Ready,
+    packing: Packing<'_>,
     bundle: &mut BundleWriter,
-    limit: Limit,
     observer: &mut dyn Observer,
 ) -> Result<Written> {
     observer.before(&passes::QUANTIZE);
-    let written = weights::write(model, ready, &lowered.weights, bundle, limit, observer)?;
+    let written = weights::write(model, packing, &lowered.weights, bundle, observer)?;
     observer.after(&passes::QUANTIZE, &|| format!("{:#?}\n", written.records));
     Ok(written)
 }
 
 fn finish(
     model: &Model,
-    imported: &Imported,
+    travelling: &Travelling<'_>,
     options: BTreeMap<String, String>,
     lowered: Lowered,
     written: Written,
@@ -105,10 +123,8 @@ fn finish(
     for (rel, bytes) in &lowered.files {
         bundle.add_file(rel, bytes.as_slice())?;
     }
-    for (rel, path) in travelling(&imported.sidecars) {
-        let cannot =
-            |e| Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display());
-        bundle.add_file(rel, std::fs::File::open(path).map_err(cannot)?)?;
+    for (rel, bytes) in travelling {
+        bundle.add_file(rel, &**bytes)?;
     }
     let report = Report::new(model, written.records, lowered.plan.clone());
     bundle.add_file("report.json", report.text()?.as_bytes())?;
@@ -127,17 +143,6 @@ fn finish(
     bundle.finish(manifest.clone())?;
     observer.after(&passes::WRITE_BUNDLE, &|| format!("{manifest:#?}\n"));
     Ok(manifest)
-}
-
-/// The files that go into a bundle as they are, and their names there.
-fn travelling(sidecars: &Sidecars) -> impl Iterator<Item = (&'static str, &Path)> {
-    let files = [
-        ("tokenizer.json", &sidecars.tokenizer),
-        ("tokenizer_config.json", &sidecars.tokenizer_config),
-        ("generation_config.json", &sidecars.generation_config),
-        ("chat_template.jinja", &sidecars.chat_template),
-    ];
-    files.into_iter().filter_map(|(rel, path)| Some((rel, path.as_deref()?)))
 }
 
 /// Reads a model's graph and headers, for a context.

@@ -82,9 +82,19 @@ fn read_once(counted: u64, activations: u64, params: u64) -> u64 {
 
 /// The cost of every op of a verified model, in order of execution.
 pub fn costs(model: &Model) -> Vec<NodeCost> {
-    let graph = &model.graph;
     let context = model.facts.context;
-    // In the order of `Dim::ALL`; the capacity stands for the entries a token sees.
+    let (decode, prefill) = (costs_at(model, [1, 1, 1, context]), costs_at(model, [PREFILL, 1, 1, PREFILL / 2]));
+    let order = model.graph.topological().unwrap_or_default();
+    let node = |((id, decode), prefill)| {
+        let node = model.graph.node(id);
+        NodeCost { node: node.name.clone(), op: node.op.name(), decode, prefill }
+    };
+    order.into_iter().zip(decode).zip(prefill).map(node).collect()
+}
+
+/// The cost of every op in a step of given sizes, in the order of [`Dim::ALL`]; the capacity stands for the entries that a token sees.
+pub fn costs_at(model: &Model, dims: [u64; 4]) -> Vec<Cost> {
+    let graph = &model.graph;
     assert_eq!(Dim::ALL.map(|dim| dim as usize), [0, 1, 2, 3]);
     let at = |size: &Size, dims: [u64; 4]| size.eval(&dims).unwrap_or(u64::MAX);
     let cost = |id| {
@@ -93,18 +103,10 @@ pub fn costs(model: &Model) -> Vec<NodeCost> {
         let cost = node.op.cost(&operands, &node.results[0], &model.params);
         let params = node.op.params().iter().map(|name| model.params[name].packed().bytes()).sum();
         let has_cache = operands.iter().any(|ty| matches!(ty, Ty::Cache { .. }));
-        let read = |dims| {
-            let activations = operands.iter().map(|ty| at(&row_bytes(ty), dims)).sum();
-            let counted = at(&cost.read, dims);
-            if has_cache { counted } else { read_once(counted, activations, params) }
-        };
-        let step = |dims| Cost::new(read(dims).saturating_add(at(&cost.written, dims)), at(&cost.operations, dims));
-        NodeCost {
-            node: node.name.clone(),
-            op: node.op.name(),
-            decode: step([1, 1, 1, context]),
-            prefill: step([PREFILL, 1, 1, PREFILL / 2]),
-        }
+        let activations = operands.iter().map(|ty| at(&row_bytes(ty), dims)).sum();
+        let counted = at(&cost.read, dims);
+        let read = if has_cache { counted } else { read_once(counted, activations, params) };
+        Cost::new(read.saturating_add(at(&cost.written, dims)), at(&cost.operations, dims))
     };
     graph.topological().unwrap_or_default().into_iter().map(cost).collect()
 }

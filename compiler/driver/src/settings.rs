@@ -100,10 +100,10 @@ fn contradictions(shape: &Shape, codec: Codec) -> Diagnostics {
     };
     let mut problems = Diagnostics::new();
     if group(shape) != Group::Row && !codec.has_scales() {
-        problems.push(senseless("--group", "only codecs with scales have groups: split, w7 to w12, q8"));
+        problems.push(senseless("--group", "only codecs with scales have groups: split, w7 to w12, a11, q8"));
     }
     if shape.rotate == Some(Switch::On) && codec.window().is_none() {
-        problems.push(senseless("--rotate", "rotation serves the 3.5-bit codecs: split, w7 to w12"));
+        problems.push(senseless("--rotate", "rotation serves the 3.5-bit codecs: split, w7 to w12, a11"));
     }
     problems
 }
@@ -145,9 +145,9 @@ mod tests {
         assert_eq!(
             text,
             "error[Q35-0303]: --group has no meaning for codec f32\n  at option '--group'\n  \
-             help: only codecs with scales have groups: split, w7 to w12, q8\n\
+             help: only codecs with scales have groups: split, w7 to w12, a11, q8\n\
              error[Q35-0303]: --rotate has no meaning for codec f32\n  at option '--rotate'\n  \
-             help: rotation serves the 3.5-bit codecs: split, w7 to w12"
+             help: rotation serves the 3.5-bit codecs: split, w7 to w12, a11"
         );
     }
 

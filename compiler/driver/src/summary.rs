@@ -3,7 +3,7 @@
 use crate::account::Account;
 use crate::size;
 use crate::table::{Align, Table};
-use q35_bundle::Manifest;
+use q35_bundle::{Device, Manifest};
 use q35_dialects::{Model, ParamRole};
 use q35_target::{Label, Target};
 use std::collections::BTreeSet;
@@ -41,6 +41,8 @@ pub struct Summary {
     pub cache_bytes_per_token: u64,
     /// Longest context.
     pub context: u64,
+    /// How a program links the object, where there is one.
+    pub link: Option<String>,
     /// Peak resident set of the compile.
     pub peak_bytes: Option<u64>,
     /// Wall time of the compile.
@@ -71,6 +73,10 @@ impl Summary {
             arena_bytes_per_token: manifest.plan.bytes_per_token,
             cache_bytes_per_token: account.cache_bytes_per_token,
             context: manifest.model.context,
+            link: matches!(manifest.device, Device::Cpu(_)).then(|| {
+                let folder = out.join("cpu");
+                format!("cc app.c {} -I{} -lm -lpthread", folder.join("model.o").display(), folder.display())
+            }),
             peak_bytes: crate::memory::peak(),
             seconds: time.as_secs_f64(),
         }
@@ -83,21 +89,24 @@ impl Summary {
             (embedding, head) => format!("{}, head: {}", size::show(embedding), size::show(head)),
         };
         let cache = self.cache_bytes_per_token;
-        let launched = [
-            ("program", format!("{} launches of {} kernels per step", self.steps, self.kernels)),
-            ("arena", format!("{} per token", size::show(self.arena_bytes_per_token))),
-        ];
-        let fixed = [("program", "one, the same for every token; its report is in the bundle".to_owned())];
-        let program: &[(&str, String)] = if self.steps > 0 { &launched } else { &fixed };
-        let before = [
+        let program = if self.steps > 0 {
+            format!(
+                "{} launches of {} kernels per step, {} of working memory per token",
+                self.steps,
+                self.kernels,
+                size::show(self.arena_bytes_per_token)
+            )
+        } else {
+            "one, the same for every token; its report is in the bundle".to_owned()
+        };
+        let lines = [
             ("bundle", self.bundle.clone()),
             ("target", self.target.clone()),
             ("weights", format!("{} numbers, {} as f32", self.weights, size::show(self.f32_bytes))),
             ("packed", format!("{}, {:.3} bits per weight with scales", size::show(self.packed_bytes), self.effective_bits)),
             ("linear", format!("{:.3} bits per weight with scales", self.linear_bits)),
             ("embedding", tables),
-        ];
-        let after = [
+            ("program", program),
             (
                 "cache",
                 format!(
@@ -110,8 +119,8 @@ impl Summary {
             ("compile", format!("{:.1} s, peak memory {}", self.seconds, self.peak_bytes.map_or("?".to_owned(), size::show))),
         ];
         let mut table = Table::bare(&[Align::Left; 2]);
-        let lines = before.iter().chain(program).chain(&after);
-        lines.for_each(|(name, text)| table.row([(*name).to_owned(), text.clone()]));
+        let link = self.link.iter().map(|line| ("link", line.clone()));
+        lines.into_iter().chain(link).for_each(|(name, text)| table.row([name.to_owned(), text]));
         table.to_string()
     }
 }

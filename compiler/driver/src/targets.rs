@@ -10,6 +10,8 @@ pub fn all() -> Vec<Box<dyn Target>> {
         Box::new(q35_target_cpu::Cpu),
         #[cfg(feature = "mlir")]
         Box::new(q35_target_cuda::Cuda),
+        #[cfg(feature = "mlir")]
+        Box::new(q35_target_rocm::Rocm),
         Box::new(q35_target_groq::Groq),
         Box::new(q35_target_wse::Wse::default()),
     ]

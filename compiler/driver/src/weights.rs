@@ -5,6 +5,7 @@
 //! few bytes per row, are written when all codes of the parameter are through.
 
 use crate::arrange::Arranger;
+use crate::cache::Cache;
 use crate::calibrate::Ready;
 use crate::limit::Limit;
 use q35_bundle::{BundleWriter, TensorSpec, WeightEntry, WeightsWriter};
@@ -39,6 +40,17 @@ pub fn working_memory(model: &Model) -> u64 {
     model.params.values().map(block).max().unwrap_or(0)
 }
 
+/// What parameters are packed with.
+#[derive(Clone, Copy)]
+pub struct Packing<'a> {
+    /// Parameters that are packed already.
+    pub ready: &'a Ready,
+    /// Where others may be found.
+    pub cache: Option<&'a Cache>,
+    /// Memory.
+    pub limit: Limit,
+}
+
 /// One tensor of the file.
 struct Planned<'a> {
     name: &'a str,
@@ -52,10 +64,9 @@ struct Planned<'a> {
 /// If the target asks for a parameter that the model does not have.
 pub fn write(
     model: &Model,
-    ready: &Ready,
+    packing: Packing<'_>,
     tensors: &BTreeMap<String, WeightTensor>,
     bundle: &mut BundleWriter,
-    limit: Limit,
     observer: &mut dyn Observer,
 ) -> Result<Written> {
     let planned = plan(model, tensors);
@@ -75,8 +86,8 @@ pub fn write(
                 };
                 // After the first bad weight the others are only looked at: nothing more is written.
                 let file = if bad.has_errors() { None } else { Some(&mut file) };
-                let ready = ready.get(&tensor.param);
-                let quantized = stream(param, ready, name, &tensor.arrangement, file, limit, &mut progress);
+                let source = (*param, packing.ready.get(&tensor.param));
+                let quantized = stream(source, packing, name, &tensor.arrangement, file, &mut progress);
                 if let Some(quantized) = bad.absorb(quantized) {
                     written.add(&tensor.param, param, &quantized);
                     kept = Some((&tensor.param, quantized));
@@ -107,17 +118,13 @@ fn fatal(bad: &Diagnostics) -> bool {
     bad.iter().any(|d| matches!(d.code, Code::CannotWrite | Code::DiskFull | Code::MemoryLimit))
 }
 
-/// The tensors in file order: by parameter; all of its codes, then its scales and offsets.
+/// The tensors in file order.
 fn plan<'a>(model: &'a Model, tensors: &'a BTreeMap<String, WeightTensor>) -> Vec<Planned<'a>> {
-    let mut planned: Vec<Planned> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let param = model.params.get(&tensor.param).unwrap_or_else(|| panic!("the target asks for @{}", tensor.param));
-            Planned { name, tensor, param }
-        })
-        .collect();
-    planned.sort_by(|a, b| (&a.tensor.param, a.tensor.section, a.name).cmp(&(&b.tensor.param, b.tensor.section, b.name)));
-    planned
+    let planned = |(name, tensor): (&'a str, &'a WeightTensor)| {
+        let param = model.params.get(&tensor.param).unwrap_or_else(|| panic!("the target asks for @{}", tensor.param));
+        Planned { name, tensor, param }
+    };
+    q35_target::file_order(tensors).into_iter().map(planned).collect()
 }
 
 fn spec(planned: &Planned<'_>) -> Result<TensorSpec> {
@@ -133,12 +140,11 @@ fn numbers(param: &Param) -> u64 {
 
 /// Quantizes a parameter that is not ready, its codes straight into the file, if there is one.
 fn stream(
-    param: &Param,
-    ready: Option<&(Quantized, Vec<u8>)>,
+    (param, ready): (&Param, Option<&(Quantized, Vec<u8>)>),
+    Packing { cache, limit, .. }: Packing<'_>,
     name: &str,
     arrangement: &Arrangement,
     mut file: Option<&mut WeightsWriter<'_>>,
-    limit: Limit,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Quantized> {
     let mut write = |tile: &[u8]| file.as_mut().map_or(Ok(()), |file| file.write(name, tile));
@@ -147,13 +153,14 @@ fn stream(
         limit.check()?;
         arranger.push(rows, &mut write)
     };
-    let quantized = match ready {
-        Some((quantized, codes)) => {
+    let quantized = match (ready, cache) {
+        (Some((quantized, codes)), _) => {
             sink(codes)?;
             progress(numbers(param));
             quantized.clone()
         }
-        None => quantize(param, &mut sink, progress)?,
+        (None, Some(cache)) => cache.quantize(param, &mut sink, progress)?,
+        (None, None) => quantize(param, &mut sink, progress)?,
     };
     arranger.finish(&mut write)?;
     Ok(quantized)

@@ -39,8 +39,8 @@ fn the_trained_model_says_what_the_interpreter_says() {
     let count = if std::env::var_os("Q35_FULL").is_some() { 48 } else { 16 };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.q35");
-    let out = Output { target: &Groq, prefix: "", path: &path, calibration: None };
-    let (model, _) = pipeline::compile(model(), &settings(64), out, &mut Silent).unwrap();
+    let out = Output { target: &Groq, prefix: "", path: &path, calibration: None, cache: None };
+    let model = pipeline::compile(model(), &settings(64), out, &mut Silent).unwrap().model;
 
     let values = PackedValues::new(&model);
     let mut interpreter = Interpreter::new(&model.graph, &values);

@@ -22,8 +22,9 @@ mod testing;
 
 pub use sidecars::Sidecars;
 
-use q35_diag::Result;
+use q35_diag::{Code, Diagnostic, Result};
 use q35_graph::source::SourceGraph;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,31 @@ pub struct Imported {
     pub sidecars: Sidecars,
     /// The longest context the model was made for, where the model's own file says so.
     pub context: Option<u64>,
+    /// Files by the names that sidecars have, made from what the model's own file says.
+    pub own_files: BTreeMap<&'static str, Vec<u8>>,
+    /// What of the model is left out, though nothing that its logits depend on.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Files by name.
+pub type Travelling<'m> = BTreeMap<&'static str, Cow<'m, [u8]>>;
+
+impl Imported {
+    /// The files that travel with the model, by name: those beside it, and its own where there is none beside it.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn travelling(&self) -> Result<Travelling<'_>> {
+        let mut all: Travelling<'_> =
+            self.own_files.iter().map(|(name, bytes)| (*name, Cow::Borrowed(bytes.as_slice()))).collect();
+        for (name, path) in self.sidecars.travelling() {
+            let bytes = std::fs::read(path).map_err(|e| {
+                Diagnostic::error(Code::CannotRead, format!("the file cannot be read: {e}")).at("file", path.display())
+            })?;
+            all.insert(name, Cow::Owned(bytes));
+        }
+        Ok(all)
+    }
 }
 
 /// What a model was read from.
@@ -85,16 +111,23 @@ pub fn open(path: &Path) -> Result<Imported> {
 /// As [`open`].
 pub fn open_with(path: &Path, options: &Options) -> Result<Imported> {
     let is_folder = path.is_dir();
+    let folder = if is_folder { path.to_owned() } else { files::folder_of(path) };
+    let sidecars = Sidecars::beside(&folder);
+    let (mut own_files, mut warnings) = (BTreeMap::new(), Vec::new());
     let (graph, kind, context) = if is_folder {
         let (graph, kind) = checkpoint::open(path, options)?;
         (graph, kind, None)
     } else if gguf::is_gguf(path) {
-        gguf::open(path, options)?
+        let gguf::Opened { graph, kind, context, files } = gguf::open(path, options)?;
+        match files {
+            Ok(files) => own_files = files,
+            Err(_) if sidecars.tokenizer.is_some() => {}
+            Err(why) => warnings.push(why),
+        }
+        (graph, kind, context)
     } else {
         let (graph, kind) = onnx::open(path)?;
         (graph, kind, None)
     };
-    let folder = if is_folder { path.to_owned() } else { files::folder_of(path) };
-    let sidecars = Sidecars::beside(&folder);
-    Ok(Imported { graph, kind, folder, sidecars, context })
+    Ok(Imported { graph, kind, folder, sidecars, context, own_files, warnings })
 }

@@ -29,6 +29,19 @@ sidecars! {
     genai_config "genai_config.json" "What the genai builder wrote about its graph."
 }
 
+impl Sidecars {
+    /// The files that go with the model wherever it goes, and their names there.
+    pub fn travelling(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("tokenizer.json", &self.tokenizer),
+            ("tokenizer_config.json", &self.tokenizer_config),
+            ("generation_config.json", &self.generation_config),
+            ("chat_template.jinja", &self.chat_template),
+        ];
+        files.into_iter().filter_map(|(name, path)| Some((name, path.as_deref()?)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,18 +3,23 @@
 //! Only with the feature `synth`; no part of the compiler uses it.
 
 mod checkpoint;
+mod numbers;
+mod shapes;
 
-pub use checkpoint::{Stored, write_checkpoint};
+pub use checkpoint::{Checkpoint, Stored, Written};
+pub use shapes::{SHAPES, shape};
 
 use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, OPSET, QkNorm, Rotation, Scalars, Turn,
-    Weights,
+    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, Names, NormKind, OPSET, QkNorm, Rotation,
+    Scalars, Turn, Weights,
 };
 use crate::onnx::proto::build::FLOAT;
 use crate::onnx::proto::{Model, OperatorSet, Tensor};
+use numbers::{Normal, Numbers};
 use prost::Message;
+use q35_graph::DType;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A LLaMA of the given sizes, in the form torch's exporter gives it: opset 20, no cache, linear weights `[in, out]`.
@@ -45,7 +50,7 @@ pub struct Llama {
 pub enum Fill {
     /// Zeros, as a hole in the file: a model of any size takes no disk.
     Zeros,
-    /// Numbers from a generator with this seed, uniform with variance 1/K for matrices of K inputs, around 1 for vectors.
+    /// Gaussian numbers that this seed stands for, with variance 1/K for matrices of K inputs, around 1 for the weights of norms.
     Seeded(u64),
 }
 
@@ -61,7 +66,9 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         vocab: model.vocab,
         hidden: model.hidden,
         eps: 1e-5,
+        norm: NormKind::RootMeanSquare,
         norms: LayerNorms::PRE,
+        parallel: false,
         unit_offset: false,
         attention: Attention::Heads(Heads {
             heads: model.heads,
@@ -78,6 +85,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         activation: Activation::Silu,
         biases: Biases::default(),
         fused: Fused::default(),
+        names: Names::LLAMA,
         tied: model.tied,
         transposed: true,
         scalars: Scalars::default(),
@@ -87,7 +95,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
     let data = File::create(folder.join(DATA))?;
     match model.fill {
         Fill::Zeros => data.set_len(layout.end)?,
-        Fill::Seeded(seed) => layout.fill(BufWriter::new(data), seed)?,
+        Fill::Seeded(seed) => layout.fill(&data, seed)?,
     }
     let opset_import = vec![OperatorSet { domain: String::new(), version: OPSET }];
     let file =
@@ -103,14 +111,14 @@ const DATA: &str = "model.onnx.data";
 #[derive(Default)]
 struct Layout {
     end: u64,
-    dims: Vec<Vec<u64>>,
+    tensors: Vec<(String, Vec<u64>)>,
 }
 
 impl Weights for Layout {
     fn tensor(&mut self, name: &str, dims: &[u64]) -> Tensor {
         let (offset, length) = (self.end, dims.iter().product::<u64>() * 4);
         self.end += length;
-        self.dims.push(dims.to_vec());
+        self.tensors.push((name.to_owned(), dims.to_vec()));
         let dims: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
         let entries = [("location", DATA), ("offset", &offset.to_string()), ("length", &length.to_string())];
         Tensor::external(name, FLOAT, &dims, &entries)
@@ -122,25 +130,17 @@ impl Weights for Layout {
 }
 
 impl Layout {
-    fn fill(&self, mut out: impl Write, seed: u64) -> io::Result<()> {
-        let mut state = seed;
-        let mut uniform = || {
-            // splitmix64, the top 24 bits as a number in [-1, 1).
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        for dims in &self.dims {
-            let (centre, width) = match dims[..] {
-                [_] => (1.0, 0.25),
-                _ => (0.0, (3.0 / dims[0] as f32).sqrt()),
+    fn fill(&self, data: &File, seed: u64) -> io::Result<()> {
+        let mut offset = 0;
+        for (name, dims) in &self.tensors {
+            let (mean, deviation) = match dims[..] {
+                [_] => (1.0, 0.1),
+                _ => (0.0, (dims[0] as f32).sqrt().recip()),
             };
-            for _ in 0..dims.iter().product() {
-                out.write_all(&(centre + width * uniform()).to_le_bytes())?;
-            }
+            let count = dims.iter().product::<u64>();
+            Numbers { seed, name, dtype: DType::F32, normal: Normal { mean, deviation } }.write(data, offset, count)?;
+            offset += count * 4;
         }
-        out.flush()
+        Ok(())
     }
 }

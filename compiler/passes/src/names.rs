@@ -90,9 +90,16 @@ fn purpose(model: &Model, id: NodeId) -> Option<&'static str> {
             (Op::Glu(_), 0) => Some("mlp.gate"),
             (Op::Glu(_), _) => Some("mlp.up"),
             (Op::Route(_), _) => Some("mlp.router"),
-            (Op::Rope(_) | Op::RmsNorm(_) | Op::Scale(_) | Op::Select(_) | Op::Columns(_) | Op::Activate(_), _) => {
-                purpose(model, user)
-            }
+            (
+                Op::Rope(_)
+                | Op::RmsNorm(_)
+                | Op::LayerNorm(_)
+                | Op::Scale(_)
+                | Op::Select(_)
+                | Op::Columns(_)
+                | Op::Activate(_),
+                _,
+            ) => purpose(model, user),
             _ => None,
         };
         purposes.extend(found);
@@ -123,7 +130,7 @@ fn stem(model: &Model, id: NodeId, layers: &BTreeMap<NodeId, u64>) -> String {
             (None, Some(Op::Glu(_) | Op::Activate(_))) => place("mlp.down", before.saturating_sub(1)),
             _ => place("linear", before.saturating_sub(1)),
         },
-        Op::RmsNorm(_) => {
+        Op::RmsNorm(_) | Op::LayerNorm(_) => {
             let readers = model.graph.users(Value { node: id, result: 0 });
             let mut linears =
                 readers.iter().filter(|(user, _)| matches!(model.graph.node(*user).op, Op::Linear(_))).map(|(user, _)| *user);

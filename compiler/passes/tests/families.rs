@@ -4,11 +4,11 @@
 #[allow(dead_code)]
 mod common;
 
-use common::decoder::{HEADS, PLAIN, Spelling, Writer, causal, decoder};
+use common::decoder::{HEADS, HIDDEN, PLAIN, Spelling, Writer, causal, decoder};
 use q35_dialects::Model;
-use q35_dialects::q35::{Attention, Glu, Op};
-use q35_graph::Value;
+use q35_dialects::q35::{Activation, Attention, Glu, LayerNorm, Op};
 use q35_graph::source::Attr;
+use q35_graph::{Tensor, Value};
 use q35_passes::raise::{Options, raise};
 
 fn model(spelling: &Spelling) -> Model {
@@ -117,4 +117,103 @@ fn gates_may_be_bounded_and_steep() {
     };
     let found = glu(&model(&Spelling { gate: steep, ..PLAIN }));
     assert_eq!((found.limit, found.alpha, found.offset), (None, 1.702, 0.0));
+}
+
+/// `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + 1e-5)`.
+fn centered(w: &mut Writer, x: Value) -> Value {
+    let (axis, two, eps) = (w.ints(&[-1]), w.number(2.0), w.number(1e-5));
+    let mean = w.op("ReduceMean", &[x, axis]);
+    let x = w.op("Sub", &[x, mean]);
+    let squares = w.op("Pow", &[x, two]);
+    let variance = w.op("ReduceMean", &[squares, axis]);
+    let sum = w.op("Add", &[variance, eps]);
+    let root = w.op("Sqrt", &[sum]);
+    w.op("Div", &[x, root])
+}
+
+fn layer_norms(model: &Model) -> Vec<LayerNorm> {
+    let ops = model.graph.ids().filter_map(|id| match &model.graph.node(id).op {
+        Op::LayerNorm(op) => Some(op.clone()),
+        _ => None,
+    });
+    ops.collect()
+}
+
+#[test]
+fn layer_norms_have_many_spellings() {
+    let whole: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let bias = w.weights(&[HIDDEN]);
+        w.call("LayerNormalization", &[x, weight, bias], &[("epsilon", Attr::Float(1e-5))])
+    };
+    let spelled: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let bias = w.weights(&[HIDDEN]);
+        let y = centered(w, x);
+        let y = w.op("Mul", &[y, weight]);
+        w.op("Add", &[y, bias])
+    };
+    let unbiased: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let y = centered(w, x);
+        w.op("Mul", &[weight, y])
+    };
+    for (norm, biased) in [(whole, true), (spelled, true), (unbiased, false)] {
+        let raised = model(&Spelling { norm, ..PLAIN });
+        let found = layer_norms(&raised);
+        assert!(!found.is_empty());
+        for op in found {
+            assert_eq!((op.group, op.weight.is_some(), op.bias.is_some()), (HIDDEN as u64, true, biased));
+            assert!((op.eps - 1e-5).abs() < 1e-9, "{}", op.eps);
+        }
+    }
+    // Neither the mean of something else, nor a bias behind a norm that takes no mean off.
+    let lopsided: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let half = w.number(0.5);
+        let moved = w.op("Mul", &[x, half]);
+        let y = centered(w, moved);
+        let y = w.op("Mul", &[y, weight]);
+        w.op("Mul", &[y, x])
+    };
+    assert!(errors(&Spelling { norm: lopsided, ..PLAIN }).contains("norm"));
+    let biased: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let y = w.call("RMSNormalization", &[x, weight], &[("epsilon", Attr::Float(1e-5))]);
+        let bias = w.weights(&[HIDDEN]);
+        w.op("Add", &[y, bias])
+    };
+    assert!(errors(&Spelling { norm: biased, ..PLAIN }).contains("adds constants to a root mean square norm"));
+}
+
+#[test]
+fn a_squared_rectifier_gates_its_operand() {
+    let squared = |w: &mut Writer, gate: Value, up: Value| {
+        let (sum, two) = (w.op("Relu", &[gate]), w.number(2.0));
+        let square = w.op("Pow", &[sum, two]);
+        w.op("Mul", &[square, up])
+    };
+    let found = glu(&model(&Spelling { gate: squared, ..PLAIN }));
+    assert_eq!((found.activation, found.limit), (Activation::Relu, None));
+}
+
+/// `x` quantized by a scale and dequantized by another.
+fn quantized(w: &mut Writer, x: Value, scales: [f32; 2]) -> Value {
+    let [down, up] = scales.map(|s| w.number(s));
+    let zero = w.constant(Tensor::from_i64(vec![], &[3]));
+    let integers = w.op("QuantizeLinear", &[x, down, zero]);
+    w.op("DequantizeLinear", &[integers, up, zero])
+}
+
+#[test]
+fn quantizing_and_undoing_it_is_nothing() {
+    let plain = model(&PLAIN);
+    let pairs: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let x = quantized(w, x, [0.1, 0.1]);
+        let weight = quantized(w, weight, [0.02, 0.02]);
+        w.op("MatMul", &[x, weight])
+    };
+    let raised = model(&Spelling { linear: pairs, ..PLAIN });
+    let ops = |model: &Model| model.graph.ids().map(|id| model.graph.node(id).op.name()).collect::<Vec<_>>();
+    assert_eq!(ops(&raised), ops(&plain));
+    let otherwise: fn(&mut Writer, Value, Value) -> Value = |w, x, weight| {
+        let x = quantized(w, x, [0.1, 0.2]);
+        w.op("MatMul", &[x, weight])
+    };
+    assert!(errors(&Spelling { linear: otherwise, ..PLAIN }).contains("does not undo what its operand was quantized by"));
 }

@@ -9,6 +9,7 @@
 //!
 //! and these are rounded in place of `W`. Where the text says nothing, damping leaves `W` as it is. (For `D` alone this is the asymmetric calibration of GPTAQ; Li et al., 2025.)
 
+use crate::dense::{Part, View, add_product};
 use crate::hessian::{Drift, Factor, Hessian};
 
 /// What calibration has seen of a linear layer.
@@ -47,11 +48,11 @@ impl Aim {
     /// The weights to round in place of `rows`, of which the first is row `first`.
     pub(crate) fn rows(&self, first: usize, rows: &[f32]) -> Vec<f32> {
         let mut out = rows.to_vec();
-        for (at, (out, row)) in out.chunks_exact_mut(self.cols).zip(rows.chunks_exact(self.cols)).enumerate() {
-            let change = self.input.iter().flat_map(|g| g.chunks_exact(self.cols).zip(row));
-            change.for_each(|(g, w)| out.iter_mut().zip(g).for_each(|(out, g)| *out += g * w));
-            let own = self.residual.iter().flat_map(|b| &b[(first + at) * self.cols..][..self.cols]);
-            out.iter_mut().zip(own).for_each(|(out, b)| *out += b);
+        if let Some(g) = &self.input {
+            add_product(&mut out, self.cols, 1.0f32, View::matrix(rows, self.cols), View::matrix(g, self.cols), Part::Whole);
+        }
+        if let Some(b) = &self.residual {
+            out.iter_mut().zip(&b[first * self.cols..]).for_each(|(out, b)| *out += b);
         }
         out
     }

@@ -10,8 +10,10 @@
 //! so that whatever the columns before `k` got wrong is a shift of what column `k` has to hit (the LDL form of GPTQ and
 //! LDLQ; Chee et al., "QuIP", 2023, section 3).
 //!
-//! Sums are f64 in the order of tokens; every number is computed by one thread, so the result does not depend on how many there are.
+//! Sums over tokens are f32 chains of at most 256 that are added in f64, in the order of tokens ([`crate::dense`]); the factorisation is f64. Neither depends on the machine or the number of
+//! threads.
 
+use crate::dense::{Part, View, add_product};
 use q35_diag::{Code, Diagnostic, Result};
 use rayon::prelude::*;
 
@@ -19,15 +21,15 @@ use rayon::prelude::*;
 const DAMPING: f64 = 0.01;
 /// How often damping is doubled before a matrix is given up: by then it is thousands of times the mean diagonal.
 const DOUBLINGS: u32 = 20;
-/// Rows that are eliminated together.
-const BLOCK: usize = 64;
+/// Rows that are eliminated, or solved for, together.
+const BLOCK: usize = 128;
 
 /// `H` of one value that linear layers read, in the basis in which they read it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hessian {
     cols: usize,
     tokens: u64,
-    /// `[cols, cols]`, symmetric.
+    /// `[cols, cols]`: what counts is on and below the diagonal.
     sums: Vec<f64>,
 }
 
@@ -47,9 +49,18 @@ impl Hessian {
         self.tokens
     }
 
-    /// Row `k` of `H`.
-    pub(crate) fn row(&self, k: usize) -> &[f64] {
-        &self.sums[k * self.cols..][..self.cols]
+    /// Element of `H`.
+    pub(crate) fn at(&self, i: usize, j: usize) -> f64 {
+        self.sums[i.max(j) * self.cols + i.min(j)]
+    }
+
+    /// All of `H`.
+    pub(crate) fn whole(&self) -> Vec<f64> {
+        let mut out = vec![0.0; self.cols * self.cols];
+        out.par_chunks_mut(self.cols).enumerate().for_each(|(i, row)| {
+            row.iter_mut().enumerate().for_each(|(j, out)| *out = self.at(i, j));
+        });
+        out
     }
 
     /// Adds tokens: rows of `cols` numbers.
@@ -58,13 +69,9 @@ impl Hessian {
     /// If `x` is no whole number of rows.
     pub fn add(&mut self, x: &[f32]) {
         assert!(x.len().is_multiple_of(self.cols), "{} numbers in rows of {}", x.len(), self.cols);
-        self.sums.par_chunks_mut(self.cols).enumerate().for_each(|(k, sums)| {
-            for x in x.chunks_exact(sums.len()) {
-                let at = f64::from(x[k]);
-                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += at * f64::from(*x));
-            }
-        });
-        self.tokens += (x.len() / self.cols) as u64;
+        let x = View::matrix(x, self.cols);
+        add_product(&mut self.sums, self.cols, 1.0f32, x.transposed(), x, Part::Lower);
+        self.tokens += x.count() as u64;
     }
 
     /// Adds a share of the sums of another, and none of its tokens.
@@ -81,11 +88,12 @@ impl Hessian {
                 .at("tensor", origin)
                 .help("this layer's input overflows on the calibration text; compile with --effort fast, or take another text")
         };
-        let count = self.sums.iter().filter(|x| !x.is_finite()).count();
+        let bad_in = |i: usize| (0..self.cols).filter(|j| !self.at(i, *j).is_finite()).count();
+        let count: usize = (0..self.cols).into_par_iter().map(bad_in).sum();
         if count > 0 {
             return Err(bad(format!("{count} of the calibration sums of its input are NaN or infinite")).into());
         }
-        let mean = (0..self.cols).map(|k| self.row(k)[k]).sum::<f64>() / self.cols as f64;
+        let mean = (0..self.cols).map(|k| self.at(k, k)).sum::<f64>() / self.cols as f64;
         // An input that is always 0 tells nothing: all columns count alike.
         let unit = if mean > 0.0 { mean } else { 1.0 };
         (0..=DOUBLINGS)
@@ -118,12 +126,8 @@ impl Drift {
         let (width, cols) = (self.width, self.sums.len() / self.width);
         assert!(float.len() == rounded.len() && x.len() * width == float.len() * cols, "one difference per token");
         let differences: Vec<f32> = float.iter().zip(rounded).map(|(float, rounded)| float - rounded).collect();
-        self.sums.par_chunks_mut(width).enumerate().for_each(|(k, sums)| {
-            for (x, difference) in x.chunks_exact(cols).zip(differences.chunks_exact(width)) {
-                let at = f64::from(x[k]);
-                sums.iter_mut().zip(difference).for_each(|(sum, d)| *sum += at * f64::from(*d));
-            }
-        });
+        let (x, differences) = (View::matrix(x, cols), View::matrix(&differences, width));
+        add_product(&mut self.sums, width, 1.0f32, x.transposed(), differences, Part::Whole);
     }
 }
 
@@ -159,11 +163,11 @@ impl Factor {
                 row[..k].iter_mut().for_each(|x| *x /= d);
                 above.chunks_exact_mut(n).enumerate().for_each(|(i, above)| eliminate(above, start + i, row, d));
             }
-            before.par_chunks_mut(n).enumerate().for_each(|(i, above)| {
-                for (k, row) in block.chunks_exact(n).enumerate().take(end - start).rev() {
-                    eliminate(above, i, row, row[start + k]);
-                }
-            });
+            let block = &block[..(end - start) * n];
+            let scaled: Vec<f64> =
+                block.chunks_exact(n).enumerate().flat_map(|(k, row)| scaled(&row[..start], row[start + k])).collect();
+            let scaled = View::rows(&scaled, end - start, start, start).transposed();
+            add_product(before, n, -1.0f64, scaled, View::rows(block, end - start, start, n), Part::Lower);
             end = start;
         }
         let cols = n.next_multiple_of(2);
@@ -187,18 +191,49 @@ impl Factor {
     /// `(H + damping)^-1 X^T D`, `[width, cols]`: row `n` holds the weights that predict column `n` of the difference from the layer's input.
     pub(crate) fn solve(&self, drift: &Drift) -> Vec<f32> {
         let (n, width) = (drift.sums.len() / drift.width, drift.width);
+        let mut z = drift.sums.clone();
+        let feedback = |k: usize, j: usize| f64::from(self.feedback(k)[j]);
+        // F y = X^T D, from the last row; what a block of rows is goes into all rows before it at once.
+        for end in (1..=n.div_ceil(BLOCK)).rev().map(|block| (block * BLOCK).min(n)) {
+            let start = (end - 1) / BLOCK * BLOCK;
+            for k in (start..end).rev() {
+                let (before, row) = z[start * width..].split_at_mut((k - start) * width);
+                subtract(before, &row[..width], |j| feedback(k, start + j));
+            }
+            let (before, block) = z.split_at_mut(start * width);
+            let into = View::rows(&self.feedback[start * self.cols..], end - start, start, self.cols).transposed();
+            add_product(before, width, -1.0f64, into, View::rows(block, end - start, width, width), Part::Whole);
+        }
+        z.par_chunks_mut(width).enumerate().for_each(|(k, z)| {
+            let d = f64::from(self.weights[k]) * self.unit;
+            z.iter_mut().for_each(|z| *z /= d);
+        });
+        // F^T x = y / D, from the first.
+        for start in (0..n).step_by(BLOCK) {
+            let end = (start + BLOCK).min(n);
+            for j in start..end {
+                let (row, after) = z[j * width..end * width].split_at_mut(width);
+                subtract(after, row, |k| feedback(j + 1 + k, j));
+            }
+            let (block, after) = z.split_at_mut(end * width);
+            let from = View::rows(
+                &self.feedback[(end * self.cols + start).min(self.feedback.len())..],
+                n - end,
+                end - start,
+                self.cols,
+            );
+            add_product(
+                after,
+                width,
+                -1.0f64,
+                from,
+                View::rows(&block[start * width..], end - start, width, width),
+                Part::Whole,
+            );
+        }
         let mut out = vec![0.0; width * n];
         out.par_chunks_mut(n).enumerate().for_each(|(column, out)| {
-            let mut z: Vec<f64> = drift.sums[column..].iter().step_by(width).copied().collect();
-            for k in (0..n).rev() {
-                let at = z[k];
-                z.iter_mut().zip(&self.feedback(k)[..k]).for_each(|(z, f)| *z -= f64::from(*f) * at);
-            }
-            for k in 0..n {
-                let before: f64 = z.iter().zip(&self.feedback(k)[..k]).map(|(z, f)| f64::from(*f) * z).sum();
-                z[k] = z[k] / (f64::from(self.weights[k]) * self.unit) - before;
-            }
-            out.iter_mut().zip(z).for_each(|(out, z)| *out = z as f32);
+            out.iter_mut().zip(z[column..].iter().step_by(width)).for_each(|(out, z)| *out = *z as f32);
         });
         out
     }
@@ -212,6 +247,18 @@ impl Factor {
     pub(crate) fn weight(&self, k: usize) -> f32 {
         self.weights[k]
     }
+}
+
+/// Takes a row out of rows of its length, as often as `by` says of each.
+fn subtract(rows: &mut [f64], row: &[f64], by: impl Fn(usize) -> f64 + Sync) {
+    rows.par_chunks_mut(row.len()).enumerate().for_each(|(at, out)| {
+        let by = by(at);
+        out.iter_mut().zip(row).for_each(|(out, x)| *out -= by * x);
+    });
+}
+
+fn scaled(row: &[f64], by: f64) -> impl Iterator<Item = f64> {
+    row.iter().map(move |x| by * x)
 }
 
 /// Takes row and column of pivot `d` out of row `i`; `pivot` is its row divided by `d`.
@@ -240,7 +287,10 @@ mod tests {
         for i in 0..5 {
             for j in 0..5 {
                 let exact: f64 = (0..9).map(|t| f64::from(x[5 * t + i]) * f64::from(x[5 * t + j])).sum();
-                assert!((hessian.row(i)[j] - exact).abs() < 1e-12);
+                // Nine products in an f32 chain.
+                assert!((hessian.at(i, j) - exact).abs() < 1e-5);
+                assert_eq!(hessian.at(i, j), hessian.at(j, i));
+                assert_eq!(hessian.whole()[5 * i + j], hessian.at(i, j));
             }
         }
     }
@@ -248,20 +298,40 @@ mod tests {
     /// `F D F^T`, multiplied out, is the damped matrix; sizes on both sides of a block.
     #[test]
     fn factors_multiply_to_the_damped_matrix() {
-        for cols in [1, 7, 64, 150] {
+        for cols in [1, 7, 128, 300] {
             let (_, hessian) = seen(2 * cols, cols);
             let factor = hessian.factor("w").unwrap();
             assert_eq!((factor.cols(), factor.damping), (cols.next_multiple_of(2), DAMPING));
             let f = |j: usize, k: usize| if j == k { 1.0 } else { f64::from(factor.feedback(k)[j]) };
             let product =
                 |i: usize, j: usize| -> f64 { (0..cols).map(|k| f(i, k) * f64::from(factor.weight(k)) * f(j, k)).sum() };
-            let mean = (0..cols).map(|k| hessian.row(k)[k]).sum::<f64>() / cols as f64;
-            let damped = |i: usize, j: usize| hessian.row(i)[j] + if i == j { DAMPING * mean } else { 0.0 };
+            let mean = (0..cols).map(|k| hessian.at(k, k)).sum::<f64>() / cols as f64;
+            let damped = |i: usize, j: usize| hessian.at(i, j) + if i == j { DAMPING * mean } else { 0.0 };
             let unit = damped(0, 0) / product(0, 0);
             for i in 0..cols {
                 for j in 0..cols {
                     assert!((unit * product(i, j) - damped(i, j)).abs() < 1e-5 * mean, "{cols}: {i} {j}");
                 }
+            }
+        }
+    }
+
+    /// The damped matrix times the solution is what was to be solved for.
+    #[test]
+    fn solutions_solve() {
+        let (cols, width, tokens) = (300, 7, 900);
+        let (x, hessian) = seen(tokens, cols);
+        let float: Vec<f32> = Gauss::new(9).take(tokens * width).collect();
+        let mut drift = Drift::new(cols, width);
+        drift.add(&x, &float, &vec![0.0; float.len()]);
+        let found = hessian.factor("w").unwrap().solve(&drift);
+        let mean = (0..cols).map(|k| hessian.at(k, k)).sum::<f64>() / cols as f64;
+        for n in 0..width {
+            for i in 0..cols {
+                let damped = |j: usize| hessian.at(i, j) + if i == j { DAMPING * mean } else { 0.0 };
+                let product: f64 = (0..cols).map(|j| damped(j) * f64::from(found[n * cols + j])).sum();
+                let wanted: f64 = (0..tokens).map(|t| f64::from(x[t * cols + i]) * f64::from(float[t * width + n])).sum();
+                assert!((product - wanted).abs() < 1e-5 * mean, "{n} {i}: {product} {wanted}");
             }
         }
     }

@@ -23,7 +23,7 @@ pub enum Inputs<'a> {
 }
 
 /// An expert that the text hardly reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Thin {
     /// Its number.
     pub expert: u64,
@@ -56,10 +56,10 @@ mod tests {
         let (found, lent) = filled(own, &all);
         assert_eq!((lent, found.tokens()), (2, 1));
         // Two of four tokens: half of the sums 10, 4 and 16.
-        assert_eq!([0, 1, 2].map(|k| found.row(k)[k]), [5.0, 2.0, 24.0]);
+        assert_eq!([0, 1, 2].map(|k| found.at(k, k)), [5.0, 2.0, 24.0]);
         let (same, none) = filled(all.clone(), &all);
         assert_eq!((same, none), (all.clone(), 0));
         let (average, lent) = filled(Hessian::new(3), &all);
-        assert_eq!((average.row(0)[0], lent), (7.5, 3));
+        assert_eq!((average.at(0, 0), lent), (7.5, 3));
     }
 }

@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 mod aim;
 mod compensated;
+pub mod dense;
 mod finite;
 mod hessian;
 mod inputs;
@@ -36,7 +37,7 @@ pub use hessian::{Drift, Hessian};
 pub use inputs::{Inputs, Thin};
 pub use record::{Calibrated, Record, WorstRow};
 
-use compensated::Compensator;
+use compensated::{Compensator, Weighted};
 use finite::NotFinite;
 use record::{Seen, Tally};
 use std::ops::Range;
@@ -103,7 +104,7 @@ pub fn quantize_compensated(
         let compensator = Compensator::new(spec, observed, &param.origin)?;
         seen.tokens += observed.hessian.tokens();
         seen.damping = seen.damping.max(compensator.damping());
-        packing.rows(part, &Rounding::Compensated(compensator), sink, progress)
+        packing.rows(part, &Rounding::Compensated(Box::new(compensator)), sink, progress)
     };
     match *inputs {
         Inputs::Layer(observed) => pack(0..rows, observed, &mut seen)?,
@@ -122,43 +123,55 @@ pub fn quantize_compensated(
     packing.finish(Some(seen))
 }
 
-fn spec(param: &Param) -> Result<PackedSpec> {
+/// Shape and storage of a parameter.
+///
+/// # Errors
+/// [`Code::BadOption`] for a codec that cannot store this shape.
+pub fn spec(param: &Param) -> Result<PackedSpec> {
     let (rows, cols) = (param.source.rows() as usize, param.source.cols() as usize);
     PackedSpec::new(rows, cols, param.codec, param.group)
         .map_err(|error| Diagnostic::error(Code::BadOption, error.to_string()).at("tensor", &param.origin).into())
 }
 
 /// How rows become codes.
-enum Rounding<'a> {
+enum Rounding {
     /// Each weight for itself, but for the trellis.
     Nearest(Encoder),
     /// Each weight after the errors of those before it.
-    Compensated(Compensator<'a>),
+    Compensated(Box<Compensator>),
 }
 
-impl Rounding<'_> {
-    /// Encodes a few rows, the first of which is row `first` of the parameter, and measures each of them.
-    fn pack(&self, first: usize, rows: &[f32]) -> (Packed, Vec<record::Row>) {
-        let (packed, weighted) = match self {
-            // Whole rows always encode.
-            Rounding::Nearest(encoder) => (encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}")), None),
+impl Rounding {
+    /// Encodes rows, the first of which is row `first` of the parameter, on all cores, and measures each of them. Gives them in pieces of [`LANES`] rows.
+    fn pack(&self, first: usize, rows: &[f32], cols: usize) -> Vec<(Packed, Vec<record::Row>)> {
+        let pieces = rows.par_chunks(LANES * cols);
+        match self {
+            Rounding::Nearest(encoder) => pieces
+                .map(|rows| {
+                    // Whole rows always encode.
+                    let packed = encoder.rows(rows).unwrap_or_else(|error| panic!("whole rows: {error}"));
+                    let measured = measure(&packed, rows, |_| None);
+                    (packed, measured)
+                })
+                .collect(),
             Rounding::Compensated(compensator) => {
-                let (packed, weighted) = compensator.rows(first, rows);
-                (packed, Some(weighted))
+                let packed = compensator.block(first, rows);
+                let measure = |((packed, weighted), rows): ((Packed, Vec<Weighted>), &[f32])| {
+                    let measured = measure(&packed, rows, |row| Some(weighted[row]));
+                    (packed, measured)
+                };
+                packed.into_par_iter().zip(pieces).map(measure).collect()
             }
-        };
-        // What was just encoded passes its own checks.
-        let view = packed.view().unwrap_or_else(|error| panic!("fresh sections: {error}"));
-        let measure = |(row, weights)| {
-            let measured = record::Row::measure(&view, row, weights);
-            match &weighted {
-                Some(weighted) => measured.weighted(weighted[row]),
-                None => measured,
-            }
-        };
-        let measured = rows.chunks_exact(packed.spec.cols()).enumerate().map(measure).collect();
-        (packed, measured)
+        }
     }
+}
+
+/// The rows of `packed`, which were encoded from `rows`, with what is known of each on the calibration tokens.
+fn measure(packed: &Packed, rows: &[f32], weighted: impl Fn(usize) -> Option<Weighted>) -> Vec<record::Row> {
+    // What was just encoded passes its own checks.
+    let view = packed.view().unwrap_or_else(|error| panic!("fresh sections: {error}"));
+    let row = |(row, weights)| record::Row::measure(&view, row, weights).weighted(weighted(row));
+    rows.chunks_exact(packed.spec.cols()).enumerate().map(row).collect()
 }
 
 /// A parameter that is being packed.
@@ -191,7 +204,7 @@ impl<'a> Packing<'a> {
     fn rows(
         &mut self,
         rows: Range<u64>,
-        rounding: &Rounding<'_>,
+        rounding: &Rounding,
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
@@ -208,9 +221,7 @@ impl<'a> Packing<'a> {
             }
             self.bad.look(first, &block, finite::Stage::Transformed);
             if self.bad.is_empty() {
-                let lanes = block.par_chunks(LANES * cols as usize).enumerate();
-                let packed: Vec<_> = lanes.map(|(at, rows)| rounding.pack(first as usize + at * LANES, rows)).collect();
-                for (packed, rows) in packed {
+                for (packed, rows) in rounding.pack(first as usize, &block, cols as usize) {
                     sink(&packed.codes)?;
                     self.scales.extend(packed.scales);
                     self.offsets.extend(packed.offsets);

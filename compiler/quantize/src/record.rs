@@ -9,7 +9,7 @@ use q35_dialects::model::Param;
 use q35_format::{PackedSpec, PackedView};
 
 /// What a compile reports of one parameter.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Record {
     /// Bits per weight, scales and offsets included.
     pub effective_bits: f64,
@@ -19,7 +19,7 @@ pub struct Record {
     pub snr_db: Option<f64>,
     /// The row of the largest relative error.
     pub worst_row: WorstRow,
-    /// Largest magnitude the 32-bit sum of any row can reach: the sum of its integers' magnitudes times 255, which covers
+    /// Largest magnitude the 32-bit sum of any row, or of any group of its columns where it has groups, can reach: the sum of its integers' magnitudes times 255, which covers
     /// activations in [-127, 127] and the unsigned form `q + 128` that some instructions want. Absent for the float codecs.
     pub accumulator_bound: Option<u64>,
     /// What calibration says; absent where there was none.
@@ -27,7 +27,7 @@ pub struct Record {
 }
 
 /// How good a parameter is on the calibration tokens.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Calibrated {
     /// `|X (W' - Q)^T| / |X W'^T|` in the Frobenius norm, `W'` being the weights whose output is nearest to the float model's: the relative error of the
     /// layer's output; 0 for an output of zeros.
@@ -37,7 +37,7 @@ pub struct Calibrated {
     /// Share of the mean diagonal of `X^T X` that was added to its diagonal for rounding (not for this record); the largest of all experts'.
     pub damping: f64,
     /// Experts that the text reached with fewer tokens than they have inputs. What they were lent counts in the weighted error.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thin_experts: Vec<Thin>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Seen {
 }
 
 /// A row and its error.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct WorstRow {
     /// Output channel.
     pub row: u64,
@@ -63,17 +63,24 @@ pub(crate) struct Row {
     weights: f64,
     errors: f64,
     magnitudes: u64,
+    /// Its error on the calibration tokens.
     weighted: Option<Weighted>,
 }
 
 impl Row {
     /// Decodes row `row` of `view` and compares it with what was encoded.
     pub(crate) fn measure(view: &PackedView, row: usize, weights: &[f32]) -> Self {
+        let spec = view.spec();
         let mut decoded = vec![0.0; weights.len()];
         view.weights(row, &mut decoded);
         let mut integers = vec![0; weights.len()];
         let magnitudes = match view.integers(row, &mut integers) {
-            Some(()) => integers.iter().map(|q| u64::from(q.unsigned_abs())).sum(),
+            Some(()) => {
+                let sum = |group| {
+                    integers[spec.group().columns(spec.cols(), group)].iter().map(|q| u64::from(q.unsigned_abs())).sum()
+                };
+                (0..spec.groups()).map(sum).max().unwrap_or(0)
+            }
             None => 0,
         };
         let square = |x: f64| x * x;
@@ -85,9 +92,9 @@ impl Row {
         }
     }
 
-    /// The same with its error on the calibration tokens.
-    pub(crate) fn weighted(self, weighted: Weighted) -> Self {
-        Self { weighted: Some(weighted), ..self }
+    /// The same with what is known of its error on the calibration tokens.
+    pub(crate) fn weighted(self, weighted: Option<Weighted>) -> Self {
+        Self { weighted, ..self }
     }
 
     fn relative_error(&self) -> f64 {
@@ -106,7 +113,7 @@ pub(crate) struct Tally {
     weights: f64,
     errors: f64,
     worst: WorstRow,
-    /// Row of the largest sum of magnitudes, and that sum.
+    /// Row of the largest sum of magnitudes of a group, and that sum.
     largest: (u64, u64),
     weighted: Option<Weighted>,
 }

@@ -15,10 +15,11 @@
 //! So no container is fixed without the low bits of the one after it, and the errors fed forward are exactly those of the
 //! finished row. Equal costs are decided for the lower state and then the lower container.
 //!
-//! What enters: weights and scales, lanes innermost. What leaves: containers, lanes innermost. Floating-point operations are never fused or
-//! reordered.
+//! What enters: weights and scales, lanes innermost. What leaves: containers, lanes innermost. The search is written once for vectors of any width; floating-point operations are
+//! never reordered, so that all widths give the same containers.
 
 use crate::hessian::Factor;
+use pulp::{Arch, Simd, WithSimd};
 use q35_format::table::Pair;
 use q35_format::trellis::{LANES, Lane};
 
@@ -49,8 +50,8 @@ struct Survivor {
     origin: Lane<u8>,
 }
 
-/// A table's entry at one pair of columns: `a`, `b + f a`, and its share of the cost that no weight enters.
-type Entry = [f32; 3];
+/// A table's entry at one pair of columns: `a`, `b + f a`, its share of the cost that no weight enters, and the container that means it.
+type Entry = [f32; 4];
 
 impl Search {
     pub(crate) fn new(pairs: &[Pair]) -> Self {
@@ -71,20 +72,44 @@ impl Search {
     }
 
     /// The pair that `container` means before `next`.
+    #[inline(always)]
     fn value(&self, next: u8, container: u8) -> [f32; 2] {
         self.values[(usize::from(next) << 7 | usize::from(container)) & (self.values.len() - 1)]
     }
 
     /// Finds the containers of sixteen rows of an even number of columns, as many as `factor` has; `scale` gives the scales of a strip.
-    pub(crate) fn run(&self, factor: &Factor, weights: &[Lane<f32>], scale: &dyn Fn(usize) -> Lane<f32>) -> Vec<Lane<u8>> {
+    pub(crate) fn run(
+        &self,
+        factor: &Factor,
+        weights: &[Lane<f32>],
+        scale: &(dyn Fn(usize) -> Lane<f32> + Sync),
+    ) -> Vec<Lane<u8>> {
         assert_eq!(weights.len(), factor.cols(), "one weight per column");
-        let states = 1usize << self.overlap;
+        Arch::new().dispatch(Run { search: self, factor, weights, scale })
+    }
+}
+
+/// One search.
+struct Run<'a> {
+    search: &'a Search,
+    factor: &'a Factor,
+    weights: &'a [Lane<f32>],
+    scale: &'a (dyn Fn(usize) -> Lane<f32> + Sync),
+}
+
+impl WithSimd for Run<'_> {
+    type Output = Vec<Lane<u8>>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<Lane<u8>> {
+        let Self { search, factor, weights, scale } = self;
+        let states = 1usize << search.overlap;
         let first =
             Survivor { cost: [0.0; LANES], ahead: [[0.0; 2 * STRIP]; LANES], path: Path::default(), origin: [0; LANES] };
         let mut survivors = vec![first; states];
         let mut before = vec![Path::default(); states];
-        let mut fixed = Fixed { search: self, weights, containers: Vec::new(), errors: Vec::new() };
-        let mut entries = vec![[0.0; 3]; self.values.len()];
+        let mut fixed = Fixed { search, weights, containers: Vec::new(), errors: Vec::new() };
+        let mut entries: Vec<Entry> = (0..search.values.len()).map(|window| [0.0, 0.0, 0.0, (window % 128) as f32]).collect();
         let strips = weights.len().div_ceil(STRIP);
         for strip in 0..strips {
             let at = strip * STRIP;
@@ -95,14 +120,14 @@ impl Search {
             for pair in 0..columns / 2 {
                 let [f, d0, d1] =
                     [near[2 * pair][2 * pair + 1], factor.weight(at + 2 * pair), factor.weight(at + 2 * pair + 1)];
-                for (entry, [a, b]) in entries.iter_mut().zip(&self.values) {
+                for (entry, [a, b]) in entries.iter_mut().zip(&search.values) {
                     let b = b + f * a;
-                    *entry = [*a, b, d0 * a * a + d1 * b * b];
+                    (entry[0], entry[1], entry[2]) = (*a, b, d0 * a * a + d1 * b * b);
                 }
                 let last = at + 2 * pair + 2 == weights.len();
                 let here = [weights[at + 2 * pair], weights[at + 2 * pair + 1]];
-                let step = Step { search: self, entries: &entries, near: &near, pair, weights: here, scales, f, d0, d1 };
-                survivors = step.run(&survivors, if last { 1 } else { states });
+                let step = Step { search, entries: &entries, near: &near, pair, weights: here, scales, f, d0, d1 };
+                survivors = step.run(simd, &survivors, if last { 1 } else { states });
             }
             let scales_before = strip.checked_sub(1).map(scale);
             let best: Lane<usize> = std::array::from_fn(|lane| cheapest(&survivors, lane));
@@ -129,12 +154,14 @@ impl Search {
 }
 
 /// The state of least cost; the lowest of equals.
+#[inline(always)]
 fn cheapest(survivors: &[Survivor], lane: usize) -> usize {
     (1..survivors.len())
         .fold(0, |best, state| if survivors[state].cost[lane] < survivors[best].cost[lane] { state } else { best })
 }
 
 /// Moves survivors to the start of a strip in which `left` is still to hit, the last strip's errors not counted.
+#[inline(always)]
 fn enter(survivors: &mut [Survivor], left: &[Lane<f32>]) {
     for survivor in survivors {
         for (lane, ahead) in survivor.ahead.iter_mut().enumerate() {
@@ -147,6 +174,7 @@ fn enter(survivors: &mut [Survivor], left: &[Lane<f32>]) {
 }
 
 /// `F_jk` for the columns `j` of the strip at `at` and the columns `k` of that strip and the next one.
+#[inline(always)]
 fn near(factor: &Factor, at: usize, columns: usize) -> [[f32; 2 * STRIP]; STRIP] {
     let mut near = [[0.0; 2 * STRIP]; STRIP];
     for k in 0..(factor.cols() - at).min(2 * STRIP) {
@@ -167,6 +195,7 @@ struct Fixed<'a> {
 
 impl Fixed<'_> {
     /// Fixes the first `count` containers of `path`, before a container whose low bits are `next`.
+    #[inline(always)]
     fn fix(&mut self, path: &Path, count: usize, next: Lane<u8>, scales: Lane<f32>) {
         for j in 0..count {
             let at = self.errors.len();
@@ -183,14 +212,20 @@ impl Fixed<'_> {
     }
 
     /// What the fixed columns leave to hit in `columns` columns from `at` on.
+    #[inline(always)]
     fn left(&self, factor: &Factor, at: usize, columns: usize) -> Vec<Lane<f32>> {
         let mut left = self.weights[at..][..columns].to_vec();
-        for (k, left) in left.iter_mut().enumerate() {
-            for (error, f) in self.errors.iter().zip(factor.feedback(at + k)) {
+        // Pairs of columns: every error is loaded once for both.
+        for (k, left) in left.chunks_exact_mut(2).enumerate() {
+            let [f0, f1] = [0, 1].map(|next| &factor.feedback(at + 2 * k + next)[..self.errors.len()]);
+            let [mut sum0, mut sum1] = [left[0], left[1]];
+            for (error, (f0, f1)) in self.errors.iter().zip(f0.iter().zip(f1)) {
                 for lane in 0..LANES {
-                    left[lane] += error[lane] * f;
+                    sum0[lane] += error[lane] * f0;
+                    sum1[lane] += error[lane] * f1;
                 }
             }
+            left.copy_from_slice(&[sum0, sum1]);
         }
         left
     }
@@ -218,20 +253,38 @@ struct Costs {
 
 impl Step<'_> {
     /// The survivors of the first `next` states after this pair. The others are dropped.
-    fn run(&self, survivors: &[Survivor], next: usize) -> Vec<Survivor> {
-        let costs: Vec<Costs> = survivors.iter().map(|survivor| self.costs(survivor)).collect();
-        let found: Vec<(Lane<f32>, Lane<u8>)> = (0..next).map(|state| self.best(state, &costs)).collect();
-        let least: Lane<f32> =
-            std::array::from_fn(|lane| found.iter().fold(f32::INFINITY, |least, (cost, _)| least.min(cost[lane])));
-        let after = |state: usize, survivor: &Survivor| match found.get(state) {
-            Some((cost, containers)) => {
-                self.extend(survivors, state as u8, std::array::from_fn(|lane| cost[lane] - least[lane]), containers)
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, survivors: &[Survivor], next: usize) -> Vec<Survivor> {
+        // Loops, not closures: what is not inlined here would lose the vectors.
+        let mut costs = Vec::with_capacity(survivors.len());
+        for survivor in survivors {
+            costs.push(self.costs(survivor));
+        }
+        let mut found = Vec::with_capacity(next);
+        for state in 0..next {
+            found.push(self.best(simd, state, &costs));
+        }
+        let mut least = [f32::INFINITY; LANES];
+        for (cost, _) in &found {
+            for lane in 0..LANES {
+                least[lane] = least[lane].min(cost[lane]);
             }
-            None => Survivor { cost: [f32::INFINITY; LANES], ..survivor.clone() },
-        };
-        survivors.iter().enumerate().map(|(state, survivor)| after(state, survivor)).collect()
+        }
+        let mut after = Vec::with_capacity(survivors.len());
+        for (state, survivor) in survivors.iter().enumerate() {
+            let Some((mut cost, containers)) = found.get(state).copied() else {
+                after.push(Survivor { cost: [f32::INFINITY; LANES], ..survivor.clone() });
+                continue;
+            };
+            for lane in 0..LANES {
+                cost[lane] -= least[lane];
+            }
+            after.push(self.extend(survivors, state as u8, cost, &containers));
+        }
+        after
     }
 
+    #[inline(always)]
     fn costs(&self, survivor: &Survivor) -> Costs {
         let z0: Lane<f32> = std::array::from_fn(|lane| survivor.ahead[lane][2 * self.pair]);
         let z1: Lane<f32> =
@@ -246,25 +299,51 @@ impl Step<'_> {
     }
 
     /// The best container before a container whose low bits are `next`, and the cost of the way to it.
-    fn best(&self, next: usize, costs: &[Costs]) -> (Lane<f32>, Lane<u8>) {
-        let square: Lane<f32> = self.scales.map(|scale| scale * scale);
+    #[inline(always)]
+    fn best<S: Simd>(&self, simd: S, next: usize, costs: &[Costs]) -> (Lane<f32>, Lane<u8>) {
         let entries = &self.entries[next << 7..][..128];
-        let (mut best, mut arg) = ([f32::INFINITY; LANES], [0i32; LANES]);
-        for (state, Costs { fixed, first, second }) in costs.iter().enumerate() {
-            for container in (state..128).step_by(costs.len()) {
-                let [a, b, norm] = entries[container];
-                for lane in 0..LANES {
-                    let cost = fixed[lane] + (square[lane] * norm + first[lane] * a + second[lane] * b);
-                    let better = cost < best[lane];
-                    best[lane] = if better { cost } else { best[lane] };
-                    arg[lane] = if better { container as i32 } else { arg[lane] };
-                }
+        let (mut best, mut arg) = ([0.0; LANES], [0.0; LANES]);
+        if S::F32_LANES == LANES {
+            self.vectors::<S, 1>(simd, 0, entries, costs, [&mut best, &mut arg]);
+        } else {
+            for first in (0..LANES / S::F32_LANES).step_by(2) {
+                self.vectors::<S, 2>(simd, first, entries, costs, [&mut best, &mut arg]);
             }
         }
         (best, arg.map(|container| container as u8))
     }
 
+    /// The same for the rows of `N` vectors.
+    #[inline(always)]
+    fn vectors<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        at: usize,
+        entries: &[Entry],
+        costs: &[Costs],
+        [cost_out, arg_out]: [&mut Lane<f32>; 2],
+    ) {
+        let part = |lane: &Lane<f32>| -> [S::f32s; N] { std::array::from_fn(|v| S::as_simd_f32s(lane).0[at + v]) };
+        let square = part(&self.scales.map(|scale| scale * scale));
+        let (mut best, mut arg) = ([simd.splat_f32s(f32::INFINITY); N], [simd.splat_f32s(0.0); N]);
+        for (state, of) in costs.iter().enumerate() {
+            let [fixed, first, second] = [&of.fixed, &of.first, &of.second].map(part);
+            for entry in entries[state..].iter().step_by(costs.len()) {
+                let [a, b, norm, container] = entry.map(|number| simd.splat_f32s(number));
+                for v in 0..N {
+                    let own = simd.add_f32s(simd.mul_f32s(square[v], norm), simd.mul_f32s(first[v], a));
+                    let cost = simd.add_f32s(fixed[v], simd.add_f32s(own, simd.mul_f32s(second[v], b)));
+                    arg[v] = simd.select_f32s(simd.less_than_f32s(cost, best[v]), container, arg[v]);
+                    best[v] = simd.min_f32s(cost, best[v]);
+                }
+            }
+        }
+        S::as_mut_simd_f32s(cost_out).0[at..at + N].copy_from_slice(&best);
+        S::as_mut_simd_f32s(arg_out).0[at..at + N].copy_from_slice(&arg);
+    }
+
     /// The survivor that goes on with these containers.
+    #[inline(always)]
     fn extend(&self, survivors: &[Survivor], next: u8, cost: Lane<f32>, containers: &Lane<u8>) -> Survivor {
         let mask = survivors.len() as u8 - 1;
         let parent = |lane: usize| &survivors[usize::from(containers[lane] & mask)];

@@ -198,6 +198,10 @@ fn accumulators_beyond_32_bits_are_refused() {
         codec: Codec::Q8,
         ..Param::new(view(1, cols, &vec![1.0; cols as usize]), ParamRole::Linear, "model.weight")
     };
+    // Groups are summed one by one.
+    let grouped = Param { group: Group::Columns(128), ..row(66312) };
+    let found = quantize(&grouped, &mut |_| Ok(()), &mut |_| ()).unwrap().record.accumulator_bound;
+    assert_eq!(found, Some(255 * 127 * 128));
     // 2^31 lies between 255 * 127 times these two.
     let (fits, overflows) = (66311, 66312);
     let bound = |cols| quantize(&row(cols), &mut |_| Ok(()), &mut |_| ()).unwrap().record.accumulator_bound;

@@ -6,19 +6,30 @@
 use std::process::ExitCode;
 
 mod accuracy;
+mod bench_peers;
+mod cache;
+mod shell;
+mod synth;
 mod tables;
+mod tools;
 
 /// Does a chore on the arguments after its name.
 type Chore = fn(&[String]) -> Result<(), String>;
 
 /// Name, what it does, and the function that does it.
-const CHORES: [(&str, &str, Chore); 2] = [
+const CHORES: [(&str, &str, Chore); 4] = [
     (
         "accuracy",
         "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --known, --model FOLDER",
         accuracy::run,
     ),
-    ("tables", "train the pair tables of w7 to w12 (minutes); --check compares with those checked in", tables::run),
+    (
+        "bench-peers",
+        "measure our bundles beside llama.cpp, ik_llama.cpp and ONNX Runtime, in rounds of minutes; --help",
+        bench_peers::run,
+    ),
+    ("synth", "write a checkpoint with random weights, of a shape people deploy or any other; --help", synth::run),
+    ("tables", "train the pair tables of w7 to w12 and a11 (minutes); --check compares with those checked in", tables::run),
 ];
 
 fn main() -> ExitCode {
@@ -27,7 +38,7 @@ fn main() -> ExitCode {
     let Some((_, _, run)) = chore else {
         eprintln!("usage: cargo xtask CHORE [ARGUMENTS]");
         for (name, summary, _) in CHORES {
-            eprintln!("  {name:<10} {summary}");
+            eprintln!("  {name:<12} {summary}");
         }
         return ExitCode::from(2);
     };

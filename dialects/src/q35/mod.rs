@@ -12,6 +12,7 @@ mod expert_linear;
 mod glu;
 mod hadamard;
 mod latent_attention;
+mod layer_norm;
 mod linear;
 mod mul;
 mod positions;
@@ -86,6 +87,7 @@ ops! {
     positions::Positions
     embed::Embed
     rms_norm::RmsNorm
+    layer_norm::LayerNorm
     hadamard::Hadamard
     quantize::Quantize
     linear::Linear

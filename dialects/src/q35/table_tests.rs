@@ -10,6 +10,7 @@ pub(crate) fn samples() -> Vec<Op> {
         Positions {}.into(),
         Embed { table: name("model.embed \"quoted\"") }.into(),
         RmsNorm { weight: Some(name("w")), eps: 1e-5, group: 64 }.into(),
+        LayerNorm { weight: Some(name("w")), bias: Some(name("b")), eps: 1e-5, group: 64 }.into(),
         Hadamard { block: 64, seed: u64::MAX - 1, inverse: true }.into(),
         Quantize {}.into(),
         Linear { weight: name("w"), bias: Some(name("b")) }.into(),

@@ -13,9 +13,9 @@
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
-use crate::{Binding, CudaDevice, Device, Manifest, Role, Rows, Step, WaferRegion, WseDevice, row_stride};
+use crate::{Binding, Device, Manifest, Role, Rows, Step, WaferRegion, WseDevice, row_stride};
 use q35_diag::{Code, Diagnostic, Diagnostics};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Elements of cache that one token may take: far beyond any model, far below overflow.
 const ABSURD: u64 = 1 << 32;
@@ -41,7 +41,8 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
     found.names(&manifest.device);
     match &manifest.device {
         Device::Cpu(_) | Device::Tsp(_) => {}
-        Device::Cuda(device) => found.cuda(device, manifest),
+        Device::Cuda(device) => found.threads(&device.threads, manifest),
+        Device::Rocm(device) => device.levels.iter().for_each(|level| found.threads(&level.threads, manifest)),
         Device::Wse(device) => found.wse(device, manifest, tensor),
     }
 
@@ -147,9 +148,9 @@ impl Check {
     }
 
     /// Invariant 10.
-    fn cuda(&mut self, device: &CudaDevice, manifest: &Manifest) {
+    fn threads(&mut self, threads: &BTreeMap<String, u32>, manifest: &Manifest) {
         for variant in manifest.steps.iter().flat_map(|step| &step.variants) {
-            let threads = device.threads.get(&variant.kernel);
+            let threads = threads.get(&variant.kernel);
             self.unless(threads.is_some_and(|threads| (1..=1024).contains(threads)), || {
                 format!("kernel '{}' has groups of {} threads", variant.kernel.escape_debug(), threads.map_or(0, |n| *n))
             });

@@ -55,6 +55,28 @@ pub struct CudaDevice {
     pub threads: BTreeMap<String, u32>,
 }
 
+/// One feature level of a ROCm bundle: all kernels as a code object for an architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RocmLevel {
+    /// The architecture, e.g. `gfx942`; code runs on that one alone.
+    pub name: String,
+    /// Code object in the bundle, relative path.
+    pub file: String,
+    /// Lanes of a wave.
+    pub wave: u32,
+    /// Threads of a group, by kernel.
+    pub threads: BTreeMap<String, u32>,
+}
+
+/// Kernels for AMD GPUs, called as those of [`CudaDevice`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RocmDevice {
+    /// Prefix of every symbol.
+    pub prefix: String,
+    /// The first whose architecture is the card's is used.
+    pub levels: Vec<RocmLevel>,
+}
+
 /// A program for a Groq-TSP-style chip: a model of the chip, not run on silicon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TspDevice {
@@ -70,6 +92,8 @@ pub enum Device {
     Cpu(CpuDevice),
     /// An NVIDIA GPU.
     Cuda(CudaDevice),
+    /// An AMD GPU.
+    Rocm(RocmDevice),
     /// A model of a Groq-TSP-style chip.
     Tsp(TspDevice),
     /// A wafer; what runs it is a model of the chip.
@@ -82,6 +106,7 @@ impl Device {
         match self {
             Self::Cpu(_) => "cpu",
             Self::Cuda(_) => "cuda",
+            Self::Rocm(_) => "rocm",
             Self::Tsp(_) => "groq",
             Self::Wse(_) => "wse",
         }
@@ -92,6 +117,7 @@ impl Device {
         match self {
             Self::Cpu(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
             Self::Cuda(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
+            Self::Rocm(device) => device.levels.iter().map(|level| level.name.as_str()).collect(),
             Self::Tsp(_) | Self::Wse(_) => vec![],
         }
     }
@@ -101,6 +127,7 @@ impl Device {
         match self {
             Self::Cpu(device) => vec![device.object.clone()],
             Self::Cuda(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
+            Self::Rocm(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
             Self::Tsp(device) => vec![device.program.clone()],
             Self::Wse(device) => {
                 let files = |wafer: &WaferProgram| wafer.files.iter().map(|file| format!("{}/{file}", wafer.folder)).collect();
@@ -114,6 +141,7 @@ impl Device {
         match self {
             Self::Cpu(device) => &device.prefix,
             Self::Cuda(device) => &device.prefix,
+            Self::Rocm(device) => &device.prefix,
             Self::Tsp(_) | Self::Wse(_) => "",
         }
     }

@@ -19,13 +19,13 @@ mod tensors;
 mod writer;
 mod wse;
 
-pub use device::{CpuDevice, CudaDevice, CudaLevel, Device, Level, TspDevice};
+pub use device::{CpuDevice, CudaDevice, CudaLevel, Device, Level, RocmDevice, RocmLevel, TspDevice};
 pub use interface::{Interface, Port, PositionRule, Role};
 pub use manifest::{FileEntry, Manifest, ModelFacts, SCHEMA, WeightEntry};
 pub use mapped::Tensor;
 pub use plan::{Binding, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Size, Step, Variant, row_stride};
 pub use reader::{Bundle, Verify};
 pub use safetensors::tensor::Dtype;
-pub use tensors::{ALIGN, TensorSpec};
+pub use tensors::{ALIGN, TensorSpec, WeightsLayout};
 pub use writer::{BundleWriter, WeightsWriter, cannot_write};
 pub use wse::{Array, HostInput, Piece, WaferCache, WaferProgram, WaferRegion, WseDevice};

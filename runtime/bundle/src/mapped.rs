@@ -1,6 +1,6 @@
 //! The weights file in memory: mapped, its header validated, tensors by name.
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
@@ -53,5 +53,28 @@ impl Mapped {
     pub(crate) fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         let entry = self.index.get(name)?;
         Some(Tensor { dtype: entry.dtype, shape: &entry.shape, data: &self.map[entry.range.clone()] })
+    }
+
+    /// Lets the system begin to read bytes `range` of a tensor. It may decline.
+    pub(crate) fn read_ahead(&self, name: &str, range: Range<usize>) {
+        if let Some((start, length)) = self.inside(name, range) {
+            let _ = self.map.advise_range(Advice::WillNeed, start, length);
+        }
+    }
+
+    /// Takes the bytes `range` of a tensor out of this process's memory, until they are read again.
+    pub(crate) fn release(&self, name: &str, range: Range<usize>) {
+        if let Some((start, length)) = self.inside(name, range) {
+            // SAFETY: the map is of a file, shared and read-only: pages that are given up come back from the file with the same content.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) };
+        }
+    }
+
+    /// Start and length in the file of what `range` has of a tensor, if that is anything.
+    fn inside(&self, name: &str, range: Range<usize>) -> Option<(usize, usize)> {
+        let tensor = &self.index.get(name)?.range;
+        let end = tensor.end.min(tensor.start.saturating_add(range.end));
+        let start = tensor.start.saturating_add(range.start);
+        (start < end).then(|| (start, end - start))
     }
 }

@@ -12,6 +12,7 @@ use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Largest manifest that is read at all.
@@ -73,6 +74,16 @@ impl Bundle {
     /// A tensor of the weights file.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         self.weights.tensor(name)
+    }
+
+    /// Lets the system begin to read the bytes `range` of a tensor, which will be needed soon; what lies outside the tensor is left out.
+    pub fn read_ahead(&self, tensor: &str, range: Range<usize>) {
+        self.weights.read_ahead(tensor, range);
+    }
+
+    /// Takes the bytes `range` of a tensor out of this process's memory. Reading them brings them back from the file.
+    pub fn release(&self, tensor: &str, range: Range<usize>) {
+        self.weights.release(tensor, range);
     }
 
     /// Where the file `rel` lies; `None` when the bundle has none of that name.

@@ -43,6 +43,32 @@ pub(crate) struct Stretch {
     pub(crate) bytes: u64,
 }
 
+/// Where everything lies in a weights file of given tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightsLayout {
+    /// What comes before the data: length prefix and header.
+    pub header: Vec<u8>,
+    /// Where each tensor begins in the file, in the order of the specs; multiples of [`ALIGN`].
+    pub offsets: Vec<u64>,
+    /// Length of the file.
+    pub bytes: u64,
+}
+
+impl WeightsLayout {
+    /// Of the file that holds these tensors in this order; `None` if they have absurd sizes or share a name.
+    pub fn of(specs: &[TensorSpec]) -> Option<Self> {
+        let (header, stretches) = layout(specs).ok()?;
+        let (mut offsets, mut at) = (vec![0; specs.len()], header.len() as u64);
+        for stretch in &stretches {
+            if let Some(tensor) = stretch.tensor {
+                offsets[tensor] = at;
+            }
+            at = at.checked_add(stretch.bytes)?;
+        }
+        Some(Self { header, offsets, bytes: at })
+    }
+}
+
 /// Header bytes (length prefix included) and the stretches of the data part in order.
 ///
 /// `Err` names what is wrong with the specs.
@@ -102,6 +128,12 @@ mod tests {
                 let info = metadata.info(&spec.name).unwrap();
                 prop_assert_eq!(info.shape.clone(), vec![spec.shape[0] as usize]);
                 prop_assert_eq!((data + info.data_offsets.0) % 64, 0);
+            }
+            let found = WeightsLayout::of(&specs).unwrap();
+            prop_assert_eq!((found.header.len(), found.bytes), (data, file.len() as u64));
+            for (spec, offset) in specs.iter().zip(&found.offsets) {
+                let begin = metadata.info(&spec.name).unwrap().data_offsets.0;
+                prop_assert_eq!(*offset, (data + begin) as u64);
             }
         }
     }

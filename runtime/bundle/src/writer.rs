@@ -114,6 +114,13 @@ impl BundleWriter {
         Ok(self.out.clone())
     }
 
+    /// Puts the folder in its place without a manifest: files that belong together, and are no bundle. Returns that place.
+    pub fn finish_files(mut self) -> Result<PathBuf> {
+        self.put_in_place().map_err(|e| cannot_write(&self.out, &e))?;
+        self.finished = true;
+        Ok(self.out.clone())
+    }
+
     /// Renames the temporary folder; what was there before is moved aside first and removed last.
     fn put_in_place(&self) -> io::Result<()> {
         if fs::symlink_metadata(&self.out).is_err() {

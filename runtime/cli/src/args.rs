@@ -1,12 +1,16 @@
 //! The command line: names, options and help texts of `q35`, and nothing about what they do.
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use q35_bundle::{Bundle, Verify};
+use q35_console::size;
 use q35_diag::Result;
 use q35_runtime::Options;
+use q35_runtime::bench::Plan;
 use q35_runtime::sampling::Settings;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Run the bundles that q35c makes.
 #[derive(Clone, Debug, Parser)]
@@ -28,6 +32,17 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Show what is in a bundle
     Inspect(Inspect),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 /// The bundle, and how it is opened.
@@ -65,6 +80,9 @@ pub(crate) struct Machine {
     /// Threads; by default as many as this process may use
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
+    /// Memory that this process may have in use, such as 4G: weights beyond it are read from their file again and again
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_memory: Option<u64>,
 }
 
 impl Machine {
@@ -74,10 +92,19 @@ impl Machine {
             device: self.device.clone(),
             level: self.level.clone(),
             threads: self.threads.map(usize::from),
+            max_memory: self.max_memory,
             capacity,
             ..Options::default()
         }
     }
+}
+
+/// Whether to record what takes time.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Profile {
+    /// Write a trace of every launch, for Chrome's chrome://tracing or ui.perfetto.dev, and print where the time went
+    #[arg(long = "profile", value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// `q35 run`.
@@ -108,6 +135,9 @@ pub(crate) struct Run {
     /// Where to run.
     #[command(flatten)]
     pub(crate) machine: Machine,
+    /// What to record.
+    #[command(flatten)]
+    pub(crate) profile: Profile,
     /// Print one JSON object at the end instead of text as it comes
     #[arg(long)]
     pub(crate) json: bool,
@@ -143,6 +173,22 @@ impl Sampling {
 
 fn number(text: &str, sound: impl Fn(f64) -> bool, what: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|x| sound(*x)).ok_or_else(|| format!("it must be {what}"))
+}
+
+/// No more tokens or sequences than this: their number is counted in 32 bits.
+const MANY: usize = 1 << 30;
+
+fn within(text: &str, counts: RangeInclusive<usize>) -> std::result::Result<usize, String> {
+    let parsed = text.parse().ok().filter(|n| counts.contains(n));
+    parsed.ok_or_else(|| format!("it must be a whole number from {} to {}", counts.start(), counts.end()))
+}
+
+fn count(text: &str) -> std::result::Result<usize, String> {
+    within(text, 1..=MANY)
+}
+
+fn count_or_none(text: &str) -> std::result::Result<usize, String> {
+    within(text, 0..=MANY)
 }
 
 fn temperature(text: &str) -> std::result::Result<f64, String> {
@@ -182,15 +228,60 @@ pub(crate) struct Bench {
     /// The bundle.
     #[command(flatten)]
     pub(crate) opened: Opened,
-    /// Runs per case
+    /// Lengths of prompts
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = Plan::default().prefill, value_parser = count)]
+    pub(crate) prefill: Vec<usize>,
+    /// Numbers of sequences that are decoded together
+    #[arg(long, value_name = "SEQUENCES", value_delimiter = ',', default_values_t = Plan::default().batches, value_parser = count)]
+    pub(crate) batch: Vec<usize>,
+    /// Tokens that each of them has in its cache when decoding begins
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = Plan::default().cached, value_parser = count_or_none)]
+    pub(crate) cached: Vec<usize>,
+    /// Tokens that a run decodes per sequence, at most
+    #[arg(long, value_name = "TOKENS", default_value_t = Plan::default().decoded, value_parser = count)]
+    pub(crate) decode: usize,
+    /// Only prompts, or only decoding
+    #[arg(long, value_enum)]
+    pub(crate) only: Option<Only>,
+    /// Runs per case, at most
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) runs: u16,
+    /// Seconds for the runs of one case; one is made however long it takes
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u32,
     /// Where to run.
     #[command(flatten)]
     pub(crate) machine: Machine,
+    /// What to record.
+    #[command(flatten)]
+    pub(crate) profile: Profile,
     /// Print a JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Bench {
+    /// What to measure.
+    pub(crate) fn plan(&self) -> Plan {
+        let unless = |other: Only, list: &[usize]| if self.only == Some(other) { Vec::new() } else { list.to_vec() };
+        Plan {
+            prefill: unless(Only::Decode, &self.prefill),
+            batches: unless(Only::Prefill, &self.batch),
+            cached: self.cached.clone(),
+            decoded: self.decode,
+            runs: self.runs.into(),
+            longest_case: Duration::from_secs(self.seconds.into()),
+        }
+    }
+}
+
+/// Half of a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    /// Prompts.
+    Prefill,
+    /// Decoding.
+    Decode,
 }
 
 /// `q35 inspect`.
@@ -199,7 +290,10 @@ pub(crate) struct Inspect {
     /// The bundle.
     #[command(flatten)]
     pub(crate) opened: Opened,
-    /// Print a JSON object: a summary, and the manifest
+    /// List every op of the program with its bytes, operations and what bounds it, instead of their sums by kind
+    #[arg(long)]
+    pub(crate) nodes: bool,
+    /// Print a JSON object: a summary, the manifest, and what the compile measured
     #[arg(long)]
     pub(crate) json: bool,
 }

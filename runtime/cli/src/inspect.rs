@@ -36,18 +36,77 @@ pub(crate) fn run(args: &Inspect) -> Result<()> {
     let summary = summary(&bundle);
     let report = report(&bundle)?;
     if args.json {
-        let records = report.map(|report| report.tensors);
+        let Report { tensors, nodes } = report.unwrap_or_default();
         return output::print_json(
-            &serde_json::json!({ "summary": summary, "manifest": bundle.manifest(), "records": records }),
+            &serde_json::json!({ "summary": summary, "manifest": bundle.manifest(), "records": tensors, "nodes": nodes }),
         );
     }
-    output::print(&text(bundle.manifest(), &summary, &report.unwrap_or_default()))
+    output::print(&text(bundle.manifest(), &summary, &report.unwrap_or_default(), args.nodes))
 }
 
 /// What the compile measured; a bundle need not carry it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Report {
     tensors: BTreeMap<String, Record>,
+    #[serde(default)]
+    nodes: Vec<Node>,
+}
+
+/// What an op of the program costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Node {
+    node: String,
+    op: String,
+    decode: Cost,
+    prefill: Cost,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Cost {
+    bytes: u64,
+    operations: u64,
+    intensity: f64,
+    bound: String,
+}
+
+impl Cost {
+    fn cells(&self) -> [String; 4] {
+        [size::show(self.bytes), self.operations.to_string(), format!("{:.2}", self.intensity), self.bound.clone()]
+    }
+
+    /// Of both together; what bounds most of the bytes bounds the sum.
+    fn plus(self, other: &Self) -> Self {
+        let (bytes, operations) = (self.bytes.saturating_add(other.bytes), self.operations.saturating_add(other.operations));
+        let bound = if self.bytes >= other.bytes { self.bound } else { other.bound.clone() };
+        Self { bytes, operations, intensity: operations as f64 / bytes.max(1) as f64, bound }
+    }
+}
+
+/// What ops cost when one token is decoded and when a prompt is read: each of them, or their sums by kind, costliest first.
+fn costs(nodes: &[Node], each: bool) -> Table {
+    use Align::{Left, Right};
+    let costs = [("bytes", Right), ("operations", Right), ("per byte", Right), ("bound", Left)];
+    let first = if each { vec![("op", Left), ("node", Left)] } else { vec![("op", Left), ("nodes", Right)] };
+    let mut table = Table::new(&[&first[..], &costs, &costs].concat());
+    if each {
+        for Node { node, op, decode, prefill } in nodes {
+            table.row([op.clone(), node.clone()].into_iter().chain(decode.cells()).chain(prefill.cells()));
+        }
+        return table;
+    }
+    let mut kinds: BTreeMap<&str, (usize, Cost, Cost)> = BTreeMap::new();
+    for Node { op, decode, prefill, .. } in nodes {
+        let (count, of_decode, of_prefill) = kinds.entry(op).or_default();
+        *count += 1;
+        *of_decode = std::mem::take(of_decode).plus(decode);
+        *of_prefill = std::mem::take(of_prefill).plus(prefill);
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(op, (_, decode, _))| (std::cmp::Reverse(decode.bytes), *op));
+    for (op, (count, decode, prefill)) in kinds {
+        table.row([op.to_owned(), count.to_string()].into_iter().chain(decode.cells()).chain(prefill.cells()));
+    }
+    table
 }
 
 /// How good one parameter is, in the words of `report.json`.
@@ -121,13 +180,15 @@ fn summary(bundle: &Bundle) -> Summary {
     }
 }
 
-/// Three tables: facts, parameters, files.
-fn text(manifest: &Manifest, summary: &Summary, report: &Report) -> String {
+/// Tables: facts, parameters, costs if they are known, files.
+fn text(manifest: &Manifest, summary: &Summary, report: &Report, each: bool) -> String {
     use Align::{Left, Right};
     let model = &manifest.model;
     let device = match &manifest.device {
         Device::Cpu(device) => format!("cpu, {}: {}", device.arch, manifest.device.levels().join(", ")),
-        Device::Cuda(_) => format!("cuda: {}", manifest.device.levels().join(", ")),
+        Device::Cuda(_) | Device::Rocm(_) => {
+            format!("{}: {}", manifest.device.name(), manifest.device.levels().join(", "))
+        }
         Device::Tsp(_) => "groq: a model of the chip, not run on silicon".to_owned(),
         Device::Wse(device) => {
             let rows: u64 = device.regions().map(|region| region.height).sum();
@@ -174,5 +235,12 @@ fn text(manifest: &Manifest, summary: &Summary, report: &Report) -> String {
         files.row([rel.clone(), size::show(file.bytes), file.sha256.clone()]);
     }
     files.row(["all".to_owned(), size::show(summary.bytes)]);
-    format!("{facts}\n{parameters}\n{files}")
+    let costs = match report.nodes.is_empty() {
+        true => String::new(),
+        false => format!(
+            "one token with the whole context before it, and a prompt of 512 tokens:\n\n{}\n",
+            costs(&report.nodes, each)
+        ),
+    };
+    format!("{facts}\n{parameters}\n{costs}{files}")
 }

@@ -8,6 +8,8 @@ mod bench;
 mod eval;
 mod inspect;
 mod output;
+mod pages;
+mod profile;
 mod run;
 
 use args::{Cli, Command};
@@ -21,6 +23,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { folder } => pages::manual(&folder),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,20 +2,25 @@
 
 use crate::args::Run;
 use crate::output;
+use crate::profile;
 use q35_console::Progress;
 use q35_diag::Result;
 use q35_runtime::generate::{Event, Generation, Stop, generate};
 use q35_runtime::text::{Text, stop_tokens};
-use q35_runtime::{Session, inputs};
+use q35_runtime::{Options, Session, inputs};
 use serde_json::json;
+use std::ops::ControlFlow;
 
 /// Runs the command.
 pub(crate) fn run(args: &Run) -> Result<()> {
     let bundle = args.opened.open()?;
+    let recorder = profile::recorder(&args.profile);
+    let options = |capacity| Options { recorder: recorder.clone(), ..args.machine.options(capacity) };
     if let (Some(from), Some(to)) = (&args.inputs, &args.outputs) {
-        let ran = inputs::run(&bundle, &args.machine.options(0), &output::read(from)?)?;
+        let ran = inputs::run(&bundle, &options(0), &output::read(from)?)?;
         ran.warnings.iter().for_each(|warning| eprintln!("{warning}"));
-        return output::write(to, &ran.outputs);
+        output::write(to, &ran.outputs)?;
+        return profile::write(&args.profile, recorder, &bundle);
     }
 
     let text = match (&args.prompt, args.json) {
@@ -28,7 +33,7 @@ pub(crate) fn run(args: &Run) -> Result<()> {
         _ => args.tokens.clone().unwrap_or_default(),
     };
     let capacity = (bundle.manifest().model.context as usize).min(prompt.len().saturating_add(args.count));
-    let mut session = Session::new(bundle.clone(), &args.machine.options(capacity))?;
+    let mut session = Session::new(bundle.clone(), &options(capacity))?;
     let mut stream = args.prompt.as_ref().and(text.as_ref()).map(Text::stream);
     let mut progress = Progress::default();
     let long = prompt.len() > 4 * session.max_tokens();
@@ -39,26 +44,27 @@ pub(crate) fn run(args: &Run) -> Result<()> {
                 if long {
                     progress.at(done as u64, prompt.len() as u64, "prompt");
                 }
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
-            Event::Token(_) if args.json => return Ok(()),
+            Event::Token(_) if args.json => return Ok(ControlFlow::Continue(())),
             Event::Token(token) => match &mut stream {
                 Some(stream) => stream.push(token)?,
                 None => format!("{}{token}", if std::mem::take(&mut first) { "" } else { "," }),
             },
         };
-        output::print(&piece)
+        output::print(&piece).map(ControlFlow::Continue)
     };
     let result = generate(&mut session, &prompt, args.count, args.sampling.settings(), &stop_tokens(&bundle)?, sink)?;
     if args.json {
-        return print_json(&prompt, &result, text.as_ref());
+        print_json(&prompt, &result, text.as_ref())?;
+        return profile::write(&args.profile, recorder, &bundle);
     }
     output::print("\n")?;
     if result.stop == Stop::Full {
         eprintln!("the context of {} tokens is full", session.capacity());
     }
     eprintln!("{}", speed(prompt.len(), &result, &session.describe()));
-    Ok(())
+    profile::write(&args.profile, recorder, &bundle)
 }
 
 fn print_json(prompt: &[u32], result: &Generation, text: Option<&Text>) -> Result<()> {

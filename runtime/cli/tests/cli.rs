@@ -178,12 +178,60 @@ fn inspect_shows_what_the_compile_measured() {
 #[test]
 fn measurements_are_printed_and_parsed() {
     let (_dir, path) = bundle();
-    let (code, out, _) = q35(&["bench", "BUNDLE", "--runs", "1", "--threads", "1"], &path);
+    let few = ["bench", "BUNDLE", "--runs", "2", "--threads", "1", "--prefill", "8,128", "--cached", "4,40", "--decode", "16"];
+    let (code, out, _) = q35(&[&few[..], &["--batch", "1,3"]].concat(), &path);
     assert_eq!(code, 0);
-    assert_eq!(out.lines().filter(|l| l.starts_with("decode")).count(), 4);
-    let (_, out, _) = q35(&["bench", "BUNDLE", "--runs", "1", "--threads", "1", "--json"], &path);
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let cases: Vec<[&str; 5]> = lines.iter().filter_map(|words| words.first_chunk().copied()).collect();
+    assert_eq!(
+        cases[1..6],
+        [
+            ["prefill", "1", "0", "8", "2"],
+            ["decode", "1", "4", "16", "2"],
+            ["decode", "1", "40", "16", "2"],
+            ["decode", "3", "4", "16", "2"],
+            ["decode", "3", "40", "16", "2"],
+        ],
+        "{out}"
+    );
+    assert!(out.contains("not measured                       prefill of 128 tokens: the context has 64\n"), "{out}");
+
+    let (_, out, _) = q35(&[&few[..], &["--batch", "1", "--json", "--only", "decode"]].concat(), &path);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((json["cases"][0]["phase"].as_str(), json["weight_bytes_per_step"].as_u64()), (Some("prefill"), Some(160)));
+    let case = &json["cases"][0];
+    assert_eq!((case["phase"].as_str(), case["weight_bytes_per_step"].as_u64()), (Some("decode"), Some(160)));
+    let figure = |name: &str| case[name].as_f64().unwrap();
+    assert!(figure("min") <= figure("median") && figure("median") <= figure("max"), "{case}");
+    assert!((figure("median") * figure("latency_seconds") - 1.0).abs() < 1e-9, "{case}");
+}
+
+#[test]
+fn a_profile_has_every_launch() {
+    let (dir, path) = bundle();
+    let trace = dir.path().join("trace.json");
+    let args =
+        ["run", "BUNDLE", "--tokens", "3,7", "-n", "3", "--threads", "1", "--json", "--profile", trace.to_str().unwrap()];
+    let (code, _, err) = q35(&args, &path);
+    assert_eq!(code, 0);
+    // Three steps of four launches each: the prompt's, and two that decode.
+    let rows: Vec<Vec<&str>> = err.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
+    for kind in [["linear", "1", "3"], ["mix", "2", "1"], ["mix", "1", "2"], ["embed", "1", "2"], ["all", "3", "steps"]] {
+        assert!(rows.iter().any(|row| row[..] == kind), "{kind:?} is not in\n{err}");
+    }
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let on = |track: u64| events.iter().filter(move |e| e["ph"] == "X" && e["tid"] == track);
+    assert_eq!((on(1).count(), on(2).count()), (3, 12));
+    for launch in on(2) {
+        let span = |event: &serde_json::Value| {
+            let [begin, lasted] = ["ts", "dur"].map(|name| event[name].as_f64().unwrap());
+            (begin, begin + lasted)
+        };
+        let (begin, end) = span(launch);
+        assert!(on(1).map(span).any(|step| step.0 <= begin && end <= step.1 + 1e-3), "{launch} is in no step");
+    }
+    let head = on(2).find(|e| e["name"] == "linear").unwrap();
+    assert_eq!((head["args"]["node"].as_str(), head["args"]["weight_bytes"].as_u64()), (Some("toy.linear"), Some(160)));
 }
 
 #[test]

@@ -1,8 +1,13 @@
-//! The peak resident set of this process, from the kernel's own book-keeping. Where the system keeps no such book there is no figure.
+//! The resident set of this process, at present and at its peak, from the kernel's own book-keeping. Where the system keeps no such book there is no figure.
 
 /// Largest resident set in bytes since the process started.
 pub fn peak() -> Option<u64> {
     field("VmHWM:")
+}
+
+/// Resident set in bytes at present.
+pub fn current() -> Option<u64> {
+    field("VmRSS:")
 }
 
 /// Bytes of memory this machine could still give to programs.
@@ -34,6 +39,7 @@ mod tests {
     fn an_allocation_shows() {
         let before = peak().unwrap();
         let block = std::hint::black_box(vec![1u8; 64 << 20]);
+        assert!(current().unwrap() >= 64 << 20);
         assert!(peak().unwrap() >= before.max(64 << 20));
         drop(block);
         assert!(total().unwrap() >= available().unwrap());

@@ -5,6 +5,7 @@ use crate::{Chunk, Logits, Session, Want};
 use q35_diag::{Code, Diagnostic, Result};
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// Why a generation ended.
@@ -17,6 +18,8 @@ pub enum Stop {
     Count,
     /// The cache is full.
     Full,
+    /// The sink wanted no more.
+    Sink,
 }
 
 /// What happens during a generation.
@@ -41,14 +44,15 @@ pub struct Generation {
     pub decode: Duration,
 }
 
-/// Continues slot 0 by `prompt` and then by up to `count` tokens. `sink` hears of every event and may end it all by an error.
+/// Continues slot 0 by `prompt` and then by up to `count` tokens. `sink` hears of every event; it may end
+/// the generation, or end it all by an error.
 pub fn generate(
     session: &mut Session,
     prompt: &[u32],
     count: usize,
     settings: Settings,
     stops: &BTreeSet<u32>,
-    mut sink: impl FnMut(Event) -> Result<()>,
+    mut sink: impl FnMut(Event) -> Result<ControlFlow<()>>,
 ) -> Result<Generation> {
     if prompt.is_empty() {
         return Err(Diagnostic::error(Code::BadText, "the prompt has no tokens")
@@ -59,16 +63,22 @@ pub fn generate(
     let begin = Instant::now();
     session.check_room(0, prompt.len())?;
     let mut logits = Logits::default();
-    let mut done = 0;
+    let (mut done, mut ended) = (0, false);
     for tokens in prompt.chunks(session.max_tokens()) {
         done += tokens.len();
         let want = if done == prompt.len() { Want::Last } else { Want::Nothing };
         logits = session.step(&[Chunk { slot: 0, tokens, positions: None, want }])?;
-        sink(Event::Prompt(done))?;
+        ended = sink(Event::Prompt(done))?.is_break();
+        if ended {
+            break;
+        }
     }
     let prefill = begin.elapsed();
     let mut tokens = Vec::new();
     let stop = loop {
+        if ended {
+            break Stop::Sink;
+        }
         if tokens.len() == count {
             break Stop::Count;
         }
@@ -77,7 +87,10 @@ pub fn generate(
             break Stop::Token;
         }
         tokens.push(token);
-        sink(Event::Token(token))?;
+        ended = sink(Event::Token(token))?.is_break();
+        if ended {
+            continue;
+        }
         if tokens.len() == count {
             break Stop::Count;
         }

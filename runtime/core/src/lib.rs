@@ -1,7 +1,8 @@
 //! Loads and executes bundles.
 //!
-//! A [`Session`] is a device with a program, and a KV cache of some slots; it turns tokens into logits. On top of it: text
-//! ([`text`], [`generate`]), files of graph inputs ([`inputs`]), perplexity ([`perplexity`]) and measurements ([`bench`]). Below it:
+//! A [`Model`] is what a program opens and asks. Below it, a [`Session`] is a device with a program, and a KV cache of some slots; it turns
+//! tokens into logits. On top of it: text ([`text`], [`generate`]), files of graph inputs ([`inputs`]), perplexity ([`perplexity`]) and
+//! measurements ([`bench`], [`profile`]). Below it:
 //! devices ([`device`]).
 //!
 //! This crate must not know how a bundle was made: no graph, no compiler, no LLVM.
@@ -11,12 +12,16 @@ pub mod device;
 pub mod divergence;
 pub mod generate;
 pub mod inputs;
+mod model;
 pub mod perplexity;
-mod pool;
+pub mod pool;
+pub mod profile;
 pub mod sampling;
 mod session;
 pub mod text;
+pub mod traffic;
 
+pub use model::Model;
 pub use session::{Chunk, Logits, Session, Want};
 
 /// How a session is set up.
@@ -34,10 +39,24 @@ pub struct Options {
     pub capacity: usize,
     /// Tokens of one step; longer inputs are cut.
     pub max_tokens: usize,
+    /// Bytes of memory that this process may have in use; weights that do not fit are read from their file again when they are needed.
+    /// `None` for no limit.
+    pub max_memory: Option<u64>,
+    /// Records every step and launch.
+    pub recorder: Option<profile::Recorder>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { device: None, level: None, threads: None, slots: 1, capacity: 1024, max_tokens: 256 }
+        Self {
+            device: None,
+            level: None,
+            threads: None,
+            slots: 1,
+            capacity: 1024,
+            max_tokens: 256,
+            max_memory: None,
+            recorder: None,
+        }
     }
 }

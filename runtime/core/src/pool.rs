@@ -2,11 +2,14 @@
 //!
 //! A launch is cut into chunks; whoever is free claims the next one from a counter, the calling thread included. A thread that the
 //! system has taken off its core therefore delays the chunk it holds and nothing else, and a launch never waits for a thread that has
-//! not begun. Idle workers spin for a few microseconds, which covers the gap between two launches, and then sleep.
+//! not begun. Idle threads spin for a few microseconds, which covers the gap between two launches, and then sleep.
+//!
+//! What a launch costs is the traffic of the counters' cache lines between cores: a thread touches them once per chunk to claim it, and once per
+//! launch to say how many it has done.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{
-    AtomicBool, AtomicUsize,
+    AtomicBool, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,39 +18,44 @@ use std::time::{Duration, Instant};
 
 /// How long an idle thread spins before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
+/// How often it looks for work before it looks at the clock.
+const LOOKS: usize = 16;
 
 type Chunk = dyn Fn(usize) + Send + Sync;
 
 /// What is being run.
 struct Job {
-    chunks: usize,
+    /// Its number, which tells it from the jobs before and after.
+    number: u32,
+    chunks: u32,
     work: Box<Chunk>,
     caller: Thread,
 }
 
 struct Shared {
-    /// Chunks of the job that nobody has claimed.
-    unclaimed: AtomicUsize,
+    /// The number of the latest job, and in the lower half the chunks of it that nobody has claimed.
+    claims: AtomicU64,
     /// Chunks of the job that are not done.
     unfinished: AtomicUsize,
-    /// Written only while `unclaimed` and `unfinished` are zero, read only by holders of a claimed chunk: nobody ever waits for it.
-    job: RwLock<Option<Job>>,
+    /// Written only while `claims` has no chunks and `unfinished` is zero, read only by holders of a claimed chunk: nobody ever waits for it.
+    job: RwLock<Option<Arc<Job>>>,
     panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     stop: AtomicBool,
 }
 
 /// A fixed number of threads; the caller of [`Pool::run`] is one of them.
-pub(crate) struct Pool {
+pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    jobs: u32,
 }
 
 impl Pool {
     /// `threads` threads; by default as many as the system lets this process use.
-    pub(crate) fn new(threads: Option<usize>) -> Self {
+    pub fn new(threads: Option<usize>) -> Self {
         let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
         let shared = Arc::new(Shared {
-            unclaimed: AtomicUsize::new(0),
+            claims: AtomicU64::new(0),
             unfinished: AtomicUsize::new(0),
             job: RwLock::new(None),
             panic: Mutex::new(None),
@@ -59,30 +67,33 @@ impl Pool {
         };
         // A system that refuses more threads gets by with those it allowed.
         let workers = (1..threads).map_while(|n| worker(n).ok()).collect();
-        Self { shared, workers }
+        Self { shared, workers, jobs: 0 }
     }
 
     /// Threads, the caller included.
-    pub(crate) fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Runs `work(0)`, ..., `work(chunks - 1)`, in any order, and returns when all are done. A panic in one of them is passed on.
-    pub(crate) fn run(&mut self, chunks: usize, work: impl Fn(usize) + Send + Sync + 'static) {
-        if chunks <= 1 || self.workers.is_empty() {
-            return (0..chunks).for_each(work);
-        }
+    pub fn run(&mut self, chunks: usize, work: impl Fn(usize) + Send + Sync + 'static) {
+        let count = match u32::try_from(chunks) {
+            Ok(count) if count > 1 && !self.workers.is_empty() => count,
+            _ => return (0..chunks).for_each(work),
+        };
+        self.jobs = self.jobs.wrapping_add(1);
+        let job = Arc::new(Job { number: self.jobs, chunks: count, work: Box::new(work), caller: thread::current() });
         let shared = &*self.shared;
-        *shared.job.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(Job { chunks, work: Box::new(work), caller: thread::current() });
+        *shared.job.write().unwrap_or_else(PoisonError::into_inner) = Some(job.clone());
         shared.unfinished.store(chunks, Relaxed);
-        shared.unclaimed.store(chunks, Release);
+        shared.claims.store(u64::from(job.number) << 32 | u64::from(count), Release);
         self.workers.iter().take(chunks - 1).for_each(|w| w.thread().unpark());
 
-        while shared.claim_and_run() {}
-        let started = Instant::now();
-        while shared.unfinished.load(Acquire) > 0 {
-            if started.elapsed() < SPIN { std::hint::spin_loop() } else { thread::park() }
+        shared.work(&job, 0);
+        if !spin(|| shared.unfinished.load(Acquire) == 0) {
+            while shared.unfinished.load(Acquire) > 0 {
+                thread::park();
+            }
         }
         *shared.job.write().unwrap_or_else(PoisonError::into_inner) = None;
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -102,37 +113,65 @@ impl Drop for Pool {
     }
 }
 
+/// Waits for at most [`SPIN`] until `ready`; tells whether it is.
+fn spin(ready: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    loop {
+        for _ in 0..LOOKS {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if begin.elapsed() >= SPIN {
+            return false;
+        }
+    }
+}
+
 impl Shared {
     /// A worker's life.
     fn serve(&self) {
-        let mut idle_since = Instant::now();
+        let ready = || self.claims.load(Relaxed) as u32 > 0 || self.stop.load(Relaxed);
         while !self.stop.load(Acquire) {
-            if self.claim_and_run() {
-                idle_since = Instant::now();
-            } else if idle_since.elapsed() < SPIN {
-                std::hint::spin_loop();
-            } else {
+            if let Some((number, chunk)) = self.claim(None) {
+                let job = self.job.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let job = job.unwrap_or_else(|| unreachable!("a claimed chunk has a job"));
+                debug_assert_eq!(job.number, number);
+                self.run_chunk(&job, chunk);
+                self.work(&job, 1);
+            } else if !spin(ready) {
                 thread::park();
-                idle_since = Instant::now();
             }
         }
     }
 
-    /// Runs the next unclaimed chunk; `false` when there is none.
-    fn claim_and_run(&self) -> bool {
-        let Ok(left) = self.unclaimed.fetch_update(AcqRel, Acquire, |left| left.checked_sub(1)) else { return false };
-        let caller = {
-            let job = self.job.read().unwrap_or_else(PoisonError::into_inner);
-            let job = job.as_ref().unwrap_or_else(|| unreachable!("a claimed chunk has a job"));
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.work)(job.chunks - left))) {
-                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
-            }
-            job.caller.clone()
+    /// The number of the latest job and its next unclaimed chunk, counted from the last; `None` when there is none, or it is of another job than
+    /// the one that is asked for.
+    fn claim(&self, of: Option<u32>) -> Option<(u32, u32)> {
+        let next = |claims: u64| {
+            let same = of.is_none_or(|number| (claims >> 32) as u32 == number);
+            (same && claims as u32 > 0).then(|| claims - 1)
         };
-        if self.unfinished.fetch_sub(1, AcqRel) == 1 {
-            caller.unpark();
+        let claims = self.claims.fetch_update(AcqRel, Acquire, next).ok()?;
+        Some(((claims >> 32) as u32, claims as u32))
+    }
+
+    /// Runs chunks of a job until all are claimed, and reports them together with `done` others.
+    fn work(&self, job: &Job, mut done: usize) {
+        while let Some((_, chunk)) = self.claim(Some(job.number)) {
+            self.run_chunk(job, chunk);
+            done += 1;
         }
-        true
+        if done > 0 && self.unfinished.fetch_sub(done, AcqRel) == done {
+            job.caller.unpark();
+        }
+    }
+
+    fn run_chunk(&self, job: &Job, left: u32) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.work)((job.chunks - left) as usize))) {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::Options;
 use crate::device::{self, Batch, CacheSpan, Device};
+use crate::profile::{Recorder, What};
 use q35_bundle::{Bundle, CachePart};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use std::sync::Arc;
@@ -55,6 +56,7 @@ pub struct Session {
     device: Box<dyn Device>,
     lengths: Vec<usize>,
     capacity: usize,
+    recorder: Option<Recorder>,
 }
 
 /// The arrays of a step, for all of its tokens.
@@ -76,7 +78,8 @@ impl Session {
 
     /// A session on a device that was set up with the same options.
     pub fn on(device: Box<dyn Device>, bundle: Arc<Bundle>, options: &Options) -> Self {
-        Self { bundle, device, lengths: vec![0; options.slots], capacity: options.capacity }
+        let recorder = options.recorder.clone();
+        Self { bundle, device, lengths: vec![0; options.slots], capacity: options.capacity, recorder }
     }
 
     /// What is run.
@@ -152,7 +155,8 @@ impl Session {
                 index: &arrays.index[range],
                 logit_rows: &logit_rows,
             };
-            self.device.step(&batch, logits)?;
+            let what = What::Step { tokens: batch.tokens.len() as u64, rows: logit_rows.len() as u64 };
+            Recorder::around(self.recorder.as_ref(), what, || self.device.step(&batch, logits))?;
         }
         for chunk in chunks {
             self.lengths[chunk.slot] += chunk.tokens.len();

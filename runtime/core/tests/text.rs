@@ -5,12 +5,14 @@
 mod toy;
 
 use q35_bundle::Bundle;
+use q35_runtime::bench::{self, Phase};
 use q35_runtime::generate::{Event, Stop, generate};
 use q35_runtime::perplexity::{perplexity, windows};
 use q35_runtime::sampling::Settings;
 use q35_runtime::text::{Text, stop_tokens};
-use q35_runtime::{Options, Session, bench};
+use q35_runtime::{Options, Session};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,7 +39,7 @@ fn greedy_generation_and_its_ends() {
             if let Event::Token(token) = event {
                 seen.push(token);
             }
-            Ok(())
+            Ok(Continue(()))
         });
         let result = result.unwrap();
         assert_eq!(seen, result.tokens);
@@ -51,7 +53,15 @@ fn greedy_generation_and_its_ends() {
     let before: Vec<u32> = expected.iter().copied().take_while(|t| *t != stop).collect();
     assert_eq!(run(64, 12, &[stop]), (before, Stop::Token));
     let (_dir, mut session) = session(8);
-    let empty = generate(&mut session, &[], 1, Settings::default(), &BTreeSet::new(), |_| Ok(())).unwrap_err().to_string();
+    let mut seen = 0;
+    let result = generate(&mut session, &prompt, 12, Settings::default(), &BTreeSet::new(), |event| {
+        seen += usize::from(matches!(event, Event::Token(_)));
+        Ok(if seen == 3 { Break(()) } else { Continue(()) })
+    });
+    let result = result.unwrap();
+    assert_eq!((result.tokens, result.stop), (expected[..3].to_vec(), Stop::Sink));
+    let empty =
+        generate(&mut session, &[], 1, Settings::default(), &BTreeSet::new(), |_| Ok(Continue(()))).unwrap_err().to_string();
     assert_eq!(empty, "error[Q35-0605]: the prompt has no tokens\n  help: give at least one token to continue");
 }
 
@@ -60,7 +70,7 @@ fn sampling_repeats_with_its_seed() {
     let settings = |seed| Settings { temperature: 50.0, seed, ..Settings::default() };
     let run = |seed| {
         let (_dir, mut session) = session(64);
-        generate(&mut session, &[3, 1], 40, settings(seed), &BTreeSet::new(), |_| Ok(())).unwrap().tokens
+        generate(&mut session, &[3, 1], 40, settings(seed), &BTreeSet::new(), |_| Ok(Continue(()))).unwrap().tokens
     };
     assert_eq!(run(5), run(5));
     assert_ne!(run(5), run(6));
@@ -162,11 +172,12 @@ fn perplexity_of_a_text_by_windows() {
 #[test]
 fn measurements_have_every_case() {
     let (_dir, bundle) = toy::bundle();
-    let report = bench::bench(&bundle, &Options { threads: Some(2), ..Options::default() }, 2, |_| {}).unwrap();
-    // Prompts are cut to the context of 64, so both prefill lengths are one case.
-    let cases: Vec<_> = report.cases.iter().map(|c| (c.batch, c.tokens)).collect();
-    assert_eq!(cases, [(1, 64), (1, 32), (2, 32), (4, 32), (8, 32)]);
-    assert!(report.cases.iter().all(|c| 0.0 < c.min && c.min <= c.median && c.median <= c.max));
-    assert_eq!(report.weight_bytes_per_step, 160);
-    assert!(report.read_bytes_per_second > 0.0 && report.first_token_seconds > 0.0);
+    let plan = bench::Plan { prefill: vec![64], batches: vec![1, 2], cached: vec![0, 32], runs: 2, ..bench::Plan::default() };
+    let report = bench::bench(&bundle, &Options { threads: Some(2), ..Options::default() }, &plan, |_| {}).unwrap();
+    let cases: Vec<_> = report.cases.iter().map(|c| (c.phase, c.batch, c.cached, c.tokens, c.runs)).collect();
+    let decode = |batch, cached| (Phase::Decode, batch, cached, 32, 2);
+    assert_eq!(cases, [(Phase::Prefill, 1, 0, 64, 2), decode(1, 0), decode(1, 32), decode(2, 0), decode(2, 32)]);
+    // The table is embedding and head at once: all of it is read for logits.
+    assert!(report.cases.iter().all(|c| c.weight_bytes_per_step == 160 && c.min <= c.median && c.median <= c.max));
+    assert!(report.read_bytes_per_second.is_sorted() && report.read_bytes_per_second[0] > 0.0);
 }

@@ -23,6 +23,7 @@ pub enum Codec {
     W10,
     W11,
     W12,
+    A11,
 }
 
 /// What the bytes of a row are.
@@ -57,9 +58,19 @@ pub struct Facts {
     /// Mean squared error per weight on a unit Gaussian source, as measured by this crate's tests. 0 where there is no
     /// table.
     pub mse: f64,
+    /// Bits of the window at which the 4-bit fields start whose table entries add up to the pair
+    /// ([`parts`](crate::table::parts)). Empty where a table has no such structure.
+    pub fields: &'static [u32],
     /// What it is, for listings.
     pub summary: &'static str,
 }
+
+/// Bits of a field of an additive table: what one shuffle of a 16-byte register looks up.
+pub const FIELD_BITS: u32 = 4;
+
+/// The largest absolute value of an additive table. The sum of two products of such a weight and an activation moved
+/// into `u8` stays within `i16`: `2 * 63 * 255 < 2^15`.
+pub const ADDITIVE_LIMIT: i8 = 63;
 
 const FLOAT32: Storage = Storage::Float { bytes: 4 };
 const FLOAT16: Storage = Storage::Float { bytes: 2 };
@@ -70,18 +81,19 @@ const fn pairs(window: u32) -> Storage {
 
 /// Every codec, in the order of [`Codec`]'s variants.
 #[rustfmt::skip]
-pub const FACTS: [Facts; 11] = [
-    Facts { codec: Codec::F32,   name: "f32",   storage: FLOAT32,       sigma: 0.0,  mse: 0.0,    summary: "IEEE single precision: no quantization" },
-    Facts { codec: Codec::F16,   name: "f16",   storage: FLOAT16,       sigma: 0.0,  mse: 0.0,    summary: "IEEE half precision" },
-    Facts { codec: Codec::Bf16,  name: "bf16",  storage: FLOAT16,       sigma: 0.0,  mse: 0.0,    summary: "bfloat16" },
-    Facts { codec: Codec::Q8,    name: "q8",    storage: Storage::Int8, sigma: 0.0,  mse: 0.0,    summary: "8-bit integers, symmetric" },
-    Facts { codec: Codec::Split, name: "split", storage: pairs(7),      sigma: 6.52, mse: 0.0251, summary: "3.5 bits: a 4-bit and a 3-bit integer" },
-    Facts { codec: Codec::W7,    name: "w7",    storage: pairs(7),      sigma: 41.0, mse: 0.0152, summary: "3.5 bits: 128 points of the plane" },
-    Facts { codec: Codec::W8,    name: "w8",    storage: pairs(8),      sigma: 36.0, mse: 0.0127, summary: "3.5 bits: a trellis of 2 states over 256 points" },
-    Facts { codec: Codec::W9,    name: "w9",    storage: pairs(9),      sigma: 36.0, mse: 0.0114, summary: "3.5 bits: a trellis of 4 states over 512 points" },
-    Facts { codec: Codec::W10,   name: "w10",   storage: pairs(10),     sigma: 36.0, mse: 0.0106, summary: "3.5 bits: a trellis of 8 states over 1024 points" },
-    Facts { codec: Codec::W11,   name: "w11",   storage: pairs(11),     sigma: 36.0, mse: 0.0101, summary: "3.5 bits: a trellis of 16 states over 2048 points" },
-    Facts { codec: Codec::W12,   name: "w12",   storage: pairs(12),     sigma: 36.0, mse: 0.0097, summary: "3.5 bits: a trellis of 32 states over 4096 points" },
+pub const FACTS: [Facts; 12] = [
+    Facts { codec: Codec::F32,   name: "f32",   storage: FLOAT32,       sigma: 0.0,  mse: 0.0,    fields: &[], summary: "IEEE single precision: no quantization" },
+    Facts { codec: Codec::F16,   name: "f16",   storage: FLOAT16,       sigma: 0.0,  mse: 0.0,    fields: &[], summary: "IEEE half precision" },
+    Facts { codec: Codec::Bf16,  name: "bf16",  storage: FLOAT16,       sigma: 0.0,  mse: 0.0,    fields: &[], summary: "bfloat16" },
+    Facts { codec: Codec::Q8,    name: "q8",    storage: Storage::Int8, sigma: 0.0,  mse: 0.0,    fields: &[], summary: "8-bit integers, symmetric" },
+    Facts { codec: Codec::Split, name: "split", storage: pairs(7),      sigma: 6.52, mse: 0.0251, fields: &[], summary: "3.5 bits: a 4-bit and a 3-bit integer" },
+    Facts { codec: Codec::W7,    name: "w7",    storage: pairs(7),      sigma: 41.0, mse: 0.0152, fields: &[], summary: "3.5 bits: 128 points of the plane" },
+    Facts { codec: Codec::W8,    name: "w8",    storage: pairs(8),      sigma: 36.0, mse: 0.0127, fields: &[], summary: "3.5 bits: a trellis of 2 states over 256 points" },
+    Facts { codec: Codec::W9,    name: "w9",    storage: pairs(9),      sigma: 36.0, mse: 0.0114, fields: &[], summary: "3.5 bits: a trellis of 4 states over 512 points" },
+    Facts { codec: Codec::W10,   name: "w10",   storage: pairs(10),     sigma: 36.0, mse: 0.0106, fields: &[], summary: "3.5 bits: a trellis of 8 states over 1024 points" },
+    Facts { codec: Codec::W11,   name: "w11",   storage: pairs(11),     sigma: 36.0, mse: 0.0101, fields: &[], summary: "3.5 bits: a trellis of 16 states over 2048 points" },
+    Facts { codec: Codec::W12,   name: "w12",   storage: pairs(12),     sigma: 36.0, mse: 0.0097, fields: &[], summary: "3.5 bits: a trellis of 32 states over 4096 points" },
+    Facts { codec: Codec::A11,   name: "a11",   storage: pairs(11),     sigma: 15.5, mse: 0.0115, fields: &[0, 3, 7], summary: "3.5 bits: a trellis of 16 states over sums of three 16-entry tables" },
 ];
 
 /// Bits of a container, the unit of two weights.
@@ -89,7 +101,7 @@ pub const CONTAINER_BITS: u32 = 7;
 
 impl Codec {
     /// The codec's row of [`FACTS`].
-    pub fn facts(self) -> &'static Facts {
+    pub const fn facts(self) -> &'static Facts {
         &FACTS[self as usize]
     }
 

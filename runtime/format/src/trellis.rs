@@ -20,14 +20,19 @@
 
 mod forward;
 
+use forward::Forward;
+
 /// Rows per step.
 pub const LANES: usize = 16;
 
 /// One number per row.
 pub type Lane<T> = [T; LANES];
 
-/// A pair as the search sees it: `[-2a, -2b, a^2 + b^2]`.
-type Entry = [f32; 3];
+/// A pair as the search sees it: `[-2a, -2b, a^2 + b^2]`, and the container that means it.
+type Entry = [f32; 4];
+
+/// The widest overlap of windows.
+const WIDEST: u32 = 5;
 
 /// A search over one table.
 #[derive(Debug, Clone)]
@@ -50,19 +55,17 @@ impl Trellis {
     /// A search over `2^(7 + overlap)` pairs in the order of the window. `overlap` is at most 5.
     pub fn new(pairs: &[[f32; 2]]) -> Self {
         let overlap = pairs.len().trailing_zeros().wrapping_sub(7);
-        assert!(
-            overlap < forward::BY_OVERLAP.len() as u32 && pairs.len() == 128 << overlap,
-            "no trellis over {} pairs",
-            pairs.len()
-        );
+        assert!(overlap <= WIDEST && pairs.len() == 128 << overlap, "no trellis over {} pairs", pairs.len());
         let states = 1 << overlap;
         let by_state = |t: usize| {
-            (0..states).flat_map(move |s| (s..128).step_by(states).map(move |container: usize| pairs[t << 7 | container]))
+            let containers = (0..states).flat_map(move |s| (s..128).step_by(states));
+            containers.map(move |container: usize| (pairs[t << 7 | container], container as f32))
         };
+        let entries = || (0..states).flat_map(by_state);
         Trellis {
             overlap,
-            table: (0..states).flat_map(by_state).map(|[a, b]| [-2.0 * a, -2.0 * b, a * a + b * b]).collect(),
-            half: (0..states).flat_map(by_state).map(|[a, _]| [-2.0 * a, 0.0, a * a]).collect(),
+            table: entries().map(|([a, b], container)| [-2.0 * a, -2.0 * b, a * a + b * b, container]).collect(),
+            half: entries().map(|([a, _], container)| [-2.0 * a, 0.0, a * a, container]).collect(),
         }
     }
 
@@ -75,7 +78,7 @@ impl Trellis {
     pub fn search(&self, x: &[Lane<f32>], containers: &mut Vec<Lane<u8>>, scratch: &mut Scratch) {
         let count = x.len().div_ceil(2);
         scratch.back.resize(count << self.overlap, [0; LANES]);
-        forward::BY_OVERLAP[self.overlap as usize](self, x, &mut scratch.back);
+        Forward { trellis: self, x, back: &mut scratch.back }.run();
         containers.clear();
         containers.resize(count, [0; LANES]);
         let mask = (1u8 << self.overlap) - 1;

@@ -7,7 +7,7 @@ use q35_format::{Codec, Group, PackedSpec, table};
 use sha2::{Digest, Sha256};
 
 /// Mean squared error per weight on N(0,1) that the format's definition promises.
-const PROMISED: [(Codec, f64); 7] = [
+const PROMISED: [(Codec, f64); 8] = [
     (Codec::Split, 0.0251),
     (Codec::W7, 0.0152),
     (Codec::W8, 0.0130),
@@ -15,6 +15,7 @@ const PROMISED: [(Codec, f64); 7] = [
     (Codec::W10, 0.0109),
     (Codec::W11, 0.0104),
     (Codec::W12, 0.0102),
+    (Codec::A11, 0.0115),
 ];
 
 /// Half of the last printed digit.
@@ -66,6 +67,11 @@ fn trellis_codes_meet_their_figures() {
 fn wide_trellis_codes_meet_their_figures() {
     check(Codec::W11, 32);
     check(Codec::W12, 32);
+}
+
+#[test]
+fn additive_codes_meet_their_figures() {
+    check(Codec::A11, 64);
 }
 
 /// The closed form: a uniform quantizer's error on N(0,1) is a sum of Gaussian integrals over its cells.

@@ -7,13 +7,17 @@
 //! | --- | --- |
 //! | `target` | the trait and what passes through it |
 //! | `arrangement` | canonical bytes of a parameter to those that kernels read |
+//! | [`c`] | pieces of C headers |
 //! | [`plan`] | where values lie while they live, and a checker of that |
 //!
 //! This crate must not know any particular target, nor where models come from.
 
 mod arrangement;
+pub mod c;
 pub mod plan;
 mod target;
 
 pub use arrangement::{Arrangement, Place};
-pub use target::{Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
+pub use target::{
+    Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, WeightsFile, cannot, check_prefix, file_order,
+};

@@ -1,7 +1,7 @@
 //! What every target does.
 
 use crate::Arrangement;
-use q35_bundle::{Device, MemoryPlan, Step};
+use q35_bundle::{Device, MemoryPlan, Step, TensorSpec, WeightsLayout};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::{Activations, Graph, Packed, ParamName};
 use q35_format::Codec;
@@ -76,6 +76,40 @@ pub struct WeightTensor {
     pub arrangement: Arrangement,
 }
 
+/// The tensors in the order of the weights file: by parameter; all of its codes, then its scales and offsets, as they come out of the
+/// quantizer.
+pub fn file_order(tensors: &BTreeMap<String, WeightTensor>) -> Vec<(&str, &WeightTensor)> {
+    let mut ordered: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    ordered.sort_by(|(a, x), (b, y)| (&x.param, x.section, a).cmp(&(&y.param, y.section, b)));
+    ordered
+}
+
+/// The weights file of some tensors, before a byte of it is written.
+#[derive(Clone, Debug)]
+pub struct WeightsFile {
+    /// Where each tensor begins, in bytes, by name.
+    pub offsets: BTreeMap<String, u64>,
+    /// Header and length.
+    pub layout: WeightsLayout,
+}
+
+impl WeightsFile {
+    /// The file that holds `tensors` of parameters of these shapes; `None` if that is absurdly large.
+    ///
+    /// # Panics
+    /// If a tensor is of a parameter that is not there: a mistake of the target.
+    pub fn of(tensors: &BTreeMap<String, WeightTensor>, params: &BTreeMap<ParamName, Packed>) -> Option<Self> {
+        let ordered = file_order(tensors);
+        let spec = |(name, tensor): &(&str, &WeightTensor)| {
+            let rows = usize::try_from(params[&tensor.param].rows).ok()?;
+            Some(TensorSpec::bytes(*name, tensor.arrangement.bytes(rows)? as u64))
+        };
+        let layout = WeightsLayout::of(&ordered.iter().map(spec).collect::<Option<Vec<_>>>()?)?;
+        let names = ordered.iter().map(|(name, _)| (*name).to_owned());
+        Some(Self { offsets: names.zip(layout.offsets.iter().copied()).collect(), layout })
+    }
+}
+
 /// A lowered program.
 #[derive(Clone, Debug)]
 pub struct Lowered {
@@ -104,6 +138,11 @@ pub trait Target {
 
     /// What it can lower.
     fn capabilities(&self) -> Capabilities;
+
+    /// Whether it lowers programs whose input is an activation where a model's is tokens: single layers.
+    fn single_layers(&self) -> bool {
+        false
+    }
 
     /// Its passes, in order; the first reads the q35 stage, the last leaves the stage of code.
     fn passes(&self) -> Vec<Pass>;

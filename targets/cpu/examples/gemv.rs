@@ -10,13 +10,15 @@
 
 use q35_dialects::Rows;
 use q35_format::{Codec, Group, PackedSpec};
+use q35_launch::Spec;
+use q35_launch::layout;
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::{link, llvm};
 use q35_target_cpu::abi::{define, symbol};
 use q35_target_cpu::kernels::Kernel;
 use q35_target_cpu::level::Level;
-use q35_target_cpu::linear::{Experts, Linear, geometry};
+use q35_target_cpu::linear::{Experts, Linear, geometry, kernels};
 use std::error::Error;
 use std::ffi::c_void;
 use std::time::Instant;
@@ -39,7 +41,7 @@ fn route(tokens: usize, experts: usize, choices: usize) -> (Vec<i32>, Vec<i32>, 
     if experts == 0 {
         return (vec![], vec![], 1);
     }
-    let stride = geometry::routing_stride(choices) / 4;
+    let stride = layout::routing_stride(choices) / 4;
     let mut state = 7u64;
     let mut chosen = Vec::new();
     for _ in 0..tokens {
@@ -72,16 +74,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         0 => layer,
         count => Linear { rows: Rows::TokenChoices(choices), experts: Some(Experts { count, shared: true }), ..layer },
     };
-    if let Some(reason) = linear.unsupported() {
-        return Err(reason.into());
-    }
+    let kernels = kernels(&linear)?;
 
     let started = Instant::now();
     let context = Context::new();
     let mut module = KernelModule::new(&context);
     let levels: Vec<Level> = Level::of(std::env::consts::ARCH).filter(|level| level.is_here()).collect();
     for &level in &levels {
-        for kernel in linear.kernels() {
+        for kernel in &kernels {
             define(&module, &kernel.name(), level, |call| kernel.build(level, call));
         }
     }
@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let stack = rows * experts.max(1);
-    let bytes = |of: q35_target::Arrangement| geometry::stacked(of, rows).bytes(stack).ok_or("too large");
+    let bytes = |of: q35_target::Arrangement| layout::stacked(of, rows).bytes(stack).ok_or("too large");
     let code_bytes = bytes(geometry::codes(&linear.spec))?;
     let scale_bytes = if codec.has_scales() { bytes(geometry::scales(&linear.spec))? } else { 0 };
     let copy_bytes = code_bytes.next_multiple_of(64);
@@ -112,18 +112,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
         .collect();
     let scales = vec![0u8; scale_bytes];
-    let x_stride = if codec.has_scales() { geometry::quant_stride(cols) } else { geometry::act_stride(cols) };
+    let x_stride = if codec.has_scales() { geometry::quant_stride(cols) } else { layout::act_stride(cols) };
     let x = vec![1u8; tokens * x_stride];
     let (section, each) = linear.rows.section();
     let routed = tokens * each as usize;
-    let mut y = vec![0f32; routed * geometry::act_stride(rows) / 4];
+    let mut y = vec![0f32; routed * layout::act_stride(rows) / 4];
     let (routing, sorted, met) = route(tokens, experts, choices as usize);
     let met_bytes = code_bytes as f64 * met as f64 / experts.max(1) as f64;
 
     // SAFETY: the library is ours and has no initialisers.
     let library = unsafe { libloading::Library::new(&path) }?;
     for level in levels {
-        for made in linear.kernels() {
+        for made in &kernels {
             // SAFETY: the kernels were just made with this signature.
             let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
             let mut dims = [0u64; 4];

@@ -10,14 +10,16 @@
 //! | [`kernels`] | the kernels that are not matrix products |
 //! | [`linear`] | those that are: weights are decoded inside |
 //! | [`lower`] | the passes |
+//! | `program` | what `model.o` has beside kernels: the executor, and the functions that a program calls |
 //!
 //! Nothing outside [`level`] and the instruction-level modules under [`linear`] assumes an architecture. This crate must not know ONNX,
-//! weight data, or how steps are executed.
+//! weight data, or how the runtime executes steps.
 
 pub mod abi;
 pub mod kernels;
 pub mod level;
 pub mod linear;
 pub mod lower;
+mod program;
 
 pub use lower::Cpu;

@@ -1,5 +1,6 @@
 //! From a program to a bundle's PTX: the passes that GPUs share, then this target's own.
 
+use crate::header;
 use crate::level::LEVELS;
 use q35_bundle::{CudaDevice, Device};
 use q35_diag::Result;
@@ -7,6 +8,7 @@ use q35_dialects::Activations;
 use q35_format::Codec;
 use q35_gpu::Isa;
 use q35_gpu::isa::Nvidia;
+use q35_gpu::lower as gpu;
 use q35_graph::{Observer, Pass, Stage};
 use q35_mlir::context::Context;
 use q35_mlir::llvm;
@@ -40,26 +42,31 @@ impl Target for Cuda {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            ops: q35_gpu::lower::ops(),
-            codecs: q35_gpu::lower::codecs(),
+            ops: gpu::ops(),
+            codecs: gpu::codecs(&ISA),
             default_codec: Codec::W8,
             activations: Activations::Float,
             levels: LEVELS.iter().map(|level| level.name).collect(),
         }
     }
 
+    fn single_layers(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> Vec<Pass> {
-        q35_gpu::lower::passes().into_iter().chain([COMPILE, EMIT, BUNDLE]).collect()
+        gpu::passes().chain([COMPILE, EMIT, BUNDLE]).collect()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
-        q35_gpu::lower::check(self, &ISA, request)
+        gpu::check(self, &ISA, request)
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
+        let program = gpu::plan(self, &ISA, request, observer)?;
         let context = Context::new();
-        let (program, module) = q35_gpu::lower::lower(self, &ISA, request, &context, observer)?;
+        let module = gpu::build(&program, request.prefix, &ISA, &context, observer);
 
         // What is shown is the last level, which every card can run.
         observer.before(&COMPILE);
@@ -67,12 +74,15 @@ impl Target for Cuda {
         observer.after(&COMPILE, &|| compiled.last().map(|(_, code)| code.ir()).unwrap_or_default());
 
         observer.before(&EMIT);
-        let files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
+        let mut files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
         let shown = LEVELS.last().and_then(|level| files.get(&level.file()));
         observer.after(&EMIT, &|| shown.map(|ptx| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default());
 
         observer.before(&BUNDLE);
-        let threads = program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
+        let threads: BTreeMap<String, u32> =
+            program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
+        let header = header::text(request.prefix, &program.plan, &program.steps, &threads);
+        files.insert("cuda/kernels.h".to_owned(), header.into_bytes());
         let device = CudaDevice {
             prefix: request.prefix.to_owned(),
             levels: LEVELS.iter().map(|level| level.requirements()).collect(),

@@ -4,8 +4,8 @@
 //! order, and every thread of the team gets them.
 
 use crate::abi::Call;
-use q35_mlir::builder::Val;
-use q35_mlir::types::F32;
+use q35_mlir::builder::{Carry, Val};
+use q35_mlir::types::{F32, I32};
 
 /// Who works together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +57,24 @@ impl<'k> Call<'k> {
         self.b.for_(number, count, i64::from(threads), body);
     }
 
-    /// Every lane's value combined with those of all other lanes of its wave, in a tree.
-    pub(crate) fn wave_all(&self, value: Val<'k>, combine: impl Fn(Val<'k>, Val<'k>) -> Val<'k>) -> Val<'k> {
-        let mut all = value;
+    /// The value of the lane whose number differs in the bits of `mask`.
+    fn exchange(&self, value: Val<'k>, mask: u32) -> Val<'k> {
+        if value.ty().bits() == 32 {
+            return self.isa.exchange(value, mask);
+        }
+        let words = value.bitcast(I32.x(2));
+        let other = (0..2).fold(words, |all, at| all.with_lane(at, self.isa.exchange(words.lane(at), mask)));
+        other.bitcast(value.ty())
+    }
+
+    /// Every lane's values combined with those of all other lanes of its wave, in a tree.
+    pub(crate) fn wave_all<C: Carry<'k>>(&self, values: C, combine: impl Fn(C, C) -> C) -> C {
+        let mut all = values;
         let mut distance = self.wave_size() / 2;
         while distance > 0 {
-            all = combine(all, self.isa.exchange(all, distance));
+            let others: Vec<Val<'k>> = all.values().into_iter().map(|value| self.exchange(value, distance)).collect();
+            let others = all.with(&mut others.into_iter());
+            all = combine(all, others);
             distance /= 2;
         }
         all
@@ -70,7 +82,7 @@ impl<'k> Call<'k> {
 
     /// The sum of the f32 values of a team's threads. A group meets at barriers for it.
     pub(crate) fn sum(&self, team: Team, value: Val<'k>) -> Val<'k> {
-        let sum = self.wave_all(value, |a, b| a + b);
+        let sum = self.wave_all(value, |a: Val<'k>, b| a + b);
         if team == Team::Wave || self.waves() == 1 {
             return sum;
         }

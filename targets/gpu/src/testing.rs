@@ -1,13 +1,13 @@
 //! What the tests of this crate share: kernels compiled and run lane by lane, and an oracle's tolerance.
 
 use crate::abi::define;
-use crate::isa::Nvidia;
+use crate::isa::{Cdna, Isa, Nvidia, Rdna};
 use crate::kernels::Kernel;
-use crate::linear::geometry::act_stride;
-use q35_bundle::Dim;
+use q35_dialects::Rows;
+use q35_launch::layout::act_stride;
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
-use q35_mlir::llvm::{self, Machine as Processor};
+use q35_mlir::llvm::{self, Machine as Processor, Output};
 use q35_simt::{Arg as Operand, Fault, Launch, Machine};
 
 /// One kernel argument.
@@ -85,22 +85,49 @@ pub(crate) fn close(got: &[f32], exact: &[f64], tolerance: f64, what: &str) {
     }
 }
 
+/// A GPU that kernels are compiled for and run on.
+pub(crate) struct Gpu {
+    pub(crate) name: &'static str,
+    pub(crate) isa: &'static dyn Isa,
+}
+
+/// One of every set of instructions.
+pub(crate) const GPUS: [Gpu; 3] =
+    [Gpu { name: "sm_80", isa: &Nvidia }, Gpu { name: "gfx90a", isa: &Cdna }, Gpu { name: "gfx1100", isa: &Rdna }];
+
+impl Gpu {
+    fn processor(&self) -> Processor {
+        if self.name.starts_with("gfx") { Processor::amdgcn(self.name) } else { Processor::nvptx(self.name, 74) }
+    }
+}
+
 /// The LLVM IR of kernels after all optimisations.
-pub(crate) fn ir(kernels: &[&dyn Kernel]) -> String {
+pub(crate) fn ir(gpu: &Gpu, kernels: &[&dyn Kernel]) -> String {
     let context = Context::new();
     let mut module = KernelModule::new(&context);
     for kernel in kernels {
         let name = kernel.name();
         assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name} is no C identifier");
-        define(&module, &name, &Nvidia, *kernel);
+        define(&module, &name, gpu.isa, *kernel);
     }
     module.lower(|_, _| ());
-    llvm::emit(&module, &Processor::nvptx("sm_80", 74)).ir()
+    let emitted = llvm::emit(&module, &gpu.processor());
+    if gpu.processor().output == Output::Object {
+        assert_eq!(q35_mlir::link::undefined_symbols(&emitted.object), Vec::<String>::new());
+    }
+    emitted.ir()
 }
 
 /// Runs a kernel of a module's text over `rows` rows; `dims` as kernels get them. Gives each argument's bytes afterwards.
-pub(crate) fn try_run(ir: &str, kernel: &dyn Kernel, args: &[Arg], dims: [i64; 4], rows: Dim) -> Result<Vec<Vec<u8>>, Fault> {
-    let mut machine = Machine::new(ir, 32).unwrap_or_else(|error| panic!("{error}"));
+pub(crate) fn try_run(
+    gpu: &Gpu,
+    ir: &str,
+    kernel: &dyn Kernel,
+    args: &[Arg],
+    dims: [i64; 4],
+    rows: Rows,
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let mut machine = Machine::new(ir, gpu.isa.wave()).unwrap_or_else(|error| panic!("{}: {error}", gpu.name));
     let mut buffers = Vec::new();
     for arg in args {
         buffers.push(match arg {
@@ -119,14 +146,15 @@ pub(crate) fn try_run(ir: &str, kernel: &dyn Kernel, args: &[Arg], dims: [i64; 4
     let operands = buffers.iter().map(|&buffer| Operand::Address(buffer, 0)).chain(dims.map(Operand::Number));
     let operands: Vec<Operand> = operands.collect();
     let tiles = kernel.tiles(rows).eval(&dims.map(|n| n as u64)).unwrap();
-    let launch = Launch { kernel: &kernel.name(), blocks: tiles, threads: kernel.threads(&Nvidia), args: &operands };
+    let launch = Launch { kernel: &kernel.name(), blocks: tiles, threads: kernel.threads(gpu.isa), args: &operands };
     machine.launch(&launch)?;
     Ok(buffers.into_iter().map(|buffer| machine.bytes(buffer).to_vec()).collect())
 }
 
 /// Compiles a kernel and runs it over tokens; `check` sees the bytes of the arguments afterwards.
 #[track_caller]
-pub(crate) fn run(kernel: &dyn Kernel, args: &[Arg], dims: [i64; 4]) -> Vec<Vec<u8>> {
+pub(crate) fn run(gpu: &Gpu, kernel: &dyn Kernel, args: &[Arg], dims: [i64; 4]) -> Vec<Vec<u8>> {
     assert_eq!(args.len(), kernel.args(), "{}", kernel.name());
-    try_run(&ir(&[kernel]), kernel, args, dims, Dim::Tokens).unwrap_or_else(|fault| panic!("{fault}"))
+    let after = try_run(gpu, &ir(gpu, &[kernel]), kernel, args, dims, Rows::Tokens);
+    after.unwrap_or_else(|fault| panic!("{}: {fault}", gpu.name))
 }

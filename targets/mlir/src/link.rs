@@ -1,7 +1,8 @@
 //! From an object file to a shared object, with LLVM's linker.
 //!
 //! What enters is position-independent code without undefined symbols (checked here: kernels call nothing); what leaves is a shared
-//! object whose bytes depend on the object and the soname only: no build id, no paths, no search for libraries.
+//! object whose bytes depend on the object and the soname only: no build id, no paths, no search for libraries. Its calls
+//! of itself stay inside it, whatever else a program has loaded under the same names.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,7 +68,16 @@ fn link_with(linker: &Path, object: &[u8], soname: &str) -> Result<Vec<u8>, Diag
     let (input, output) = (folder.path().join("kernels.o"), folder.path().join("kernels.so"));
     std::fs::write(&input, object).map_err(place)?;
     let run = Command::new(linker)
-        .args(["-shared", "--build-id=none", "--no-undefined", "--hash-style=gnu", "--threads=1", "-z", "noexecstack"])
+        .args([
+            "-shared",
+            "-Bsymbolic",
+            "--build-id=none",
+            "--no-undefined",
+            "--hash-style=gnu",
+            "--threads=1",
+            "-z",
+            "noexecstack",
+        ])
         .arg("-soname")
         .arg(soname)
         .arg("-o")

@@ -6,7 +6,7 @@
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::memory_buffer::MemoryBuffer;
-use inkwell::module::Module;
+use inkwell::module::{FlagBehavior, Module};
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
@@ -14,6 +14,9 @@ use inkwell::targets::{
 
 use crate::builder::KernelModule;
 use crate::ffi;
+
+/// Version of AMD's code objects, times a hundred: the oldest that a supported driver may have to read.
+const AMD_CODE_OBJECT: u64 = 500;
 
 /// What LLVM makes for a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +109,21 @@ impl Machine {
         }
     }
 
+    /// AMD GPUs of an architecture such as `gfx942`.
+    pub fn amdgcn(architecture: &str) -> Self {
+        Machine {
+            triple: "amdgcn-amd-amdhsa".into(),
+            cpu: architecture.into(),
+            features: String::new(),
+            output: Output::Object,
+        }
+    }
+
     fn target_machine(&self) -> TargetMachine {
         Target::initialize_x86(&InitializationConfig::default());
         Target::initialize_aarch64(&InitializationConfig::default());
         Target::initialize_nvptx(&InitializationConfig::default());
+        Target::initialize_amd_gpu(&InitializationConfig::default());
         let triple = TargetTriple::create(&self.triple);
         let target = Target::from_triple(&triple).unwrap_or_else(|error| panic!("target {}: {error}", self.triple));
         let options = TargetMachineOptions::new()
@@ -137,15 +151,18 @@ pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
     });
     llvm.set_triple(&target_machine.get_triple());
     llvm.set_data_layout(&target_machine.get_target_data().get_data_layout());
+    if machine.triple.starts_with("amdgcn") {
+        let version = context.i32_type().const_int(AMD_CODE_OBJECT, false);
+        llvm.add_basic_value_flag("amdhsa_code_object_version", FlagBehavior::Error, version);
+    }
     verify(&llvm, "before optimisation");
     llvm.run_passes("default<O3>", &target_machine, PassBuilderOptions::create())
         .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
     verify(&llvm, "after optimisation");
-    Emitted {
-        object: generate(&llvm, &target_machine, machine.output.file_type()),
-        bitcode: llvm.write_bitcode_to_memory().as_slice().to_vec(),
-        machine: machine.clone(),
-    }
+    // Making code changes the module, into what cannot always be made code of again.
+    let bitcode = llvm.write_bitcode_to_memory().as_slice().to_vec();
+    let object = generate(&llvm, &target_machine, machine.output.file_type());
+    Emitted { object, bitcode, machine: machine.clone() }
 }
 
 fn generate(module: &Module<'_>, target_machine: &TargetMachine, kind: FileType) -> Vec<u8> {

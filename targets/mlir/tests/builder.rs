@@ -300,3 +300,48 @@ fn undefined_symbols_do_not_pass() {
     module.lower(|_, _| ());
     let _ = link::shared_object(&llvm::emit(&module, &machine()).object, "x.so");
 }
+
+#[test]
+fn functions_call_each_other_and_through_addresses() {
+    let context = Context::new();
+    let module = KernelModule::new(&context);
+    module.routine("square", &[I64], I64, false, |_, args| args[0] * args[0]);
+    module.procedure("store_square", &[PTR, I64], false, |b, args| {
+        args[0].store(b.call_for("square", &[args[1]], I64), 8);
+    });
+    module.constant("exported", &[7, 0, 0, 0], 4);
+    // y[0] = 9, y[1] = 16 by an address, y[2] = 1 where the address is null, y[3] exchanged for 1, y[4] what it was.
+    module.function("calls", &XYN, &FnAttrs::default(), |b, args| {
+        let [_, y, _] = *args else { unreachable!() };
+        b.call("store_square", &[y, b.i64(3)]);
+        b.call_at(b.function_address("store_square"), &[y.at(8), b.i64(4)]);
+        y.at(16).store(b.null().is_null().to_u(I64) + y.is_null().to_u(I64), 8);
+        y.at(24).store(b.i64(6), 8);
+        y.at(32).release(y.at(24).exchange(b.i64(1)), 8);
+    });
+    let mut y = [0i64; 5];
+    let loaded = load(module);
+    loaded.call("calls", &[0i64; 5], &mut y);
+    assert_eq!(y, [9, 16, 1, 1, 6]);
+    // SAFETY: the constant is four bytes.
+    let exported = unsafe { **loaded.library.get::<*const i32>(b"exported\0").unwrap() };
+    assert_eq!(exported, 7);
+    // SAFETY: it is only looked for.
+    assert!(unsafe { loaded.library.get::<*const ()>(b"square\0") }.is_err());
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_processor_can_be_asked() {
+    let context = Context::new();
+    let module = KernelModule::new(&context);
+    module.function("vendor", &XYN, &FnAttrs::default(), |b, args| {
+        let [_, y, _] = *args else { unreachable!() };
+        let shown = b.assembly("cpuid", "={ax},={bx},={cx},={dx},{ax},{cx}", &[b.i32(0), b.i32(0)], I32, 4);
+        shown.iter().enumerate().for_each(|(at, word)| y.at(4 * at as i64).store(*word, 4));
+    });
+    let mut y = [0i32; 4];
+    load(module).call("vendor", &[0i32], &mut y);
+    let expected = std::arch::x86_64::__cpuid(0);
+    assert_eq!(y.map(i32::cast_unsigned), [expected.eax, expected.ebx, expected.ecx, expected.edx]);
+}

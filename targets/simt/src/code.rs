@@ -4,8 +4,8 @@
 //! becomes copies. Blocks come in reverse postorder, so that of lanes at different blocks those further back go first, and meet the
 //! others where control flow joins.
 
-use crate::collective::{self, Collective};
-use crate::ir::{Function, Module, Op, Scalar, Type, Typed, Value};
+use crate::collective::{self, AMD_BARRIER, Collective};
+use crate::ir::{Function, Inst, Module, Op, Order, Scalar, Type, Typed, Value};
 use crate::memory::Memory;
 use crate::scalar;
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +31,8 @@ const SPECIALS: &[(&str, Special)] = &[
     ("llvm.nvvm.read.ptx.sreg.ctaid.x", Special::Block),
     ("llvm.nvvm.read.ptx.sreg.ntid.x", Special::Threads),
     ("llvm.nvvm.read.ptx.sreg.laneid", Special::Lane),
+    ("llvm.amdgcn.workitem.id.x", Special::Thread),
+    ("llvm.amdgcn.workgroup.id.x", Special::Block),
 ];
 
 /// Where control goes, and what is copied on the way.
@@ -56,6 +58,14 @@ pub(crate) enum Do {
     AddWithCarry {
         width: u32,
         args: [Place; 2],
+        to: Place,
+    },
+    /// All components of an integer vector, combined one after the other.
+    Reduce {
+        function: scalar::Function,
+        width: u32,
+        from: Place,
+        count: u32,
         to: Place,
     },
     /// One condition for all components (`each` 0) or one for each (`each` 1).
@@ -161,9 +171,15 @@ pub(crate) fn compile(module: &Module, function: &Function, globals: &Addresses)
     for &block in &order {
         let block = &function.blocks[block];
         let mut steps = Vec::new();
-        for inst in &block.insts {
-            if matches!(inst.op, Op::Phi(..)) {
+        for (at, inst) in block.insts.iter().enumerate() {
+            if matches!(inst.op, Op::Phi(..) | Op::Fence(_)) {
                 continue;
+            }
+            if matches!(&inst.op, Op::Call(_, name, _) if name == AMD_BARRIER) && !between_fences(&block.insts, at) {
+                return Err(format!(
+                    "{}: a barrier that is not between a release and an acquire: {}",
+                    function.name, inst.text
+                ));
             }
             let to = inst.result.as_ref().map_or(0, |name| c.values[name]);
             let edge = |c: &mut Compiler<'_>, label: &str| -> Result<Edge, String> {
@@ -192,6 +208,18 @@ pub(crate) fn compile(module: &Module, function: &Function, globals: &Addresses)
     }
     let constants = c.constants.iter().map(|(&bits, &place)| (place, bits)).chain(c.vectors).collect();
     Ok(Code { name: function.name.clone(), params, places: c.places as usize, constants, blocks, shared: c.shared_bytes })
+}
+
+/// Whether the instruction of a block stands between fences with no access of memory in between.
+fn between_fences(insts: &[Inst], at: usize) -> bool {
+    let fence = |inst: &Inst| match &inst.op {
+        Op::Fence(order) => Some(Some(*order)),
+        Op::Load(..) | Op::Store(..) | Op::Call(..) => Some(None),
+        _ => None,
+    };
+    let before = insts[..at].iter().rev().find_map(fence).flatten();
+    let after = insts[at + 1..].iter().find_map(fence).flatten();
+    matches!(before, Some(Order::Release | Order::Both)) && matches!(after, Some(Order::Acquire | Order::Both))
 }
 
 /// Blocks so that each comes after those that lead to it, loops aside.
@@ -335,7 +363,7 @@ impl Compiler<'_> {
     }
 
     /// What the phis of a block get from a predecessor.
-    fn copies(&mut self, insts: &[crate::ir::Inst], from: &str) -> Result<Vec<(Place, Place)>, String> {
+    fn copies(&mut self, insts: &[Inst], from: &str) -> Result<Vec<(Place, Place)>, String> {
         let mut copies = Vec::new();
         for inst in insts {
             let (Op::Phi(ty, values), Some(name)) = (&inst.op, &inst.result) else { break };
@@ -463,6 +491,7 @@ impl Compiler<'_> {
             Op::Return => Do::Return,
             Op::Unreachable => Do::Unreachable,
             Op::Phi(..) | Op::Jump(_) | Op::Branch(..) | Op::Switch(..) => unreachable!("treated with its edges"),
+            Op::Fence(_) => unreachable!("of meaning at barriers only"),
         })
     }
 
@@ -483,6 +512,14 @@ impl Compiler<'_> {
         let bare = name.rsplit_once('.').map_or(name, |(bare, _)| bare);
         if bare == "llvm.uadd.with.overflow" {
             return Ok(Do::AddWithCarry { width: scalar.bits(), args: [self.operand(&args[0])?, self.operand(&args[1])?], to });
+        }
+        if let Some(kind) = name.strip_prefix("llvm.vector.reduce.") {
+            let kind = kind.split('.').next().unwrap_or_default();
+            let function = scalar::binary(kind, scalar).or_else(|| scalar::intrinsic(&format!("llvm.{kind}"), scalar));
+            let function =
+                function.filter(|_| matches!(scalar, Scalar::Int(_))).ok_or(format!("no such operation '{name}'"))?;
+            let count = args[0].0.components().len() as u32;
+            return Ok(Do::Reduce { function, width: scalar.bits(), from: self.operand(&args[0])?, count, to });
         }
         // The second operand of `abs` says what happens to the smallest integer.
         let args = if bare == "llvm.abs" { &args[..1] } else { args };

@@ -88,6 +88,17 @@ pub enum Value {
 /// An operand and its type.
 pub type Typed = (Type, Value);
 
+/// What a fence keeps in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// What comes after it.
+    Acquire,
+    /// What comes before it.
+    Release,
+    /// Both.
+    Both,
+}
+
 /// An instruction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -119,6 +130,8 @@ pub enum Op {
     Field(Typed, usize),
     /// Result, name without `@`, arguments.
     Call(Type, String, Vec<Typed>),
+    /// Order among accesses of memory.
+    Fence(Order),
     /// A copy that is defined even where the operand is not.
     Freeze(Typed),
     /// To a block.

@@ -13,7 +13,8 @@
 //! | [`ir`] | modules, functions, instructions: the part of LLVM IR that kernels use |
 //! | `code` | a function with every value at a place of the register file |
 //! | `scalar` | arithmetic on one lane |
-//! | `collective` | what the lanes of a warp do together: shuffles, matrix products |
+//! | `collective` | what the lanes of a warp do together: barriers, shuffles |
+//! | `fragments` | matrix products, and which lane holds what of them |
 //! | `warp` | lanes, where they stand, and which of them go next |
 //! | [`machine`] | launches |
 //! | [`memory`] | buffers and shared memory, byte by byte with who touched it last |
@@ -34,6 +35,7 @@
 mod code;
 mod collective;
 mod fault;
+mod fragments;
 pub mod ir;
 mod lex;
 pub mod machine;

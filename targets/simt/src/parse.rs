@@ -1,6 +1,6 @@
 //! LLVM's text to [`ir`](crate::ir). What kernels do not use is an error that shows the line.
 
-use crate::ir::{Block, Function, Global, Inst, Module, Op, Scalar, Type, Typed, Value};
+use crate::ir::{Block, Function, Global, Inst, Module, Op, Order, Scalar, Type, Typed, Value};
 use crate::lex::{self, Token};
 
 /// Words before types and operands that change nothing here; some are followed by a group in parentheses.
@@ -242,11 +242,12 @@ fn instruction(text: &str) -> Result<Option<Inst>, String> {
             c.sign(',')?;
             Op::Field(whole, c.number()? as usize)
         }
+        "fence" if result.is_none() => Op::Fence(c.order()?),
         "freeze" => Op::Freeze(c.typed()?),
         "call" => {
             let ty = c.ty()?;
             let Some(Token::Global(callee)) = c.next() else { return Err("a call through a value".into()) };
-            let ignored = ["llvm.assume", "llvm.lifetime", "llvm.experimental.noalias", "llvm.prefetch"];
+            let ignored = ["llvm.assume", "llvm.lifetime", "llvm.experimental.noalias", "llvm.prefetch", "llvm.amdgcn.sched"];
             if ignored.iter().any(|prefix| callee.starts_with(prefix)) {
                 return Ok(None);
             }
@@ -322,6 +323,20 @@ impl Cursor {
 
     fn keyword(&mut self, word: &str) -> Result<(), String> {
         if self.word()? == word { Ok(()) } else { Err(format!("'{word}' is missing")) }
+    }
+
+    /// `syncscope("...") ORDERING`.
+    fn order(&mut self) -> Result<Order, String> {
+        if self.peek() == Some(&Token::Word("syncscope".into())) {
+            self.next();
+            self.skip_group();
+        }
+        match self.word()?.as_str() {
+            "acquire" => Ok(Order::Acquire),
+            "release" => Ok(Order::Release),
+            "acq_rel" | "seq_cst" => Ok(Order::Both),
+            other => Err(format!("the ordering '{other}'")),
+        }
     }
 
     fn number(&mut self) -> Result<u64, String> {

@@ -182,7 +182,7 @@ impl Warp {
                         self.parties.push(Party { waits: true, ..party });
                         return Ok(None);
                     }
-                    if *collective == Collective::Barrier {
+                    if matches!(collective, Collective::Barrier) {
                         self.parties.push(Party { step: party.step + 1, ..party });
                         return Ok(Some(State::AtBarrier));
                     }
@@ -247,6 +247,14 @@ impl Warp {
                     let sum = u128::from(self.get(args[0], lane)) + u128::from(self.get(args[1], lane));
                     self.set(*to, lane, sum as u64 & (u64::MAX >> (64 - width)));
                     self.set(to + 1, lane, u64::from(sum >> width != 0));
+                }
+            }
+            Do::Reduce { function, width, from, count, to } => {
+                let Function::Two(f) = function else { unreachable!("two are combined") };
+                for lane in each(lanes) {
+                    let first = self.get(*from, lane);
+                    let all = (1..*count).fold(first, |all, at| f(all, self.get(from + at, lane), *width));
+                    self.set(*to, lane, all);
                 }
             }
             Do::Select { condition, each: stride, then, otherwise, to, count } => {
@@ -341,21 +349,25 @@ impl Warp {
                     self.set(to, lane, values[from]);
                 }
             }
-            Collective::Matrix(kind) => {
-                if self.lanes != 32 || lanes != u64::from(u32::MAX) || args.len() != 16 {
-                    return Err(Fault::new(Kind::Divergence, "a matrix product without all of 32 lanes"));
-                }
-                let mut sums = [[0.0; 4]; 32];
-                for (lane, sums) in sums.iter_mut().enumerate() {
-                    for (at, sum) in sums.iter_mut().enumerate() {
-                        *sum = f32::from_bits(self.get(args[12 + at], lane) as u32);
+            Collective::Exchange(exchange) => {
+                let values = self.row(args[exchange.value()]).to_vec();
+                for lane in each(lanes) {
+                    let from = exchange.source(lane as u32, self.lanes, |at| self.get(args[at], lane));
+                    let from = from.map_err(|what| Fault::new(Kind::Undefined, format!("{what} is not known")))? as usize;
+                    if lanes >> from & 1 == 0 {
+                        return Err(Fault::new(Kind::Divergence, format!("lane {lane} reads lane {from}, which has ended")));
                     }
+                    self.set(to, lane, values[from]);
                 }
-                let component =
-                    |first: usize| move |this: &Self, lane: u32, at: usize| this.get(args[first + at], lane as usize);
-                let (a, b) = (component(0), component(8));
-                collective::matrix(kind, |lane, at| a(self, lane, at), |lane, at| b(self, lane, at), &mut sums);
-                for (lane, sums) in sums.iter().enumerate() {
+            }
+            Collective::Matrix(product) => {
+                let all = u64::MAX >> (64 - product.lanes);
+                if self.lanes != product.lanes || lanes != all || args.len() < product.components() {
+                    let what = format!("a matrix product without all of {} lanes", product.lanes);
+                    return Err(Fault::new(Kind::Divergence, what));
+                }
+                let sums = product.compute(|lane, at| self.get(args[at], lane))?;
+                for (lane, sums) in sums.chunks_exact(product.results()).enumerate() {
                     for (at, sum) in (0..).zip(sums) {
                         self.set(to + at, lane, sum.to_bits().into());
                     }

@@ -77,9 +77,6 @@ impl Target for Wse {
             "activate",
             "add",
             "mul",
-            "route",
-            "expert_linear",
-            "combine",
             "select",
         ];
         Capabilities {

@@ -41,9 +41,9 @@ pub(super) fn every_kernel_assembles() -> Result<(), String> {
     let mut table = String::new();
     for (codec, more) in [("w8", &[][..]), ("w12", &[]), ("split", &["--group", "64"]), ("q8", &[]), ("f16", &[])] {
         let bundle = if codec == "w8" {
-            compiled()?.1.clone()
+            compiled("cuda")?.1.clone()
         } else {
-            compile(folder.path(), &corpus::tiny_llama().model, codec, more)?
+            compile("cuda", folder.path(), &corpus::tiny_llama().model, codec, more)?
         };
         for architecture in ["sm_80", "sm_89", "sm_90a"] {
             let file = bundle.join(format!("cuda/kernels-{architecture}.ptx"));

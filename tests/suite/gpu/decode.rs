@@ -1,7 +1,7 @@
 //! A whole model, decoded by its kernels' final LLVM IR, lane by lane.
 
 use super::{compile, compiled, text};
-use q35_bundle::{Bundle, Device};
+use q35_bundle::{Bundle, Device, Manifest};
 use q35_diag::Diagnostic;
 use q35_dialects::interp::{Session as Interpreter, StepInput};
 use q35_graph::Silent;
@@ -14,9 +14,41 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The kernels of a bundle for one kind of card.
+struct Kernels {
+    /// Their final LLVM IR.
+    ir: String,
+    prefix: String,
+    /// Lanes of a wave.
+    wave: u32,
+    /// Threads of a group, by kernel.
+    threads: BTreeMap<String, u32>,
+}
+
+impl Kernels {
+    /// Those for a feature level, from what a compile has dumped: one module, or one per level after a line that names it.
+    fn of(manifest: &Manifest, level: &str, dump: &str) -> Result<Self, String> {
+        match &manifest.device {
+            Device::Cuda(device) => {
+                let (prefix, threads) = (device.prefix.clone(), device.threads.clone());
+                Ok(Self { ir: dump.to_owned(), prefix, wave: 32, threads })
+            }
+            Device::Rocm(device) => {
+                let described = device.levels.iter().find(|found| found.name == level).ok_or("no such level")?;
+                let start = format!("; level {level}\n");
+                let (_, rest) = dump.split_once(&start).ok_or("the level was not dumped")?;
+                let ir = rest.split("; level ").next().unwrap_or(rest).to_owned();
+                Ok(Self { ir, prefix: device.prefix.clone(), wave: described.wave, threads: described.threads.clone() })
+            }
+            other => Err(format!("a bundle for {}", other.name())),
+        }
+    }
+}
+
 /// A GPU that is interpreted.
 struct Interpreted {
     bundle: Arc<Bundle>,
+    kernels: Kernels,
     machine: q35_simt::Machine,
     blocks: Vec<Buffer>,
     weights: Vec<Buffer>,
@@ -25,7 +57,7 @@ struct Interpreted {
 
 impl Machine for Interpreted {
     fn describe(&self) -> String {
-        "cuda, interpreted".to_owned()
+        "a GPU, interpreted".to_owned()
     }
 
     /// Memory of which nobody has written anything: a kernel that counts on zeros is found.
@@ -63,27 +95,28 @@ impl Machine for Interpreted {
         dims: [i64; 4],
         tiles: u64,
     ) -> q35_diag::Result<()> {
-        let Device::Cuda(device) = &self.bundle.manifest().device else { panic!("a bundle for another device") };
         let kernel = &self.bundle.manifest().steps[step].variants[variant].kernel;
-        let symbol = format!("{}{kernel}", device.prefix);
+        let symbol = format!("{}{kernel}", self.kernels.prefix);
         let address = |operand: &Operand| match operand {
             Operand::Weight(weight) => Arg::Address(self.weights[weight.0], 0),
             Operand::Memory(block, offset) => Arg::Address(self.blocks[block.0], *offset),
         };
         let args: Vec<Arg> = operands.iter().map(address).chain(dims.map(Arg::Number)).collect();
-        let launch = Launch { kernel: &symbol, blocks: tiles, threads: device.threads[kernel], args: &args };
+        let launch = Launch { kernel: &symbol, blocks: tiles, threads: self.kernels.threads[kernel], args: &args };
         let fault = |fault| Diagnostic::error(q35_diag::Code::DeviceFailed, format!("{fault}"));
         Ok(self.machine.launch(&launch).map_err(fault)?)
     }
 }
 
-/// A session on an interpreted GPU; the folder is the one that [`compile`](super::compile) filled.
-fn session(folder: &Path, bundle: &Path, options: &Options) -> Result<Session, String> {
+/// A session on an interpreted GPU of a feature level; the folder is the one that [`compile`](super::compile) filled.
+fn session(folder: &Path, bundle: &Path, level: &str, options: &Options) -> Result<Session, String> {
     let dump = std::fs::read_dir(folder.join("dumps")).map_err(text)?.next();
     let dump = dump.ok_or("nothing was dumped")?.map_err(text)?;
-    let machine = q35_simt::Machine::new(&std::fs::read_to_string(dump.path()).map_err(text)?, 32)?;
     let bundle = Arc::new(Bundle::open(bundle).map_err(text)?);
-    let machine = Interpreted { bundle: bundle.clone(), machine, blocks: vec![], weights: vec![], placed: BTreeMap::new() };
+    let kernels = Kernels::of(bundle.manifest(), level, &std::fs::read_to_string(dump.path()).map_err(text)?)?;
+    let machine = q35_simt::Machine::new(&kernels.ir, kernels.wave)?;
+    let (blocks, weights, placed) = (vec![], vec![], BTreeMap::new());
+    let machine = Interpreted { bundle: bundle.clone(), kernels, machine, blocks, weights, placed };
     let executor = Executor::new(machine, &bundle, options).map_err(text)?;
     Ok(Session::on(Box::new(executor), bundle, options))
 }
@@ -101,10 +134,10 @@ fn largest(logits: &[f32]) -> u32 {
 }
 
 /// The small model in 3.5 bits, against the reference evaluation on the same weights with activations as they are.
-pub(super) fn greedy_tokens() -> Result<(), String> {
-    let (folder, bundle) = compiled()?;
+pub(super) fn greedy_tokens(target: &'static str, level: &str) -> Result<(), String> {
+    let (folder, bundle) = compiled(target)?;
     let options = Options { capacity: 32, max_tokens: 16, ..Options::default() };
-    let mut session = session(folder.path(), bundle, &options)?;
+    let mut session = session(folder.path(), bundle, level, &options)?;
     let settings = Settings::from_recorded(&session.bundle().manifest().options).ok_or("the options were not recorded")?;
     let prepared = pipeline::prepare(&corpus::tiny_llama().model, &settings, &mut Silent).map_err(text)?;
     let values = PackedValues::new(&prepared.model);
@@ -135,12 +168,12 @@ pub(super) fn greedy_tokens() -> Result<(), String> {
 }
 
 /// An example in f32, against the tokens of the library that it comes from.
-pub(super) fn stored_tokens(example: &Example) -> Result<(), String> {
+pub(super) fn stored_tokens(target: &str, level: &str, example: &Example) -> Result<(), String> {
     let Some((prompt, expected)) = example.greedy() else { return Ok(()) };
     let folder = tempfile::tempdir().map_err(text)?;
-    let bundle = compile(folder.path(), &example.model, "f32", &[])?;
+    let bundle = compile(target, folder.path(), &example.model, "f32", &[])?;
     let options = Options { capacity: prompt.len() + expected.len(), max_tokens: 64, ..Options::default() };
-    let mut session = session(folder.path(), &bundle, &options)?;
+    let mut session = session(folder.path(), &bundle, level, &options)?;
     let mut new: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();
     for (at, expected) in expected.iter().enumerate() {
         let token = largest(&step(&mut session, &new)?);

@@ -37,7 +37,7 @@ fn run(folder: &Path, bundle: &Path, settings: &[(&str, &str)]) -> Result<(Ran, 
 
 pub(super) fn a_run_calls_the_driver_in_order() -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(text)?;
-    let (_, bundle) = compiled()?;
+    let (_, bundle) = compiled("cuda")?;
     let (ran, log) = run(folder.path(), bundle, &[])?;
     if ran.exit != 0 {
         return Err(ran.streams.stderr);
@@ -64,7 +64,7 @@ pub(super) fn a_run_calls_the_driver_in_order() -> Result<(), String> {
 
 pub(super) fn every_fault_of_the_driver_is_a_diagnostic() -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(text)?;
-    let (_, bundle) = compiled()?;
+    let (_, bundle) = compiled("cuda")?;
     let cases = [
         (("STAND_IN_FAIL", "cuInit=100"), "Q35-0504", "check with nvidia-smi"),
         (("STAND_IN_FAIL", "cuDeviceGet=100"), "Q35-0504", "the card cannot be opened"),
@@ -94,7 +94,7 @@ pub(super) fn every_fault_of_the_driver_is_a_diagnostic() -> Result<(), String> 
 }
 
 pub(super) fn a_machine_without_a_driver_says_so() -> Result<(), String> {
-    let (_, bundle) = compiled()?;
+    let (_, bundle) = compiled("cuda")?;
     let ran = program::run("q35", &["run", path(bundle), "--tokens", "1,2", "-n", "1"]);
     let expected = "there is no CUDA driver on this machine: its library 'libcuda' cannot be loaded";
     // A machine that has one cannot show it.

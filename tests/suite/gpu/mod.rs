@@ -1,9 +1,10 @@
-//! The CUDA target where there is no GPU: a whole model decodes lane by lane what the reference evaluation decodes, `ptxas` takes every
-//! kernel, and the runtime's calls of the driver are heard by a stand-in.
+//! The targets for GPUs where there is no GPU: a whole model decodes lane by lane what the reference evaluation decodes, `ptxas` takes every
+//! kernel, code objects say what they need, and the runtime's calls of the drivers are heard by stand-ins.
 
 mod assembler;
 mod decode;
 mod driver;
+mod hip;
 
 use crate::program;
 use libtest_mimic::{Failed, Trial};
@@ -13,27 +14,47 @@ use std::sync::OnceLock;
 
 /// Examples that together have what architectures differ in: windows, biases, joined projections, norms of heads. All of them with
 /// `Q35_FULL=1`.
-const EXAMPLES: [&str; 4] =
-    ["llama-gqa--dynamo-fp16", "mistral-sw--hf-cache", "phi3--dynamo-cache", "qwen3--dynamo-op24-cache"];
+const EXAMPLES: [&str; 5] = [
+    "llama-gqa--dynamo-fp16",
+    "mistral-sw--hf-cache",
+    "phi3--dynamo-cache",
+    "qwen2moe--dynamo-batched-cache",
+    "qwen3--dynamo-op24-cache",
+];
+
+/// One of every set of instructions, by target and feature level.
+static LEVELS: [(&str, &str); 3] = [("cuda", "sm_80"), ("rocm", "gfx942"), ("rocm", "gfx1100")];
 
 pub(crate) fn trials() -> Vec<Trial> {
     type Row = (&'static str, fn() -> Result<(), String>);
-    let table: [Row; 5] = [
-        ("greedy-tokens", decode::greedy_tokens),
+    let table: [Row; 12] = [
+        ("greedy-tokens", || decode::greedy_tokens("cuda", "sm_80")),
+        ("greedy-tokens/gfx942", || decode::greedy_tokens("rocm", "gfx942")),
+        ("greedy-tokens/gfx1100", || decode::greedy_tokens("rocm", "gfx1100")),
         ("ptxas", assembler::every_kernel_assembles),
+        ("no-hip", hip::a_machine_without_hip_says_so),
+        ("hip-calls", hip::a_run_calls_hip_in_order),
+        ("hip-faults", hip::every_fault_of_hip_is_a_diagnostic),
+        ("hip-application", hip::applications_call_hip_in_order),
         ("no-driver", driver::a_machine_without_a_driver_says_so),
         ("driver-calls", driver::a_run_calls_the_driver_in_order),
         ("driver-faults", driver::every_fault_of_the_driver_is_a_diagnostic),
     ];
     let named = table.into_iter().map(|(name, run)| Trial::test(format!("gpu/{name}"), move || run().map_err(Failed::from)));
     let all = std::env::var_os("Q35_FULL").is_some();
-    let examples = corpus::dense().into_iter().filter(|example| all || EXAMPLES.contains(&example.name.as_str()));
+    let with_kernels = |example: &Example| !example.name.starts_with("deepseek");
+    let examples = corpus::dense().into_iter().chain(corpus::experts()).filter(with_kernels);
+    let examples = examples.filter(|example| all || EXAMPLES.contains(&example.name.as_str()));
     let stored = |example: Example| {
-        Trial::test(format!("gpu/stored-tokens/{}", example.name), move || {
-            decode::stored_tokens(&example).map_err(Failed::from)
+        let levels = if all { &LEVELS[..] } else { &LEVELS[..1] };
+        levels.iter().map(move |&(target, level)| {
+            let example = example.clone();
+            Trial::test(format!("gpu/stored-tokens/{level}/{}", example.name), move || {
+                decode::stored_tokens(target, level, &example).map_err(Failed::from)
+            })
         })
     };
-    named.chain(examples.map(stored)).collect()
+    named.chain(examples.flat_map(stored)).collect()
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -44,22 +65,26 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap_or_else(|| panic!("the tests' own paths are UTF-8"))
 }
 
-/// The small model in the default codec, compiled once for all tests: the folder that [`compile`] fills, and the bundle.
-fn compiled() -> Result<&'static (tempfile::TempDir, PathBuf), String> {
-    static COMPILED: OnceLock<Result<(tempfile::TempDir, PathBuf), String>> = OnceLock::new();
+/// The small model in the default codec, compiled once per target for all tests: the folder that [`compile`] fills, and the bundle.
+fn compiled(target: &str) -> Result<&'static (tempfile::TempDir, PathBuf), String> {
+    type Compiled = OnceLock<Result<(tempfile::TempDir, PathBuf), String>>;
+    static CUDA: Compiled = OnceLock::new();
+    static ROCM: Compiled = OnceLock::new();
     let make = || {
         let folder = tempfile::tempdir().map_err(text)?;
-        let bundle = compile(folder.path(), &corpus::tiny_llama().model, "w8", &[])?;
+        let bundle = compile(target, folder.path(), &corpus::tiny_llama().model, "w8", &[])?;
         Ok((folder, bundle))
     };
-    COMPILED.get_or_init(make).as_ref().map_err(String::clone)
+    let compiled = if target == "cuda" { &CUDA } else { &ROCM };
+    compiled.get_or_init(make).as_ref().map_err(String::clone)
 }
 
-/// Compiles a model for CUDA; the LLVM IR of its kernels is the one file in the folder `dumps`.
-fn compile(folder: &Path, model: &Path, codec: &str, more: &[&str]) -> Result<PathBuf, String> {
+/// Compiles a model; the LLVM IR of its kernels is the one file in the folder `dumps`.
+fn compile(target: &str, folder: &Path, model: &Path, codec: &str, more: &[&str]) -> Result<PathBuf, String> {
     let (bundle, dumps) = (folder.join(format!("{codec}.q35")), folder.join("dumps"));
-    let mut args = vec!["compile", path(model), "--target", "cuda", "--codec", codec, "--quiet", "-o", path(&bundle)];
-    args.extend(["--dump-after", "cuda-compile", "--dump-dir", path(&dumps)]);
+    let mut args = vec!["compile", path(model), "--target", target, "--codec", codec, "--quiet", "-o", path(&bundle)];
+    let pass = format!("{target}-compile");
+    args.extend(["--dump-after", &pass, "--dump-dir", path(&dumps)]);
     args.extend(more);
     program::run("q35c", &args).success()?;
     Ok(bundle)

@@ -5,13 +5,15 @@ use super::Output;
 use crate::account::Account;
 use crate::cli::Check;
 use crate::pipeline::{self, Prepared};
+use crate::predict::{self, Prediction};
 use crate::settings::Settings;
 use crate::size;
 use crate::table::{Align, Table};
 use crate::targets;
 use q35_diag::{Diagnostics, Result};
-use q35_dialects::Program;
+use q35_dialects::{ParamRole, Program};
 use q35_graph::Silent;
+use q35_graph::source::{SourceGraph, SourceOp};
 use q35_passes::raise;
 use q35_target::Request;
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use std::collections::BTreeMap;
 pub fn run(options: &Check) -> Result<Output> {
     match (prepared(options), options.json) {
         (Ok((prepared, outlook)), json) => {
-            let finding = Finding::of(&prepared, outlook);
+            let finding = Finding::of(&prepared, outlook, options);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }
         (Err(diagnostics), true) => {
@@ -68,6 +70,16 @@ fn unsupported(options: &Check) -> Vec<Node> {
     nodes.map(|raise::Unsupported { name, op, domain, shapes }| Node { name, op, domain, shapes }).collect()
 }
 
+/// What a graph takes: names, types and dimensions as the model file has them.
+fn inputs(graph: &SourceGraph) -> Vec<String> {
+    let of = |id| {
+        let node = graph.node(id);
+        let ty = node.results.first().filter(|_| matches!(node.op, SourceOp::Input))?;
+        Some(format!("{}: {ty}", node.name))
+    };
+    graph.ids().filter_map(of).collect()
+}
+
 /// What is known of a model before it is compiled.
 #[derive(serde::Serialize)]
 struct Finding {
@@ -79,16 +91,29 @@ struct Finding {
     context: u64,
     effective_bits: f64,
     weight_bytes: u64,
+    /// Sequences in progress.
+    batch: u64,
+    /// Bytes of their caches together.
     cache_bytes: u64,
+    /// Whether the head is the embedding's table.
+    tied: bool,
+    /// What the graph takes, in its own words.
+    inputs: Vec<String>,
     account: Account,
+    target: String,
+    /// What devices of the target would reach: a prediction, not measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    predicted: Vec<Prediction>,
     /// What the program would take of the device, where the target can tell.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     outlook: BTreeMap<&'static str, String>,
     #[serde(skip)]
     device: Outlook,
 }
 
 impl Finding {
-    fn of(Prepared { imported, model }: &Prepared, device: Outlook) -> Self {
+    fn of(Prepared { imported, model }: &Prepared, device: Outlook, options: &Check) -> Self {
+        let (batch, context) = (options.batch, model.facts.context);
         let account = Account::of(model);
         let total = account.total();
         Self {
@@ -100,7 +125,12 @@ impl Finding {
             context: model.facts.context,
             effective_bits: total.effective_bits(),
             weight_bytes: total.bytes,
-            cache_bytes: account.cache_bytes_per_token.saturating_mul(model.facts.context),
+            batch,
+            cache_bytes: predict::cache_bytes(&account, batch, context),
+            tied: account.role(ParamRole::Head).count == 0,
+            inputs: inputs(&imported.graph),
+            predicted: predict::predict(model, &account, &options.target, batch, context),
+            target: options.target.clone(),
             account,
             outlook: device.iter().cloned().collect(),
             device,
@@ -125,12 +155,15 @@ impl Finding {
                 format!("{:.3}", weights.effective_bits()),
             ]);
         }
+        let sequences = if self.batch == 1 { String::new() } else { format!("{} sequences of ", self.batch) };
+        let tied = if self.tied { "\nthe head is the embedding's table" } else { "" };
         let lines = self.device.iter().map(|(name, value)| format!("{name}: {value}\n"));
         let device: String = lines.collect();
         format!(
-            "'{}' can be compiled: {} nodes are {} ops in {} layers, vocabulary {}, context {}\n\n{table}\n\
-             memory to run: {} of weights, {} of cache for {} tokens ({} per token)\n{device}",
+            "'{}' can be compiled for {}: {} nodes are {} ops in {} layers, vocabulary {}, context {}{tied}\n\n{table}\n\
+             memory to run: {} of weights, {} of cache for {sequences}{} tokens ({} per token)\n{device}{}",
             self.name,
+            self.target,
             self.nodes,
             self.ops,
             self.layers,
@@ -140,6 +173,28 @@ impl Finding {
             size::show(self.cache_bytes),
             self.context,
             size::show(self.account.cache_bytes_per_token),
+            self.prediction(),
         )
+    }
+
+    fn prediction(&self) -> String {
+        if self.predicted.is_empty() {
+            return String::new();
+        }
+        let mut table = Table::new(&[
+            ("predicted, not measured", Align::Left),
+            ("needed", Align::Right),
+            ("tokens/s at most", Align::Right),
+            ("all sequences", Align::Right),
+        ]);
+        for Prediction { device, count, tokens_per_second, all_tokens_per_second } in &self.predicted {
+            table.row([
+                (*device).to_owned(),
+                count.to_string(),
+                tokens_per_second.to_string(),
+                all_tokens_per_second.to_string(),
+            ]);
+        }
+        format!("\n{table}")
     }
 }

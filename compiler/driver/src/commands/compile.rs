@@ -1,24 +1,34 @@
 //! `q35c compile`: a bundle, or the text of one stage.
 
+use crate::cache::{self, Cache};
 use crate::calibrate::Calibration;
-use crate::cli::{Compile, Effort};
-use crate::pipeline::{self, Output};
+use crate::cli::{Compile, Effort, Emit};
+use crate::pipeline::{self, Compiled, Output};
 use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
-use crate::{q35, targets};
+use crate::{layer, q35, targets};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_graph::{Observer, Stage};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Compiles a model.
 pub fn run(options: &Compile) -> Result<String> {
-    let verbosity = if options.quiet || options.emit.is_some() { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = if options.quiet || options.emit.is_some_and(|emit| emit.stage().is_some()) {
+        Verbosity::Quiet
+    } else {
+        Verbosity::Normal
+    };
+    if let Some(jobs) = options.jobs {
+        // A second pool in one process is a mistake of the caller's, and the first one serves as well.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(jobs.into()).build_global();
+    }
     let mut watch = Watch::new(verbosity, dumps(options));
-    let result = match options.emit {
-        Some(stage) => emit(options, stage.into(), &mut watch),
-        None => bundle(options, &mut watch),
+    let result = match (&options.model, options.emit.map(Emit::stage)) {
+        (Some(model), Some(Some(stage))) => emit(options, model, stage, &mut watch),
+        (Some(model), None) => bundle(options, model, &mut watch),
+        (None, _) | (_, Some(None)) => layer(options, &mut watch),
     };
     if options.time_passes {
         eprint!("{}", watch.timing_table());
@@ -27,7 +37,7 @@ pub fn run(options: &Compile) -> Result<String> {
     watch.into_problems().into_result(text)
 }
 
-fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
+fn bundle(options: &Compile, model_path: &Path, observer: &mut dyn Observer) -> Result<String> {
     let started = Instant::now();
     let mut problems = Diagnostics::new();
     let target = targets::find(&options.target);
@@ -39,10 +49,47 @@ fn bundle(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
     let calibration = problems.absorb(calibration(options, settings.as_ref()));
     let (Some(settings), Some(target), Some(calibration)) = (settings, target, calibration) else { return Err(problems) };
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
-    let out = Output { target: target.as_ref(), prefix: &options.prefix, path: &path, calibration: calibration.as_ref() };
-    let (model, manifest) = pipeline::compile(&options.model, &settings, out, observer)?;
+    let cache = cache(options)?;
+    let out = Output {
+        target: target.as_ref(),
+        prefix: &options.prefix,
+        path: &path,
+        calibration: calibration.as_ref(),
+        cache: cache.as_ref(),
+    };
+    let Compiled { model, manifest, warnings } = pipeline::compile(model_path, &settings, out, observer)?;
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
     let summary = Summary::new(&path, target.as_ref(), &model, &manifest, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
+}
+
+/// A layer without a model.
+fn layer(options: &Compile, observer: &mut dyn Observer) -> Result<String> {
+    let Some(shape) = options.linear else {
+        let what = "--emit=kernels writes single layers, and no layer is given";
+        return Err(Diagnostic::error(Code::BadOption, what).at("option", "--emit").help("add --linear OUTPUTSxINPUTS").into());
+    };
+    if options.emit.is_none_or(|emit| emit.stage().is_some()) {
+        let what = "a layer without a model has no stages to print";
+        return Err(Diagnostic::error(Code::BadOption, what).at("option", "--emit").help("use --emit=kernels").into());
+    }
+    let target = targets::find(&options.target)?;
+    let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
+    let out = options.output.clone().unwrap_or_else(|| layer::folder(shape, &settings.weights.codec.to_string()));
+    let (weights, prefix, cache) = (options.weights.as_deref(), options.prefix.as_str(), cache(options)?);
+    let order = layer::Order { shape, weights, target: target.as_ref(), prefix, out: &out, cache: cache.as_ref() };
+    let names = layer::compile(&order, &settings, observer)?;
+    if options.json {
+        return super::json(&serde_json::json!({ "folder": out.display().to_string(), "files": names }));
+    }
+    Ok(names.iter().map(|name| format!("{}\n", out.join(name).display())).collect())
+}
+
+/// The cache that the user names.
+fn cache(options: &Compile) -> Result<Option<Cache>> {
+    cache::folder(options.cache.as_deref()).map(|folder| Cache::open(&folder)).transpose()
 }
 
 /// What to calibrate with, if effort is best.
@@ -52,7 +99,7 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
     match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
             format!("--effort best has no meaning for codec {codec}"),
-            "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12",
+            "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12, a11",
         ),
         (Effort::Best, Some(text), _) => Ok(Some(Calibration { text: text.clone(), sequences: options.sequences as usize })),
         (Effort::Fast, Some(_), _) => refuse("--calibrate does nothing with --effort fast".to_owned(), "add --effort best"),
@@ -61,15 +108,15 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
 }
 
 /// Runs the passes up to the end of a stage, and gives the text of what is there then.
-fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<String> {
+fn emit(options: &Compile, model: &Path, stage: Stage, observer: &mut dyn Observer) -> Result<String> {
     let target = targets::find(&options.target)?;
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let mut capture = Capture::new(stage, observer);
     if stage == Stage::Source {
-        pipeline::import(&options.model, settings.context, &mut capture)?;
+        pipeline::import(model, settings.context, &mut capture)?;
         return Ok(capture.into_text());
     }
-    let model = pipeline::prepare(&options.model, &settings, &mut capture)?.model;
+    let model = pipeline::prepare(model, &settings, &mut capture)?.model;
     if stage > Stage::Graph {
         if stage == Stage::Q35 && cfg!(not(feature = "mlir")) {
             let what = "the q35 stage is an MLIR module, and this q35c was built without MLIR";
@@ -85,7 +132,7 @@ fn emit(options: &Compile, stage: Stage, observer: &mut dyn Observer) -> Result<
 
 /// The model's name with another extension, in the working directory.
 fn named(options: &Compile, extension: &str) -> PathBuf {
-    PathBuf::from(options.model.file_stem().unwrap_or_default()).with_added_extension(extension)
+    PathBuf::from(options.model.as_deref().and_then(Path::file_stem).unwrap_or_default()).with_added_extension(extension)
 }
 
 fn dumps(options: &Compile) -> Option<Dumps> {

@@ -1,5 +1,6 @@
 //! One module per command. Each takes its options and gives the text for stdout, or diagnostics.
 
+pub mod cache;
 pub mod check;
 pub mod compare;
 pub mod compile;
@@ -37,6 +38,8 @@ pub fn run(command: &Command) -> Result<Output> {
         Command::Targets(options) => targets::run(options).map(Output::from),
         Command::Passes(options) => passes::run(options).map(Output::from),
         Command::Doctor(options) => doctor::run(options),
+        Command::Cache(options) => cache::run(options).map(Output::from),
+        Command::Man { folder } => manual(folder).map(|()| String::new().into()),
         Command::Completions { shell } => Ok(completions(*shell).into()),
     }
 }
@@ -45,6 +48,14 @@ fn completions(shell: clap_complete::Shell) -> String {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "q35c", &mut text);
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A page for the program, and one for each command.
+fn manual(folder: &std::path::Path) -> Result<()> {
+    let cannot =
+        |e| Diagnostic::error(Code::CannotWrite, format!("the pages cannot be written: {e}")).at("folder", folder.display());
+    clap_mangen::generate_to(Cli::command(), folder).map_err(cannot)?;
+    Ok(())
 }
 
 /// A value as indented JSON with a line end.

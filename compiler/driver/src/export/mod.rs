@@ -20,7 +20,7 @@ use q35_dialects::model::Transform;
 use q35_dialects::{Activations, Param, ParamName};
 use q35_format::{Codec, Group};
 use q35_graph::Silent;
-use q35_import::Sidecars;
+use q35_import::Travelling;
 use q35_passes::model::WeightOptions;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
@@ -58,7 +58,8 @@ pub fn run(path: &Path, bundle: Option<&Path>, out: &Path) -> Result<Exported> {
     };
     // Complete, or not there.
     let partial = out.with_added_extension("partial");
-    let written = write(&partial, tensors, &names, &plain.imported.sidecars).and_then(|()| fs::rename(&partial, out));
+    let travelling = plain.imported.travelling()?;
+    let written = write(&partial, tensors, &names, &travelling).and_then(|()| fs::rename(&partial, out));
     written.map_err(|e| {
         // What is left of it is of no use; that it is there is not what went wrong.
         let _ = fs::remove_dir_all(&partial);
@@ -67,12 +68,12 @@ pub fn run(path: &Path, bundle: Option<&Path>, out: &Path) -> Result<Exported> {
     Ok(Exported { folder: out.display().to_string(), tensors: count, numbers })
 }
 
-fn write(folder: &Path, tensors: Vec<(String, Tensor<'_>)>, names: &Names, sidecars: &Sidecars) -> io::Result<()> {
+fn write(folder: &Path, tensors: Vec<(String, Tensor<'_>)>, names: &Names, travelling: &Travelling<'_>) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let library = Some([("format".to_owned(), "pt".to_owned())].into());
     safetensors::serialize_to_file(tensors, library, &folder.join("model.safetensors")).map_err(io::Error::other)?;
     fs::write(folder.join("config.json"), names.config())?;
-    beside(sidecars).try_for_each(|(name, path)| fs::copy(path, folder.join(name)).map(|_| ()))
+    travelling.iter().try_for_each(|(name, bytes)| fs::write(folder.join(name), bytes))
 }
 
 /// What was written.
@@ -102,16 +103,6 @@ fn as_compiled(path: &Path, bundle: &Bundle) -> Result<Prepared> {
         return Err(mismatch("the bundle was compiled from another model").into());
     }
     Ok(prepared)
-}
-
-fn beside(sidecars: &Sidecars) -> impl Iterator<Item = (&'static str, &Path)> {
-    let files = [
-        ("tokenizer.json", &sidecars.tokenizer),
-        ("tokenizer_config.json", &sidecars.tokenizer_config),
-        ("generation_config.json", &sidecars.generation_config),
-        ("chat_template.jinja", &sidecars.chat_template),
-    ];
-    files.into_iter().filter_map(|(name, path)| Some((name, path.as_deref()?)))
 }
 
 /// A tensor of the file: some rows of a parameter.

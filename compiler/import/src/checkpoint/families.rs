@@ -3,9 +3,11 @@
 //! Whatever a configuration asks for that a decoder cannot do is refused here, by its name: a field that is not understood would make another model.
 
 use super::config::Config;
-use super::table::{BiasRule, FAMILIES, Family, Rotates, ScalarRule, missing};
+use super::table::{BiasRule, EpsRule, FAMILIES, Family, Rotates, ScalarRule, missing};
 use super::{experts, rope, windows};
-use crate::decoder::{Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, QkNorm, Rotation, Scalars, Turn};
+use crate::decoder::{
+    Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, NormKind, QkNorm, Rotation, Scalars, Turn,
+};
 use q35_diag::{Code, Diagnostic};
 
 /// No model has more layers, nor any size larger than [`MAX_SIZE`].
@@ -22,6 +24,7 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("gelu", Activation::Gelu),
     ("gelu_new", Activation::GeluTanh),
     ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("relu2", Activation::SquaredRelu),
 ];
 
 /// The decoder that a configuration describes, for a context.
@@ -45,8 +48,10 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
     Ok(Decoder {
         vocab: size("vocab_size", config.vocab_size)?,
         hidden,
-        eps: finite("rms_norm_eps", config.rms_norm_eps.ok_or_else(|| wrong("rms_norm_eps is not given".into()))?)?,
+        eps: eps(config, family)?,
+        norm: family.norm,
         norms: family.norms,
+        parallel: family.parallel,
         unit_offset: family.unit_offset,
         attention,
         rotations,
@@ -54,6 +59,7 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
         activation: activation(config, family)?,
         biases: biases(config, family.biases),
         fused: family.fused,
+        names: family.names,
         tied: config.tie_word_embeddings.unwrap_or(false),
         transposed: false,
         scalars: scalars(config, family.scalars, hidden)?,
@@ -85,6 +91,14 @@ fn refuse(config: &Config) -> Result<(), Diagnostic> {
     if let Some(limit) = config.clip_qkv {
         return unsupported(format!("clip_qkv is {limit}, but there is no op for bounds of queries, keys and values"));
     }
+    if config.qk_layernorm == Some(true) {
+        return unsupported(
+            "qk_layernorm is set, but norms of queries and keys with a weight for each head are not known".into(),
+        );
+    }
+    if config.use_parallel_residual == Some(true) {
+        return unsupported("use_parallel_residual is set, but only families that always have it are known".into());
+    }
     if config.use_bidirectional_attention == Some(true) {
         return unsupported("use_bidirectional_attention makes a model that is no decoder".into());
     }
@@ -112,6 +126,17 @@ pub(super) fn wrong(what: String) -> Diagnostic {
     Diagnostic::error(Code::BadConfig, what)
 }
 
+/// What norms add to the mean square.
+fn eps(config: &Config, family: &Family) -> Result<f32, Diagnostic> {
+    let (name, given) = match family.eps {
+        EpsRule::RmsNorm => ("rms_norm_eps", config.rms_norm_eps),
+        EpsRule::LayerNorm => ("layer_norm_eps", config.layer_norm_eps),
+        EpsRule::Norm => ("norm_eps", config.norm_eps.or(config.norm_epsilon)),
+        EpsRule::Fixed(eps) => ("", Some(eps)),
+    };
+    finite(name, given.ok_or_else(|| wrong(format!("{name} is not given")))?)
+}
+
 fn activation(config: &Config, family: &Family) -> Result<Activation, Diagnostic> {
     // The first Gemma's configurations say `gelu` in one field and mean the approximation, which the other field says, or nothing.
     let gemma = family.scalars == ScalarRule::Gemma;
@@ -131,14 +156,19 @@ fn biases(config: &Config, rule: BiasRule) -> Biases {
     match rule {
         BiasRule::Never => Biases::default(),
         BiasRule::Qkv => Biases { qkv: true, ..Biases::default() },
-        BiasRule::Configured => Biases { qkv: attention, output: attention, ffn: config.mlp_bias.unwrap_or(false) },
+        BiasRule::Configured => {
+            let (output, ffn) = (config.attention_out_bias.unwrap_or(attention), config.mlp_bias.unwrap_or(false));
+            Biases { qkv: attention, output, ffn, head: config.lm_head_bias.unwrap_or(false) }
+        }
         BiasRule::QkvConfigured(default) => {
-            Biases { qkv: config.qkv_bias.or(config.attention_bias).unwrap_or(default), ..Biases::default() }
+            let qkv = config.qkv_bias.or(config.use_qkv_bias).or(config.attention_bias).unwrap_or(default);
+            Biases { qkv, ..Biases::default() }
         }
         BiasRule::All => {
             let all = config.use_bias.unwrap_or(false);
-            Biases { qkv: all, output: all, ffn: all }
+            Biases { qkv: all, output: all, ffn: all, head: false }
         }
+        BiasRule::Everywhere => Biases { qkv: true, output: true, ffn: true, head: true },
     }
 }
 
@@ -156,6 +186,9 @@ fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Di
             logits: (1.0 / divisor("logits_scaling", config.logits_scaling.unwrap_or(1.0))?) as f32,
             softcap: None,
         },
+        ScalarRule::Cohere => {
+            Scalars { logits: finite("logit_scale", config.logit_scale.unwrap_or(0.0625))?, ..Scalars::default() }
+        }
     })
 }
 
@@ -180,7 +213,14 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
         (ScalarRule::Granite, None) => 1.0,
         _ => (divisor("query_pre_attn_scalar", width)? as f32).sqrt().recip(),
     };
-    let normed = family.qk_norm == QkNorm::Absent && config.use_qk_norm == Some(true);
+    let qk_norm = match (family.qk_norm, config.use_qk_norm, family.norm) {
+        (QkNorm::Absent, Some(true), NormKind::RootMeanSquare) => QkNorm::Heads,
+        (QkNorm::Absent, Some(true), NormKind::Layer { .. }) => {
+            let what = "use_qk_norm is set, but layer norms of queries and keys are not supported";
+            return Err(Diagnostic::error(Code::UnsupportedForm, what));
+        }
+        (always, ..) => always,
+    };
     Ok(Attention::Heads(Heads {
         heads,
         kv_heads,
@@ -190,7 +230,7 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
             ScalarRule::Gemma => cap("attn_logit_softcapping", config.attn_logit_softcapping)?,
             _ => None,
         },
-        qk_norm: if normed { QkNorm::Heads } else { family.qk_norm },
+        qk_norm,
         sinks: family.sinks,
         turn: family.turn,
     }))
@@ -258,6 +298,9 @@ fn ffn(config: &Config, family: &Family, layer: u64) -> Result<Ffn, Diagnostic> 
         Some(facts) if experts::has_experts(config, facts, layer)? => {
             experts::experts(config, facts).map(|experts| Ffn::Experts(Box::new(experts)))
         }
-        _ => Ok(Ffn::Dense(size("intermediate_size", config.intermediate_size)?)),
+        _ => {
+            let width = size("intermediate_size", config.intermediate_size)?;
+            Ok(if family.gated { Ffn::Dense(width) } else { Ffn::Ungated(width) })
+        }
     }
 }

@@ -1,14 +1,24 @@
 //! The decoder families, as a table: what each does that its configuration does not say.
 
 use super::config::Config;
-use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, QkNorm, Scoring, Turn};
+use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, Names, NormKind, QkNorm, Scoring, Turn};
 
 /// A family of decoders.
 pub(crate) struct Family {
     /// `model_type` of its configurations.
     pub(crate) model_type: &'static str,
+    /// What its norms compute.
+    pub(crate) norm: NormKind,
+    /// The field that says what they add to the mean square.
+    pub(crate) eps: EpsRule,
     /// Norms of a layer.
     pub(crate) norms: LayerNorms,
+    /// Whether both parts of a layer read the same residual stream.
+    pub(crate) parallel: bool,
+    /// Whether dense feed-forward parts have a gate.
+    pub(crate) gated: bool,
+    /// Names of modules.
+    pub(crate) names: Names,
     /// Whether a norm's stored weight is its factor less one.
     pub(crate) unit_offset: bool,
     /// Linear layers with biases.
@@ -37,6 +47,19 @@ pub(crate) struct Family {
     pub(crate) experts: Option<ExpertFacts>,
 }
 
+/// Which field says what norms add to the mean square.
+#[derive(Clone, Copy)]
+pub(crate) enum EpsRule {
+    /// `rms_norm_eps`.
+    RmsNorm,
+    /// `layer_norm_eps`.
+    LayerNorm,
+    /// `norm_eps` or `norm_epsilon`.
+    Norm,
+    /// None: always the same.
+    Fixed(f64),
+}
+
 /// Which linear layers have biases.
 #[derive(Clone, Copy)]
 pub(crate) enum BiasRule {
@@ -44,12 +67,14 @@ pub(crate) enum BiasRule {
     Never,
     /// q, k and v.
     Qkv,
-    /// As `attention_bias` and `mlp_bias` say.
+    /// As `attention_bias` (`attention_out_bias` for the way out), `mlp_bias` and `lm_head_bias` say.
     Configured,
-    /// q, k and v, as `attention_bias` or `qkv_bias` says; if neither does, as given.
+    /// q, k and v, as `attention_bias`, `qkv_bias` or `use_qkv_bias` says; if neither does, as given.
     QkvConfigured(bool),
-    /// All or none, as `use_bias` says.
+    /// All but the head or none, as `use_bias` says.
     All,
+    /// All, the head too.
+    Everywhere,
 }
 
 /// Which layers' attention has a window.
@@ -87,6 +112,8 @@ pub(crate) enum ScalarRule {
     Gemma,
     /// `embedding_multiplier`, `residual_multiplier`, `attention_multiplier`, `logits_scaling`.
     Granite,
+    /// `logit_scale`.
+    Cohere,
 }
 
 /// What a family's experts do that the configuration does not say.
@@ -140,7 +167,12 @@ pub(crate) enum ExpertLayers {
 
 const LLAMA: Family = Family {
     model_type: "llama",
+    norm: NormKind::RootMeanSquare,
+    eps: EpsRule::RmsNorm,
     norms: LayerNorms::PRE,
+    parallel: false,
+    gated: true,
+    names: Names::LLAMA,
     unit_offset: false,
     biases: BiasRule::Configured,
     qk_norm: QkNorm::Absent,
@@ -164,6 +196,17 @@ const GEMMA: Family =
 const GEMMA2: Family = Family { model_type: "gemma2", norms: LayerNorms::BOTH, window: Window::AllBut(2), ..GEMMA };
 const GRANITE: Family = Family { model_type: "granite", scalars: ScalarRule::Granite, ..LLAMA };
 const OLMO2: Family = Family { model_type: "olmo2", norms: LayerNorms::POST, qk_norm: QkNorm::Whole, ..LLAMA };
+const LAYER_NORM: NormKind = NormKind::Layer { weight: true, bias: true };
+const COHERE: Family = Family {
+    model_type: "cohere",
+    norm: NormKind::Layer { weight: true, bias: false },
+    eps: EpsRule::LayerNorm,
+    norms: LayerNorms::SHARED,
+    parallel: true,
+    turn: Turn::Neighbours,
+    scalars: ScalarRule::Cohere,
+    ..LLAMA
+};
 const DEEPSEEK_V2: Family =
     Family { model_type: "deepseek_v2", latent: true, turn: Turn::Apart, experts: Some(DEEPSEEK_V2_EXPERTS), ..LLAMA };
 
@@ -228,8 +271,12 @@ const ERNIE_EXPERTS: ExpertFacts = ExpertFacts {
 
 /// Every family there is, in alphabetical order.
 pub(crate) const FAMILIES: &[Family] = &[
+    Family { model_type: "arcee", gated: false, activation: Activation::SquaredRelu, ..LLAMA },
+    COHERE,
+    Family { model_type: "cohere2", window: Window::AllBut(4), rotates: Rotates::Windowed, ..COHERE },
     DEEPSEEK_V2,
     Family { model_type: "deepseek_v3", experts: Some(DEEPSEEK_V3_EXPERTS), ..DEEPSEEK_V2 },
+    Family { model_type: "dots1", experts: Some(DEEPSEEK_V3_EXPERTS), window: Window::AllBut(2), ..QWEN3 },
     Family { model_type: "ernie4_5", biases: BiasRule::All, turn: Turn::Neighbours, ..LLAMA },
     Family { model_type: "ernie4_5_moe", biases: BiasRule::All, turn: Turn::Neighbours, experts: Some(ERNIE_EXPERTS), ..LLAMA },
     Family {
@@ -249,6 +296,14 @@ pub(crate) const FAMILIES: &[Family] = &[
         window: Window::AllBut(6),
         rotates: Rotates::ByWindow,
         ..GEMMA2
+    },
+    Family {
+        model_type: "glm",
+        biases: BiasRule::QkvConfigured(false),
+        fused: Fused { qkv: false, gate_up: true },
+        turn: Turn::Neighbours,
+        partial: 0.5,
+        ..LLAMA
     },
     Family {
         model_type: "glm4",
@@ -276,9 +331,22 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     GRANITE,
     Family { model_type: "granitemoe", experts: Some(GRANITE_EXPERTS), ..GRANITE },
+    Family { model_type: "helium", turn: Turn::Neighbours, ..LLAMA },
     LLAMA,
+    Family { model_type: "ministral", ..MISTRAL },
     MISTRAL,
     Family { model_type: "mixtral", experts: Some(MIXTRAL_EXPERTS), ..MISTRAL },
+    Family {
+        model_type: "nemotron",
+        norm: LAYER_NORM,
+        eps: EpsRule::Norm,
+        unit_offset: true,
+        gated: false,
+        activation: Activation::SquaredRelu,
+        partial: 0.5,
+        ..LLAMA
+    },
+    Family { model_type: "olmo", norm: NormKind::Layer { weight: false, bias: false }, eps: EpsRule::Fixed(1e-5), ..LLAMA },
     OLMO2,
     Family { model_type: "olmo3", window: Window::AllBut(4), ..OLMO2 },
     Family {
@@ -286,6 +354,19 @@ pub(crate) const FAMILIES: &[Family] = &[
         norms: LayerNorms::PRE,
         experts: Some(ExpertFacts { whole_width: true, layers: ExpertLayers::All, ..QWEN_EXPERTS }),
         ..OLMO2
+    },
+    Family {
+        model_type: "phi",
+        norm: LAYER_NORM,
+        eps: EpsRule::LayerNorm,
+        norms: LayerNorms::SHARED,
+        parallel: true,
+        gated: false,
+        activation: Activation::GeluTanh,
+        partial: 0.5,
+        biases: BiasRule::Everywhere,
+        names: Names { attention_out: "dense", last_norm: "model.final_layernorm", ungated: ["fc1", "fc2"] },
+        ..LLAMA
     },
     Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true }, ..MISTRAL },
     QWEN2,
@@ -297,23 +378,41 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     QWEN3,
     Family { model_type: "qwen3_moe", experts: Some(QWEN_EXPERTS), ..QWEN3 },
+    Family { model_type: "seed_oss", ..LLAMA },
     Family { model_type: "smollm3", window: Window::Switched, rotates: Rotates::Marked, ..LLAMA },
+    Family {
+        model_type: "stablelm",
+        norm: LAYER_NORM,
+        eps: EpsRule::LayerNorm,
+        biases: BiasRule::QkvConfigured(false),
+        partial: 0.25,
+        ..LLAMA
+    },
+    Family {
+        model_type: "starcoder2",
+        norm: LAYER_NORM,
+        eps: EpsRule::Norm,
+        gated: false,
+        activation: Activation::GeluTanh,
+        window: Window::Always,
+        biases: BiasRule::All,
+        names: Names { ungated: ["c_fc", "c_proj"], ..Names::LLAMA },
+        ..LLAMA
+    },
 ];
 
 /// Architectures that are known, and what of them cannot be computed.
 pub(crate) const MISSING: &[(&str, &str)] = &[
     ("bamba", "state space layers"),
-    ("bloom", "layer norms and ALiBi"),
-    ("cohere", "layer norms"),
-    ("cohere2", "layer norms"),
-    ("dbrx", "layer norms"),
-    ("falcon", "layer norms"),
+    ("bloom", "ALiBi"),
+    ("dbrx", "weights of q, k and v as one, clipped"),
+    ("falcon", "weights of q, k and v woven by head"),
     ("falcon_h1", "state space layers"),
     ("gemma3", "images; its text part alone is 'gemma3_text'"),
     ("gemma3n", "per-layer embeddings"),
-    ("gpt2", "layer norms and learned positions"),
-    ("gpt_neox", "layer norms"),
-    ("gptj", "layer norms"),
+    ("gpt2", "learned positions"),
+    ("gpt_neox", "weights of q, k and v woven by head"),
+    ("gptj", "feed-forward parts beside the attention, under its names"),
     ("granitemoehybrid", "state space layers"),
     ("jamba", "state space layers"),
     ("lfm2", "short convolutions"),
@@ -323,18 +422,13 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("mamba", "state space layers"),
     ("mamba2", "state space layers"),
     ("minimax", "linear attention"),
-    ("mpt", "layer norms and ALiBi"),
-    ("nemotron", "layer norms"),
+    ("mpt", "ALiBi"),
     ("nemotron_h", "state space layers"),
-    ("olmo", "layer norms"),
-    ("opt", "layer norms and learned positions"),
-    ("persimmon", "layer norms"),
-    ("phi", "layer norms"),
-    ("phimoe", "layer norms and sparse mixer routing"),
+    ("opt", "learned positions"),
+    ("persimmon", "weights of q, k and v woven by head"),
+    ("phimoe", "sparse mixer routing"),
     ("qwen3_next", "linear attention"),
     ("recurrent_gemma", "recurrent layers"),
-    ("stablelm", "layer norms"),
-    ("starcoder2", "layer norms"),
 ];
 
 /// What of a known architecture is missing.

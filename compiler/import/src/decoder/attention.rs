@@ -39,7 +39,7 @@ impl Write<'_> {
         let scores =
             Scores { scale: a.scale, softcap: a.softcap, sinks: a.sinks.then_some((&sinks, a.heads)), window: layer.window };
         let mixed = self.attend([&q, &k, &v], queries, &scores, shared);
-        self.linear(&format!("{name}.o_proj"), &mixed, queries, m.hidden, m.biases.output)
+        self.linear(&format!("{name}.{}", m.names.attention_out), &mixed, queries, m.hidden, m.biases.output)
     }
 
     /// Attention of `[batch, heads, sequence, width]` each to `[batch, sequence, columns]`.

@@ -17,20 +17,39 @@ impl Write<'_> {
         let mut x = self.times(x, m.scalars.embedding);
         for (at, layer) in m.layers.iter().enumerate() {
             let name = format!("model.layers.{at}");
+            if m.parallel {
+                x = self.parallel(&name, &x, layer, &shared);
+                continue;
+            }
             x = self.part(&name, &x, m.norms.attention, |write, x| write.attention(&name, x, layer, &shared));
             x = self.part(&name, &x, m.norms.ffn, |write, x| write.ffn(&name, x, layer, &shared));
         }
-        let x = self.norm("model.norm", &x, m.hidden, m.eps);
+        let x = self.norm(m.names.last_norm, &x, m.hidden, m.eps);
         self.w.enter("lm_head");
         let logits = if m.tied {
             let transposed = self.w.op("Transpose", [&table], [Attribute::ints("perm", &[1, 0])]);
             self.w.op("MatMul", [&x, &transposed], [])
         } else {
-            self.linear("lm_head", &x, m.hidden, m.vocab, false)
+            self.linear("lm_head", &x, m.hidden, m.vocab, m.biases.head)
         };
         let logits = self.times(logits, m.scalars.logits);
         let logits = self.capped(logits, m.scalars.softcap);
         self.w.output(&logits, ValueInfo::tensor("logits", FLOAT, &["batch", "sequence", &m.vocab.to_string()]));
+    }
+
+    /// Both parts of a layer, which read the same residual stream and are added to it.
+    fn parallel(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
+        let m = self.model;
+        let before =
+            |write: &mut Self, norm: Option<&str>| norm.map(|norm| write.norm(&format!("{layer}.{norm}"), x, m.hidden, m.eps));
+        let of_attention = before(self, m.norms.attention[0]).unwrap_or_else(|| x.to_owned());
+        let of_ffn = before(self, m.norms.ffn[0]).unwrap_or_else(|| of_attention.clone());
+        let mixed = self.attention(layer, &of_attention, at, shared);
+        let unit = self.ffn(layer, &of_ffn, at, shared);
+        self.w.enter(layer);
+        let both = self.w.op("Add", [&mixed, &unit], []);
+        let both = self.times(both, m.scalars.residual);
+        self.w.op("Add", [x, &both], [])
     }
 
     /// A part of a layer between its norms, added to the residual stream.
@@ -58,6 +77,7 @@ impl Write<'_> {
     fn ffn(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
         match &at.ffn {
             Ffn::Dense(width) => self.gated(&format!("{layer}.mlp"), x, *width),
+            Ffn::Ungated(width) => self.ungated(&format!("{layer}.mlp"), x, *width),
             Ffn::Experts(experts) => self.experts(&format!("{layer}.{}", experts.module), x, experts, shared),
         }
     }

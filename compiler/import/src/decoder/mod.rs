@@ -28,7 +28,7 @@ mod writer;
 
 pub(crate) use spec::{
     Activation, Attention, Biases, Choice, Clamp, Decoder, ExpertLayout, Experts, Ffn, Fused, GroupScore, Groups, Heads,
-    Latent, Layer, LayerNorms, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
+    Latent, Layer, LayerNorms, Names, NormKind, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
 };
 
 use crate::onnx::proto::{Graph, Tensor};

@@ -1,7 +1,7 @@
 //! Norms, linear layers, activations, rotations.
 
 use super::shared::{Angles, Shared};
-use super::{Activation, Turn, Write};
+use super::{Activation, NormKind, Turn, Write};
 use crate::onnx::proto::Attribute;
 use crate::onnx::proto::build::FLOAT;
 
@@ -42,21 +42,49 @@ impl Write<'_> {
         self.w.op("Mul", [&x, &cap], [])
     }
 
-    /// `x / sqrt(mean(x^2) + eps) * weight` over the last axis, which has `width` elements.
+    /// A norm over the last axis, which has `width` elements.
     pub(super) fn norm(&mut self, name: &str, x: &str, width: u64, eps: f32) -> String {
         self.w.enter(name);
-        let mut weight = self.weight(&format!("{name}.weight"), &[width]);
-        let (two, eps, last) = (self.w.number(2.0), self.w.number(eps), self.w.ints(&[-1]));
-        if self.model.unit_offset {
-            let one = self.w.number(1.0);
-            weight = self.w.op("Add", [&weight, &one], []);
+        match self.model.norm {
+            NormKind::RootMeanSquare => {
+                let normed = self.normed(x, eps);
+                self.weighed(name, normed, width)
+            }
+            NormKind::Layer { weight, bias } => {
+                let last = self.w.ints(&[-1]);
+                let mean = self.w.op("ReduceMean", [x, &last], [Attribute::int("keepdims", 1)]);
+                let x = self.w.op("Sub", [x, &mean], []);
+                let mut y = self.normed(&x, eps);
+                if weight {
+                    y = self.weighed(name, y, width);
+                }
+                if bias {
+                    let bias = self.weight(&format!("{name}.bias"), &[width]);
+                    y = self.w.op("Add", [&y, &bias], []);
+                }
+                y
+            }
         }
+    }
+
+    /// `x / sqrt(mean(x^2) + eps)` over the last axis.
+    fn normed(&mut self, x: &str, eps: f32) -> String {
+        let (two, eps, last) = (self.w.number(2.0), self.w.number(eps), self.w.ints(&[-1]));
         let squares = self.w.op("Pow", [x, &two], []);
         let mean = self.w.op("ReduceMean", [&squares, &last], [Attribute::int("keepdims", 1)]);
         let sum = self.w.op("Add", [&mean, &eps], []);
         let root = self.w.op("Sqrt", [&sum], []);
         let inverse = self.w.op("Reciprocal", [&root], []);
-        let normed = self.w.op("Mul", [x, &inverse], []);
+        self.w.op("Mul", [x, &inverse], [])
+    }
+
+    /// What was normalized, times the norm's weight.
+    fn weighed(&mut self, name: &str, normed: String, width: u64) -> String {
+        let mut weight = self.weight(&format!("{name}.weight"), &[width]);
+        if self.model.unit_offset {
+            let one = self.w.number(1.0);
+            weight = self.w.op("Add", [&weight, &one], []);
+        }
         self.w.op("Mul", [&weight, &normed], [])
     }
 
@@ -105,17 +133,36 @@ impl Write<'_> {
         self.linear(&format!("{module}.down_proj"), &product, width, m.hidden, m.biases.ffn)
     }
 
+    /// A dense unit without a gate.
+    pub(super) fn ungated(&mut self, module: &str, x: &str, width: u64) -> String {
+        let m = self.model;
+        let [up, down] = m.names.ungated;
+        let unit = self.linear(&format!("{module}.{up}"), x, m.hidden, width, m.biases.ffn);
+        self.w.enter(module);
+        let unit = self.activated(&unit);
+        self.linear(&format!("{module}.{down}"), &unit, width, m.hidden, m.biases.ffn)
+    }
+
     /// `f(gate) up`
     pub(super) fn gate(&mut self, gate: &str, up: &str) -> String {
-        let gate = match self.model.activation {
-            Activation::Silu => {
-                let share = self.w.op("Sigmoid", [gate], []);
-                self.w.op("Mul", [gate, &share], [])
-            }
-            Activation::Gelu => self.w.op("Gelu", [gate], []),
-            Activation::GeluTanh => self.w.op("Gelu", [gate], [Attribute::string("approximate", "tanh")]),
-        };
+        let gate = self.activated(gate);
         self.w.op("Mul", [&gate, up], [])
+    }
+
+    /// `f(x)`
+    fn activated(&mut self, x: &str) -> String {
+        match self.model.activation {
+            Activation::Silu => {
+                let share = self.w.op("Sigmoid", [x], []);
+                self.w.op("Mul", [x, &share], [])
+            }
+            Activation::Gelu => self.w.op("Gelu", [x], []),
+            Activation::GeluTanh => self.w.op("Gelu", [x], [Attribute::string("approximate", "tanh")]),
+            Activation::SquaredRelu => {
+                let positive = self.w.op("Relu", [x], []);
+                self.w.op("Mul", [&positive, &positive], [])
+            }
+        }
     }
 
     /// `[batch, sequence, heads * width]` to `[batch, sequence, heads, width]`

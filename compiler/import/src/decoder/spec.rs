@@ -7,10 +7,15 @@ pub(crate) struct Decoder {
     pub(crate) vocab: u64,
     /// Width of the residual stream.
     pub(crate) hidden: u64,
-    /// Added to the mean square in every norm.
+    /// Added to the mean square, or the variance, in every norm.
     pub(crate) eps: f32,
+    /// What norms compute.
+    pub(crate) norm: NormKind,
     /// Norms around the two parts of a layer.
     pub(crate) norms: LayerNorms,
+    /// Whether the two parts of a layer read the same residual stream, and not one what the other added. A feed-forward part without a
+    /// norm before it then reads what the attention reads.
+    pub(crate) parallel: bool,
     /// Whether a norm's stored weight is its factor less one.
     pub(crate) unit_offset: bool,
     /// Attention, the same in all layers but for windows and rotations.
@@ -25,12 +30,39 @@ pub(crate) struct Decoder {
     pub(crate) biases: Biases,
     /// Which linear layers of one input are one weight.
     pub(crate) fused: Fused,
+    /// Names of modules that families call differently.
+    pub(crate) names: Names,
     /// Whether the head's weight is the embedding's.
     pub(crate) tied: bool,
     /// Whether linear weights are stored `[in, out]`, as exporters write them, or `[out, in]`, as checkpoints do.
     pub(crate) transposed: bool,
     /// Constant factors.
     pub(crate) scalars: Scalars,
+}
+
+/// What norms compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// `x / sqrt(mean(x^2) + eps) * weight`
+    RootMeanSquare,
+    /// The same of `x - mean(x)`, plus a bias; with or without either vector.
+    Layer { weight: bool, bias: bool },
+}
+
+/// Names of modules that families call differently.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    /// The projection from the attention.
+    pub(crate) attention_out: &'static str,
+    /// The norm behind all layers.
+    pub(crate) last_norm: &'static str,
+    /// The two linear layers of a feed-forward part that has no gate.
+    pub(crate) ungated: [&'static str; 2],
+}
+
+impl Names {
+    /// LLaMA's.
+    pub(crate) const LLAMA: Self = Self { attention_out: "o_proj", last_norm: "model.norm", ungated: ["up_proj", "down_proj"] };
 }
 
 /// Names of the norms before and after a layer's attention and feed-forward part, where there are any; what comes after is added to the residual
@@ -53,6 +85,8 @@ impl LayerNorms {
         attention: [Some("input_layernorm"), Some("post_attention_layernorm")],
         ffn: [Some("pre_feedforward_layernorm"), Some("post_feedforward_layernorm")],
     };
+    /// One, which both parts read.
+    pub(crate) const SHARED: Self = Self { attention: [Some("input_layernorm"), None], ffn: [None, None] };
     /// Before and after each part, under GLM-4's names.
     pub(crate) const GLM: Self = Self {
         attention: [Some("input_layernorm"), Some("post_self_attn_layernorm")],
@@ -160,6 +194,8 @@ pub(crate) struct Layer {
 pub(crate) enum Ffn {
     /// One gated unit of that width.
     Dense(u64),
+    /// A linear layer of that width, an activation and another linear layer.
+    Ungated(u64),
     /// Experts.
     Experts(Box<Experts>),
 }
@@ -277,6 +313,8 @@ pub(crate) enum Activation {
     Gelu,
     /// Its approximation by a hyperbolic tangent.
     GeluTanh,
+    /// `max(x, 0)^2`.
+    SquaredRelu,
 }
 
 /// Which linear layers of one input are one weight.
@@ -297,6 +335,8 @@ pub(crate) struct Biases {
     pub(crate) output: bool,
     /// All of a dense feed-forward part.
     pub(crate) ffn: bool,
+    /// The head.
+    pub(crate) head: bool,
 }
 
 /// Constant factors, 1 where there is none, and the bound of the logits.

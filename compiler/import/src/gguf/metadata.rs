@@ -4,8 +4,13 @@ use super::reader::Cursor;
 use q35_diag::{Code, Diagnostic};
 use std::collections::BTreeMap;
 
-/// Lists of more elements than this are skipped: vocabularies, which nothing here reads.
+/// Lists of more elements than this are skipped.
 const LONGEST: u64 = 4096;
+
+/// Keys of lists that have an element for each token or merge, and may be longer.
+const OF_VOCABULARY: &[&str] =
+    &["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores", "tokenizer.ggml.merges"];
+const LARGEST_VOCABULARY: u64 = 1 << 20;
 
 /// Lists inside lists deeper than this mean nothing.
 const DEEPEST: u32 = 4;
@@ -41,13 +46,20 @@ fn size(ty: u32) -> Option<u64> {
 }
 
 impl Metadata {
+    /// These values.
+    #[cfg(test)]
+    pub(super) fn of(values: impl IntoIterator<Item = (String, Value)>) -> Self {
+        Self(values.into_iter().collect())
+    }
+
     /// Reads `count` pairs of key and value.
     pub(super) fn read(cursor: &mut Cursor, count: u64) -> Result<Self, Diagnostic> {
         let mut all = BTreeMap::new();
         for _ in 0..count {
             let key = cursor.text()?;
             let ty = cursor.u32()?;
-            let value = value(cursor, ty, 0)?;
+            let longest = if OF_VOCABULARY.contains(&key.as_str()) { LARGEST_VOCABULARY } else { LONGEST };
+            let value = value(cursor, ty, longest, 0)?;
             if all.insert(key.clone(), value).is_some() {
                 return Err(bad(format!("the key '{key}' is there twice")));
             }
@@ -99,7 +111,7 @@ fn bad(what: String) -> Diagnostic {
     Diagnostic::error(Code::BadConfig, what)
 }
 
-fn value(cursor: &mut Cursor, ty: u32, depth: u32) -> Result<Value, Diagnostic> {
+fn value(cursor: &mut Cursor, ty: u32, longest: u64, depth: u32) -> Result<Value, Diagnostic> {
     Ok(match ty {
         0 | 7 => Value::Integer(cursor.array::<1>()?[0].into()),
         1 => Value::Integer(i8::from_le_bytes(cursor.array()?).into()),
@@ -117,16 +129,16 @@ fn value(cursor: &mut Cursor, ty: u32, depth: u32) -> Result<Value, Diagnostic> 
             if depth == DEEPEST {
                 return Err(bad("its values are lists in lists in lists".into()));
             }
-            list(cursor, ty, count, depth + 1)?
+            list(cursor, ty, count, longest, depth + 1)?
         }
         other => return Err(bad(format!("a value has type {other}, which means nothing"))),
     })
 }
 
-fn list(cursor: &mut Cursor, ty: u32, count: u64, depth: u32) -> Result<Value, Diagnostic> {
-    if count <= LONGEST {
+fn list(cursor: &mut Cursor, ty: u32, count: u64, longest: u64, depth: u32) -> Result<Value, Diagnostic> {
+    if count <= longest {
         // An element takes at least a byte of the file, so this is bounded by it.
-        return Ok(Value::List((0..count).map(|_| value(cursor, ty, depth)).collect::<Result<_, _>>()?));
+        return Ok(Value::List((0..count).map(|_| value(cursor, ty, longest, depth)).collect::<Result<_, _>>()?));
     }
     match (ty, size(ty)) {
         (_, Some(size)) => cursor.skip(count.checked_mul(size))?,

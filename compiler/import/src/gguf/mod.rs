@@ -1,10 +1,8 @@
 //! GGUF files: metadata and tensors in one file, as llama.cpp's tools write them (the layout is in ggml's `docs/gguf.md`).
 //!
 //! A GGUF file has no graph either. [`reader`] reads its structure, [`metadata`] its values; [`config`] makes the configuration of a checkpoint out
-//! of them, and [`names`] says what the tensors of that checkpoint are called here; [`source`] hands them out, and [`crate::decoder`] writes the
-//! graph. Tensors in blocks stay in blocks until they are read.
-//!
-//! The vocabulary inside such a file is not used: text needs the model's `tokenizer.json` beside it.
+//! of them, [`names`] says what the tensors of that checkpoint are called here, and [`vocabulary`] makes the files that would lie beside it. [`source`]
+//! hands the tensors out, and [`crate::decoder`] writes the graph. Tensors in blocks stay in blocks until they are read.
 
 mod config;
 mod metadata;
@@ -13,6 +11,7 @@ mod reader;
 mod source;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 use crate::checkpoint::families;
 use crate::decoder::{Attention, Decoder, ExpertLayout, Ffn};
@@ -22,6 +21,7 @@ use names::Architecture;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_graph::source::SourceGraph;
 use source::Source;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What the name of a GGUF file ends with.
@@ -32,14 +32,25 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
 }
 
-/// Opens the file at `path`; also gives the longest context it was made for.
-pub(crate) fn open(path: &Path, options: &Options) -> Result<(SourceGraph, ModelKind, Option<u64>)> {
+/// A file, opened.
+pub(crate) struct Opened {
+    pub(crate) graph: SourceGraph,
+    pub(crate) kind: ModelKind,
+    /// The longest context it was made for.
+    pub(crate) context: Option<u64>,
+    /// Files that a checkpoint would have beside it, or why there are none.
+    pub(crate) files: std::result::Result<BTreeMap<&'static str, Vec<u8>>, Diagnostic>,
+}
+
+/// Opens the file at `path`.
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened> {
     let name = path.display().to_string();
     let at = |problem: Diagnostic| problem.at("file", &name);
     let storage = files::map(path, &name, Code::CannotRead)?;
     let file = reader::read(storage).map_err(at)?;
     let architecture = names::architecture(&file.metadata).map_err(at)?;
     let mut config = config::config(&file, architecture).map_err(at)?;
+    let files = vocabulary::files(&file.metadata).map_err(at);
     let mut report = Report::default();
     let mut source = Source::new(file, architecture, &mut report);
     let rope = config.rope_scaling.get_or_insert_default();
@@ -50,7 +61,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(SourceGraph, Model
     let ready = source.finish();
     report.finish(())?;
     let kind = ModelKind::Gguf { architecture: architecture.name.to_owned() };
-    Ok((onnx::build(&graph, ready)?, kind, config.max_position_embeddings))
+    Ok(Opened { graph: onnx::build(&graph, ready)?, kind, context: config.max_position_embeddings, files })
 }
 
 /// What a GGUF file stores in another way than the checkpoint it was made from.

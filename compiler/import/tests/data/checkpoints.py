@@ -23,9 +23,13 @@ LONG = dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0, 1.1, 1.
 
 # Name of the folder: model type, and what differs from SMALL.
 CASES = {
+    "arcee": ("arcee", {}),
+    "cohere": ("cohere", dict(logit_scale=0.25)),
+    "cohere2": ("cohere2", dict(WINDOW, logit_scale=0.25, layer_types=["sliding_attention", "full_attention"])),
     "deepseek_v2": ("deepseek_v2", dict(MLA, topk_method="group_limited_greedy", n_group=4, topk_group=2, norm_topk_prob=False,
                                         routed_scaling_factor=1.5)),
     "deepseek_v3": ("deepseek_v3", dict(MLA, n_group=4, topk_group=2, num_experts_per_tok=3, num_nextn_predict_layers=0)),
+    "dots1": ("dots1", dict(HEADS, n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1, n_group=1, topk_group=1, **EXPERTS)),
     "ernie4_5": ("ernie4_5", dict(HEADS, use_bias=True)),
     "ernie4_5_moe": ("ernie4_5_moe", dict(moe_num_experts=8, moe_k=2, moe_intermediate_size=24, moe_num_shared_experts=1,
                                           moe_layer_start_index=1, moe_layer_end_index=1, moe_layer_interval=1)),
@@ -33,6 +37,7 @@ CASES = {
     "gemma": ("gemma", HEADS),
     "gemma2": ("gemma2", dict(HEADS, **WINDOW, query_pre_attn_scalar=16, attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
     "gemma3_text": ("gemma3_text", dict(HEADS, **WINDOW, query_pre_attn_scalar=24, layer_types=["sliding_attention", "full_attention"])),
+    "glm": ("glm", dict(HEADS, attention_bias=True)),
     "glm4": ("glm4", dict(HEADS, attention_bias=True)),
     "glm4_moe": ("glm4_moe", dict(HEADS, attention_bias=True, use_qk_norm=True, n_routed_experts=8, n_shared_experts=1,
                                   first_k_dense_replace=1, n_group=1, topk_group=1, **EXPERTS)),
@@ -40,12 +45,21 @@ CASES = {
     "granite": ("granite", dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.25, logits_scaling=2.0)),
     "granitemoe": ("granitemoe", dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.25, logits_scaling=2.0,
                                       num_local_experts=6, num_experts_per_tok=2, intermediate_size=24)),
+    "helium": ("helium", dict(head_dim=8)),
     "llama": ("llama", dict(HEADS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "ministral": ("ministral", dict(HEADS, **WINDOW, rope_parameters=dict(rope_type="default", rope_theta=10000.0),
+                                    layer_types=["sliding_attention", "full_attention"])),
+    "nemotron": ("nemotron", {}),
+    "olmo": ("olmo", {}),
     "olmo2": ("olmo2", {}),
     "olmo3": ("olmo3", dict(WINDOW, num_hidden_layers=4, hidden_size=24, intermediate_size=24, head_dim=8)),
     "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=24, norm_topk_prob=True)),
+    "phi": ("phi", {}),
     "phi3_longrope": ("phi3", dict(rope_parameters=LONG, max_position_embeddings=32, original_max_position_embeddings=32)),
+    "seed_oss": ("seed_oss", HEADS),
     "smollm3": ("smollm3", dict(num_hidden_layers=4, hidden_size=32, intermediate_size=32)),
+    "stablelm": ("stablelm", dict(use_qkv_bias=True)),
+    "starcoder2": ("starcoder2", dict(WINDOW, use_bias=True)),
 }
 
 
@@ -59,7 +73,8 @@ def fill(model):
         elif p.dim() >= 2:
             p.data = noise * (0.5 if "embed" in name else 1.3 / p.shape[-1] ** 0.5)
         elif "norm" in name:
-            around = 0.0 if type(model).__name__.startswith("Gemma") else 1.0
+            # Some families store what a norm's factor is above 1.
+            around = 0.0 if "bias" in name or type(model).__name__.startswith(("Gemma", "Nemotron")) else 1.0
             p.data = around + 0.2 * noise
         else:
             p.data = 0.3 * noise
@@ -114,8 +129,42 @@ def write_fp8(folder, source):
     save_file({"input_ids": ids, "logits": logits.contiguous()}, folder / "io_0.safetensors")
 
 
+# The values of a 4-bit float with one bit of mantissa, by its code.
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+E2M1 = torch.cat([E2M1, -E2M1])
+
+
+def write_mxfp4(folder):
+    """GPT-OSS as it is published: experts in blocks of 32 4-bit floats with an exponent, and the logits of what those stand for."""
+    torch.manual_seed(3)
+    config = AutoConfig.for_model("gpt_oss", **{**SMALL, **CASES["gpt_oss"][1], "intermediate_size": 64, "max_position_embeddings": 128})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
+    fill(model)
+    tensors = {}
+    for name, p in model.state_dict().items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            tensors[name] = p.to(torch.float16)
+            continue
+        blocks = p.transpose(1, 2).reshape(p.shape[0], p.shape[2], -1, 32)
+        exponent = (blocks.abs().amax(-1, keepdim=True) / 6).log2().ceil().clamp(-127, 127)
+        codes = ((blocks / 2**exponent)[..., None] - E2M1).abs().argmin(-1)
+        p.copy_((E2M1[codes] * 2**exponent).reshape(p.shape[0], p.shape[2], -1).transpose(1, 2))
+        tensors[name + "_blocks"] = (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8)
+        tensors[name + "_scales"] = (exponent[..., 0] + 127).to(torch.uint8)
+    ids = torch.randint(3, SMALL["vocab_size"], (2, 11))
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+    shutil.rmtree(folder, ignore_errors=True)
+    config.quantization_config = {"quant_method": "mxfp4"}
+    config.save_pretrained(folder)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+    save_file({"input_ids": ids, "logits": logits.contiguous()}, folder / "io_0.safetensors")
+
+
 root = Path(__file__).parent / "checkpoints"
 for name, (kind, change) in CASES.items():
     if len(sys.argv) == 1 or name in sys.argv[1:]:
         write(root / name, kind, change)
-write_fp8(root / "llama_fp8", root / "llama")
+if len(sys.argv) == 1:
+    write_fp8(root / "llama_fp8", root / "llama")
+    write_mxfp4(root / "gpt_oss_mxfp4")

@@ -1,4 +1,5 @@
-"""Writes gguf/FAMILY.gguf from checkpoints/FAMILY, and for quantized ones the logits of what the blocks stand for.
+"""Writes gguf/FAMILY.gguf from checkpoints/FAMILY, for quantized ones the logits of what the blocks stand for, and vocabulary/KIND.gguf with texts
+and their tokens.
 
 The names of tensors come from the tables of the `gguf` package. What converters do beside renaming is done here: rows of q and k reordered for
 rotations of neighbours, factors of norms made whole, experts stacked. Usage: python make_gguf.py
@@ -136,7 +137,79 @@ def write(name, quantized=None):
         save_file({"input_ids": ids, "logits": logits.contiguous()}, path.with_suffix(".safetensors"))
 
 
+# Texts with what tokenizers get wrong: spaces in a row and at the ends, digits, line ends, endings, other scripts, what no token covers.
+TEXTS = ["Ownership is Rust's most unique feature", "  two  spaces ", "x=12345;\n\n\tfn main() {}\r\n", "don't WE'LL I'm", "a<b>c</b>", "naïve Ünïcode 中文 ☂ 🦀", ""]
+
+
+def corpus():
+    return (root / "../../../../examples/tiny-llama/test.txt").resolve().read_text()[:200_000]
+
+
+def with_text(kind, tokens, types, settings, ids, scores=None, merges=None):
+    """A model of one small layer with a vocabulary, and beside it the tokens that the vocabulary's own library gives for some texts."""
+    hidden, vocab = 16, len(tokens)
+    rng = np.random.default_rng(7)
+    writer = gguf.GGUFWriter(root / "vocabulary" / (kind + ".gguf"), "llama")
+    c = dict(max_position_embeddings=64, hidden_size=hidden, num_hidden_layers=1, intermediate_size=16, num_attention_heads=2,
+             num_key_value_heads=2, rms_norm_eps=1e-5)
+    values(writer, c, gguf.MODEL_ARCH.LLAMA)
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if scores:
+        writer.add_token_scores(scores)
+    if merges:
+        writer.add_token_merges(merges)
+    for add, value in settings:
+        getattr(writer, add)(value)
+    weights = {"token_embd": (vocab, hidden), "output_norm": (hidden,), "blk.0.attn_norm": (hidden,), "blk.0.ffn_norm": (hidden,)}
+    weights |= {f"blk.0.{n}": (hidden, hidden) for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}
+    for weight, dims in weights.items():
+        w = rng.standard_normal(dims, np.float32) * 0.4 if len(dims) == 2 else np.ones(dims, np.float32)
+        writer.add_tensor(weight + ".weight", w.astype(np.float16) if len(dims) == 2 else w)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    cases = [dict(text=text, ids=ids(text)) for text in TEXTS]
+    (root / "vocabulary" / (kind + ".json")).write_text(json.dumps(cases, ensure_ascii=False, indent=1) + "\n")
+
+
+def text_bpe():
+    from tokenizers import ByteLevelBPETokenizer, pre_tokenizers, Regex
+
+    trained = ByteLevelBPETokenizer()
+    trained._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    trained.train_from_iterator([corpus()], vocab_size=512, special_tokens=["<s>", "</s>"], show_progress=False)
+    own = json.loads(trained._tokenizer.to_str())["model"]
+    tokens = sorted(own["vocab"], key=own["vocab"].get)
+    with_text("gpt2", tokens, [3, 3] + [1] * (len(tokens) - 2),
+              [("add_tokenizer_pre", "qwen2"), ("add_bos_token_id", 0), ("add_eos_token_id", 1), ("add_add_bos_token", True)],
+              lambda text: [0] + trained.encode(text).ids, merges=[" ".join(m) for m in own["merges"]])
+
+
+def text_spm():
+    import io
+    import sentencepiece as spm
+
+    out = io.BytesIO()
+    spm.SentencePieceTrainer.train(sentence_iterator=iter(corpus().split("\n")), model_writer=out, vocab_size=640, model_type="bpe", byte_fallback=True,
+                                   character_coverage=0.99,
+                                   normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, minloglevel=2)
+    p = spm.SentencePieceProcessor(model_proto=out.getvalue())
+    kinds = [(p.is_unknown, 2), (p.is_control, 3), (p.is_byte, 6)]
+    types = [next((ty for is_so, ty in kinds if is_so(i)), 1) for i in range(len(p))]
+
+    with_text("llama", [p.id_to_piece(i) for i in range(len(p))], types,
+              [("add_bos_token_id", p.bos_id()), ("add_eos_token_id", p.eos_id()), ("add_unk_token_id", p.unk_id())],
+              lambda text: [p.bos_id()] + p.encode(text), scores=[p.get_score(i) for i in range(len(p))])
+
+
 for case in CASES:
     write(case)
+text_bpe()
+text_spm()
 write("llama", T.Q8_0)
 write("smollm3", T.Q4_0)

@@ -16,7 +16,7 @@ pub(crate) mod elementwise;
 mod indexing;
 pub(crate) mod places;
 mod product;
-mod reduction;
+pub(crate) mod reduction;
 mod rotary;
 mod scatter;
 mod shapes;

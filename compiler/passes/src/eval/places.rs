@@ -32,6 +32,10 @@ pub(super) fn top_k(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) ->
     let data = eval.operand(node, 0)?;
     let dims = eval.shape(data)?;
     let axis = eval.axis(node, eval.call(node)?.int("axis", -1), dims.len())?;
+    if eval.sym.as_number(dims[axis]) == Some(1.0) {
+        let only = eval.sym.int(0);
+        return if result == 1 { Ok(only) } else { eval.element(data, index) };
+    }
     let places = Value { node, result: 1 };
     let base = eval.base_of(places)?;
     eval.sym.bound_base(base, dims[axis]);

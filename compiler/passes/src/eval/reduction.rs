@@ -102,13 +102,29 @@ pub(super) fn cumulate(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> R
     Ok(eval.sym.fold(Combine::Sum, var, extent, body))
 }
 
-/// `x * (mean(x^2) + epsilon)^(-1/2) * weight`, the mean over the dimensions from `axis` on.
+/// `x * (mean(x^2) + epsilon)^(-1/2) * weight`, the mean over the last dimension.
 pub(super) fn rms_norm(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
-    let (x, weight) = (eval.operand(node, 0)?, eval.graph.operand(node, 1));
-    norm_of(eval, node, x, weight, index)
+    let x = eval.operand(node, 0)?;
+    norm_of(eval, node, x, &Norm { centered: false, weight: 1, bias: None }, index)
 }
 
-fn norm_of(eval: &mut Eval, node: NodeId, x: Value, weight: Option<Value>, index: &[Id]) -> Res<Id> {
+/// The same of `x - mean(x)`, plus a bias.
+pub(super) fn layer_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) -> Res<Id> {
+    if result > 0 {
+        return eval.fault(node, "is asked for its statistics");
+    }
+    let x = eval.operand(node, 0)?;
+    norm_of(eval, node, x, &Norm { centered: true, weight: 1, bias: Some(2) }, index)
+}
+
+/// A kind of norm: whether the mean is taken off first, and which operands its weight and bias are.
+struct Norm {
+    centered: bool,
+    weight: usize,
+    bias: Option<usize>,
+}
+
+fn norm_of(eval: &mut Eval, node: NodeId, x: Value, norm: &Norm, index: &[Id]) -> Res<Id> {
     let dims = eval.shape(x)?;
     let call = eval.call(node)?;
     let axis = eval.axis(node, call.int("axis", -1), dims.len())?;
@@ -117,33 +133,56 @@ fn norm_of(eval: &mut Eval, node: NodeId, x: Value, weight: Option<Value>, index
     }
     let mut at = index.to_vec();
     at[axis] = eval.fold_var(dims[axis]);
-    let other = eval.element(x, &at)?;
+    let mut other = eval.element(x, &at)?;
     eval.folds -= 1;
+    let mut here = eval.element(x, index)?;
+    if norm.centered {
+        let sum = eval.sym.fold(Combine::Sum, at[axis], dims[axis], other);
+        let mean = eval.sym.quotient(sum, dims[axis]);
+        other = eval.sym.sub(other, mean);
+        here = eval.sym.sub(here, mean);
+    }
     let square = eval.sym.pow(other, Power::integer(2));
     let sum = eval.sym.fold(Combine::Sum, at[axis], dims[axis], square);
     let mean = eval.sym.quotient(sum, dims[axis]);
     let inner = eval.sym.plus(mean, call.float("epsilon", 1e-5).into());
     let inverse = eval.sym.pow(inner, Power::MINUS_HALF);
-    let here = eval.element(x, index)?;
-    let normal = eval.sym.mul(here, inverse);
-    let Some(weight) = weight else { return Ok(normal) };
-    let weight_dims = eval.shape(weight)?;
-    let at = eval.unbroadcast(node, &weight_dims, index)?;
-    let weight = eval.element(weight, &at)?;
-    Ok(eval.sym.mul(normal, weight))
+    let mut y = eval.sym.mul(here, inverse);
+    let mut vector = |at: usize| -> Res<Option<Id>> {
+        let Some(vector) = eval.graph.operand(node, at) else { return Ok(None) };
+        let dims = eval.shape(vector)?;
+        let at = eval.unbroadcast(node, &dims, index)?;
+        eval.element(vector, &at).map(Some)
+    };
+    let (weight, bias) = (vector(norm.weight)?, norm.bias.map_or(Ok(None), vector)?);
+    if let Some(weight) = weight {
+        y = eval.sym.mul(y, weight);
+    }
+    Ok(bias.map_or(y, |bias| eval.sym.add(y, bias)))
 }
 
+/// The root mean square norm of a sum, and the sum.
+pub(super) fn skip_rms_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) -> Res<Id> {
+    skip_norm(eval, node, result, index, &Norm { centered: false, weight: 2, bias: None }, SKIP_RMS_BIAS)
+}
+
+/// The layer norm of a sum, and the sum.
+pub(super) fn skip_layer_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) -> Res<Id> {
+    skip_norm(eval, node, result, index, &Norm { centered: true, weight: 2, bias: Some(3) }, SKIP_LAYER_BIAS)
+}
+
+/// Which operand of `SkipSimplifiedLayerNormalization` is added to the sum of its first two.
+pub(crate) const SKIP_RMS_BIAS: usize = 3;
+/// The same of `SkipLayerNormalization`.
+pub(crate) const SKIP_LAYER_BIAS: usize = 4;
+
 /// Result 3 is the sum of the operands, result 0 its norm; whoever raises cuts result 3 first.
-pub(super) fn skip_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) -> Res<Id> {
+fn skip_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id], norm: &Norm, bias: usize) -> Res<Id> {
     match result {
-        0 => {
-            let sum = Value { node, result: 3 };
-            let weight = eval.operand(node, 2)?;
-            norm_of(eval, node, sum, Some(weight), index)
-        }
+        0 => norm_of(eval, node, Value { node, result: 3 }, norm, index),
         3 => {
             let mut sum = eval.sym.int(0);
-            for at in [0, 1, 3] {
+            for at in [0, 1, bias] {
                 let Some(value) = eval.graph.operand(node, at) else { continue };
                 let dims = eval.shape(value)?;
                 let part = eval.unbroadcast(node, &dims, index)?;
@@ -156,11 +195,18 @@ pub(super) fn skip_norm(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]
     }
 }
 
-pub(super) fn skip_norm_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+/// A norm, and two statistics of each row.
+pub(super) fn norm_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     let dims = eval.dims(node, 0)?;
     let mut row = dims.clone();
     if let Some(last) = row.last_mut() {
         *last = eval.sym.int(1);
     }
-    Ok(vec![dims.clone(), row.clone(), row, dims])
+    Ok(vec![dims, row.clone(), row])
+}
+
+pub(super) fn skip_norm_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    let mut shapes = norm_shape(eval, node)?;
+    shapes.push(eval.dims(node, 0)?);
+    Ok(shapes)
 }

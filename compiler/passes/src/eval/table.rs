@@ -2,7 +2,8 @@
 
 use super::elementwise::{self as ew, Map};
 use super::{
-    Eval, Res, creation as make, indexing as ix, places, product, reduction as red, rotary, scatter, shapes, views as view,
+    Eval, Res, creation as make, dequantize, indexing as ix, places, product, reduction as red, rotary, scatter, shapes,
+    views as view,
 };
 use crate::sym::{Func, Id, Kind, Power};
 use q35_graph::{NodeId, Value};
@@ -133,14 +134,18 @@ const TABLE: &[Row] = &[
     row("ReduceMax", Of(0), Own(red::reduce_shape, red::reduce_max)),
     row("RMSNormalization", Of(0), Own(shapes::same_shape, red::rms_norm)),
     row("SimplifiedLayerNormalization", Of(0), Own(shapes::same_shape, red::rms_norm)),
-    contrib("SkipSimplifiedLayerNormalization", Of(0), Own(red::skip_norm_shape, red::skip_norm)),
+    contrib("SkipSimplifiedLayerNormalization", Of(0), Own(red::skip_norm_shape, red::skip_rms_norm)),
+    row("LayerNormalization", Of(0), Own(red::norm_shape, red::layer_norm)),
+    contrib("SkipLayerNormalization", Of(0), Own(red::skip_norm_shape, red::skip_layer_norm)),
     row("RotaryEmbedding", Of(0), Own(shapes::same_shape, rotary::standard)),
     contrib("RotaryEmbedding", Of(0), Own(shapes::same_shape, rotary::contrib)),
     contrib("Gelu", REAL, Own(shapes::same_shape, ew::gelu)),
     contrib("FastGelu", REAL, Own(shapes::same_shape, ew::gelu)),
     contrib("QuickGelu", REAL, Own(shapes::same_shape, ew::quick_gelu)),
-    contrib("DequantizeLinear", Of(1), Opaque(shapes::same_shape)),
-    row("DequantizeLinear", Of(1), Opaque(shapes::same_shape)),
+    contrib("QuantizeLinear", INTEGER, Opaque(shapes::same_shape)),
+    row("QuantizeLinear", INTEGER, Opaque(shapes::same_shape)),
+    contrib("DequantizeLinear", Of(1), Own(shapes::same_shape, dequantize::element)),
+    row("DequantizeLinear", Of(1), Own(shapes::same_shape, dequantize::element)),
     row("MatMul", Of(0), Own(shapes::product_shape, product::matmul)),
     row("Gemm", Of(0), Opaque(product::gemm_shape)),
     row("Softmax", Of(0), Opaque(shapes::same_shape)),

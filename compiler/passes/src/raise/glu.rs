@@ -40,12 +40,17 @@ impl Raiser<'_> {
                 return Ok(Some((made.0, made.1 / scale)));
             }
         }
-        // A rectifier is marked by the gate's maximum with 0, not by the gate.
+        // A rectifier is marked by the gate's maximum with 0, not by the gate. Its square gates what it rectifies.
         for &(factor, power) in &factors {
-            if let (Some(gate), true, true) = (self.rectified(factor), power == Power::ONE, factors.len() > 1) {
-                let up = self.eval.sym.quotient(ask.expr, factor);
-                return Ok(Some(self.gated(Activation::Relu, gate, up, ask)?));
+            let Some(gate) = self.rectified(factor) else { continue };
+            let mut up = self.eval.sym.quotient(ask.expr, factor);
+            if power == Power::integer(2) {
+                let rest = self.eval.sym.quotient(up, factor);
+                up = self.eval.sym.mul(rest, gate);
+            } else if power != Power::ONE || factors.len() == 1 {
+                continue;
             }
+            return Ok(Some(self.gated(Activation::Relu, gate, up, ask)?));
         }
         Ok(None)
     }

@@ -48,6 +48,7 @@ mod unrolled;
 
 pub use report::{Unsupported, unsupported};
 
+use crate::eval::reduction::{SKIP_LAYER_BIAS, SKIP_RMS_BIAS};
 use crate::eval::{Eval, Fault, Res};
 use crate::sym::{Arena, Base, BaseId, Id, Kind, Node};
 use inputs::Grid;
@@ -201,7 +202,8 @@ impl Raiser<'_> {
             ("com.microsoft", "MultiHeadAttention") => self.multi_head(node),
             ("com.microsoft", "MatMulNBits") => self.block_matmul(node),
             ("com.microsoft", "GatherBlockQuantized") => self.block_embed(node),
-            ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node),
+            ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node, SKIP_RMS_BIAS),
+            ("com.microsoft", "SkipLayerNormalization") => self.skip_residual(node, SKIP_LAYER_BIAS),
             ("com.microsoft", "GroupQueryAttention") => self.group_query(node),
             ("com.microsoft", "MoE" | "QMoE") => self.mixture(node),
             _ => Ok(()),

@@ -1,19 +1,46 @@
-//! Root mean square norms: `x * (mean(x^2) + eps)^(-1/2) * w`, whole rows or head by head.
+//! Norms, of whole rows or head by head: `x * (mean(x^2) + eps)^(-1/2) * w`. Where `x` is `z - mean(z)` it is a layer norm, and a constant
+//! vector added to it is its bias.
 
 use super::activation::{Ask, Made};
 use super::linear::one;
 use super::{Raiser, Res};
 use crate::sym::{Combine, Id, Node, Power};
-use q35_dialects::q35::RmsNorm;
+use q35_dialects::ParamName;
+use q35_dialects::q35::{LayerNorm, Op, RmsNorm};
+
+/// What the summed squares of a norm are.
+struct Squares {
+    /// Square at `bound`, and the factor of all of them.
+    body: Id,
+    scale: f64,
+    bound: Id,
+    /// How many are summed.
+    group: u64,
+    /// Added to the sum.
+    offset: f64,
+}
 
 impl Raiser<'_> {
-    /// A product with one factor `(sum over a group of x^2 + e)^(-1/2)`.
+    /// A norm, or a constant vector and one.
     pub(super) fn norm(&mut self, ask: Ask) -> Res<Option<Made>> {
+        let Node::Sum(..) = self.eval.sym.node(ask.expr) else { return self.normalized(ask, None) };
+        let (terms, constant) = self.eval.sym.terms(ask.expr);
+        let (varying, fixed): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(t, _)| self.is_varying(*t));
+        let [(norm, factor)] = varying[..] else { return Ok(None) };
+        let bias = self.eval.sym.linear(&fixed, constant);
+        let bias = self.eval.sym.scaled(bias, 1.0 / factor);
+        let made = self.normalized(Ask { expr: norm, ..ask }, Some(bias))?;
+        Ok(made.map(|(value, inner)| (value, factor * inner)))
+    }
+
+    /// A product with one factor `(sum over a group of x^2 + e)^(-1/2)`, and what is added to it.
+    fn normalized(&mut self, ask: Ask, bias: Option<Id>) -> Res<Option<Made>> {
         let factors = self.eval.sym.factors(ask.expr);
-        let Some(at) = factors.iter().position(|(f, p)| *p == Power::MINUS_HALF && self.squares(*f).is_some()) else {
-            return Ok(None);
-        };
-        let Some((body, bound, group, offset)) = self.squares(factors[at].0) else { return Ok(None) };
+        let found = factors.iter().enumerate().find_map(|(at, (f, p))| {
+            let squares = if *p == Power::MINUS_HALF { self.squares(*f) } else { None };
+            squares.map(|squares| (at, squares))
+        });
+        let Some((at, Squares { body, scale, bound, group, offset })) = found else { return Ok(None) };
         let others: Vec<(Id, Power)> = factors.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| *f).collect();
         let others = self.eval.sym.powers(&others);
         // The root of the summed square, at this column, is what is normalized.
@@ -26,43 +53,71 @@ impl Raiser<'_> {
         if self.is_varying(weight) {
             return self.fault("scales by a norm of something else");
         }
-        let (value, inner) = self.activation(x, ask.column, ask.width)?;
-        if !ask.width.is_multiple_of(group) || inner <= 0.0 {
+        let uncentered = self.uncentered(other, bound, group, within);
+        let (value, inner) = self.activation(uncentered.unwrap_or(x), ask.column, ask.width)?;
+        if !ask.width.is_multiple_of(group) || inner == 0.0 {
             return self.fault("normalizes groups that do not divide the row");
         }
-        // x = inner * value; sum(x^2) + e = inner^2 n (mean(value^2) + eps)
-        let (factor, weight) = self.eval.sym.coefficient(weight);
-        let eps = (offset / (group as f64 * inner * inner)) as f32;
-        let factor = factor / (group as f64).sqrt();
-        let weight = match self.eval.sym.as_number(weight) {
+        // x = inner * value; scale sum(x^2) + e = scale inner^2 n (mean(value^2) + eps), and so for what is left of both without their means.
+        let (mut factor, weight) = self.eval.sym.coefficient(weight);
+        let constant = self.eval.sym.as_number(weight);
+        factor *= constant.unwrap_or(1.0);
+        let eps = (offset / (scale * group as f64 * inner * inner)) as f32;
+        let factor = factor * inner.signum() / (scale * group as f64).sqrt();
+        let weight = match constant {
             Some(_) => None,
-            None => Some(self.group_weight(weight, ask, within, group)?),
+            None => Some(self.group_vector(weight, ask, within, group, "a norm's weight")?),
         };
-        Ok(Some((self.add(RmsNorm { weight, eps, group }, &[value])?, factor)))
+        let op: Op = match (uncentered, bias) {
+            (None, None) => RmsNorm { weight, eps, group }.into(),
+            (None, Some(_)) => return self.fault("adds constants to a root mean square norm"),
+            (Some(_), None) => LayerNorm { weight, bias: None, eps, group }.into(),
+            (Some(_), Some(bias)) => {
+                let bias = self.eval.sym.scaled(bias, 1.0 / factor);
+                let bias = Some(self.group_vector(bias, ask, within, group, "a norm's bias")?);
+                LayerNorm { weight, bias, eps, group }.into()
+            }
+        };
+        Ok(Some((self.add(op, &[value])?, factor)))
     }
 
-    /// A weight shared by the groups, or one per column.
-    fn group_weight(&mut self, weight: Id, ask: Ask, within: Id, group: u64) -> Res<q35_dialects::ParamName> {
+    /// `z` at `within`, if `x`, a function of `bound`, is `z - mean(z)`.
+    fn uncentered(&mut self, x: Id, bound: Id, group: u64, within: Id) -> Option<Id> {
+        let size = self.eval.sym.number(group as f64);
+        let v = self.eval.sym.var("v", size);
+        let x = self.moved(x, bound, v);
+        let (terms, constant) = self.eval.sym.terms(x);
+        let of_column: Vec<(Id, f64)> = terms.into_iter().filter(|(t, _)| self.eval.sym.contains(*t, v)).collect();
+        let z = self.eval.sym.linear(&of_column, constant);
+        let sum = self.eval.sym.fold(Combine::Sum, v, size, z);
+        let mean = self.eval.sym.quotient(sum, size);
+        let centered = self.eval.sym.sub(z, mean);
+        (z != x && self.eval.sym.is_similar(centered, x)).then(|| self.moved(z, v, within))
+    }
+
+    /// A vector shared by the groups, or one number per column.
+    fn group_vector(&mut self, weight: Id, ask: Ask, within: Id, group: u64, what: &str) -> Res<ParamName> {
         let size = self.eval.sym.number(group as f64);
         let n = self.eval.sym.var("w", size);
         if within != ask.column {
             let of_group = self.eval.sym.subst(weight, &one(within, n));
             if !self.eval.sym.contains(of_group, ask.column) {
-                return self.vector(of_group, n, group, "a norm's weight");
+                return self.vector(of_group, n, group, what);
             }
-            return self.vector(weight, ask.column, ask.width, "a norm's weight");
+            return self.vector(weight, ask.column, ask.width, what);
         }
         let of_group = self.moved(weight, ask.column, n);
-        self.vector(of_group, n, group, "a norm's weight")
+        self.vector(of_group, n, group, what)
     }
 
-    /// Body, index, extent and offset of `sum(body) + offset`.
-    fn squares(&self, id: Id) -> Option<(Id, Id, u64, f64)> {
+    /// What `sum(body) + offset` sums.
+    fn squares(&self, id: Id) -> Option<Squares> {
         let (terms, offset) = self.eval.sym.terms(id);
         let [(fold, 1.0)] = terms[..] else { return None };
         let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return None };
         let group = self.eval.sym.as_int(self.eval.sym.bound_extent(bound)?).filter(|n| *n > 0)?;
+        let (scale, body) = self.eval.sym.coefficient(body);
         let even = self.eval.sym.factors(body).iter().all(|(_, p)| p.half().whole().is_some());
-        (even && offset >= 0.0).then_some((body, bound, group as u64, offset))
+        (even && scale > 0.0 && offset >= 0.0).then_some(Squares { body, scale, bound, group: group as u64, offset })
     }
 }

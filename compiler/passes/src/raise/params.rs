@@ -96,7 +96,7 @@ impl Raiser<'_> {
     }
 
     /// Names of the constants in an expression.
-    fn origin_of(&self, element: Id) -> String {
+    pub(super) fn origin_of(&self, element: Id) -> String {
         let mut names = std::collections::BTreeSet::new();
         self.eval.sym.visit(element, |_, node| {
             if let Node::Load(base, _) = node

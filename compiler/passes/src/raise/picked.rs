@@ -1,58 +1,77 @@
-//! Columns of a linear layer in another order, or only some of them: the rows of its weight in that order are a layer of its own.
+//! Columns of a linear layer in another order, or only some of them, with or without a bias: the rows of its weight in that order are a layer of its
+//! own.
 
 use super::activation::{Ask, Made, is_one};
 use super::{BaseId, HashMap, Raised, Raiser, Res};
-use crate::sym::{Id, Node};
+use crate::sym::{Base, Id, Node};
 use q35_dialects::q35::Linear;
 use q35_dialects::{Param, ParamRole};
-use q35_graph::WeightView;
+use q35_graph::{Tensor, WeightView};
 
 /// More columns are not looked at one by one.
 const MOST_COLUMNS: u64 = 1 << 20;
+
+/// Columns of a layer: `factor * (row of the weight . x + bias)` for each.
+struct Picked {
+    factor: f64,
+    rows: Vec<u64>,
+    biases: Vec<f64>,
+}
 
 impl Raiser<'_> {
     /// An expression that, whatever the column, is a column of one and the same linear layer.
     pub(super) fn picked_columns(&mut self, ask: Ask) -> Res<Option<Made>> {
         let Some(base) = self.only_layer(ask.expr, ask.column) else { return Ok(None) };
-        let Some((factor, rows)) = self.picks(base, ask.expr, ask.column, ask.width) else { return Ok(None) };
+        let Some(Picked { factor, rows, biases }) = self.picks(base, ask.expr, ask.column, ask.width) else { return Ok(None) };
         let Some(Raised::Linear(pending)) = self.raised.get(&base) else { return self.consequence() };
         let (input, node, (weight, origin)) = (pending.input(), pending.node(), pending.weight());
         let Some(view) = rows_of(weight, &rows) else { return self.fault("reads columns that are not there") };
         let param = Param::new(view, ParamRole::Linear, origin);
         let weight = self.param(param);
+        let bias = biases.iter().any(|bias| *bias != 0.0).then(|| {
+            let numbers: Vec<f32> = biases.iter().map(|bias| *bias as f32).collect();
+            let view = WeightView::vector(Tensor::from_f32(vec![ask.width], &numbers));
+            let origin = self.origin_of(ask.expr);
+            self.param(Param::new(view, ParamRole::Vector, origin))
+        });
         let here = std::mem::replace(&mut self.node, node);
-        let value = self.add(Linear { weight, bias: None }, &[input]);
+        let value = self.add(Linear { weight, bias }, &[input]);
         self.node = here;
         Ok(Some((value?, factor)))
     }
 
     /// The linear layer that is all an expression reads of the run, if there are cases of the column.
     fn only_layer(&self, expr: Id, column: Id) -> Option<BaseId> {
-        let (mut layers, mut plain) = (Vec::new(), true);
+        // A bias without cases is that of a layer as it is.
+        let (mut layers, mut plain, mut cases, mut biased) = (Vec::new(), true, false, false);
         self.eval.sym.visit(expr, |_, node| {
             match node {
                 Node::Load(base, index) if matches!(self.raised.get(base), Some(Raised::Linear(p)) if p.routing().is_none()) => {
                     plain &= index.len() == 3 && !index[..2].iter().any(|at| self.eval.sym.contains(*at, column));
                     layers.push(*base);
                 }
+                Node::Load(base, _) if matches!(self.eval.sym.base(*base), Base::Constant(..)) => biased = true,
                 Node::Load(..) | Node::Apply(..) | Node::Fold(..) | Node::Product(..) => {
                     // Products of integers are part of an index.
                     plain &= matches!(node, Node::Product(..));
                 }
+                Node::Select(condition, ..) => cases |= self.eval.sym.contains(*condition, column),
+                Node::Div(at, _) | Node::Mod(at, _) => cases |= self.eval.sym.contains(*at, column),
                 _ => {}
             }
             plain
         });
         let first = *layers.first()?;
-        (plain && layers.iter().all(|base| *base == first)).then_some(first)
+        (plain && (cases || !biased) && layers.iter().all(|base| *base == first)).then_some(first)
     }
 
-    /// The common factor and the row of the weight that each column is.
-    fn picks(&mut self, layer: BaseId, expr: Id, column: Id, width: u64) -> Option<(f64, Vec<u64>)> {
+    /// What each column is.
+    fn picks(&mut self, layer: BaseId, expr: Id, column: Id, width: u64) -> Option<Picked> {
         if width > MOST_COLUMNS {
             return None;
         }
         let mut rows = Vec::with_capacity(width as usize);
+        let mut biases = Vec::with_capacity(width as usize);
         let mut common = None;
         for c in 0..width {
             let number = self.eval.sym.number(c as f64);
@@ -60,15 +79,17 @@ impl Raiser<'_> {
                 Some(_) => expr,
                 None => self.eval.sym.subst(expr, &HashMap::from([(column, number)])),
             };
-            let (factor, load) = self.eval.sym.coefficient(element);
+            let (terms, bias) = self.eval.sym.terms(element);
+            let [(load, factor)] = terms[..] else { return None };
             let Node::Load(base, index) = self.eval.sym.node(load) else { return None };
-            let row = self.eval.sym.as_int(index[2]).and_then(|row| u64::try_from(row).ok())?;
+            let row = self.eval.sym.as_int(*index.get(2)?).and_then(|row| u64::try_from(row).ok())?;
             if *base != layer || !is_one(factor / *common.get_or_insert(factor)) {
                 return None;
             }
             rows.push(row);
+            biases.push(bias / factor);
         }
-        Some((common?, rows))
+        Some(Picked { factor: common?, rows, biases })
     }
 }
 

@@ -22,8 +22,8 @@ impl Raiser<'_> {
         self.cut_sum(output, index, &parts, width)
     }
 
-    /// The sum inside a skip norm.
-    pub(super) fn skip_residual(&mut self, node: NodeId) -> Res<()> {
+    /// The sum inside a skip norm, of which an operand is a bias.
+    pub(super) fn skip_residual(&mut self, node: NodeId, bias: usize) -> Res<()> {
         let sum = Value { node, result: 3 };
         let Some((index, width)) = self.row_index(Value { node, result: 0 }, "n")? else {
             return self.fault("has rows of unknown width");
@@ -33,7 +33,7 @@ impl Raiser<'_> {
             let operand = self.eval.operand(node, at)?;
             parts.push(self.eval.element(operand, &index)?);
         }
-        if let (Some(bias), Some(&column)) = (self.eval.graph.operand(node, 3), index.last()) {
+        if let (Some(bias), Some(&column)) = (self.eval.graph.operand(node, bias), index.last()) {
             let bias = self.eval.element(bias, &[column])?;
             parts[1] = self.eval.sym.add(parts[1], bias);
         }

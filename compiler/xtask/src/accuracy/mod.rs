@@ -2,21 +2,20 @@
 //!
 //! What enters: folders of models ([`model`]), the rows to make ([`rows`]) and the built `q35c` and `q35`. What leaves: `benchmarks/accuracy/MODEL.md`, `.json`
 //! and `.svg`. Our rows are made by the two commands that users have ([`ours`]), the peers' by llama.cpp's own library ([`peers`]). Every figure is kept in
-//! `target/accuracy` under a hash of all it depends on ([`cache`]): a run that was stopped goes on where it was.
+//! `target/accuracy` under a hash of all it depends on ([`crate::cache`]): a run that was stopped goes on where it was.
 //!
 //! Both sides are judged by the mean Kullback-Leibler divergence from the f32 model, each by its own f32 run. Both f32 runs are rows: if the
 //! perplexities of the two differ, the two did not run the same model, and the command fails. Embedding and head have 8 bits on both sides.
 
-mod cache;
 mod figure;
 mod model;
 mod ours;
 mod peers;
 mod report;
 mod rows;
-mod shell;
 
-use cache::Cache;
+use crate::cache::{self, Cache};
+use crate::tools::Tools;
 use model::Model;
 use report::{Report, Row};
 use std::path::{Path, PathBuf};
@@ -66,7 +65,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let folders = if options.models.is_empty() { vec![root.join(rows::MODEL)] } else { options.models.clone() };
     let models = folders.iter().map(|folder| Model::open(folder)).collect::<Result<Vec<_>, _>>()?;
     let cache = Cache::open(&root.join("target/accuracy"), options.known)?;
-    let tools = ours::Tools::build(&root)?;
+    let tools = Tools::build(&root)?;
     for model in models {
         let model = if options.quick { model.shortened(rows::QUICK_BYTES, &cache)? } else { model };
         let mut report = measure(&model, &options, &tools, &cache, &root)?;
@@ -83,7 +82,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn measure(model: &Model, options: &Options, tools: &ours::Tools, cache: &Cache, root: &Path) -> Result<Report, String> {
+fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root: &Path) -> Result<Report, String> {
     let mut report = Report::new(&model.name, WINDOW, if options.quick { rows::QUICK_SEQUENCES } else { rows::SEQUENCES });
     let wanted = |quick: bool| quick || !options.quick;
     let peers: Vec<&rows::Peer> = rows::PEERS.iter().filter(|row| wanted(row.quick)).collect();

@@ -1,7 +1,7 @@
 //! A model and its texts: a folder that holds a checkpoint (`model.onnx`, or `config.json` with safetensors, here or in `hf/`), `tokenizer.json` beside it,
 //! `test.txt` to measure on and `calibration.txt` to calibrate with.
 
-use super::cache::{Cache, Key};
+use crate::cache::{Cache, Key};
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,63 +1,14 @@
 //! Our rows: `q35c compile`, then `q35 eval --against` the f32 bundle.
 
 use super::WINDOW;
-use super::cache::{Cache, Key};
 use super::model::Model;
 use super::report::{Divergence, Outcome};
 use super::rows::{Calibrated, OURS, Ours};
-use super::shell;
-use serde::Deserialize;
+use crate::cache::{Cache, Key};
+use crate::shell;
+use crate::tools::{Summary, Tools};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// The two commands, built in release mode.
-pub(super) struct Tools {
-    q35c: PathBuf,
-    q35: PathBuf,
-    key: Key,
-}
-
-impl Tools {
-    /// Builds them.
-    pub(super) fn build(root: &Path) -> Result<Self, String> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let packages = ["build", "--release", "--quiet", "-p", "q35c", "-p", "q35"];
-        shell::run(Command::new(cargo).current_dir(root).args(packages))?;
-        let [q35c, q35] = ["q35c", "q35"].map(|name| root.join("target/release").join(name));
-        let key = Key::default().path(&q35c)?.path(&q35)?;
-        Ok(Self { q35c, q35, key })
-    }
-
-    /// The model as a checkpoint in f32, for whoever reads no ONNX.
-    pub(super) fn export(&self, model: &Path, bundle: Option<&Path>, out: &Path) -> Result<(), String> {
-        let mut command = Command::new(&self.q35c);
-        command.arg("export").arg(model).args(bundle).args(["--to", "hf"]).arg(out);
-        shell::run(&mut command).map(|_| ())
-    }
-
-    fn compile(
-        &self,
-        model: &Path,
-        arguments: &[&str],
-        calibration: Option<(&Path, usize)>,
-        out: &Path,
-    ) -> Result<Summary, String> {
-        let mut command = Command::new(&self.q35c);
-        command.arg("compile").arg(model).args(arguments).args(["--quiet", "--json", "-o"]).arg(out);
-        if let Some((text, sequences)) = calibration {
-            command.args(["--effort", "best", "--calibrate"]).arg(text).args(["--sequences", &sequences.to_string()]);
-        }
-        shell::json(&mut command)
-    }
-}
-
-/// What is used of a compile's summary.
-#[derive(Deserialize)]
-struct Summary {
-    linear_bits: f64,
-    packed_bytes: u64,
-    seconds: f64,
-}
 
 /// One model and its f32 bundle.
 pub(super) struct Side<'a> {
@@ -72,7 +23,7 @@ pub(super) struct Side<'a> {
 impl<'a> Side<'a> {
     /// Compiles the f32 bundle, if it is not there. `sequences` are what a calibrated row gets.
     pub(super) fn new(tools: &'a Tools, model: &'a Model, cache: &'a Cache, sequences: usize) -> Result<Self, String> {
-        let key = model.key()?.text(&tools.key.name());
+        let key = model.key()?.text(&tools.key().name());
         let reference = cache.file(&key.clone().text("f32"), "q35", "compiling f32", |out| {
             tools.compile(&model.checkpoint, OURS[0].arguments, None, out).map(|_| ())
         })?;
@@ -107,7 +58,7 @@ impl<'a> Side<'a> {
     }
 
     fn eval(&self, bundle: &Path) -> Result<Divergence, String> {
-        let mut command = Command::new(&self.tools.q35);
+        let mut command = Command::new(self.tools.q35());
         command.arg("eval").arg(bundle).arg("--against").arg(&self.reference).arg("--text").arg(&self.model.test);
         shell::json(command.args(["--window", &WINDOW.to_string(), "--json"]))
     }

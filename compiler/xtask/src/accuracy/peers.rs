@@ -3,12 +3,12 @@
 //! Its importance matrix comes from the calibration sequences that our rows get, and is computed as its own tool does: mean squares of what each matrix product reads.
 
 use super::WINDOW;
-use super::cache::{Cache, Key};
 use super::model::Model;
-use super::ours::Tools;
 use super::report::{Divergence, Outcome};
 use super::rows::Peer;
-use super::shell;
+use crate::cache::{Cache, Key};
+use crate::shell;
+use crate::tools::Tools;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;

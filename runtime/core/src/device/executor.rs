@@ -5,6 +5,7 @@
 
 use super::{Batch, Block, CacheSpan, Device, Machine, Operand, Weight};
 use crate::Options;
+use crate::profile::{Recorder, What};
 use q35_bundle::{Binding, Bundle, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Step, row_stride};
 use q35_diag::{Code, Diagnostic, Result};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub struct Executor<M> {
     slots: u64,
     capacity: u64,
     max_tokens: u64,
+    recorder: Option<Recorder>,
 }
 
 /// Bytes between the starts of two arrays of the inputs block, for `max` elements each.
@@ -70,7 +72,9 @@ impl<M: Machine> Executor<M> {
             each.collect()
         };
         let weights = manifest.steps.iter().map(&mut place).collect::<Result<_>>()?;
-        Ok(Self { machine, bundle: bundle.clone(), arena, inputs, cache, weights, slots, capacity, max_tokens })
+        machine.ready()?;
+        let recorder = options.recorder.clone();
+        Ok(Self { machine, bundle: bundle.clone(), arena, inputs, cache, weights, slots, capacity, max_tokens, recorder })
     }
 
     fn plan(&self) -> &MemoryPlan {
@@ -160,7 +164,12 @@ impl<M: Machine> Device for Executor<M> {
                 })?;
             let args = step.args.iter().zip(&self.weights[number]);
             let operands: Vec<Operand> = args.map(|(arg, weight)| self.operand(arg, *weight, &dims)).collect();
-            self.machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles)?;
+            let what = What::Launch { step: number, tokens, rows: logit_rows };
+            let (machine, recorded) = (&mut self.machine, self.recorder.is_some());
+            Recorder::around(self.recorder.as_ref(), what, || {
+                machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles)?;
+                if recorded { machine.wait() } else { Ok(()) }
+            })?;
         }
 
         let vocab = manifest.model.vocab;

@@ -30,6 +30,11 @@ pub trait Machine: Send {
     /// Puts a tensor of the bundle where kernels can read it. The name has been checked.
     fn place(&mut self, tensor: &str) -> Result<Weight>;
 
+    /// Hears that everything is allocated and placed.
+    fn ready(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Copies into a block.
     fn write(&mut self, block: Block, offset: u64, bytes: &[u8]) -> Result<()>;
 
@@ -38,4 +43,9 @@ pub trait Machine: Send {
 
     /// Runs all `tiles` of a variant of a step, after what was launched or written before. `dims` is indexed by [`q35_bundle::Dim`].
     fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64) -> Result<()>;
+
+    /// Returns when everything that was launched is done. A machine whose launches return only then has nothing to do.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
 }

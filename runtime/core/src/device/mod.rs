@@ -4,8 +4,8 @@
 //! [`Machine`]; a device that runs whole programs (a chip with a fixed schedule, a simulator) implements [`Device`] itself.
 
 mod cpu;
-mod cuda;
 mod executor;
+mod gpu;
 mod machine;
 mod tsp;
 mod wafer;
@@ -80,9 +80,7 @@ pub fn open(bundle: &Arc<Bundle>, options: &Options) -> Result<Box<dyn Device>> 
         }
         q35_bundle::Device::Tsp(device) => Ok(Box::new(tsp::Tsp::new(bundle.clone(), device, options)?)),
         q35_bundle::Device::Wse(device) => Ok(Box::new(wafer::Wafer::new(bundle, device, options)?)),
-        q35_bundle::Device::Cuda(device) => {
-            let machine = cuda::Cuda::new(bundle.clone(), device, options)?;
-            Ok(Box::new(Executor::new(machine, bundle, options)?))
-        }
+        q35_bundle::Device::Cuda(device) => Ok(Box::new(Executor::new(gpu::cuda(bundle, device, options)?, bundle, options)?)),
+        q35_bundle::Device::Rocm(device) => Ok(Box::new(Executor::new(gpu::hip(bundle, device, options)?, bundle, options)?)),
     }
 }

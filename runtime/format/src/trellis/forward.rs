@@ -1,97 +1,98 @@
-//! The forward pass of the search, one function compiled for several widths of vectors.
+//! The forward pass of the search, written once for vectors of any width.
 //!
-//! The source is plain loops over lanes; `target_feature` lets the compiler use wider registers for them. It never fuses or
-//! reorders floating-point operations, so that all versions give the same containers.
+//! A step of sixteen rows is one vector of AVX-512, two of AVX2, or sixteen numbers; one or two vectors go through the whole table together, best costs and containers in
+//! registers. Floating-point operations are never fused or reordered, so that all widths give the same containers.
 
 use super::{Entry, LANES, Lane, Trellis};
+use pulp::{Arch, Simd, WithSimd};
 
-/// Columns in, the best containers into each next state out.
-type Forward = fn(&Trellis, &[Lane<f32>], &mut [Lane<u8>]);
+/// One call: columns in, the best containers into each next state out.
+pub(super) struct Forward<'a> {
+    pub(super) trellis: &'a Trellis,
+    pub(super) x: &'a [Lane<f32>],
+    /// `2^m` per step.
+    pub(super) back: &'a mut [Lane<u8>],
+}
 
-/// The forward pass by overlap.
-pub(super) const BY_OVERLAP: [Forward; 6] =
-    [forward::<0, 1>, forward::<1, 2>, forward::<2, 4>, forward::<3, 8>, forward::<4, 16>, forward::<5, 32>];
-
-/// Fills `back`, using the widest vectors the machine has.
-fn forward<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature that the function enables has just been detected.
-            return unsafe { forward_avx512::<M, STATES>(trellis, x, back) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature that the function enables has just been detected.
-            return unsafe { forward_avx2::<M, STATES>(trellis, x, back) };
-        }
+impl Forward<'_> {
+    /// Fills `back`, using the widest vectors the machine has.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
     }
-    forward_portable::<M, STATES>(trellis, x, back);
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn forward_avx512<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    forward_portable::<M, STATES>(trellis, x, back);
-}
+impl WithSimd for Forward<'_> {
+    type Output = ();
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn forward_avx2<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    forward_portable::<M, STATES>(trellis, x, back);
-}
-
-#[inline(always)]
-fn forward_portable<const M: usize, const STATES: usize>(trellis: &Trellis, x: &[Lane<f32>], back: &mut [Lane<u8>]) {
-    let mut cost = [[0.0f32; LANES]; STATES];
-    let count = x.len().div_ceil(2);
-    for (step, (x, back)) in x.chunks(2).zip(back.chunks_exact_mut(STATES)).enumerate() {
-        let (x0, x1, table) = match x {
-            [x0, x1] => (*x0, *x1, &trellis.table),
-            _ => (x[0], [0.0; LANES], &trellis.half),
-        };
-        // Only state 0 follows the last container.
-        let next_states = if step + 1 == count { 1 } else { STATES };
-        let mut next = [[f32::INFINITY; LANES]; STATES];
-        for (t, entries) in table.chunks_exact(128).take(next_states).enumerate() {
-            let mut best = ([f32::INFINITY; LANES], [0i32; LANES]);
-            for (s, (entries, cost)) in entries.chunks_exact(128 / STATES).zip(&cost).enumerate() {
-                for (u, entry) in entries.iter().enumerate() {
-                    best = better(best, cost, entry, &x0, &x1, (u << M | s) as i32);
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { trellis, x, back } = self;
+        let states = 1 << trellis.overlap;
+        let mut cost = vec![[0.0f32; LANES]; states];
+        let mut next = vec![[f32::INFINITY; LANES]; states];
+        let count = x.len().div_ceil(2);
+        for (step, (x, back)) in x.chunks(2).zip(back.chunks_exact_mut(states)).enumerate() {
+            let (x0, x1, table) = match x {
+                [x0, x1] => (x0, x1, &trellis.table),
+                _ => (&x[0], &[0.0; LANES], &trellis.half),
+            };
+            // Only state 0 follows the last container.
+            let next_states = if step + 1 == count { 1 } else { states };
+            for ((next, back), entries) in next.iter_mut().zip(back).zip(table.chunks_exact(128)).take(next_states) {
+                let mut containers = [0.0f32; LANES];
+                if S::F32_LANES == LANES {
+                    best::<S, 1>(simd, 0, entries, &cost, [x0, x1], next, &mut containers);
+                } else {
+                    for first in (0..LANES / S::F32_LANES).step_by(2) {
+                        best::<S, 2>(simd, first, entries, &cost, [x0, x1], next, &mut containers);
+                    }
+                }
+                *back = containers.map(|container| container as u8);
+            }
+            let (next, _) = next.split_at(next_states);
+            let mut least = next[0];
+            for best in &next[1..] {
+                for lane in 0..LANES {
+                    least[lane] = least[lane].min(best[lane]);
                 }
             }
-            let (best, arg) = best;
-            next[t] = best;
-            back[t] = arg.map(|container| container as u8);
-        }
-        let mut least = next[0];
-        for best in &next[1..next_states] {
-            for lane in 0..LANES {
-                least[lane] = least[lane].min(best[lane]);
-            }
-        }
-        for (cost, best) in cost.iter_mut().zip(&next) {
-            for lane in 0..LANES {
-                cost[lane] = best[lane] - least[lane];
+            for (cost, best) in cost.iter_mut().zip(next) {
+                for lane in 0..LANES {
+                    cost[lane] = best[lane] - least[lane];
+                }
             }
         }
     }
 }
 
-/// The better of `best` and `container`, whose window means `entry` and whose path so far costs `cost`.
+/// The best of the 128 containers before one next state, for the rows of `N` vectors: the cost of the path and the container, as a number.
 #[inline(always)]
-fn better(
-    (best, arg): (Lane<f32>, Lane<i32>),
-    cost: &Lane<f32>,
-    &[a, b, norm]: &Entry,
-    x0: &Lane<f32>,
-    x1: &Lane<f32>,
-    container: i32,
-) -> (Lane<f32>, Lane<i32>) {
-    let total: Lane<f32> = std::array::from_fn(|lane| cost[lane] + (norm + a * x0[lane] + b * x1[lane]));
-    (
-        std::array::from_fn(|lane| if total[lane] < best[lane] { total[lane] } else { best[lane] }),
-        std::array::from_fn(|lane| if total[lane] < best[lane] { container } else { arg[lane] }),
-    )
+fn best<S: Simd, const N: usize>(
+    simd: S,
+    first: usize,
+    entries: &[Entry],
+    cost: &[Lane<f32>],
+    x: [&Lane<f32>; 2],
+    next: &mut Lane<f32>,
+    containers: &mut Lane<f32>,
+) {
+    let part = |lane: &Lane<f32>| -> [S::f32s; N] { std::array::from_fn(|v| S::as_simd_f32s(lane).0[first + v]) };
+    let [x0, x1] = x.map(part);
+    let (mut best, mut arg) = ([simd.splat_f32s(f32::INFINITY); N], [simd.splat_f32s(0.0); N]);
+    for (entries, cost) in entries.chunks_exact(entries.len() / cost.len()).zip(cost) {
+        let cost = part(cost);
+        for &entry in entries {
+            let [a, b, norm, container] = entry.map(|number| simd.splat_f32s(number));
+            for v in 0..N {
+                let distance = simd.add_f32s(simd.add_f32s(norm, simd.mul_f32s(a, x0[v])), simd.mul_f32s(b, x1[v]));
+                let total = simd.add_f32s(cost[v], distance);
+                arg[v] = simd.select_f32s(simd.less_than_f32s(total, best[v]), container, arg[v]);
+                best[v] = simd.min_f32s(total, best[v]);
+            }
+        }
+    }
+    S::as_mut_simd_f32s(next).0[first..first + N].copy_from_slice(&best);
+    S::as_mut_simd_f32s(containers).0[first..first + N].copy_from_slice(&arg);
 }
 
 #[cfg(test)]
@@ -100,33 +101,71 @@ mod tests {
     use crate::gauss::Gauss;
     use crate::{Codec, table};
 
-    fn every_width<const M: usize, const STATES: usize>(codec: Codec) {
-        let pairs: Vec<[f32; 2]> = table::pairs(codec).iter().map(|pair| pair.map(f32::from)).collect();
-        let trellis = Trellis::new(&pairs);
-        let mut source = Gauss::new(21);
-        let x: Vec<Lane<f32>> = (0..301).map(|_| std::array::from_fn(|_| 36.0 * source.next().unwrap())).collect();
-        let run = |pass: Forward| {
-            let mut back = vec![[0; LANES]; 151 * STATES];
-            pass(&trellis, &x, &mut back);
-            back
-        };
-        let portable = run(forward_portable::<M, STATES>);
-        assert_eq!(run(forward::<M, STATES>), portable, "{codec}");
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature that the function enables has just been detected.
-            assert_eq!(run(|trellis, x, back| unsafe { forward_avx2::<M, STATES>(trellis, x, back) }), portable, "{codec}");
+    /// The pass by its definition: one row, one container at a time.
+    fn plain(trellis: &Trellis, pairs: &[[f32; 2]], x: &[f32], back: &mut [u8]) {
+        let states = 1 << trellis.overlap;
+        let count = x.len().div_ceil(2);
+        let mut cost = vec![0.0f32; states];
+        for step in 0..count {
+            let x1 = x.get(2 * step + 1).copied();
+            let found: Vec<(f32, usize)> = (0..if step + 1 == count { 1 } else { states })
+                .map(|t| {
+                    let mut best = (f32::INFINITY, 0);
+                    for s in 0..states {
+                        for container in (s..128).step_by(states) {
+                            let [a, b] = pairs[t << 7 | container];
+                            let (b, norm) = if x1.is_some() { (b, a * a + b * b) } else { (0.0, a * a) };
+                            let total = cost[s] + (norm + -2.0 * a * x[2 * step] + -2.0 * b * x1.unwrap_or(0.0));
+                            if total < best.0 {
+                                best = (total, container);
+                            }
+                        }
+                    }
+                    best
+                })
+                .collect();
+            let least = found.iter().fold(f32::INFINITY, |least, (cost, _)| least.min(*cost));
+            for (t, (total, container)) in found.into_iter().enumerate() {
+                cost[t] = total - least;
+                back[step * states + t] = container as u8;
+            }
         }
     }
 
+    /// Every width that this machine has, and single numbers, against the definition; an odd number of columns.
     #[test]
-    fn all_widths_agree() {
-        every_width::<0, 1>(Codec::Split);
-        every_width::<0, 1>(Codec::W7);
-        every_width::<1, 2>(Codec::W8);
-        every_width::<2, 4>(Codec::W9);
-        every_width::<3, 8>(Codec::W10);
-        every_width::<4, 16>(Codec::W11);
-        every_width::<5, 32>(Codec::W12);
+    fn all_widths_are_the_definition() {
+        for codec in Codec::all().filter(|codec| codec.window().is_some()) {
+            let pairs: Vec<[f32; 2]> = table::pairs(codec).iter().map(|pair| pair.map(f32::from)).collect();
+            let trellis = Trellis::new(&pairs);
+            let mut source = Gauss::new(21);
+            let x: Vec<Lane<f32>> = (0..101).map(|_| std::array::from_fn(|_| 36.0 * source.next().unwrap())).collect();
+            let states = 1 << trellis.overlap;
+            let expected: Vec<Vec<u8>> = (0..LANES)
+                .map(|lane| {
+                    let mut back = vec![0; 51 * states];
+                    let x: Vec<f32> = x.iter().map(|x| x[lane]).collect();
+                    plain(&trellis, &pairs, &x, &mut back);
+                    back
+                })
+                .collect();
+            for arch in widths() {
+                let mut back = vec![[0; LANES]; 51 * states];
+                arch.dispatch(Forward { trellis: &trellis, x: &x, back: &mut back });
+                for (lane, expected) in expected.iter().enumerate() {
+                    let found: Vec<u8> = back.iter().map(|back| back[lane]).collect();
+                    assert_eq!(&found, expected, "{codec} {arch:?} row {lane}");
+                }
+            }
+        }
+    }
+
+    /// What can be dispatched to here: the widest, and those below it.
+    fn widths() -> Vec<Arch> {
+        #[cfg(target_arch = "x86_64")]
+        let below = pulp::x86::V3::try_new().map(Arch::V3);
+        #[cfg(not(target_arch = "x86_64"))]
+        let below = None;
+        [Some(Arch::new()), below, Some(Arch::Scalar)].into_iter().flatten().collect()
     }
 }

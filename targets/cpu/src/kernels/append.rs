@@ -6,24 +6,9 @@ use super::columns::each;
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-
-/// Writes token `m`'s key and value as entry `index[m]` of slot `slots[m]`. A cache half is `[slot][head][capacity][columns]` f32 without gaps.
-/// Arguments: key, value, slots (i32), index (i32), the layer's keys, the layer's values. A tile is a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Append {
-    /// Heads of keys and values.
-    pub kv_heads: u64,
-    /// Columns of a key.
-    pub key_dim: u64,
-    /// Columns of a value.
-    pub value_dim: u64,
-}
+use q35_launch::spec::Append;
 
 impl Kernel for Append {
-    fn name(&self) -> String {
-        format!("append_{}_heads_of_{}_{}", self.kv_heads, self.key_dim, self.value_dim)
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let b = call.b;
         let halves = [(call.arg(0), call.arg(4), self.key_dim), (call.arg(1), call.arg(5), self.value_dim)];

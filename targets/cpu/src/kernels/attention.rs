@@ -2,59 +2,18 @@
 //!
 //! One tile is one head of one token. Its cache entries are visited once; the result row serves as accumulator.
 
-use q35_bundle::{Dim, Size};
-use q35_dialects::Rows;
+use q35_bundle::Dim;
+use q35_launch::spec::Attention;
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 
 use super::columns::{each, fold};
-use super::scores::{Scores, Weighted};
+use super::scores::{Weighted, weighted_sum};
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 
-/// Token `m` sees the entries `j` of its slot with `j <= index[m]` and, with a window, `j > index[m] - window`; see the q35 op.
-/// Arguments: query, slots (i32), index (i32), the layer's keys, the layer's values, the sinks where there are any, y.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attention {
-    /// Heads of the query.
-    pub heads: u64,
-    /// Heads of the cache; divides `heads`.
-    pub kv_heads: u64,
-    /// Columns of a key.
-    pub key_dim: u64,
-    /// Columns of a value.
-    pub value_dim: u64,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Entries a token sees, itself included.
-    pub window: Option<u64>,
-    /// Bound of the scores.
-    pub softcap: Option<f32>,
-    /// Whether every head has a score that takes part in the softmax only.
-    pub sinks: bool,
-}
-
-impl Attention {
-    fn scores(&self) -> Scores {
-        Scores { scale: self.scale, window: self.window, softcap: self.softcap }
-    }
-}
-
 impl Kernel for Attention {
-    fn name(&self) -> String {
-        let mut name = format!("attention_{}_on_{}_heads_of_{}", self.heads, self.kv_heads, self.key_dim);
-        name += &format!("_{}_{}", self.value_dim, self.scores().name());
-        if self.sinks {
-            name += "_sinks";
-        }
-        name
-    }
-
-    fn tiles(&self, rows: Rows) -> Size {
-        rows.size(self.heads)
-    }
-
     fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let (b, count) = (call.b, lanes(level));
         let (query, slots, index) = (call.arg(0), call.arg(1), call.arg(2));
@@ -72,7 +31,7 @@ impl Kernel for Attention {
 
             let sink = sinks.map(|sinks| sinks.at(head * 4).load(F32, 4));
             let weighted = Weighted { rows: values, width: self.value_dim, sum: y };
-            let total = self.scores().sum(count, entry(index, token), sink, weighted, |entries| {
+            let total = weighted_sum(&self.scores, count, entry(index, token), sink, weighted, |entries| {
                 let zeros = b.constant(F32.x(count), 0.0);
                 fold(b, count, self.key_dim, vec![zeros; count as usize], |at, sums| {
                     let query = at.load(query);
@@ -90,6 +49,7 @@ impl Kernel for Attention {
 mod tests {
     use super::super::testing::{Arg, close, numbers, rows, run};
     use super::*;
+    use q35_launch::spec::Scores;
 
     const SLOTS: [i32; 5] = [1, 0, 1, 2, 0];
     const INDEX: [i32; 5] = [0, 36, 16, 3, 15];
@@ -123,13 +83,13 @@ mod tests {
                 [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
             let place = (SLOTS[token] as usize * kv_heads + head / (heads / kv_heads)) * CAPACITY;
             let last = INDEX[token] as usize;
-            let first = spec.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+            let first = spec.scores.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
             let query = &self.query[(token * heads + head) * key_dim..][..key_dim];
             let score = |j: usize| {
                 let key = &self.keys[(place + j) * key_dim..][..key_dim];
                 let dot: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-                let scaled = dot * f64::from(spec.scale);
-                spec.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
+                let scaled = dot * f64::from(spec.scores.scale);
+                spec.scores.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
             };
             let weights: Vec<f64> = (first..=last).map(|j| score(j).exp()).collect();
             let sink = if spec.sinks { f64::from(self.sinks[head]).exp() } else { 0.0 };
@@ -167,7 +127,11 @@ mod tests {
 
     fn plain(heads: u64, kv_heads: u64, key_dim: u64, value_dim: u64) -> Attention {
         let scale = 1.0 / (key_dim as f32).sqrt();
-        Attention { heads, kv_heads, key_dim, value_dim, scale, window: None, softcap: None, sinks: false }
+        Attention { heads, kv_heads, key_dim, value_dim, scores: Scores { scale, window: None, softcap: None }, sinks: false }
+    }
+
+    fn with_scores(plain: Attention, window: Option<u64>, softcap: Option<f32>) -> Attention {
+        Attention { scores: Scores { window, softcap, ..plain.scores }, ..plain }
     }
 
     #[test]
@@ -180,15 +144,15 @@ mod tests {
     #[test]
     fn windows() {
         for window in [1, 5, 16, 17, 1000] {
-            Case::new(Attention { window: Some(window), ..plain(2, 1, 16, 16) }).check();
+            Case::new(with_scores(plain(2, 1, 16, 16), Some(window), None)).check();
         }
     }
 
     #[test]
     fn soft_caps_and_sinks() {
-        Case::new(Attention { softcap: Some(2.5), ..plain(2, 2, 24, 8) }).check();
+        Case::new(with_scores(plain(2, 2, 24, 8), None, Some(2.5))).check();
         Case::new(Attention { sinks: true, ..plain(4, 2, 16, 16) }).check();
-        Case::new(Attention { sinks: true, window: Some(4), softcap: Some(10.0), ..plain(4, 2, 16, 16) }).check();
+        Case::new(Attention { sinks: true, ..with_scores(plain(4, 2, 16, 16), Some(4), Some(10.0)) }).check();
     }
 
     #[test]

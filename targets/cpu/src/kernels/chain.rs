@@ -3,32 +3,15 @@
 //! One launch instead of several, and what a part hands to the next is still in the nearest cache. The values between the parts keep their
 //! buffers, all alive during the launch.
 
-use std::rc::Rc;
-
 use super::Kernel;
 use crate::abi::Call;
 use crate::level::Level;
+use q35_launch::spec::Chain;
 
-/// Kernels whose tiles are rows, each of which reads of the rows that earlier parts wrote only its own. Arguments: those of the parts, one
-/// part after the other.
-#[derive(Clone)]
-pub struct Chain {
-    /// The kernels in order, with the number of their arguments.
-    pub parts: Vec<(Rc<dyn Kernel>, usize)>,
-}
-
-impl Kernel for Chain {
-    fn name(&self) -> String {
-        self.parts.iter().map(|(part, _)| part.name()).collect::<Vec<_>>().join("_then_")
-    }
-
+impl Kernel for Chain<dyn Kernel> {
     fn build(&self, level: Level, call: &Call<'_>) {
         call.for_tiles(|row| {
-            let mut first = 0;
-            for (part, args) in &self.parts {
-                part.build(level, &call.part(first, row));
-                first += args;
-            }
+            self.with_places().for_each(|(first, part)| part.build(level, &call.part(first, row)));
         });
     }
 }
@@ -36,8 +19,9 @@ impl Kernel for Chain {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Arg, close, numbers, rows, run};
-    use super::super::{NormWeight, Operation, Pointwise, RmsNorm};
     use super::*;
+    use q35_launch::spec::{NormWeight, Operation, Pointwise, RmsNorm};
+    use std::rc::Rc;
 
     #[test]
     fn parts_see_what_parts_before_them_wrote() {
@@ -46,7 +30,7 @@ mod tests {
         let add = Pointwise { operation: Operation::Add, width: wide, column: false };
         let norm = RmsNorm { width: wide, group: wide, eps: 1e-6, weight: NormWeight::None };
         let scale = Pointwise { operation: Operation::Scale(3.0), width: wide, column: false };
-        let chain = Chain { parts: vec![(Rc::new(add), 3), (Rc::new(norm), 2), (Rc::new(scale), 2)] };
+        let chain: Chain<dyn Kernel> = Chain { parts: vec![Rc::new(add), Rc::new(norm), Rc::new(scale)] };
         let (a, b) = (numbers(tokens * width, 2.0), numbers(tokens * width + 1, 5.0));
         let sums: Vec<f32> = a.iter().zip(&b[1..]).map(|(a, b)| a + b).collect();
         let exact: Vec<f64> = sums

@@ -28,6 +28,14 @@ impl<'k> Lanes<'k> {
         }
     }
 
+    /// A value with 0 in the lanes past the last column.
+    pub(super) fn only(self, value: Val<'k>) -> Val<'k> {
+        match self.mask {
+            None => value,
+            Some(mask) => mask.select(value, 0.0),
+        }
+    }
+
     /// Half as many lanes from half as far on: the pairs of columns that these columns form.
     pub(super) fn halved(self) -> Self {
         let evens: Vec<u32> = (0..self.count).step_by(2).collect();

@@ -4,23 +4,11 @@ use super::columns::each;
 use super::{Kernel, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-use crate::linear::geometry::routing_stride;
+use q35_launch::layout::routing_stride;
+use q35_launch::spec::Combine;
 use q35_mlir::types::F32;
 
-/// `y[m] = sum over the choices j, in order, of weight[m, j] * x[m * choices + j]`. Arguments: x, the routing, y.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Combine {
-    /// Columns.
-    pub width: u64,
-    /// Experts per row.
-    pub choices: u64,
-}
-
 impl Kernel for Combine {
-    fn name(&self) -> String {
-        format!("combine_{}_of_{}", self.choices, self.width)
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let (b, count) = (call.b, lanes(level));
         let (x, routing, y) = (call.arg(0), call.arg(1), call.arg(2));

@@ -4,91 +4,74 @@
 //! picked out of that.
 
 use q35_format::{Group, ScaleType};
+use q35_launch::spec::{Embed, Table};
 use q35_mlir::builder::Val;
 use q35_mlir::math::f16_bits_to_f32;
 use q35_mlir::types::{F32, I8, I16, Ty};
 
 use super::columns::each;
-use super::table::{Table, bf16_bits_to_f32, group_of, load_scale};
+use super::table::{TableRows, bf16_bits_to_f32, group_of, load_scale};
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 use crate::linear::geometry::{BLOCK, QUAD, QUADS, TILE, panel_bytes};
 
-/// `y[r] = table[ids[r]]`, as f32. Arguments: ids (i32), table, for [`Table::Q8`] its scales, y.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Embed {
-    /// Columns.
-    pub width: u64,
-    /// Elements of the table.
-    pub table: Table,
-    /// Whether table and scales lie as a linear layer's weight does (see [`geometry`](crate::linear::geometry)), rather than row after row.
-    pub as_weight: bool,
-}
-
 impl Kernel for Embed {
-    fn name(&self) -> String {
-        let place = if self.as_weight { "_as_weight" } else { "" };
-        format!("embed_{}{place}_{}", self.table.name(), self.width)
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         match self.table {
-            _ if !self.as_weight => self.rows(call, lanes(level)),
-            Table::F32 => self.floats(call, F32, |v| v),
-            Table::F16 => self.floats(call, I16, f16_bits_to_f32),
-            Table::Bf16 => self.floats(call, I16, bf16_bits_to_f32),
-            Table::Q8(group, scale) => self.bytes(call, group, scale),
+            _ if !self.as_weight => rows(self, call, lanes(level)),
+            Table::F32 => floats(self, call, F32, |v| v),
+            Table::F16 => floats(self, call, I16, f16_bits_to_f32),
+            Table::Bf16 => floats(self, call, I16, bf16_bits_to_f32),
+            Table::Q8(group, scale) => bytes(self, call, group, scale),
         }
     }
 }
 
-impl Embed {
-    /// A table that lies row after row.
-    fn rows(&self, call: &Call<'_>, count: u32) {
-        let (ids, table, y) = (call.arg(0), self.table.rows(call, 1, self.width), call.arg(1 + self.table.args()));
-        call.for_tiles(|row| {
-            let (id, to) = (entry(ids, row), row_at(y, row, self.width));
-            each(call.b, count, self.width, |at| at.store(to, table.load(at, id)));
-        });
-    }
+/// A table that lies row after row.
+fn rows(embed: &Embed, call: &Call<'_>, count: u32) {
+    let (ids, table, y) = (call.arg(0), TableRows::new(embed.table, call, 1, embed.width), call.arg(1 + embed.table.args()));
+    call.for_tiles(|row| {
+        let (id, to) = (entry(ids, row), row_at(y, row, embed.width));
+        each(call.b, count, embed.width, |at| at.store(to, table.load(at, id)));
+    });
+}
 
-    /// A layer's weight of values that widen to f32 one by one. Neighbouring columns are a tile of rows apart.
-    fn floats(&self, call: &Call<'_>, stored: Ty, widen: impl for<'k> Fn(Val<'k>) -> Val<'k>) {
-        let (ids, table, y) = (call.arg(0), call.arg(1), call.arg(2));
-        let (bytes, tile) = (i64::from(stored.bytes()), TILE as i64);
-        let row_bytes = self.width as i64 * bytes;
-        call.for_tiles(|row| {
-            let (id, to) = (entry(ids, row), row_at(y, row, self.width));
-            let from = table.at(id.div_u(tile) * (row_bytes * tile) + id.rem_u(tile) * bytes);
-            each(call.b, 1, self.width, |at| {
-                at.store(to, widen(from.at(at.column * (tile * bytes)).load(stored, stored.bytes())));
-            });
+/// A layer's weight of values that widen to f32 one by one. Neighbouring columns are a tile of rows apart.
+fn floats(embed: &Embed, call: &Call<'_>, stored: Ty, widen: impl for<'k> Fn(Val<'k>) -> Val<'k>) {
+    let (ids, table, y) = (call.arg(0), call.arg(1), call.arg(2));
+    let (bytes, tile) = (i64::from(stored.bytes()), TILE as i64);
+    let row_bytes = embed.width as i64 * bytes;
+    call.for_tiles(|row| {
+        let (id, to) = (entry(ids, row), row_at(y, row, embed.width));
+        let from = table.at(id.div_u(tile) * (row_bytes * tile) + id.rem_u(tile) * bytes);
+        each(call.b, 1, embed.width, |at| {
+            at.store(to, widen(from.at(at.column * (tile * bytes)).load(stored, stored.bytes())));
         });
-    }
+    });
+}
 
-    /// A layer's weight of bytes times the scale of their group. Groups are whole vectors.
-    fn bytes<'k>(&self, call: &Call<'k>, group: Group, scale: ScaleType) {
-        let (ids, table, scales, y) = (call.arg(0), call.arg(1), call.arg(2), call.arg(3));
-        let width = self.width as usize;
-        let (groups, tile) = (group.count(width) as i64, TILE as i64);
-        call.for_tiles(|row| {
-            let (id, to) = (entry(ids, row), row_at(y, row, self.width));
-            let (tile_of, row_of) = (id.div_u(tile), id.rem_u(tile));
-            let from = table.at(tile_of * panel_bytes(width) as i64 + row_of * QUAD as i64);
-            // Two quads make eight columns: the even ones, and half a block further on the odd ones.
-            each(call.b, 2 * QUAD as u32, self.width, |at| {
-                let (block, within) = (at.column.div_u(BLOCK as i64), at.column.rem_u(BLOCK as i64));
-                let quad = block * QUADS as i64 + within.div_u(2 * QUAD as i64);
-                let even = from.at(quad * (TILE * QUAD) as i64);
-                let odd = even.at((QUADS / 2 * TILE * QUAD) as i64);
-                let load = |address: Val<'k>| address.load(I8.x(QUAD as u32), 1);
-                let signed = load(even).interleave(load(odd)) ^ -128;
-                let scale = load_scale(scales, (tile_of * groups + group_of(group, at.column)) * tile + row_of, scale);
-                at.store(to, signed.to(F32) * scale);
-            });
+/// A layer's weight of bytes times the scale of their group. Groups are whole vectors.
+fn bytes<'k>(embed: &Embed, call: &Call<'k>, group: Group, scale: ScaleType) {
+    let (ids, table, scales, y) = (call.arg(0), call.arg(1), call.arg(2), call.arg(3));
+    let width = embed.width as usize;
+    let (groups, tile) = (group.count(width) as i64, TILE as i64);
+    call.for_tiles(|row| {
+        let (id, to) = (entry(ids, row), row_at(y, row, embed.width));
+        let (tile_of, row_of) = (id.div_u(tile), id.rem_u(tile));
+        let from = table.at(tile_of * panel_bytes(width) as i64 + row_of * QUAD as i64);
+        // Two quads make eight columns: the even ones, and half a block further on the odd ones.
+        each(call.b, 2 * QUAD as u32, embed.width, |at| {
+            let (block, within) = (at.column.div_u(BLOCK as i64), at.column.rem_u(BLOCK as i64));
+            let quad = block * QUADS as i64 + within.div_u(2 * QUAD as i64);
+            let even = from.at(quad * (TILE * QUAD) as i64);
+            let odd = even.at((QUADS / 2 * TILE * QUAD) as i64);
+            let load = |address: Val<'k>| address.load(I8.x(QUAD as u32), 1);
+            let signed = load(even).interleave(load(odd)) ^ -128;
+            let scale = load_scale(scales, (tile_of * groups + group_of(group, at.column)) * tile + row_of, scale);
+            at.store(to, signed.to(F32) * scale);
         });
-    }
+    });
 }
 
 #[cfg(test)]

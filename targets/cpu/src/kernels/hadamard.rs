@@ -4,6 +4,7 @@
 //! at a time: eight vectors are loaded, combined and stored.
 
 use q35_format::rotate::signs;
+use q35_launch::spec::{Hadamard, butterfly};
 use q35_mlir::builder::Val;
 use q35_mlir::types::{F32, I1, I8, I32};
 
@@ -14,25 +15,7 @@ use crate::level::Level;
 /// Butterfly distances per pass through memory.
 const STAGES: u32 = 3;
 
-/// `R` or its inverse on each row. Arguments: x, y. In place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hadamard {
-    /// Columns.
-    pub width: u64,
-    /// Columns of a block: a power of two that divides the width.
-    pub block: u64,
-    /// Seed of the signs.
-    pub seed: u64,
-    /// Whether it is the inverse.
-    pub inverse: bool,
-}
-
 impl Kernel for Hadamard {
-    fn name(&self) -> String {
-        let inverse = if self.inverse { "_inverse" } else { "" };
-        format!("hadamard{inverse}_{}_by_{}_{:016x}", self.width, self.block, self.seed)
-    }
-
     fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let b = call.b;
         let count = u64::from(lanes(level)).min(self.block) as u32;
@@ -92,16 +75,6 @@ fn butterfly_lanes(value: Val<'_>, distance: u32) -> Val<'_> {
     let partner = value.shuffle(value, &(0..lanes).map(|lane| lane ^ distance).collect::<Vec<_>>());
     let upper: Vec<bool> = (0..lanes).map(|lane| lane & distance != 0).collect();
     partner + b.lanes(I1.elem, &upper).select(-value, value)
-}
-
-/// `(a, b) -> (a + b, a - b)` for vectors `distance` apart.
-fn butterfly(values: &mut [Val<'_>], distance: usize) {
-    for pairs in values.chunks_mut(2 * distance) {
-        let (low, high) = pairs.split_at_mut(distance);
-        for (a, b) in low.iter_mut().zip(high) {
-            (*a, *b) = (*a + *b, *a - *b);
-        }
-    }
 }
 
 #[cfg(test)]

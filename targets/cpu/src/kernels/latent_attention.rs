@@ -4,76 +4,35 @@
 //! vectors themselves; the weighted sum of latent vectors meets the matrix of the values at the end. Both vectors lie on the stack. What is
 //! between is attention over one head of the cache, whose values are the latent vectors.
 
-use q35_bundle::{Dim, Size};
-use q35_dialects::Rows;
+use q35_bundle::Dim;
+use q35_launch::spec::LatentAttention;
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 
 use super::columns::{each, fold};
-use super::scores::{Scores, Weighted};
-use super::{Kernel, Table, entry, lanes, row_at};
+use super::scores::{Weighted, weighted_sum};
+use super::table::TableRows;
+use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 
 /// Most columns of a latent vector: two of them lie on the stack.
 const MOST_COLUMNS: u64 = 1 << 12;
 
-/// See the q35 op. Arguments: query, slots (i32), index (i32), the layer's latent vectors, the layer's rotated parts, the matrix of the keys
-/// (for [`Table::Q8`] with its scales), that of the values (likewise), y.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LatentAttention {
-    /// Heads of the query.
-    pub heads: u64,
-    /// Columns of a latent vector.
-    pub latent: u64,
-    /// Columns of a rotated part.
-    pub rotated: u64,
-    /// Columns of a head's query, and rows of its keys' matrix, besides the rotated part.
-    pub key_dim: u64,
-    /// Columns of a head's result, and rows of its values' matrix.
-    pub value_dim: u64,
-    /// The matrix of the keys.
-    pub keys: Table,
-    /// The matrix of the values.
-    pub values: Table,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Entries a token sees, itself included.
-    pub window: Option<u64>,
-    /// Bound of the scores.
-    pub softcap: Option<f32>,
-}
-
-impl LatentAttention {
-    /// Why there is no kernel for it, if there is none.
-    pub fn unsupported(&self) -> Option<String> {
-        (self.latent > MOST_COLUMNS).then(|| {
-            format!("latent vectors of {} columns have no kernel on the CPU, {MOST_COLUMNS} are the most", self.latent)
-        })
-    }
-
-    fn scores(&self) -> Scores {
-        Scores { scale: self.scale, window: self.window, softcap: self.softcap }
-    }
+/// Why there is no kernel for it, if there is none.
+pub(super) fn unsupported(attention: &LatentAttention) -> Option<String> {
+    (attention.latent > MOST_COLUMNS).then(|| {
+        format!("latent vectors of {} columns have no kernel on the CPU, {MOST_COLUMNS} are the most", attention.latent)
+    })
 }
 
 impl Kernel for LatentAttention {
-    fn name(&self) -> String {
-        let sizes = format!("{}_heads_of_{}_{}_{}", self.heads, self.rotated, self.key_dim, self.value_dim);
-        let tables = format!("{}_{}", self.keys.name(), self.values.name());
-        format!("latent_attention_{sizes}_on_{}_by_{tables}_{}", self.latent, self.scores().name())
-    }
-
-    fn tiles(&self, rows: Rows) -> Size {
-        rows.size(self.heads)
-    }
-
     fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let (b, count) = (call.b, lanes(level));
         let (query, slots, index) = (call.arg(0), call.arg(1), call.arg(2));
         let (latents, parts) = (call.arg(3), call.arg(4));
-        let keys = self.keys.rows(call, 5, self.latent);
-        let values = self.values.rows(call, 5 + self.keys.args(), self.latent);
+        let keys = TableRows::new(self.keys, call, 5, self.latent);
+        let values = TableRows::new(self.values, call, 5 + self.keys.args(), self.latent);
         let y = call.arg(5 + self.keys.args() + self.values.args());
         let capacity = call.dim(Dim::Capacity);
         let (latent_bytes, rotated_bytes) = (4 * self.latent as i64, 4 * self.rotated as i64);
@@ -94,7 +53,7 @@ impl Kernel for LatentAttention {
                 at.store(absorbed, b.for_iter(0, key_dim, 1, zeros, add));
             });
             let weighted = Weighted { rows: latents, width: self.latent, sum };
-            let total = self.scores().sum(count, entry(index, token), None, weighted, |entries| {
+            let total = weighted_sum(&self.scores, count, entry(index, token), None, weighted, |entries| {
                 let halves = [(turned, parts, self.rotated), (absorbed, latents, self.latent)];
                 halves.into_iter().fold(vec![zeros; count as usize], |dots, (of_query, cached, width)| {
                     fold(b, count, width, dots, |at, dots| {
@@ -128,6 +87,7 @@ mod tests {
     use q35_dialects::interp::{Entry, Env, StepInput};
     use q35_dialects::q35::{self, Op};
     use q35_format::{Codec, Group, Packed, PackedSpec, encode::encode};
+    use q35_launch::spec::{Scores, Table};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -136,8 +96,13 @@ mod tests {
     const CAPACITY: usize = 40;
 
     fn plain(heads: u64, latent: u64, rotated: u64, key_dim: u64, value_dim: u64) -> LatentAttention {
-        let (keys, values, scale) = (Table::F32, Table::F32, 0.4);
-        LatentAttention { heads, latent, rotated, key_dim, value_dim, keys, values, scale, window: None, softcap: None }
+        let (keys, values) = (Table::F32, Table::F32);
+        let scores = Scores { scale: 0.4, window: None, softcap: None };
+        LatentAttention { heads, latent, rotated, key_dim, value_dim, keys, values, scores }
+    }
+
+    fn with_scores(plain: LatentAttention, window: Option<u64>, softcap: Option<f32>) -> LatentAttention {
+        LatentAttention { scores: Scores { window, softcap, ..plain.scores }, ..plain }
     }
 
     fn codec(table: Table) -> (Codec, Group) {
@@ -172,7 +137,7 @@ mod tests {
         let of = |packed: &Packed| Arc::new(ParamValue::decode(&packed.view().unwrap()));
         let params = BTreeMap::from([(names[0].clone(), of(&keys)), (names[1].clone(), of(&values))]);
         let [k, v] = names;
-        let (scale, window, softcap) = (spec.scale, spec.window, spec.softcap);
+        let Scores { scale, window, softcap } = spec.scores;
         let op = Op::from(q35::LatentAttention { keys: k, values: v, heads: spec.heads, scale, window, softcap });
         let place = |at: usize| ((at / CAPACITY) as u32, (at % CAPACITY) as u32);
         let cached = |at: usize| Entry {
@@ -213,9 +178,9 @@ mod tests {
     #[test]
     fn windows_and_soft_caps() {
         for window in [1, 5, 16, 17, 1000] {
-            check(&LatentAttention { window: Some(window), ..plain(2, 20, 4, 6, 9) });
+            check(&with_scores(plain(2, 20, 4, 6, 9), Some(window), None));
         }
-        check(&LatentAttention { softcap: Some(2.5), ..plain(2, 20, 4, 6, 9) });
+        check(&with_scores(plain(2, 20, 4, 6, 9), None, Some(2.5)));
     }
 
     #[test]
@@ -234,8 +199,8 @@ mod tests {
 
     #[test]
     fn latent_vectors_that_do_not_fit_the_stack_are_refused() {
-        assert_eq!(plain(1, 4096, 2, 2, 2).unsupported(), None);
+        assert_eq!(unsupported(&plain(1, 4096, 2, 2, 2)), None);
         let text = "latent vectors of 4097 columns have no kernel on the CPU, 4096 are the most";
-        assert_eq!(plain(1, 4097, 2, 2, 2).unsupported().as_deref(), Some(text));
+        assert_eq!(unsupported(&plain(1, 4097, 2, 2, 2)).as_deref(), Some(text));
     }
 }

@@ -1,13 +1,10 @@
 //! The kernels that are not matrix products: one file, one kernel.
 //!
-//! What enters: a spec with every static fact of a step. What leaves: a body for [`abi::define`](crate::abi::define), the same
-//! source for every feature level. Conventions that hold for all of them:
+//! What enters: a [spec](q35_launch::spec) with every static fact of a step. What leaves: a body for [`abi::define`](crate::abi::define),
+//! the same source for every feature level. Besides the conventions that come with the specs:
 //!
-//! 1. Arguments are the op's operands in order (ids, then parameters where the op has them), then the result.
-//! 2. A tile is one row of the result, whatever the rows are, unless [`Kernel::tiles`] says otherwise.
-//! 3. A row of activations is f32 and starts at a multiple of [`act_stride`]; the bytes after the row are neither read nor written.
-//! 4. Rows are independent: the result does not depend on how tiles are split among calls.
-//! 5. A kernel may be given the same buffer as operand and result where its documentation says "in place".
+//! 1. The result does not depend on how tiles are split among calls.
+//! 2. Rotations, norms, rotary embedding and what is pointwise may be given the same buffer as operand and result.
 
 mod append;
 mod attention;
@@ -17,6 +14,7 @@ mod combine;
 mod embed;
 mod hadamard;
 mod latent_attention;
+mod layer_norm;
 mod pointwise;
 mod quantize;
 mod rms_norm;
@@ -30,42 +28,18 @@ mod table;
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod testing;
 
-pub use append::Append;
-pub use attention::Attention;
-pub use chain::Chain;
-pub use combine::Combine;
-pub use embed::Embed;
-pub use hadamard::Hadamard;
-pub use latent_attention::LatentAttention;
-pub use pointwise::{Operation, Pointwise};
 pub use quantize::Quantize;
-pub use rms_norm::{NormWeight, RmsNorm};
-pub use rope::Rope;
-pub use rotary::Rotary;
-pub use route::{Groups, Route, SortByExpert};
-pub use select::{Columns, Select};
-pub use table::Table;
 
-use q35_bundle::Size;
-use q35_dialects::Rows;
-use q35_dialects::attr::{Attr, Attribute};
-use q35_mlir::builder::Val;
-use q35_mlir::types::{I32, I64};
+use q35_launch::Spec;
+use q35_launch::layout::{entry, row_at};
+use q35_launch::spec::Any;
+use std::rc::Rc;
 
 use crate::abi::Call;
 use crate::level::Level;
-use crate::linear::geometry::act_stride;
 
 /// A kernel with all its static facts.
-pub trait Kernel {
-    /// Symbol without prefix and suffix: a C identifier, the same exactly for equal specs.
-    fn name(&self) -> String;
-
-    /// How many tiles a step over `rows` has.
-    fn tiles(&self, rows: Rows) -> Size {
-        rows.size(1)
-    }
-
+pub trait Kernel: Spec {
     /// Builds the body.
     fn build(&self, level: Level, call: &Call<'_>);
 }
@@ -78,27 +52,33 @@ fn lanes(level: Level) -> u32 {
     }
 }
 
-/// The address of row `row` of a buffer of activations `width` wide.
-fn row_at<'k>(buffer: Val<'k>, row: Val<'k>, width: u64) -> Val<'k> {
-    buffer.at(row * act_stride(width as usize) as i64)
-}
-
-/// Entry `at` of an i32 array, as i64.
-fn entry<'k>(array: Val<'k>, at: Val<'k>) -> Val<'k> {
-    array.at(at * 4).load(I32, 4).to(I64)
-}
-
-/// A float as part of a symbol: its bits in hexadecimal.
-fn bits(value: f32) -> String {
-    format!("{:08x}", value.to_bits())
-}
-
-/// The word in q35 text for one of a few.
-fn word(kind: impl Attribute) -> String {
-    match kind.to_attr() {
-        Some(Attr::Word(word)) => word,
-        other => unreachable!("one of a few is a word, not {other:?}"),
+/// The kernel of a spec, or why there is none.
+pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
+    let unsupported = match &spec {
+        Any::LatentAttention(spec) => latent_attention::unsupported(spec),
+        Any::Route(spec) => route::unsupported(spec),
+        _ => None,
+    };
+    if let Some(reason) = unsupported {
+        return Err(reason);
     }
+    Ok(match spec {
+        Any::Append(spec) => Rc::new(spec),
+        Any::Attention(spec) => Rc::new(spec),
+        Any::Columns(spec) => Rc::new(spec),
+        Any::Combine(spec) => Rc::new(spec),
+        Any::Embed(spec) => Rc::new(spec),
+        Any::Hadamard(spec) => Rc::new(spec),
+        Any::LatentAttention(spec) => Rc::new(spec),
+        Any::LayerNorm(spec) => Rc::new(spec),
+        Any::Pointwise(spec) => Rc::new(spec),
+        Any::RmsNorm(spec) => Rc::new(spec),
+        Any::Rope(spec) => Rc::new(spec),
+        Any::Rotary(spec) => Rc::new(spec),
+        Any::Route(spec) => Rc::new(spec),
+        Any::Select(spec) => Rc::new(spec),
+        Any::SortByExpert(spec) => Rc::new(spec),
+    })
 }
 
 #[cfg(test)]
@@ -107,8 +87,14 @@ mod tests {
     use super::testing::{Arg, numbers, rows, run};
     use super::*;
     use crate::abi::define;
+    use q35_dialects::Rows;
     use q35_dialects::q35::{Activation, GroupScore, RopeStyle, Scoring};
     use q35_format::{Group, ScaleType};
+    use q35_launch::spec::LayerNorm;
+    use q35_launch::spec::{
+        Append, Attention, Combine, Embed, Groups, Hadamard, LatentAttention, NormWeight, Operation, Pointwise, RmsNorm, Rope,
+        Rotary, Route, Scores, SortByExpert, Table,
+    };
     use q35_mlir::builder::KernelModule;
     use q35_mlir::context::Context;
     use q35_mlir::{link, llvm};
@@ -119,9 +105,11 @@ mod tests {
         let (width, tokens) = (48, 3);
         let rope = |style| Rope { width: 48, head_dim: 24, half: 9, style };
         let glu = Operation::Glu { activation: Activation::Silu, limit: None, alpha: 1.0, offset: 0.0 };
-        let kernels: [(&dyn Kernel, Option<usize>); 6] = [
+        let plain = NormWeight::None;
+        let kernels: [(&dyn Kernel, Option<usize>); 7] = [
             (&Hadamard { width: 48, block: 16, seed: 3, inverse: false }, None),
-            (&RmsNorm { width: 48, group: 12, eps: 1e-5, weight: NormWeight::None }, None),
+            (&RmsNorm { width: 48, group: 12, eps: 1e-5, weight: plain }, None),
+            (&LayerNorm { width: 48, group: 12, eps: 1e-5, weight: plain, bias: plain }, None),
             (&Pointwise { operation: Operation::Softcap(2.0), width: 48, column: false }, None),
             (&Pointwise { operation: glu, width: 48, column: false }, Some(48)),
             (&rope(RopeStyle::Halves), Some(18)),
@@ -144,18 +132,10 @@ mod tests {
 
     #[test]
     fn every_kernel_compiles_for_another_architecture() {
+        let scores = Scores { scale: 0.3, window: Some(9), softcap: Some(3.0) };
         let kernels: [&dyn Kernel; 13] = [
             &Append { kv_heads: 2, key_dim: 12, value_dim: 8 },
-            &Attention {
-                heads: 4,
-                kv_heads: 2,
-                key_dim: 12,
-                value_dim: 8,
-                scale: 0.3,
-                window: Some(9),
-                softcap: Some(3.0),
-                sinks: true,
-            },
+            &Attention { heads: 4, kv_heads: 2, key_dim: 12, value_dim: 8, scores, sinks: true },
             &Embed { width: 70, table: Table::Q8(Group::Columns(64), ScaleType::F16), as_weight: true },
             &Embed { width: 70, table: Table::Bf16, as_weight: false },
             &Hadamard { width: 96, block: 32, seed: 1, inverse: true },
@@ -167,9 +147,7 @@ mod tests {
                 value_dim: 8,
                 keys: Table::Q8(Group::Columns(64), ScaleType::F16),
                 values: Table::F32,
-                scale: 0.3,
-                window: Some(9),
-                softcap: Some(3.0),
+                scores,
             },
             &Pointwise { operation: Operation::Activate(Activation::Gelu), width: 33, column: false },
             &Quantize { width: 130 },

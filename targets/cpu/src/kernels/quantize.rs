@@ -1,5 +1,6 @@
 //! Rounding of activations to int8, in the layout that the integer matrix products read.
 
+use q35_launch::Spec;
 use q35_mlir::builder::Val;
 use q35_mlir::types::{F32, I1, I8, I32};
 
@@ -21,11 +22,17 @@ pub struct Quantize {
     pub width: u64,
 }
 
-impl Kernel for Quantize {
+impl Spec for Quantize {
     fn name(&self) -> String {
         format!("quantize_{}", self.width)
     }
 
+    fn args(&self) -> usize {
+        2
+    }
+}
+
+impl Kernel for Quantize {
     fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let (b, count) = (call.b, lanes(level));
         let (x, y) = (call.arg(0), call.arg(1));

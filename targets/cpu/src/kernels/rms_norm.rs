@@ -1,45 +1,13 @@
 //! Root-mean-square normalization of rows, or of groups of columns such as heads.
 
 use super::columns::{each, fold};
-use super::{Kernel, bits, lanes, row_at};
+use super::{Kernel, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
+use q35_launch::spec::{NormWeight, RmsNorm};
 use q35_mlir::types::F32;
 
-/// Which factors follow the normalization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NormWeight {
-    /// None.
-    None,
-    /// As many as a group has columns, the same for all groups.
-    Shared,
-    /// One per column of the row.
-    PerColumn,
-}
-
-/// `y = x / sqrt(mean(x^2) + eps) * weight` per group of columns. Arguments: x, the weight where there is one, y. In place.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RmsNorm {
-    /// Columns.
-    pub width: u64,
-    /// Columns that are normalized together; divides the width.
-    pub group: u64,
-    /// Added to the mean square.
-    pub eps: f32,
-    /// Factors.
-    pub weight: NormWeight,
-}
-
 impl Kernel for RmsNorm {
-    fn name(&self) -> String {
-        let weight = match self.weight {
-            NormWeight::None => "plain",
-            NormWeight::Shared => "shared",
-            NormWeight::PerColumn => "columns",
-        };
-        format!("rms_norm_{}_by_{}_{weight}_{}", self.width, self.group, bits(self.eps))
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let (b, count) = (call.b, lanes(level));
         let x = call.arg(0);

@@ -1,6 +1,7 @@
 //! Rotary position embedding of queries and keys.
 
 use q35_dialects::q35::RopeStyle;
+use q35_launch::spec::Rope;
 use q35_mlir::builder::Val;
 
 use super::columns::each;
@@ -8,28 +9,7 @@ use super::{Kernel, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 
-/// Turns the pairs of the first `2 * half` columns of every head; the others pass. Arguments: x, rotary (`2 * half` columns), y. In place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rope {
-    /// Columns of x.
-    pub width: u64,
-    /// Columns of a head; divides the width.
-    pub head_dim: u64,
-    /// Pairs that are turned; at most half a head.
-    pub half: u64,
-    /// Which columns form a pair.
-    pub style: RopeStyle,
-}
-
 impl Kernel for Rope {
-    fn name(&self) -> String {
-        let style = match self.style {
-            RopeStyle::Halves => "halves",
-            RopeStyle::Interleaved => "interleaved",
-        };
-        format!("rope_{style}_{}_by_{}_half_{}", self.width, self.head_dim, self.half)
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let (b, count) = (call.b, lanes(level));
         let (x, rotary, y) = (call.arg(0), call.arg(1), call.arg(2));

@@ -1,28 +1,15 @@
 //! Cosines and sines of rotary position embedding, once per step for all layers.
 
+use q35_launch::spec::Rotary;
 use q35_mlir::math::sin_cos;
 use q35_mlir::types::{F32, I32};
 
 use super::columns::each;
-use super::{Kernel, bits, lanes, row_at};
+use super::{Kernel, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 
-/// Per token `half` cosines, then as many sines, of `f32(position) * inv_freq[i]`, times `scale`. The angle is rounded to f32, its
-/// sine and cosine are good to an ulp at any position. Arguments: positions (i32), inv_freq, y of `2 * half` columns.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rotary {
-    /// Angles.
-    pub half: u64,
-    /// Factor of cosines and sines.
-    pub scale: f32,
-}
-
 impl Kernel for Rotary {
-    fn name(&self) -> String {
-        format!("rotary_{}_{}", self.half, bits(self.scale))
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let (positions, inv_freq, y) = (call.arg(0), call.arg(1), call.arg(2));
         call.for_tiles(|row| {

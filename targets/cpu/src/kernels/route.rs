@@ -1,20 +1,20 @@
 //! Choice of experts, and the routed rows by expert.
 //!
 //! What enters is a row of logits; what leaves is a row of a routing, and for all rows of a step together the list that lets a layer of
-//! experts read each weight once. Both lie as [`geometry`](crate::linear::geometry) says. Scores are f64, as in the reference evaluation,
+//! experts read each weight once. Both lie as [`layout`](q35_launch::layout) says. Scores are f64, as in the reference evaluation,
 //! summed in the same order, so that equal scores stay equal and the lower number wins.
 
-use q35_dialects::Rows;
 use q35_dialects::q35::{GroupScore, Scoring};
+use q35_launch::layout::routing_stride;
+use q35_launch::spec::{Groups, Route, SortByExpert};
 use q35_mlir::builder::{Builder, Val};
 use q35_mlir::math::{exp, sigmoid};
 use q35_mlir::types::{F32, F64, I32};
 
 use super::columns::each;
-use super::{Kernel, Size, bits, entry, lanes, row_at, word};
+use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-use crate::linear::geometry::routing_stride;
 
 /// Most experts to choose from: their scores lie on the stack.
 const MOST_EXPERTS: u64 = 1 << 12;
@@ -22,36 +22,6 @@ const MOST_EXPERTS: u64 = 1 << 12;
 const OUT: f64 = f64::NEG_INFINITY;
 /// The rank of a score that is not a number, so that there are always enough experts to choose from.
 const LOWEST: f64 = f64::MIN;
-
-/// Chooses experts by logits; see the q35 op. Arguments: logits, the correction where there is one, the routing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Route {
-    /// Experts to choose from.
-    pub experts: u64,
-    /// Experts per row.
-    pub choices: u64,
-    /// How logits become scores.
-    pub scoring: Scoring,
-    /// Whether something is added to the scores for choosing.
-    pub correction: bool,
-    /// Groups of experts, those that may be chosen from, and what a group is worth; absent where all may.
-    pub groups: Option<Groups>,
-    /// What is added to the sum that weights are divided by; absent where they are not.
-    pub normalize: Option<f32>,
-    /// Factor of the weights.
-    pub scale: f32,
-}
-
-/// Choice among groups before the choice among experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Groups {
-    /// Groups; divides the experts.
-    pub count: u64,
-    /// Groups that may be chosen from.
-    pub top: u64,
-    /// What a group is worth.
-    pub worth: GroupScore,
-}
 
 /// Numbers of a row on the stack.
 struct Scratch<'k> {
@@ -63,80 +33,78 @@ struct Scratch<'k> {
     worths: Val<'k>,
 }
 
-impl Route {
-    /// Why there is no kernel for it, if there is none.
-    pub fn unsupported(&self) -> Option<String> {
-        (self.experts > MOST_EXPERTS)
-            .then(|| format!("a choice among {} experts has no kernel on the CPU, {MOST_EXPERTS} are the most", self.experts))
-    }
+/// Why there is no kernel for it, if there is none.
+pub(super) fn unsupported(route: &Route) -> Option<String> {
+    (route.experts > MOST_EXPERTS)
+        .then(|| format!("a choice among {} experts has no kernel on the CPU, {MOST_EXPERTS} are the most", route.experts))
+}
 
-    /// Scores, and ranks before groups are looked at.
-    fn score<'k>(&self, count: u32, logits: Val<'k>, correction: Option<Val<'k>>, to: &Scratch<'k>) {
-        let b = logits.builder();
-        let wide = F64.x(count);
-        let sum = match self.scoring {
-            Scoring::Sigmoid => None,
-            Scoring::Softmax => {
-                let largest = b.for_iter(0, self.experts as i64, 1, b.constant(F32, f64::NEG_INFINITY), |at, largest| {
-                    largest.max(logits.at(at * 4).load(F32, 4))
-                });
-                each(b, count, self.experts, |at| {
-                    place(to.scores, at.column).store(exp(at.load(logits).to(wide) - largest.to(F64)), 8);
-                });
-                let add = |at, sum: Val<'k>| sum + number(to.scores, at);
-                Some(b.for_iter(0, self.experts as i64, 1, b.f64(0.0), add))
-            }
-        };
-        each(b, count, self.experts, |at| {
-            let at_scores = place(to.scores, at.column);
-            let score = match sum {
-                Some(sum) => at_scores.load(wide, 8) / sum,
-                None => sigmoid(at.load(logits).to(wide)),
-            };
-            at_scores.store(score, 8);
-            let rank = correction.map_or(score, |correction| score + at.load(correction).to(wide));
-            place(to.ranks, at.column).store(b.constant(wide, LOWEST).max(rank), 8);
-        });
-    }
-
-    /// Takes the experts out whose group is not among the best.
-    fn drop_groups<'k>(&self, b: &'k Builder<'k>, groups: Groups, on: &Scratch<'k>) {
-        let (count, size) = (groups.count as i64, (self.experts / groups.count) as i64);
-        b.for_(0, count, 1, |group| {
-            let two = b.for_iter(0, size, 1, [b.f64(OUT), b.f64(OUT)], |at, [first, second]| {
-                let rank = number(on.ranks, group * size + at);
-                let (best, next) = (rank.gt(first), rank.gt(second));
-                [best.select(rank, first), best.select(first, next.select(rank, second))]
+/// Scores, and ranks before groups are looked at.
+fn score<'k>(route: &Route, count: u32, logits: Val<'k>, correction: Option<Val<'k>>, to: &Scratch<'k>) {
+    let b = logits.builder();
+    let wide = F64.x(count);
+    let sum = match route.scoring {
+        Scoring::Sigmoid => None,
+        Scoring::Softmax => {
+            let largest = b.for_iter(0, route.experts as i64, 1, b.constant(F32, f64::NEG_INFINITY), |at, largest| {
+                largest.max(logits.at(at * 4).load(F32, 4))
             });
-            let worth = match groups.worth {
-                GroupScore::Two if size > 1 => b.f64(LOWEST).max(two[0] + two[1]),
-                GroupScore::Two | GroupScore::Best => two[0],
-            };
-            place(on.worths, group).store(worth, 8);
-        });
-        b.for_(0, groups.top as i64, 1, |_| {
-            take_best(b, on.worths, count);
-        });
-        b.for_(0, self.experts as i64, 1, |expert| {
-            let kept = number(on.worths, expert.div_u(size)).eq(OUT);
-            place(on.ranks, expert).store(kept.select(number(on.ranks, expert), OUT), 8);
-        });
-    }
+            each(b, count, route.experts, |at| {
+                place(to.scores, at.column).store(exp(at.load(logits).to(wide) - largest.to(F64)), 8);
+            });
+            let add = |at, sum: Val<'k>| sum + number(to.scores, at);
+            Some(b.for_iter(0, route.experts as i64, 1, b.f64(0.0), add))
+        }
+    };
+    each(b, count, route.experts, |at| {
+        let at_scores = place(to.scores, at.column);
+        let score = match sum {
+            Some(sum) => at_scores.load(wide, 8) / sum,
+            None => sigmoid(at.load(logits).to(wide)),
+        };
+        at_scores.store(score, 8);
+        let rank = correction.map_or(score, |correction| score + at.load(correction).to(wide));
+        place(to.ranks, at.column).store(b.constant(wide, LOWEST).max(rank), 8);
+    });
+}
 
-    /// Chooses experts and writes a row of the routing.
-    fn choose<'k>(&self, b: &'k Builder<'k>, from: &Scratch<'k>, row: Val<'k>) {
-        let (experts, choices) = (self.experts as i64, self.choices as i64);
-        let sum = b.for_iter(0, choices, 1, b.f64(0.0), |choice, sum| {
-            let expert = take_best(b, from.ranks, experts);
-            row.at(choice * 4).store(expert.to(I32), 4);
-            sum + number(from.scores, expert)
+/// Takes the experts out whose group is not among the best.
+fn drop_groups<'k>(route: &Route, b: &'k Builder<'k>, groups: Groups, on: &Scratch<'k>) {
+    let (count, size) = (groups.count as i64, (route.experts / groups.count) as i64);
+    b.for_(0, count, 1, |group| {
+        let two = b.for_iter(0, size, 1, [b.f64(OUT), b.f64(OUT)], |at, [first, second]| {
+            let rank = number(on.ranks, group * size + at);
+            let (best, next) = (rank.gt(first), rank.gt(second));
+            [best.select(rank, first), best.select(first, next.select(rank, second))]
         });
-        b.for_(0, choices, 1, |choice| {
-            let score = number(from.scores, entry(row, choice));
-            let share = self.normalize.map_or(score, |eps| score / (sum + f64::from(eps)));
-            row.at((choice + choices) * 4).store((share * f64::from(self.scale)).to(F32), 4);
-        });
-    }
+        let worth = match groups.worth {
+            GroupScore::Two if size > 1 => b.f64(LOWEST).max(two[0] + two[1]),
+            GroupScore::Two | GroupScore::Best => two[0],
+        };
+        place(on.worths, group).store(worth, 8);
+    });
+    b.for_(0, groups.top as i64, 1, |_| {
+        take_best(b, on.worths, count);
+    });
+    b.for_(0, route.experts as i64, 1, |expert| {
+        let kept = number(on.worths, expert.div_u(size)).eq(OUT);
+        place(on.ranks, expert).store(kept.select(number(on.ranks, expert), OUT), 8);
+    });
+}
+
+/// Chooses experts and writes a row of the routing.
+fn choose<'k>(route: &Route, b: &'k Builder<'k>, from: &Scratch<'k>, row: Val<'k>) {
+    let (experts, choices) = (route.experts as i64, route.choices as i64);
+    let sum = b.for_iter(0, choices, 1, b.f64(0.0), |choice, sum| {
+        let expert = take_best(b, from.ranks, experts);
+        row.at(choice * 4).store(expert.to(I32), 4);
+        sum + number(from.scores, expert)
+    });
+    b.for_(0, choices, 1, |choice| {
+        let score = number(from.scores, entry(row, choice));
+        let share = route.normalize.map_or(score, |eps| score / (sum + f64::from(eps)));
+        row.at((choice + choices) * 4).store((share * f64::from(route.scale)).to(F32), 4);
+    });
 }
 
 /// Where number `at` of an array of f64 lies.
@@ -161,18 +129,6 @@ fn take_best<'k>(b: &'k Builder<'k>, numbers: Val<'k>, count: i64) -> Val<'k> {
 }
 
 impl Kernel for Route {
-    fn name(&self) -> String {
-        let mut name = format!("route_{}_{}_of_{}", word(self.scoring), self.choices, self.experts);
-        name += if self.correction { "_corrected" } else { "" };
-        if let Some(Groups { count, top, worth }) = self.groups {
-            name += &format!("_{top}_of_{count}_groups_by_{}", word(worth));
-        }
-        if let Some(eps) = self.normalize {
-            name += &format!("_normalized_{}", bits(eps));
-        }
-        format!("{name}_{}", bits(self.scale))
-    }
-
     fn build<'k>(&self, level: Level, call: &Call<'k>) {
         let (b, count) = (call.b, lanes(level) / 2);
         let logits = call.arg(0);
@@ -182,35 +138,16 @@ impl Kernel for Route {
         let groups = self.groups.map_or(1, |groups| groups.count);
         let scratch = Scratch { scores: numbers(self.experts), ranks: numbers(self.experts), worths: numbers(groups) };
         call.for_tiles(|row| {
-            self.score(count, row_at(logits, row, self.experts), correction, &scratch);
+            score(self, count, row_at(logits, row, self.experts), correction, &scratch);
             if let Some(groups) = self.groups {
-                self.drop_groups(b, groups, &scratch);
+                drop_groups(self, b, groups, &scratch);
             }
-            self.choose(b, &scratch, routing.at(row * routing_stride(self.choices as usize) as i64));
+            choose(self, b, &scratch, routing.at(row * routing_stride(self.choices as usize) as i64));
         });
     }
 }
 
-/// The routed rows of a step by expert, those of an expert in order: a counting sort, in one tile. Arguments: the routing, the result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SortByExpert {
-    /// Experts to choose from.
-    pub experts: u64,
-    /// What is routed, once per choice.
-    pub routed: Rows,
-}
-
 impl Kernel for SortByExpert {
-    fn name(&self) -> String {
-        let (section, choices) = self.routed.section();
-        let suffix = if section == q35_bundle::Rows::Logits { "_logits" } else { "" };
-        format!("sort_{choices}_of_{}{suffix}", self.experts)
-    }
-
-    fn tiles(&self, _: Rows) -> Size {
-        Size::constant(1)
-    }
-
     fn build<'k>(&self, _: Level, call: &Call<'k>) {
         let b = call.b;
         let (routing, order) = (call.arg(0), call.arg(1));
@@ -244,11 +181,12 @@ impl Kernel for SortByExpert {
 mod tests {
     use super::super::testing::{Arg, numbers, rows, run};
     use super::*;
-    use crate::linear::geometry::sorted_bytes;
-    use q35_dialects::ParamName;
     use q35_dialects::data::{Data, Matrix, ParamValue};
     use q35_dialects::interp::{Env, StepInput};
     use q35_dialects::q35::Op;
+    use q35_dialects::{ParamName, Rows};
+    use q35_launch::Spec;
+    use q35_launch::layout::sorted_bytes;
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -376,8 +314,8 @@ mod tests {
 
     #[test]
     fn too_many_experts_are_refused() {
-        assert_eq!(route(Scoring::Softmax, 2, 4096).unsupported(), None);
+        assert_eq!(unsupported(&route(Scoring::Softmax, 2, 4096)), None);
         let text = "a choice among 4097 experts has no kernel on the CPU, 4096 are the most";
-        assert_eq!(route(Scoring::Softmax, 2, 4097).unsupported().as_deref(), Some(text));
+        assert_eq!(unsupported(&route(Scoring::Softmax, 2, 4097)).as_deref(), Some(text));
     }
 }

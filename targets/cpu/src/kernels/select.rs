@@ -4,19 +4,9 @@ use super::columns::each;
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-
-/// `y[r] = x[rows[r]]`. Arguments: x, rows (i32), y.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Select {
-    /// Columns.
-    pub width: u64,
-}
+use q35_launch::spec::{Columns, Select};
 
 impl Kernel for Select {
-    fn name(&self) -> String {
-        format!("select_{}", self.width)
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let (x, rows, y) = (call.arg(0), call.arg(1), call.arg(2));
         call.for_tiles(|row| {
@@ -26,22 +16,7 @@ impl Kernel for Select {
     }
 }
 
-/// Columns `start .. start + len` of each row. Arguments: x, y.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Columns {
-    /// Columns of x.
-    pub width: u64,
-    /// First column taken.
-    pub start: u64,
-    /// Columns taken.
-    pub len: u64,
-}
-
 impl Kernel for Columns {
-    fn name(&self) -> String {
-        format!("columns_{}_from_{}_of_{}", self.len, self.start, self.width)
-    }
-
     fn build(&self, level: Level, call: &Call<'_>) {
         let (x, y) = (call.arg(0), call.arg(1));
         call.for_tiles(|row| {

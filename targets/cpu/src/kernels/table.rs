@@ -1,25 +1,13 @@
 //! Matrices that are read row after row as numbers, in their storage format.
 
 use q35_format::{Group, ScaleType};
+use q35_launch::spec::Table;
 use q35_mlir::builder::Val;
 use q35_mlir::math::f16_bits_to_f32;
 use q35_mlir::types::{BF16, F32, I8, I16, Ty};
 
 use super::columns::Lanes;
 use crate::abi::Call;
-
-/// How the elements of a table are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of single precision.
-    Bf16,
-    /// Signed bytes, with a scale per row and group.
-    Q8(Group, ScaleType),
-}
 
 /// A table in memory, row after row without gaps.
 pub(super) struct TableRows<'k> {
@@ -29,31 +17,13 @@ pub(super) struct TableRows<'k> {
     scales: Option<Val<'k>>,
 }
 
-impl Table {
-    /// Its part of a symbol.
-    pub(super) fn name(self) -> String {
-        match self {
-            Table::F32 => "f32".to_owned(),
-            Table::F16 => "f16".to_owned(),
-            Table::Bf16 => "bf16".to_owned(),
-            Table::Q8(group, ScaleType::F16) => format!("q8_{group}_f16"),
-            Table::Q8(group, ScaleType::F32) => format!("q8_{group}_f32"),
-        }
-    }
-
-    /// How many arguments it is: codes, and scales where it has them.
-    pub(super) fn args(self) -> usize {
-        1 + usize::from(matches!(self, Table::Q8(..)))
-    }
-
-    /// The table that arguments `first..` are, `width` columns wide.
-    pub(super) fn rows<'k>(self, call: &Call<'k>, first: usize, width: u64) -> TableRows<'k> {
-        let scales = (self.args() > 1).then(|| call.arg(first + 1));
-        TableRows { table: self, width, codes: call.arg(first), scales }
-    }
-}
-
 impl<'k> TableRows<'k> {
+    /// The table that arguments `first..` are, `width` columns wide.
+    pub(super) fn new(table: Table, call: &Call<'k>, first: usize, width: u64) -> Self {
+        let scales = (table.args() > 1).then(|| call.arg(first + 1));
+        Self { table, width, codes: call.arg(first), scales }
+    }
+
     /// Columns of row `row`, as f32. Groups are whole vectors.
     pub(super) fn load(&self, at: Lanes<'k>, row: Val<'k>) -> Val<'k> {
         let stored = |ty: Ty| at.load_as(self.codes.at(row * (self.width as i64 * i64::from(ty.bytes()))), ty);

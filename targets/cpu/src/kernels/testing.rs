@@ -3,8 +3,8 @@
 use crate::abi::define;
 use crate::kernels::Kernel;
 use crate::level::Level;
-use crate::linear::geometry::act_stride;
 use crate::linear::testing::{Guarded, Random, compile, levels};
+use q35_launch::layout::act_stride;
 
 /// One kernel argument.
 pub(crate) enum Arg {

@@ -1,11 +1,12 @@
 //! What every linear kernel has: its arguments, the chunks of rows it walks over, and the last steps of an output.
 
-use super::geometry::{self, HEADER, TILE, act_stride, quant_stride};
+use super::geometry::{self, HEADER, TILE, quant_stride};
 use super::rows::{Part, RowOrder, Span};
 use super::{Linear, LinearKernel, decode};
 use crate::abi::Call;
 use crate::level::Level;
 use q35_format::{Codec, ScaleType};
+use q35_launch::layout::act_stride;
 use q35_mlir::builder::{Builder, Val};
 use q35_mlir::math::f16_bits_to_f32;
 use q35_mlir::types::{BF16, F16, F32, I16, I64, Ty};

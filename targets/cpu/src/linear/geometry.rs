@@ -12,11 +12,10 @@
 //! | offsets | as scales |
 //! | bias | as it is, with zeros up to a whole tile |
 //! | weights of experts | those of the first expert, of the second, ...; each begins with a tile of its own |
-//! | a routing, one row | the experts, best first, i32, then their weights, f32, in a row as any activation's |
-//! | a routing by expert | the routed rows, by expert and then by number, i32; then per expert where its rows begin in that list, i32, and where the last one's end |
 
 use q35_format::codec::Storage;
 use q35_format::{Group, PackedSpec};
+use q35_launch::layout::{ALIGN, tile_start};
 use q35_target::Arrangement;
 
 /// Outputs that are computed together: one 32-bit lane each in a 512-bit vector.
@@ -33,28 +32,9 @@ pub const QUADS: usize = BLOCK / QUAD;
 pub const PAD: usize = 64;
 /// Bytes before a token's rounded activations.
 pub const HEADER: usize = 64;
-/// Bytes to which rows of activations are aligned.
-pub const ALIGN: usize = 64;
-
 /// Blocks of a row of `cols` columns.
 pub fn blocks(cols: usize) -> usize {
     cols.div_ceil(BLOCK)
-}
-
-/// Bytes of a row of `width` f32 activations.
-pub fn act_stride(width: usize) -> usize {
-    (4 * width).next_multiple_of(ALIGN)
-}
-
-/// Bytes of a row of a routing to `choices` experts.
-pub fn routing_stride(choices: usize) -> usize {
-    act_stride(2 * choices)
-}
-
-/// Bytes per routed row's origin of a routing by expert: enough even if there is one origin only. The beginnings take one entry more
-/// than there are experts, and one for whoever counts.
-pub fn sorted_bytes(choices: usize, experts: usize) -> usize {
-    4 * (choices + experts + 2)
 }
 
 /// Bytes of a row of `width` rounded activations.
@@ -93,14 +73,14 @@ pub fn codes(spec: &PackedSpec) -> Arrangement {
         Storage::Float { bytes } => Arrangement {
             unit: bytes,
             tile_bytes: TILE * cols * bytes,
-            place: |a, row, col| tile_start(a, row) + (col * TILE + row % TILE) * a.unit,
+            place: |a, row, col| tile_start(a, row, TILE) + (col * TILE + row % TILE) * a.unit,
             ..tile
         },
         Storage::Int8 => Arrangement {
             unit: 1,
             tile_bytes: panel_bytes(cols),
             flip: 0x80,
-            place: |a, row, col| tile_start(a, row) + panel_place(row % TILE, col),
+            place: |a, row, col| tile_start(a, row, TILE) + panel_place(row % TILE, col),
             ..tile
         },
         Storage::Pairs { .. } => Arrangement {
@@ -119,32 +99,8 @@ pub fn scales(spec: &PackedSpec) -> Arrangement {
         unit,
         tile_rows: TILE,
         tile_bytes: TILE * spec.groups() * unit,
-        place: |a, row, group| tile_start(a, row) + (group * TILE + row % TILE) * a.unit,
+        place: |a, row, group| tile_start(a, row, TILE) + (group * TILE + row % TILE) * a.unit,
         ..Arrangement::plain(spec.groups() * unit)
-    }
-}
-
-/// An arrangement of tiles for the weights of experts with `outputs` rows each, one below the other. Where experts end within a tile,
-/// whole experts are arranged at once.
-pub fn stacked(tiles: Arrangement, outputs: usize) -> Arrangement {
-    if outputs.is_multiple_of(TILE) {
-        return tiles;
-    }
-    Arrangement { tile_rows: outputs, tile_bytes: outputs.div_ceil(TILE) * tiles.tile_bytes, ..tiles }
-}
-
-/// Where the [`TILE`] rows begin that a row belongs to.
-fn tile_start(a: &Arrangement, row: usize) -> usize {
-    row / TILE * (a.tile_bytes / a.tile_rows.div_ceil(TILE))
-}
-
-/// The arrangement of `count` vectors of `len` f32 in one row that kernels read a tile at a time.
-pub fn vectors(len: usize, count: usize) -> Arrangement {
-    Arrangement {
-        unit: 4 * len,
-        tile_bytes: count * act_stride(len),
-        place: |a, _, vector| vector * (a.tile_bytes / (a.row_bytes / a.unit)),
-        ..Arrangement::plain(4 * len * count)
     }
 }
 

@@ -33,37 +33,15 @@ use crate::abi::Call;
 use crate::kernels::Kernel;
 use crate::level::Level;
 use frame::Frame;
-use q35_bundle::{Rows as Section, Size};
+use q35_bundle::Size;
 use q35_dialects::Rows;
 use q35_format::codec::Storage;
-use q35_format::{Group, PackedSpec};
+use q35_launch::Spec;
+
+pub use q35_launch::spec::{Experts, Linear};
 
 /// Most inputs of a layer that multiplies integers: a decoded tile then takes 1 MiB of stack, and no sum of products of bytes exceeds 31 bits.
 const MOST_INPUTS: usize = 1 << 16;
-
-/// Static facts of a linear layer, or of several that share `x`; layers with equal facts share their kernels.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Linear {
-    /// Shape `[outputs, inputs]` and storage of the (first) weight, or of each expert's.
-    pub spec: PackedSpec,
-    /// Outputs of further weights that differ from the first in nothing else.
-    pub beside: Vec<usize>,
-    /// What the rows of `y` are.
-    pub rows: Rows,
-    /// Whether there is a bias.
-    pub bias: bool,
-    /// The experts, if the weights are theirs. The rows of `y` are routed then.
-    pub experts: Option<Experts>,
-}
-
-/// The experts whose weights lie one below the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Experts {
-    /// How many.
-    pub count: usize,
-    /// Whether a row of `x` is the input of all the experts it goes to; else each routed row has its own.
-    pub shared: bool,
-}
 
 /// Which kernel of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,96 +54,29 @@ pub enum Variant {
     Many,
 }
 
-impl Linear {
-    /// A layer with one weight, for tokens, without bias.
-    pub fn new(spec: PackedSpec) -> Self {
-        Self { spec, beside: Vec::new(), rows: Rows::Tokens, bias: false, experts: None }
-    }
-
-    /// Outputs of each weight.
-    pub fn outputs(&self) -> impl Iterator<Item = usize> + '_ {
-        std::iter::once(self.spec.rows()).chain(self.beside.iter().copied())
-    }
-
-    /// Arguments that come before those of the weights: x, and for experts the routing, plain and by expert.
-    pub fn inputs(&self) -> usize {
-        if self.experts.is_some() { 3 } else { 1 }
-    }
-
-    /// Tiles of outputs, of all weights.
-    fn tiles(&self) -> u64 {
-        self.outputs().map(|outputs| outputs.div_ceil(geometry::TILE) as u64).sum()
-    }
-
-    /// This layer and another that reads the same `x`, as one, where they differ in outputs only.
-    pub fn with(&self, other: &Linear) -> Option<Linear> {
-        let storage = |l: &Linear| (l.spec.cols(), l.spec.codec(), l.spec.group(), l.spec.scale(), l.spec.asymmetric());
-        let facts = |l: &Linear| (storage(l), l.rows, l.bias, l.experts);
-        (facts(self) == facts(other))
-            .then(|| Linear { beside: self.beside.iter().copied().chain(other.outputs()).collect(), ..self.clone() })
-    }
-
-    /// Its kernels, in the order in which a step lists them.
-    pub fn kernels(&self) -> Vec<LinearKernel> {
-        let variants: &[Variant] = match (self.spec.codec().facts().storage, self.experts) {
-            (Storage::Float { .. } | Storage::Int8, None) => &[Variant::Many],
-            (Storage::Float { .. } | Storage::Int8, Some(_)) => &[Variant::Single, Variant::Many],
-            (Storage::Pairs { .. }, None) => &[Variant::Few, Variant::Many],
-            (Storage::Pairs { .. }, Some(_)) => &[Variant::Single, Variant::Few, Variant::Many],
-        };
-        variants.iter().map(|&variant| LinearKernel { linear: self.clone(), variant }).collect()
-    }
-
-    /// Symbol of a variant, without prefix and level.
-    fn symbol(&self, variant: Variant) -> String {
-        let spec = &self.spec;
-        let (section, each) = self.rows.section();
-        let mut name = format!("linear_{}", spec.codec());
-        if spec.codec().has_scales() {
-            name += &match spec.group() {
-                Group::Row => "_row".to_owned(),
-                Group::Columns(columns) => format!("_g{columns}"),
-            };
-            name += match spec.scale() {
-                q35_format::ScaleType::F16 => "",
-                q35_format::ScaleType::F32 => "_s32",
-            };
-            name += if spec.asymmetric() { "_offsets" } else { "" };
+/// The kernels of a layer, in the order in which a step lists them, or why there are none.
+pub fn kernels(linear: &Linear) -> Result<Vec<LinearKernel>, String> {
+    let spec = &linear.spec;
+    let storage = spec.codec().facts().storage;
+    match storage {
+        Storage::Pairs { window } if window > 10 => return Err(format!("codec {} has no kernel on the CPU", spec.codec())),
+        Storage::Pairs { .. } | Storage::Int8 if spec.cols() > MOST_INPUTS => {
+            let inputs = spec.cols();
+            return Err(format!("a layer with {inputs} inputs has no kernel on the CPU, {MOST_INPUTS} are the most"));
         }
-        let outputs: Vec<String> = self.outputs().map(|n| n.to_string()).collect();
-        name += &format!("_{}x{}", outputs.join("_"), spec.cols());
-        name += &match self.experts {
-            Some(Experts { count, shared }) => format!("_{each}_of_{count}{}", if shared { "_shared" } else { "" }),
-            None if each > 1 => format!("_times_{each}"),
-            None => String::new(),
-        };
-        let last = match variant {
-            Variant::Single => "_single",
-            Variant::Few => "_few",
-            Variant::Many => "",
-        };
-        for (holds, suffix) in [(self.bias, "_bias"), (section == Section::Logits, "_logits"), (true, last)] {
-            name += if holds { suffix } else { "" };
-        }
-        name
+        _ => (),
     }
-
-    /// Why there is no kernel for it, if there is none.
-    pub fn unsupported(&self) -> Option<String> {
-        let spec = &self.spec;
-        match spec.codec().facts().storage {
-            Storage::Pairs { window } if window > 10 => Some(format!("codec {} has no kernel on the CPU", spec.codec())),
-            Storage::Pairs { .. } | Storage::Int8 if spec.cols() > MOST_INPUTS => {
-                Some(format!("a layer with {} inputs has no kernel on the CPU, {MOST_INPUTS} are the most", spec.cols()))
-            }
-            _ => None,
-        }
-    }
+    let variants: &[Variant] = match (storage, linear.experts) {
+        (Storage::Float { .. } | Storage::Int8, None) => &[Variant::Many],
+        (Storage::Float { .. } | Storage::Int8, Some(_)) => &[Variant::Single, Variant::Many],
+        (Storage::Pairs { .. }, None) => &[Variant::Few, Variant::Many],
+        (Storage::Pairs { .. }, Some(_)) => &[Variant::Single, Variant::Few, Variant::Many],
+    };
+    Ok(variants.iter().map(|&variant| LinearKernel { linear: linear.clone(), variant }).collect())
 }
 
-/// A kernel of a linear layer. Arguments: x; for experts the routing and the routing by expert; then for each weight its codes, its scales
-/// and offsets where the codec has them, its bias where there is one, each in the arrangement that [`geometry`] gives it, and y. Where the
-/// codec has scales, x is rounded, else f32.
+/// A kernel of a linear layer. Weights, scales and biases are in the arrangement that [`geometry`] gives them. Where the codec has scales, x is
+/// rounded, else f32.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinearKernel {
     /// The layer.
@@ -190,20 +101,30 @@ impl LinearKernel {
     }
 }
 
-impl Kernel for LinearKernel {
+impl Spec for LinearKernel {
     fn name(&self) -> String {
-        self.linear.symbol(self.variant)
+        self.linear.symbol(match self.variant {
+            Variant::Single => "_single",
+            Variant::Few => "_few",
+            Variant::Many => "",
+        })
+    }
+
+    fn args(&self) -> usize {
+        self.linear.args()
     }
 
     fn tiles(&self, _: Rows) -> Size {
-        let tiles = self.linear.tiles();
+        let tiles = self.linear.tiles(geometry::TILE);
         match (self.linear.experts, self.variant) {
             (None, _) => Size::constant(tiles),
             (Some(_), Variant::Single) => self.linear.rows.size(tiles),
             (Some(experts), Variant::Few | Variant::Many) => Size::constant(tiles * experts.count as u64),
         }
     }
+}
 
+impl Kernel for LinearKernel {
     fn build(&self, level: Level, call: &Call<'_>) {
         let codec = self.linear.spec.codec();
         let frame = Frame::new(call, level, self);

@@ -4,9 +4,9 @@
 //! expert; neighbouring tiles are those of one place in all the weights, so that every range of tiles is as much work as any other of its
 //! length, and an expert that several rows chose is read while it is near.
 
-use super::geometry::routing_stride;
 use super::{Experts, LinearKernel, Variant};
 use crate::abi::Call;
+use q35_launch::layout::routing_stride;
 use q35_mlir::builder::{Builder, Val};
 use q35_mlir::types::{I32, I64};
 

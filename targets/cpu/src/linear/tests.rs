@@ -3,11 +3,12 @@
 //! Integer codecs must agree to the last bit: their sums are exact and the order of the few float operations is fixed. Float codecs
 //! must lie within the rounding of their sums.
 
-use super::geometry::{act_stride, codes, quant_stride, routing_stride, scales, stacked, vectors};
+use super::geometry::{codes, quant_stride, scales};
 use super::testing::{Guarded, Loaded, Random, compile, levels};
 use super::*;
 use crate::abi::define;
-use q35_format::{Codec, PackedView, ScaleType};
+use q35_format::{Codec, Group, PackedSpec, PackedView, ScaleType};
+use q35_launch::layout::{act_stride, routing_stride, stacked, vectors};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::{link, llvm};
@@ -111,7 +112,7 @@ impl Case {
 
     fn define(&self, module: &KernelModule<'_>) {
         for level in levels() {
-            for kernel in self.linear.kernels() {
+            for kernel in kernels(&self.linear).unwrap() {
                 define(module, &kernel.name(), level, |call| kernel.build(level, call));
             }
         }
@@ -187,7 +188,7 @@ fn check_integers(cases: &[Case], random: &mut Random) {
             let expected: Vec<u32> = integer_oracle(case, &x, &x_scales).iter().map(|y| y.to_bits()).collect();
             let x = Guarded::new(&memory);
             for level in levels() {
-                for kernel in case.linear.kernels() {
+                for kernel in kernels(&case.linear).unwrap() {
                     let n = case.tiles();
                     let cut = (random.bits() % (n as u64 + 1)) as i64;
                     let y = case.run(&loaded, &kernel, level, &[&x], [tokens; 2], &[cut..n, 0..cut]);
@@ -331,7 +332,7 @@ fn experts_meet_their_rows_and_no_others() {
                 .collect();
             let x = Guarded::new(&memory);
             for (level, kernel) in
-                levels().flat_map(|level| case.linear.kernels().into_iter().map(move |kernel| (level, kernel)))
+                levels().flat_map(|level| kernels(&case.linear).unwrap().into_iter().map(move |kernel| (level, kernel)))
             {
                 let n = kernel.tiles(case.linear.rows).eval(&[tokens as u64, 0, 0, 0]).unwrap() as i64;
                 let cut = (random.bits() % (n as u64 + 1)) as i64;
@@ -378,7 +379,7 @@ fn float_codecs_round_as_sums_do() {
             let memory = Guarded::new(&x);
             for level in levels() {
                 let n = case.tiles();
-                let kernel = case.linear.kernels().remove(0);
+                let kernel = kernels(&case.linear).unwrap().remove(0);
                 let y = case.run(&loaded, &kernel, level, &[&memory], [tokens; 2], &[0..n / 2, n / 2..n]);
                 let mut weights = vec![0.0; cols];
                 for row in 0..rows {
@@ -428,14 +429,16 @@ fn arrangements_have_inverses() {
 fn symbols_say_what_they_are() {
     let spec = PackedSpec::new(256, 768, Codec::W8, Group::Row).unwrap();
     let (packed, linear) = (spec, Linear::new(spec));
-    assert_eq!(linear.symbol(Variant::Few), "linear_w8_row_256x768_few");
+    let symbol = |linear: &Linear, variant| LinearKernel { linear: linear.clone(), variant }.name();
+    assert_eq!(symbol(&linear, Variant::Few), "linear_w8_row_256x768_few");
     let spec = PackedSpec::new(10, 7, Codec::Q8, Group::Columns(64)).unwrap();
     let linear = Linear { rows: Rows::Logits, bias: true, ..Linear::new(spec) };
-    assert_eq!(linear.symbol(Variant::Many), "linear_q8_g64_10x7_bias_logits");
+    assert_eq!(symbol(&linear, Variant::Many), "linear_q8_g64_10x7_bias_logits");
     let experts = Some(Experts { count: 8, shared: true });
     let linear = Linear { rows: Rows::LogitChoices(2), experts, ..Linear::new(spec) };
-    assert_eq!(linear.symbol(Variant::Single), "linear_q8_g64_10x7_2_of_8_shared_logits_single");
-    let most: Vec<Option<u64>> = Linear { spec: packed, ..linear }.kernels().iter().map(LinearKernel::max_rows).collect();
+    assert_eq!(symbol(&linear, Variant::Single), "linear_q8_g64_10x7_2_of_8_shared_logits_single");
+    let most: Vec<Option<u64>> =
+        kernels(&Linear { spec: packed, ..linear }).unwrap().iter().map(LinearKernel::max_rows).collect();
     assert_eq!(most, [Some(2), Some(128), None]);
 }
 
@@ -450,7 +453,7 @@ fn portable_kernels_compile_for_another_architecture() {
         let plain = Linear { rows: Rows::Logits, bias: true, ..Linear::new(spec) };
         let experts =
             Linear { rows: Rows::TokenChoices(2), experts: Some(Experts { count: 3, shared: false }), ..plain.clone() };
-        for kernel in plain.kernels().into_iter().chain(experts.kernels()) {
+        for kernel in kernels(&plain).unwrap().into_iter().chain(kernels(&experts).unwrap()) {
             define(&module, &kernel.name(), Level::Base, |call| kernel.build(Level::Base, call));
         }
     }

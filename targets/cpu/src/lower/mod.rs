@@ -2,65 +2,40 @@
 //!
 //! | pass | idea |
 //! | --- | --- |
-//! | `cpu-select` | a kernel and its arguments for every op; equal kernels once |
-//! | `cpu-join` | linear layers that read the same activations become one |
-//! | `cpu-chain` | neighbouring kernels that work row by row become one |
-//! | `cpu-place` | a place in the arena for every value, checked by playing the program |
-//! | `cpu-build` | the kernels, at every feature level, as an MLIR module |
+//! | those of [`q35_launch::lower`] | kernels, steps, a memory plan |
+//! | `cpu-build` | the kernels, at every feature level, and the functions around them, as an MLIR module |
 //! | those of `q35_mlir::pipeline` | the module to the llvm dialect |
 //! | `cpu-emit` | LLVM: optimised object code |
 //! | `cpu-link` | the shared object and the header |
 
-mod chain;
-mod header;
-mod join;
-mod memory;
-mod select;
-mod weights;
+mod kernels;
 
 use crate::abi::define;
 use crate::kernels::Kernel;
 use crate::level::Level;
+use crate::program::signature::{Described, signatures};
+use crate::program::{self, Facts, Steps};
+use kernels::CpuKernels;
 use q35_bundle::{CpuDevice, Device};
-use q35_diag::Result;
-use q35_dialects::Activations;
+use q35_diag::{Code, Diagnostic, Result};
+use q35_dialects::{Activations, q35};
 use q35_format::Codec;
 use q35_graph::{Observer, Pass, Stage};
+use q35_launch::lower as launch;
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
+use q35_mlir::link;
 use q35_mlir::llvm::{self, Machine};
-use q35_mlir::{link, pipeline};
-use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
+use q35_target::{Capabilities, Label, Lowered, Request, Target, WeightsFile, check_prefix};
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
-use std::rc::Rc;
 
-const SELECT: Pass = Pass {
-    name: "cpu-select",
-    purpose: "Choose a kernel for every op, equal kernels once",
-    from: Stage::Q35,
-    to: Stage::Target,
-};
-const JOIN: Pass = Pass {
-    name: "cpu-join",
-    purpose: "Join linear layers that read the same activations",
+const BUILD: Pass = Pass {
+    name: "cpu-build",
+    purpose: "Build the kernels at every feature level, and the functions around them",
     from: Stage::Target,
     to: Stage::Target,
 };
-const CHAIN: Pass = Pass {
-    name: "cpu-chain",
-    purpose: "Join neighbouring kernels that work row by row",
-    from: Stage::Target,
-    to: Stage::Target,
-};
-const PLACE: Pass = Pass {
-    name: "cpu-place",
-    purpose: "Give every value a place in memory while it lives",
-    from: Stage::Target,
-    to: Stage::Target,
-};
-const BUILD: Pass =
-    Pass { name: "cpu-build", purpose: "Build the kernels at every feature level", from: Stage::Target, to: Stage::Target };
 const EMIT: Pass =
     Pass { name: "cpu-emit", purpose: "Optimise with LLVM and emit object code", from: Stage::Target, to: Stage::Asm };
 const LINK: Pass =
@@ -78,11 +53,6 @@ fn machine() -> Machine {
     if ARCH == "aarch64" { Machine::aarch64_linux() } else { Machine::x86_64_linux() }
 }
 
-/// The rows of the MLIR passes.
-fn kernel_passes() -> impl Iterator<Item = Pass> {
-    pipeline::PASSES.iter().map(|row| Pass { name: row.name, purpose: row.purpose, from: Stage::Target, to: Stage::Target })
-}
-
 impl Target for Cpu {
     fn name(&self) -> &'static str {
         "cpu"
@@ -98,59 +68,44 @@ impl Target for Cpu {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            ops: select::ops(),
-            codecs: select::codecs(),
+            ops: q35::OPS.iter().map(|decl| decl.name).collect(),
+            codecs: q35_launch::kernels::codecs(&CpuKernels),
             default_codec: Codec::W8,
             activations: Activations::Int8,
             levels: levels().into_iter().map(Level::name).collect(),
         }
     }
 
+    fn single_layers(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> Vec<Pass> {
-        [SELECT, JOIN, CHAIN, PLACE, BUILD].into_iter().chain(kernel_passes()).chain([EMIT, LINK]).collect()
+        launch::passes().chain([BUILD]).chain(launch::kernel_passes()).chain([EMIT, LINK]).collect()
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
-        select::select(self, request).map(|_| ())
+        launch::check(self, &CpuKernels, request)
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
         let levels = levels();
 
-        observer.before(&SELECT);
-        let mut selected = select::select(self, request)?;
-        observer.after(&SELECT, &|| select::print(&selected));
-
-        observer.before(&JOIN);
-        selected.launches = join::join(selected.launches);
-        observer.after(&JOIN, &|| select::print(&selected));
-
-        observer.before(&CHAIN);
-        selected.launches = chain::chain(selected.launches);
-        observer.after(&CHAIN, &|| select::print(&selected));
-
-        observer.before(&PLACE);
-        let (plan, steps) = memory::place(&selected);
-        observer.after(&PLACE, &|| print_steps(&steps));
+        let program = launch::lower(self, &CpuKernels, request, observer)?;
 
         observer.before(&BUILD);
-        let kernels = distinct(&selected);
         let context = Context::new();
         let mut module = KernelModule::new(&context);
-        for (name, kernel) in &kernels {
+        for (name, kernel) in &program.kernels {
             for &level in &levels {
                 define(&module, &format!("{}{name}", request.prefix), level, |call| kernel.build(level, call));
             }
         }
+        let header = define_program(&module, request, &program, &levels)?;
         observer.after(&BUILD, &|| module.mlir().as_operation().to_string());
 
-        let mut rows = kernel_passes().peekable();
-        rows.peek().inspect(|first| observer.before(first));
-        module.lower(|_, print| {
-            rows.next().inspect(|row| observer.after(row, print));
-            rows.peek().inspect(|next| observer.before(next));
-        });
+        launch::to_llvm(&mut module, observer);
 
         observer.before(&EMIT);
         let emitted = llvm::emit(&module, &machine());
@@ -158,8 +113,6 @@ impl Target for Cpu {
 
         observer.before(&LINK);
         let shared = link::shared_object(&emitted.object, "model.so")?;
-        let names: Vec<String> = kernels.into_keys().collect();
-        let header = header::text(request.prefix, &names, &levels);
         observer.after(&LINK, &|| header.clone());
 
         let object = "cpu/model.so".to_owned();
@@ -174,19 +127,34 @@ impl Target for Cpu {
             ("cpu/model.o".to_owned(), emitted.object),
             (object, shared),
         ]);
-        Ok(Lowered { device, plan, steps, files, weights: selected.weights })
+        Ok(Lowered { device, plan: program.plan, steps: program.steps, files, weights: program.weights })
     }
 }
 
-/// The kernels of a program by name.
-fn distinct(selected: &select::Selected) -> BTreeMap<String, Rc<dyn Kernel>> {
-    let choices = selected.launches.iter().flat_map(|launch| &launch.choices);
-    choices.map(|choice| (choice.kernel.name(), choice.kernel.clone())).collect()
-}
-
-/// Steps as JSON, one per line.
-fn print_steps(steps: &[q35_bundle::Step]) -> String {
-    steps.iter().map(|step| serde_json::to_string(step).unwrap_or_default() + "\n").collect()
+/// Defines the functions around the kernels, and gives the header.
+fn define_program(
+    module: &KernelModule<'_>,
+    request: &Request<'_>,
+    program: &launch::Program<dyn Kernel>,
+    levels: &[Level],
+) -> Result<String> {
+    let file = WeightsFile::of(&program.weights, request.params)
+        .ok_or_else(|| Diagnostic::error(Code::AbsurdSize, "the weights are too large to be laid out"))?;
+    let logits = program.output.and_then(|value| request.graph.ty(value).matrix());
+    let described = Described { program, graph: request.graph, params: request.params };
+    let names: Vec<String> = program.kernels.keys().cloned().collect();
+    let facts = Facts {
+        prefix: request.prefix,
+        vocab: logits.map_or(0, |(_, width)| width),
+        layer_inputs: described.layer_input().and_then(|ty| ty.matrix()).map(|(_, width)| width),
+        context: request.context,
+        plan: &program.plan,
+        kernels: &names,
+        levels,
+        file: &file.layout,
+    };
+    let steps = Steps { steps: &program.steps, offsets: &file.offsets };
+    Ok(program::define(module, facts, &steps, &signatures(&described)))
 }
 
 #[cfg(test)]

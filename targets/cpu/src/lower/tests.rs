@@ -2,7 +2,7 @@
 //! really had, and whole programs.
 
 use super::*;
-use crate::linear::geometry::{quant_stride, routing_stride};
+use crate::linear::geometry::quant_stride;
 use q35_bundle::{Binding, CachePart, Input, MemoryPlan, Rows, Step};
 use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue, QuantMatrix, Routing};
 use q35_dialects::interp::{Env, Session, StepInput};
@@ -10,6 +10,7 @@ use q35_dialects::q35::{self, Activation, GroupScore, Op, RopeStyle, Scoring};
 use q35_dialects::{Graph, Packed, ParamName, Ty};
 use q35_format::{Codec, Group, PackedSpec, encode::encode};
 use q35_graph::{Silent, Value};
+use q35_launch::layout::routing_stride;
 use q35_target::Section;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
@@ -428,8 +429,7 @@ fn check_steps(m: &Maker, lowered: Lowered, level: Level) {
     let values = values(&m.params);
     let mut machine = Machine::new(lowered, &values, 2, 10);
     let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
-    let arg_counts: Vec<usize> =
-        select::select(&Cpu, &request).unwrap().launches.iter().map(|launch| launch.args.len()).collect();
+    let arg_counts = launch::argument_counts(&Cpu, &CpuKernels, &request).unwrap();
     let launches = |id| match m.graph.node(id).op {
         Op::Tokens(_) | Op::Positions(_) => vec![],
         Op::Route(_) => vec![id; 2],

@@ -25,7 +25,7 @@ impl Isa for Nvidia {
     }
 
     fn matrix(&self) -> Matrix {
-        Matrix { tokens: 8, lane_rows: 2, parts_first: true }
+        Matrix { tokens: 8, seat_rows: 2, parts_first: true }
     }
 
     fn attributes(&self, threads: u32) -> FnAttrs {
@@ -62,7 +62,8 @@ impl Isa for Nvidia {
 
     /// The instruction's own columns are two and two, eight apart; since weights and tokens are cut alike, any four columns of a part
     /// may stand there.
-    fn multiply<'k>(&self, weights: &[Val<'k>], tokens: Val<'k>, sums: &[Val<'k>]) -> Vec<Val<'k>> {
+    fn multiply<'k>(&self, weights: &[Val<'k>], tokens: &[Val<'k>], sums: &[Val<'k>]) -> Vec<Val<'k>> {
+        let [tokens] = *tokens else { unreachable!("a lane gives one part of its token") };
         let half = |four: Val<'k>, at: u32| four.slice(2 * at, 2);
         debug_assert_eq!((weights.len(), tokens.ty()), (2, F16.x(COLUMNS)));
         let mut args = vec![half(weights[0], 0), half(weights[1], 0), half(weights[0], 1), half(weights[1], 1)];

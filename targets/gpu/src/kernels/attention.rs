@@ -4,11 +4,13 @@
 //! keeps the softmax of what it has seen so far, corrected whenever a larger score comes along (Milakov and Gimelshein 2018); at the end
 //! the waves' parts meet in shared memory and are joined in the order of waves.
 
-use super::{Kernel, bits, element, entry, row_at, set};
+use super::{Kernel, element, entry, row_at, set};
 use crate::abi::Call;
 use crate::group::Team;
 use crate::isa::Isa;
-use q35_bundle::{Dim, Size};
+use q35_bundle::Dim;
+use q35_launch::Spec;
+use q35_launch::spec::Attention;
 use q35_mlir::builder::Val;
 use q35_mlir::math::{exp, tanh};
 use q35_mlir::types::F32;
@@ -16,52 +18,7 @@ use q35_mlir::types::F32;
 /// Waves of a group.
 const WAVES: u32 = 4;
 
-/// Token `m` sees the entries `j` of its slot with `j <= index[m]` and, with a window, `j > index[m] - window`; see the q35 op.
-/// Arguments: query, slots (i32), index (i32), the layer's keys, the layer's values, the sinks where there are any, y.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attention {
-    /// Heads of the query.
-    pub heads: u64,
-    /// Heads of the cache; divides `heads`.
-    pub kv_heads: u64,
-    /// Columns of a key.
-    pub key_dim: u64,
-    /// Columns of a value.
-    pub value_dim: u64,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Entries a token sees, itself included.
-    pub window: Option<u64>,
-    /// Bound of the scores.
-    pub softcap: Option<f32>,
-    /// Whether every head has a score that takes part in the softmax only.
-    pub sinks: bool,
-}
-
 impl Kernel for Attention {
-    fn name(&self) -> String {
-        let mut name = format!("attention_{}_on_{}_heads_of_{}", self.heads, self.kv_heads, self.key_dim);
-        name += &format!("_{}_{}", self.value_dim, bits(self.scale));
-        if let Some(window) = self.window {
-            name += &format!("_window_{window}");
-        }
-        if let Some(cap) = self.softcap {
-            name += &format!("_softcap_{}", bits(cap));
-        }
-        if self.sinks {
-            name += "_sinks";
-        }
-        name
-    }
-
-    fn args(&self) -> usize {
-        6 + usize::from(self.sinks)
-    }
-
-    fn tiles(&self, rows: Dim) -> Size {
-        Size::per(self.heads, rows)
-    }
-
     fn threads(&self, isa: &dyn Isa) -> u32 {
         WAVES * isa.wave()
     }
@@ -70,7 +27,8 @@ impl Kernel for Attention {
         let b = call.b;
         let (token, head) = (call.tile.div_u(self.heads as i64), call.tile.rem_u(self.heads as i64));
         let (slot, last) = (entry(call.arg(1), token), entry(call.arg(2), token));
-        let first = self.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
+        let first =
+            self.scores.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
         let cached = (slot * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64)) * call.dim(Dim::Capacity);
         let (keys, values) = (call.arg(3), call.arg(4));
         let (key_dim, value_dim) = (self.key_dim as i64, self.value_dim as i64);
@@ -85,8 +43,8 @@ impl Kernel for Attention {
         let (top, total, sums) = b.for_iter(first + call.wave(), last + 1, waves, none, |at, (top, total, sums)| {
             let key = mine.load(keys.at((cached + at) * (4 * key_dim)));
             let products = key.iter().zip(&query).fold(b.f32(0.0), |sum, (&k, &q)| k.mul_add(q, sum));
-            let mut score = call.sum(Team::Wave, products) * f64::from(self.scale);
-            if let Some(cap) = self.softcap.map(f64::from) {
+            let mut score = call.sum(Team::Wave, products) * f64::from(self.scores.scale);
+            if let Some(cap) = self.scores.softcap.map(f64::from) {
                 score = tanh(score / cap) * cap;
             }
             let new_top = top.max(score);

@@ -7,40 +7,17 @@ use super::{Kernel, element, row_at, set};
 use crate::abi::Call;
 use crate::group::Team;
 use q35_format::rotate::signs;
+use q35_launch::spec::{Hadamard, butterfly};
 use q35_mlir::builder::Val;
 use q35_mlir::types::{F32, I8, I32};
 
 /// Stages between two barriers.
 const STAGES: u32 = 3;
 
-/// `R` or its inverse on each row. Arguments: x, y.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hadamard {
-    /// Columns.
-    pub width: u64,
-    /// Columns of a block: a power of two that divides the width.
-    pub block: u64,
-    /// Seed of the signs.
-    pub seed: u64,
-    /// Whether it is the inverse.
-    pub inverse: bool,
-}
-
-impl Hadamard {
-    /// The longest block: what shared memory holds.
-    pub const MOST: u64 = 1 << 13;
-}
+/// The longest block: what shared memory holds.
+pub(crate) const LONGEST_BLOCK: u64 = 1 << 13;
 
 impl Kernel for Hadamard {
-    fn name(&self) -> String {
-        let inverse = if self.inverse { "_inverse" } else { "" };
-        format!("hadamard{inverse}_{}_by_{}_{:016x}", self.width, self.block, self.seed)
-    }
-
-    fn args(&self) -> usize {
-        2
-    }
-
     fn shared_bytes(&self) -> u32 {
         4 * self.block as u32
     }
@@ -82,15 +59,5 @@ impl Kernel for Hadamard {
                 set(to, at, if self.inverse { flip(scaled, at) } else { scaled });
             });
         });
-    }
-}
-
-/// `(a, b) -> (a + b, a - b)` for values `distance` apart.
-fn butterfly(values: &mut [Val<'_>], distance: usize) {
-    for pairs in values.chunks_mut(2 * distance) {
-        let (low, high) = pairs.split_at_mut(distance);
-        for (a, b) in low.iter_mut().zip(high) {
-            (*a, *b) = (*a + *b, *a - *b);
-        }
     }
 }

@@ -5,6 +5,7 @@ use crate::abi::Call;
 use crate::group::Team;
 use crate::isa::{COLUMNS, PARTS};
 use crate::linear::geometry::{BLOCK, SPAN, STEPS, packed_stride};
+use q35_launch::Spec;
 use q35_mlir::builder::Val;
 use q35_mlir::types::F16;
 
@@ -19,7 +20,7 @@ pub struct Pack {
 /// The largest f16.
 const LARGEST: f64 = 65504.0;
 
-impl Kernel for Pack {
+impl Spec for Pack {
     fn name(&self) -> String {
         format!("pack_{}", self.width)
     }
@@ -27,7 +28,9 @@ impl Kernel for Pack {
     fn args(&self) -> usize {
         2
     }
+}
 
+impl Kernel for Pack {
     fn build<'k>(&self, call: &Call<'k>) {
         let (b, width) = (call.b, self.width as i64);
         let stride = packed_stride(self.width as usize) as i64;

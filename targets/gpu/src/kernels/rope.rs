@@ -1,31 +1,14 @@
 //! Rotary position embedding: cosines and sines once per step, then queries and keys of every layer.
 
-use super::{Kernel, bits, element, row_at, set};
+use super::{Kernel, element, row_at, set};
 use crate::abi::Call;
 use crate::group::Team;
 use q35_dialects::q35::RopeStyle;
+use q35_launch::spec::{Rope, Rotary};
 use q35_mlir::math::sin_cos;
 use q35_mlir::types::{F32, I32};
 
-/// Per token `half` cosines, then as many sines, of `f32(position) * inv_freq[i]`, times `scale`. The angle is rounded to f32, its
-/// sine and cosine are good to an ulp at any position. Arguments: positions (i32), inv_freq, y of `2 * half` columns.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rotary {
-    /// Angles.
-    pub half: u64,
-    /// Factor of cosines and sines.
-    pub scale: f32,
-}
-
 impl Kernel for Rotary {
-    fn name(&self) -> String {
-        format!("rotary_{}_{}", self.half, bits(self.scale))
-    }
-
-    fn args(&self) -> usize {
-        3
-    }
-
     fn build(&self, call: &Call<'_>) {
         let position = call.arg(0).at(call.tile * 4).load(I32, 4).to(F32);
         let cosines = row_at(call.arg(2), call.tile, 2 * self.half);
@@ -38,32 +21,7 @@ impl Kernel for Rotary {
     }
 }
 
-/// Turns the pairs of the first `2 * half` columns of every head; the others pass. Arguments: x, rotary (`2 * half` columns), y.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rope {
-    /// Columns of x.
-    pub width: u64,
-    /// Columns of a head; divides the width.
-    pub head_dim: u64,
-    /// Pairs that are turned; at most half a head.
-    pub half: u64,
-    /// Which columns form a pair.
-    pub style: RopeStyle,
-}
-
 impl Kernel for Rope {
-    fn name(&self) -> String {
-        let style = match self.style {
-            RopeStyle::Halves => "halves",
-            RopeStyle::Interleaved => "interleaved",
-        };
-        format!("rope_{style}_{}_by_{}_half_{}", self.width, self.head_dim, self.half)
-    }
-
-    fn args(&self) -> usize {
-        3
-    }
-
     fn build(&self, call: &Call<'_>) {
         let cosines = row_at(call.arg(1), call.tile, 2 * self.half);
         let sines = cosines.at(4 * self.half as i64);

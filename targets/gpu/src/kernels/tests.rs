@@ -1,14 +1,40 @@
 use super::*;
 use crate::linear::geometry::{BLOCK, SPAN, packed_place, packed_stride};
-use crate::testing::{Arg, Random, close, floats, rows, run};
+use crate::testing::{Arg, Gpu, Random, close, floats, rows, run};
 use q35_dialects::q35::{Activation, RopeStyle};
 use q35_format::rotate;
+use q35_launch::layout::act_stride;
+use q35_launch::spec::{
+    Append, Attention, Chain, Columns, Hadamard, NormWeight, Operation, Pointwise, RmsNorm, Rope, Rotary, Scores, Select,
+};
 
-#[test]
-fn packed_columns_lie_where_lanes_read_them() {
+/// Makes a test of each of these, on every GPU.
+macro_rules! on_every_gpu {
+    ($($name:ident,)*) => {
+        mod on_every_gpu { $(
+            #[test]
+            fn $name() {
+                crate::testing::GPUS.iter().for_each(super::$name);
+            }
+        )* }
+    };
+}
+on_every_gpu! {
+    packed_columns_lie_where_lanes_read_them,
+    rotations_are_those_of_the_format_to_the_bit,
+    norms_of_rows_and_of_heads,
+    positions_turn_pairs,
+    entries_are_appended_and_attended_to,
+    elements_one_by_one,
+    rows_and_columns_move,
+    parts_of_a_chain_see_what_parts_before_them_wrote,
+}
+
+fn packed_columns_lie_where_lanes_read_them(gpu: &Gpu) {
     let (width, tokens) = (700, 3);
     let x = Random(1).numbers(tokens * width, 3.0);
-    let after = run(&Pack { width: 700 }, &[Arg::rows(&x, width), Arg::space(tokens * packed_stride(width))], [3, 0, 0, 0]);
+    let after =
+        run(gpu, &Pack { width: 700 }, &[Arg::rows(&x, width), Arg::space(tokens * packed_stride(width))], [3, 0, 0, 0]);
     for (token, row) in after[1].chunks(packed_stride(width)).enumerate() {
         for column in 0..packed_stride(width) / 2 {
             let (block, within) = (column / BLOCK, column % BLOCK);
@@ -20,8 +46,7 @@ fn packed_columns_lie_where_lanes_read_them() {
     }
 }
 
-#[test]
-fn rotations_are_those_of_the_format_to_the_bit() {
+fn rotations_are_those_of_the_format_to_the_bit(gpu: &Gpu) {
     for (width, block, inverse) in [(6usize, 2usize, false), (24, 8, true), (768, 256, false), (2048, 2048, true)] {
         let seed = 0x5EED + width as u64;
         let x = Random(2).numbers(2 * width, 2.0);
@@ -30,13 +55,12 @@ fn rotations_are_those_of_the_format_to_the_bit() {
             if inverse { rotate::inverse(row, block, seed) } else { rotate::forward(row, block, seed) }
         }
         let kernel = Hadamard { width: width as u64, block: block as u64, seed, inverse };
-        let after = run(&kernel, &[Arg::rows(&x, width), Arg::blank(2, width)], [2, 0, 0, 0]);
+        let after = run(gpu, &kernel, &[Arg::rows(&x, width), Arg::blank(2, width)], [2, 0, 0, 0]);
         assert_eq!(rows(&after[1], width), expected, "{width} by {block}");
     }
 }
 
-#[test]
-fn norms_of_rows_and_of_heads() {
+fn norms_of_rows_and_of_heads(gpu: &Gpu) {
     for (width, group, weight) in [(300, 300, NormWeight::PerColumn), (288, 24, NormWeight::Shared), (5, 5, NormWeight::None)] {
         let (x, w) = (Random(3).numbers(3 * width, 2.0), Random(4).numbers(width, 2.0));
         let w = if weight == NormWeight::Shared { &w[..group] } else { &w[..] };
@@ -53,18 +77,17 @@ fn norms_of_rows_and_of_heads() {
         if weight == NormWeight::None {
             args.remove(1);
         }
-        let after = run(&kernel, &args, [3, 0, 0, 0]);
+        let after = run(gpu, &kernel, &args, [3, 0, 0, 0]);
         close(&rows(after.last().unwrap(), width), &exact, 5e-7, &kernel.name());
     }
 }
 
-#[test]
-fn positions_turn_pairs() {
+fn positions_turn_pairs(gpu: &Gpu) {
     let (half, heads, dim, tokens) = (9usize, 3usize, 24usize, 2usize);
     let inv_freq: Vec<f32> = (0..half).map(|i| 10_000f32.powf(-(i as f32) / half as f32)).collect();
     let positions = [1_000_003, 7];
     let rotary = Rotary { half: half as u64, scale: 1.5 };
-    let after = run(&rotary, &[Arg::ints(&positions), Arg::floats(&inv_freq), Arg::blank(tokens, 2 * half)], [2, 0, 0, 0]);
+    let after = run(gpu, &rotary, &[Arg::ints(&positions), Arg::floats(&inv_freq), Arg::blank(tokens, 2 * half)], [2, 0, 0, 0]);
     let angles = rows(&after[2], 2 * half);
     let angle = |token: usize, i: usize| f64::from(positions[token] as f32 * inv_freq[i]);
     let exact: Vec<f64> = (0..tokens)
@@ -88,28 +111,19 @@ fn positions_turn_pairs() {
         }
         let kernel = Rope { width: width as u64, head_dim: dim as u64, half: half as u64, style };
         let args = [Arg::rows(&x, width), Arg::rows(&angles, 2 * half), Arg::blank(tokens, width)];
-        close(&rows(&run(&kernel, &args, [2, 0, 0, 0])[2], width), &exact, 1e-6, &kernel.name());
+        close(&rows(&run(gpu, &kernel, &args, [2, 0, 0, 0])[2], width), &exact, 1e-6, &kernel.name());
     }
 }
 
-#[test]
-fn entries_are_appended_and_attended_to() {
+fn entries_are_appended_and_attended_to(gpu: &Gpu) {
     let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
-    let plain = |heads, kv_heads, key_dim, value_dim| Attention {
-        heads,
-        kv_heads,
-        key_dim,
-        value_dim,
-        scale: 0.3,
-        window: None,
-        softcap: None,
-        sinks: false,
-    };
+    let scores = Scores { scale: 0.3, window: None, softcap: None };
+    let plain = |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, scores, sinks: false };
     let cases = [
         plain(4, 2, 24, 24),
         plain(2, 1, 64, 40),
-        Attention { window: Some(5), sinks: true, ..plain(3, 3, 7, 1) },
-        Attention { softcap: Some(2.0), ..plain(2, 2, 128, 128) },
+        Attention { scores: Scores { window: Some(5), ..scores }, sinks: true, ..plain(3, 3, 7, 1) },
+        Attention { scores: Scores { softcap: Some(2.0), ..scores }, ..plain(2, 2, 128, 128) },
     ];
     for spec in cases {
         let [heads, kv_heads, key_dim, value_dim] =
@@ -122,13 +136,13 @@ fn entries_are_appended_and_attended_to() {
         for (token, head) in (0..4).flat_map(|t| (0..heads).map(move |h| (t, h))) {
             let place = (slots[token] as usize * kv_heads + head / (heads / kv_heads)) * capacity;
             let last = index[token] as usize;
-            let first = spec.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+            let first = spec.scores.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
             let query = &query[(token * heads + head) * key_dim..][..key_dim];
             let weight = |j: usize| {
                 let key = &keys[(place + j) * key_dim..][..key_dim];
                 let dot: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-                let scaled = dot * f64::from(spec.scale);
-                spec.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
+                let scaled = dot * f64::from(spec.scores.scale);
+                spec.scores.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
             };
             let weights: Vec<f64> = (first..=last).map(weight).collect();
             let total = weights.iter().sum::<f64>() + if spec.sinks { f64::from(sinks[head]).exp() } else { 0.0 };
@@ -141,7 +155,7 @@ fn entries_are_appended_and_attended_to() {
         args.extend([Arg::floats(&keys), Arg::floats(&values)]);
         args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
         args.push(Arg::blank(4, heads * value_dim));
-        let after = run(&spec, &args, [4, 0, 2, capacity as i64]);
+        let after = run(gpu, &spec, &args, [4, 0, 2, capacity as i64]);
         close(&rows(after.last().unwrap(), heads * value_dim), &exact, 2e-5, &spec.name());
     }
 
@@ -149,7 +163,7 @@ fn entries_are_appended_and_attended_to() {
     let (key, value) = (Random(10).numbers(4 * 10, 1.0), Random(11).numbers(4 * 6, 1.0));
     let space = |dim: usize| Arg::space(2 * 2 * capacity * dim * 4);
     let args = [Arg::rows(&key, 10), Arg::rows(&value, 6), Arg::ints(&slots), Arg::ints(&index), space(5), space(3)];
-    let after = run(&append, &args, [4, 0, 2, capacity as i64]);
+    let after = run(gpu, &append, &args, [4, 0, 2, capacity as i64]);
     for (rows, cache, dim) in [(&key, &after[4], 5), (&value, &after[5], 3)] {
         let cache = floats(cache);
         for (at, v) in rows.iter().enumerate() {
@@ -160,8 +174,7 @@ fn entries_are_appended_and_attended_to() {
     }
 }
 
-#[test]
-fn elements_one_by_one() {
+fn elements_one_by_one(gpu: &Gpu) {
     let (width, tokens) = (300, 2);
     let (a, b) = (Random(12).numbers(tokens * width, 4.0), Random(13).numbers(tokens * width, 4.0));
     type Case = (Operation, bool, fn(f64, f64) -> f64);
@@ -181,38 +194,36 @@ fn elements_one_by_one() {
             args.push(if column { Arg::rows(&b[..tokens], 1) } else { Arg::rows(&b, width) });
         }
         args.push(Arg::blank(tokens, width));
-        let after = run(&kernel, &args, [tokens as i64, 0, 0, 0]);
+        let after = run(gpu, &kernel, &args, [tokens as i64, 0, 0, 0]);
         close(&rows(after.last().unwrap(), width), &exact, 1e-6, &kernel.name());
     }
 }
 
-#[test]
-fn rows_and_columns_move() {
+fn rows_and_columns_move(gpu: &Gpu) {
     let x = Random(14).numbers(5 * 70, 1.0);
     let select = Select { width: 70 };
-    let after = run(&select, &[Arg::rows(&x, 70), Arg::ints(&[4, 0, 4]), Arg::blank(3, 70)], [3, 0, 0, 0]);
+    let after = run(gpu, &select, &[Arg::rows(&x, 70), Arg::ints(&[4, 0, 4]), Arg::blank(3, 70)], [3, 0, 0, 0]);
     assert_eq!(rows(&after[2], 70), [&x[4 * 70..], &x[..70], &x[4 * 70..]].concat());
     let columns = Columns { width: 70, start: 5, len: 19 };
-    let after = run(&columns, &[Arg::rows(&x, 70), Arg::blank(5, 19)], [5, 0, 0, 0]);
+    let after = run(gpu, &columns, &[Arg::rows(&x, 70), Arg::blank(5, 19)], [5, 0, 0, 0]);
     assert_eq!(rows(&after[1], 19), x.chunks(70).flat_map(|row| &row[5..24]).copied().collect::<Vec<_>>());
 }
 
-#[test]
-fn parts_of_a_chain_see_what_parts_before_them_wrote() {
+fn parts_of_a_chain_see_what_parts_before_them_wrote(gpu: &Gpu) {
     use std::rc::Rc;
     let (width, tokens) = (600, 2);
     let norm = RmsNorm { width: 600, group: 600, eps: 1e-6, weight: NormWeight::None };
     let rotation = Hadamard { width: 600, block: 8, seed: 1, inverse: false };
-    let chain = Chain { parts: vec![Rc::new(norm.clone()), Rc::new(rotation.clone())] };
+    let chain: Chain<dyn Kernel> = Chain { parts: vec![Rc::new(norm.clone()), Rc::new(rotation.clone())] };
     let x = Random(15).numbers(tokens * width, 2.0);
-    let after = run(&norm, &[Arg::rows(&x, width), Arg::blank(tokens, width)], [2, 0, 0, 0]);
+    let after = run(gpu, &norm, &[Arg::rows(&x, width), Arg::blank(tokens, width)], [2, 0, 0, 0]);
     let normal = rows(&after[1], width);
-    let after = run(&rotation, &[Arg::rows(&normal, width), Arg::blank(tokens, width)], [2, 0, 0, 0]);
+    let after = run(gpu, &rotation, &[Arg::rows(&normal, width), Arg::blank(tokens, width)], [2, 0, 0, 0]);
     let expected = rows(&after[1], width);
 
     // The value between the parts is one buffer, written as an argument of the first and read as one of the second.
-    let ir = crate::testing::ir(&[&chain]);
-    let mut machine = q35_simt::Machine::new(&ir, 32).unwrap();
+    let ir = crate::testing::ir(gpu, &[&chain]);
+    let mut machine = q35_simt::Machine::new(&ir, gpu.isa.wave()).unwrap();
     let stride = act_stride(width);
     let buffers = [0; 3].map(|_| machine.allocate(tokens * stride));
     for (row, values) in x.chunks(width).enumerate() {

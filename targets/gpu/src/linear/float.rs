@@ -2,12 +2,12 @@
 //!
 //! A lane adds up every column that is its number plus a multiple of the wave's size; the wave's sums are added in a tree.
 
-use super::Linear;
-use super::weights;
+use super::rows::Part;
+use super::{LinearKernel, weights};
 use crate::abi::Call;
 use crate::group::Team;
-use crate::kernels::row_at;
 use q35_format::Codec;
+use q35_launch::layout::row_at;
 use q35_mlir::builder::Val;
 use q35_mlir::types::{BF16, F16, F32, Ty};
 
@@ -15,7 +15,7 @@ use q35_mlir::types::{BF16, F16, F32, Ty};
 pub(super) const ROWS: usize = 8;
 
 /// The type that a float codec stores.
-pub(crate) fn stored(codec: Codec) -> Ty {
+fn stored(codec: Codec) -> Ty {
     match codec {
         Codec::F16 => F16,
         Codec::Bf16 => BF16,
@@ -23,14 +23,16 @@ pub(crate) fn stored(codec: Codec) -> Ty {
     }
 }
 
-pub(super) fn build<'k>(call: &Call<'k>, linear: &Linear) {
+pub(super) fn build<'k>(call: &Call<'k>, kernel: &LinearKernel) {
+    let linear = &kernel.linear;
     let (b, cols, stored) = (call.b, linear.spec.cols(), stored(linear.spec.codec()));
-    let tile = weights::tile(call, linear, ROWS, call.tile);
+    let part = Part::new(call, kernel, call.tile, linear.tiles(ROWS));
+    let (tile, rows) = (weights::tile(call, linear, ROWS, &part), part.rows);
     let row = tile.number * ROWS as i64 + call.wave();
     b.if_(row.lt(tile.outputs), || {
         let w = tile.codes.at(row * (cols as i64 * i64::from(stored.bytes())));
-        b.for_(0, call.dim(linear.rows.dim()), 1, |token| {
-            let x = row_at(call.arg(0), token, cols as u64);
+        b.for_(0, rows.count, 1, |at| {
+            let x = row_at(call.arg(0), rows.of_x(at), cols as u64);
             let (lanes, lane) = call.members(Team::Wave);
             let sum = b.for_iter(lane, cols as i64, i64::from(lanes), b.f32(0.0), |column, sum: Val<'k>| {
                 let weight = w.at(column * i64::from(stored.bytes())).load(stored, stored.bytes()).to(F32);
@@ -38,7 +40,7 @@ pub(super) fn build<'k>(call: &Call<'k>, linear: &Linear) {
             });
             let sum = call.sum(Team::Wave, sum);
             let y = tile.bias.map_or(sum, |bias| sum + bias.at(row * 4).load(F32, 4));
-            b.if_(lane.eq(0), || tile.y.at(token * tile.stride + row * 4).store(y, 4));
+            b.if_(lane.eq(0), || tile.y.at(rows.of_y(at) * tile.stride + row * 4).store(y, 4));
         });
     });
 }

@@ -1,9 +1,9 @@
 //! Weights from memory to the operands of a matrix instruction.
 //!
-//! A [`Source`] knows how one codec does it: which words a lane reads of a block, and how the four columns of a row for one matrix instruction
+//! A [`Source`] knows how one codec does it: which words a lane reads of a block for its seats, and how the four columns of a row for one matrix instruction
 //! come out of them, as halves. Every integer of a table or of `q8` is exact in f16.
 
-use super::geometry::{STREAM, WORD, block_bytes, lane_bytes, packed_place};
+use super::geometry::{STREAM, WORD, block_bytes, packed_place, seat_bytes};
 use crate::abi::Call;
 use crate::group::Team;
 use crate::isa::{COLUMNS, PARTS};
@@ -28,7 +28,7 @@ pub(super) enum Source<'k> {
     Bytes,
 }
 
-/// What a lane holds of a block: per row its words, and the word that follows.
+/// What a lane holds of a block: per row of each of its seats the words, and the word that follows.
 #[derive(Clone)]
 pub(super) struct Held<'k> {
     pub(super) words: Vec<Vec<Val<'k>>>,
@@ -36,15 +36,21 @@ pub(super) struct Held<'k> {
 }
 
 /// Copies of the table of a codec with windows of so many bits.
-fn copies(window: u32, wave: u32) -> u32 {
-    (TABLE_BYTES / (PAIR << window)).clamp(1, wave)
+fn copies(window: u32, call: &Call<'_>) -> u32 {
+    (TABLE_BYTES / (PAIR << window)).clamp(1, call.wave_size().min(call.isa.banks()))
+}
+
+/// The seats that a lane takes.
+pub(super) fn seats<'k>(call: &Call<'k>) -> impl Iterator<Item = Val<'k>> {
+    let (lane, wave) = (call.lane(), call.wave_size());
+    (0..call.isa.matrix().seats()).step_by(wave as usize).map(move |first| lane + i64::from(first))
 }
 
 impl<'k> Source<'k> {
     /// Makes the codec's table, if it has one, ready for all threads of the group: they meet at a barrier.
     pub(super) fn new(call: &Call<'k>, codec: Codec) -> Self {
         let Storage::Pairs { window } = codec.facts().storage else { return Source::Bytes };
-        let (b, copies) = (call.b, copies(window, call.wave_size()));
+        let (b, copies) = (call.b, copies(window, call));
         let halves = table::pairs(codec).iter().flatten().flat_map(|&int| half::f16::from(int).to_le_bytes());
         let table = b.table_in(call.isa.table_space(), &halves.collect::<Vec<u8>>(), 16);
         let shared = b.shared((PAIR << window) * copies, 16);
@@ -62,52 +68,64 @@ impl<'k> Source<'k> {
 
     /// Reads what the lane holds of block `block` (of `blocks`) of the tile at `tile`.
     pub(super) fn load(&self, call: &Call<'k>, tile: Val<'k>, block: Val<'k>, blocks: usize) -> Held<'k> {
+        let mut held = Held { words: vec![], next: vec![] };
+        for seat in seats(call) {
+            let rows = call.isa.matrix().seat_rows as usize;
+            let words = self.words(call, tile, block, seat);
+            held.words.extend((0..rows).map(|row| match self {
+                Source::Table { .. } => words[row * WORDS..][..WORDS].to_vec(),
+                Source::Bytes => words[row..].iter().step_by(rows).copied().collect(),
+            }));
+            held.next.extend((0..rows).map(|row| match self {
+                Source::Table { window, .. } if *window > CONTAINER_BITS => {
+                    self.following(call, tile, block, blocks, (seat, row))
+                }
+                _ => call.b.i32(0),
+            }));
+        }
+        held
+    }
+
+    /// The words of a seat.
+    fn words(&self, call: &Call<'k>, tile: Val<'k>, block: Val<'k>, seat: Val<'k>) -> Vec<Val<'k>> {
         let (matrix, storage) = (call.isa.matrix(), self.storage());
-        let (held, lanes) = (lane_bytes(storage, matrix) as u32, i64::from(call.wave_size()));
+        let held = seat_bytes(storage, matrix) as u32;
         let here = tile.at(block * block_bytes(storage, matrix) as i64);
         let mut words = Vec::new();
         for first in (0..held).step_by(16) {
             let bytes = (held - first).min(16);
-            let at = here.at(call.lane() * i64::from(bytes) + i64::from(first) * lanes);
-            let vector = at.load(I32.x(bytes / 4), bytes);
+            let at = here.at(seat * i64::from(bytes) + i64::from(first) * i64::from(matrix.seats()));
+            let vector = at.load(I32.x(bytes / 4), 1 << bytes.trailing_zeros());
             words.extend((0..bytes / 4).map(|lane| vector.lane(lane)));
         }
-        let rows = matrix.lane_rows as usize;
-        let words: Vec<Vec<Val<'k>>> = match self {
-            Source::Table { .. } => words.chunks(WORDS).map(<[_]>::to_vec).collect(),
-            Source::Bytes => (0..rows).map(|row| words[row..].iter().step_by(rows).copied().collect()).collect(),
-        };
-        let next = match self {
-            Source::Table { window, .. } if *window > CONTAINER_BITS => {
-                (0..rows).map(|row| self.following(call, tile, block, blocks, row)).collect()
-            }
-            _ => vec![call.b.i32(0); rows],
-        };
-        Held { words, next }
+        words
     }
 
-    /// The word of a row's stream after those that the lane holds: the first of the next part, or 0 where the row ends.
-    fn following(&self, call: &Call<'k>, tile: Val<'k>, block: Val<'k>, blocks: usize, row: usize) -> Val<'k> {
+    /// The word of a row's stream after those that a seat holds: the first of the next part, or 0 where the row ends.
+    fn following(
+        &self,
+        call: &Call<'k>,
+        tile: Val<'k>,
+        block: Val<'k>,
+        blocks: usize,
+        (seat, row): (Val<'k>, usize),
+    ) -> Val<'k> {
         let (matrix, storage) = (call.isa.matrix(), self.storage());
-        let held = lane_bytes(storage, matrix);
-        let (of_lane, part) = matrix.place(call.lane());
+        let held = seat_bytes(storage, matrix);
+        let (of_seat, part) = matrix.place(seat);
         let last = part.eq(i64::from(PARTS) - 1);
         let one = |number: Val<'k>| number + 1;
         let ends = one(block).ge(blocks as i64) & last;
         let block = (last & !ends).select(one(block), block);
         let part = last.select(call.b.i64(0), one(part));
-        let lane = if matrix.parts_first {
-            of_lane * i64::from(PARTS) + part
-        } else {
-            part * (super::geometry::TILE as i64 / i64::from(matrix.lane_rows)) + of_lane
-        };
         let (at, width) = (row * STREAM, (held - row * STREAM / 16 * 16).min(16));
-        let vector = at / 16 * 16 * call.wave_size() as usize + at % 16;
-        let place = block * block_bytes(storage, matrix) as i64 + (lane * width as i64 + vector as i64);
+        let vector = at / 16 * 16 * matrix.seats() as usize + at % 16;
+        let place =
+            block * block_bytes(storage, matrix) as i64 + (matrix.seat_at(of_seat, part) * width as i64 + vector as i64);
         ends.select(call.b.i32(0), tile.at(place).load(I32, 4))
     }
 
-    /// The halves of each of the lane's rows for matrix instruction `step` of a block.
+    /// The halves of each row of the lane's seats for matrix instruction `step` of a block.
     pub(super) fn weights(&self, held: &Held<'k>, step: usize) -> Vec<Val<'k>> {
         let rows = held.words.iter().zip(&held.next);
         rows.map(|(words, &next)| match self {

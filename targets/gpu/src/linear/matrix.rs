@@ -13,14 +13,16 @@
 //! and multiplies one; where rows are, its registers hold sums instead, and other waves fill the time.
 //! Scales of rows are applied to the sums, those of groups of columns to the weights, as halves.
 
-use super::fragment::{Held, Source, tokens};
+use super::fragment::{Held, Source, seats, tokens};
 use super::geometry::{SPAN, STEPS, TILE, blocks, packed_stride};
+use super::rows::{Part, Rows};
 use super::weights::{self, Tile};
-use super::{Linear, Variant};
+use super::{LinearKernel, Variant};
 use crate::abi::Call;
 use crate::group::Team;
 use crate::isa::{COLUMNS, PARTS};
 use q35_format::{Group, PackedSpec, ScaleType};
+use q35_launch::spec::Linear;
 use q35_mlir::builder::{Carry, Val};
 use q35_mlir::types::{F16, F32};
 
@@ -72,16 +74,24 @@ pub(super) fn token_groups(variant: Variant) -> i64 {
     }
 }
 
-pub(super) fn build<'k>(call: &Call<'k>, linear: &Linear, variant: Variant) {
-    let source = Source::new(call, linear.spec.codec());
-    let groups = token_groups(variant);
-    let tile = weights::tile(call, linear, rows(variant), call.tile.div_u(groups));
-    let share = call.tile.rem_u(groups);
-    let division = variant.division();
-    let columns = Columns { call, linear, source, instructions: variant.instructions(), division };
-    match division {
-        Division::Columns => by_columns(&columns, &tile),
-        Division::Rows => by_rows(&columns, &tile, share),
+pub(super) fn build<'k>(call: &Call<'k>, kernel: &LinearKernel) {
+    let LinearKernel { linear, variant } = kernel;
+    let groups = token_groups(*variant);
+    let part = Part::new(call, kernel, call.tile.div_u(groups), linear.tiles(rows(*variant)));
+    let body = || {
+        let source = Source::new(call, linear.spec.codec());
+        let tile = weights::tile(call, linear, rows(*variant), &part);
+        let (division, instructions) = (variant.division(), variant.instructions());
+        let columns = Columns { call, linear, rows: part.rows, source, instructions, division };
+        match division {
+            Division::Columns => by_columns(&columns, &tile),
+            Division::Rows => by_rows(&columns, &tile, call.tile.rem_u(groups)),
+        }
+    };
+    match part.expert {
+        None => body(),
+        // Most experts of a step have no rows.
+        Some(_) => call.b.if_(part.rows.count.gt(0), body),
     }
 }
 
@@ -92,6 +102,8 @@ type Sums<'k> = Vec<Vec<Val<'k>>>;
 struct Columns<'a, 'k> {
     call: &'a Call<'k>,
     linear: &'a Linear,
+    /// The rows that meet the weight; they are called tokens here.
+    rows: Rows<'k>,
     source: Source<'k>,
     /// Matrix instructions, each on other tokens, that share a decoded weight.
     instructions: u32,
@@ -105,7 +117,7 @@ impl<'k> Columns<'_, 'k> {
     }
 
     fn tokens(&self) -> Val<'k> {
-        self.call.dim(self.linear.rows.dim())
+        self.rows.count
     }
 
     fn zero(&self) -> Sums<'k> {
@@ -119,26 +131,29 @@ impl<'k> Columns<'_, 'k> {
         let matrix = call.isa.matrix();
         let (blocks, strands) = (blocks(spec.cols()), i64::from(strands(spec)));
         let codes = tile.codes.at(number * super::geometry::codes(spec, matrix).tile_bytes as i64);
-        let (of_lane, part) = matrix.place(call.lane());
+        let (of_lane, _) = matrix.place(call.lane());
         // Lanes whose token does not exist multiply the last one again; nobody reads their sums.
         let last = self.tokens() - 1;
         let token = |at: u32| (first + (of_lane + i64::from(at * matrix.tokens))).min(last);
-        let rows: Vec<Val<'k>> =
-            (0..self.instructions).map(|at| call.arg(0).at(token(at) * packed_stride(spec.cols()) as i64)).collect();
+        let x = |at: u32| call.arg(0).at(self.rows.of_x(token(at)) * packed_stride(spec.cols()) as i64);
+        let rows: Vec<Val<'k>> = (0..self.instructions).map(x).collect();
+        let parts = call.isa.token_parts(call.lane());
         let block_sums = |block: Val<'k>, held: &Held<'k>, mut sums: Sums<'k>| {
-            let scales = group_scales(call, spec, tile, number, of_lane, block * i64::from(PARTS) + part);
+            let scales = group_scales(call, spec, tile, number, block);
             for step in (0..STEPS).step_by(2) {
                 if self.division == Division::Rows && step > 0 && step % AHEAD == 0 {
                     call.isa.hold_loads(call.b);
                 }
-                let x: Vec<[Val<'k>; 2]> = rows.iter().map(|&row| tokens(row, part, block, step)).collect();
+                let columns = |&row: &Val<'k>| parts.iter().map(|&part| tokens(row, part, block, step)).collect();
+                let x: Vec<Vec<[Val<'k>; 2]>> = rows.iter().map(columns).collect();
                 for half in 0..2 {
                     let mut weights = self.source.weights(held, step + half);
                     if let Some(scales) = &scales {
                         weights = weights.iter().zip(scales).map(|(&weight, &scale)| weight * scale).collect();
                     }
                     for (sums, x) in sums.iter_mut().zip(&x) {
-                        *sums = call.isa.multiply(&weights, x[half], sums);
+                        let x: Vec<Val<'k>> = x.iter().map(|of_part| of_part[half]).collect();
+                        *sums = call.isa.multiply(&weights, &x, sums);
                     }
                 }
             }
@@ -184,7 +199,9 @@ fn by_columns<'k>(columns: &Columns<'_, 'k>, tile: &Tile<'k>) {
             let sum = |wave: i64| shared.at(at * 4 + wave * sums_of_wave).load(F32, 4);
             let sum = (1..waves).fold(sum(0), |all, wave| all + sum(wave));
             let output = tile.number * TILE as i64 + at.rem_u(TILE as i64);
-            b.if_(output.lt(tile.outputs), || finish(spec, tile, first + at.div_u(TILE as i64), output, sum));
+            b.if_(output.lt(tile.outputs), || {
+                finish(spec, tile, columns.rows.of_y(first + at.div_u(TILE as i64)), output, sum);
+            });
         });
     });
 }
@@ -208,7 +225,9 @@ fn by_rows<'k>(columns: &Columns<'_, 'k>, tile: &Tile<'k>, share: Val<'k>) {
                 for (&sum, &(row, token)) in sums.iter().zip(&places) {
                     let token = first + token + i64::from(at * call.isa.matrix().tokens);
                     let output = number * TILE as i64 + row;
-                    b.if_(token.lt(count) & output.lt(tile.outputs), || finish(spec, tile, token, output, sum));
+                    b.if_(token.lt(count) & output.lt(tile.outputs), || {
+                        finish(spec, tile, columns.rows.of_y(token), output, sum)
+                    });
                 }
             }
         });
@@ -229,25 +248,27 @@ fn finish<'k>(spec: &PackedSpec, tile: &Tile<'k>, token: Val<'k>, output: Val<'k
     tile.y.at(token * tile.stride + output * 4).store(y, 4);
 }
 
-/// The scales of a lane's rows of 16 outputs in the 64 columns number `span`, where scales are those of columns; past the last column they
-/// count for nothing.
+/// The scales of the rows of a lane's seats in a block, where scales are those of columns; past the last column they count for nothing.
 fn group_scales<'k>(
     call: &Call<'k>,
     spec: &PackedSpec,
     tile: &Tile<'k>,
     number: Val<'k>,
-    row: Val<'k>,
-    span: Val<'k>,
+    block: Val<'k>,
 ) -> Option<Vec<Val<'k>>> {
     let (Group::Columns(columns), Some(scales)) = (spec.group(), tile.scales) else { return None };
-    let group = (span * SPAN as i64).div_u(i64::from(columns)).min(spec.groups() as i64 - 1);
-    let first = (number * spec.groups() as i64 + group) * TILE as i64 + row;
-    let lane_rows = call.isa.matrix().lane_rows;
-    let scale = |at: u32| {
-        let place = first + i64::from(at * TILE as u32 / lane_rows);
-        scales.at(place * 2).load(F16, 2).splat(COLUMNS)
+    let matrix = call.isa.matrix();
+    let of_seat = |seat: Val<'k>| {
+        let (row, part) = matrix.place(seat);
+        let span = block * i64::from(PARTS) + part;
+        let group = (span * SPAN as i64).div_u(i64::from(columns)).min(spec.groups() as i64 - 1);
+        let first = (number * spec.groups() as i64 + group) * TILE as i64 + row;
+        (0..matrix.seat_rows).map(move |at| {
+            let place = first + i64::from(at * TILE as u32 / matrix.seat_rows);
+            scales.at(place * 2).load(F16, 2).splat(COLUMNS)
+        })
     };
-    Some((0..lane_rows).map(scale).collect())
+    Some(seats(call).flat_map(of_seat).collect())
 }
 
 impl<'k> Carry<'k> for Held<'k> {

@@ -2,7 +2,8 @@
 //!
 //! What enters is a [`Linear`]: the shape and storage of `W`. What leaves are kernels. Layers that share `x` share a kernel. Weights are
 //! decoded between memory and the matrix instruction and never written anywhere; `x` is f16 there, sums are f32. Weights stored as floats
-//! meet f32 activations without matrix instructions: those codecs exist to separate errors, not for speed.
+//! meet f32 activations without matrix instructions: those codecs exist to separate errors, not for speed. In a layer of experts a routed row
+//! meets the weight of its expert alone, and no other weight is read.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -11,6 +12,7 @@
 //! | `matrix` | 3.5-bit and 8-bit weights: matrix instructions, columns or rows shared among waves |
 //! | `float` | weights stored as floats: a wave per output |
 //! | `weights` | the arguments of a kernel, weight by weight |
+//! | `rows` | which rows meet which weights |
 //!
 //! A token's outputs are the same bits whatever other tokens are in the step and whichever of the variants runs.
 
@@ -18,34 +20,25 @@ mod float;
 mod fragment;
 pub mod geometry;
 mod matrix;
+mod rows;
 mod weights;
-
-pub(crate) use float::stored;
 
 use crate::abi::Call;
 use crate::isa::Isa;
 use crate::kernels::Kernel;
 use matrix::Division;
-use q35_bundle::{Dim, Rows, Size};
+use q35_bundle::Size;
+use q35_dialects::Rows;
+use q35_format::ScaleType;
 use q35_format::codec::Storage;
-use q35_format::{Group, PackedSpec, ScaleType};
-
-/// Static facts of a linear layer, or of several that share `x`; layers with equal facts share their kernels.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Linear {
-    /// Shape `[outputs, inputs]` and storage of the (first) weight.
-    pub spec: PackedSpec,
-    /// Outputs of further weights that differ from the first in nothing else.
-    pub beside: Vec<usize>,
-    /// What the rows of `x` are.
-    pub rows: Rows,
-    /// Whether there is a bias.
-    pub bias: bool,
-}
+use q35_launch::Spec;
+use q35_launch::spec::Linear;
 
 /// Which kernel of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
+    /// Of experts: routed rows one at a time.
+    Single,
     /// Tokens of one matrix instruction.
     Few,
     /// Tokens of some matrix instructions.
@@ -58,7 +51,7 @@ impl Variant {
     /// Matrix instructions whose tokens share a decoded weight.
     fn instructions(self) -> u32 {
         match self {
-            Variant::Few => 1,
+            Variant::Single | Variant::Few => 1,
             Variant::Some | Variant::Many => 4,
         }
     }
@@ -66,61 +59,45 @@ impl Variant {
     /// How a group's waves share its work.
     fn division(self) -> Division {
         match self {
-            Variant::Few | Variant::Some => Division::Columns,
+            Variant::Single | Variant::Few | Variant::Some => Division::Columns,
             Variant::Many => Division::Rows,
         }
     }
 
     /// The most rows it is meant for (more give right results, slowly).
-    fn max_rows(self, isa: &dyn Isa) -> Option<u64> {
-        (self != Variant::Many).then(|| u64::from(self.instructions() * isa.matrix().tokens))
-    }
-}
-
-impl Linear {
-    /// A layer with one weight, for tokens, without bias.
-    pub fn new(spec: PackedSpec) -> Self {
-        Self { spec, beside: Vec::new(), rows: Rows::Tokens, bias: false }
-    }
-
-    /// Outputs of each weight.
-    pub fn outputs(&self) -> impl Iterator<Item = usize> + '_ {
-        std::iter::once(self.spec.rows()).chain(self.beside.iter().copied())
-    }
-
-    /// This layer and another that reads the same `x`, as one, where they differ in outputs only.
-    pub fn with(&self, other: &Linear) -> Option<Linear> {
-        let facts = |l: &Linear| (l.spec.cols(), l.spec.codec(), l.spec.group(), l.spec.scale(), l.rows, l.bias);
-        (facts(self) == facts(other))
-            .then(|| Linear { beside: self.beside.iter().copied().chain(other.outputs()).collect(), ..self.clone() })
-    }
-
-    /// Whether `x` is packed f16, as opposed to f32.
-    pub fn takes_packed(&self) -> bool {
-        self.spec.codec().has_scales()
-    }
-
-    /// Its kernels and the most rows each is meant for, in the order in which a step lists them.
-    pub fn kernels(&self, isa: &dyn Isa) -> Vec<(LinearKernel, Option<u64>)> {
-        let variants: &[Variant] =
-            if self.takes_packed() { &[Variant::Few, Variant::Some, Variant::Many] } else { &[Variant::Many] };
-        let kernel = |&variant: &Variant| (LinearKernel { linear: self.clone(), variant }, variant.max_rows(isa));
-        variants.iter().map(kernel).collect()
-    }
-
-    /// Why there is no kernel for it, if there is none.
-    pub fn unsupported(&self) -> Option<String> {
-        let spec = &self.spec;
-        if spec.asymmetric() {
-            return Some("offsets beside scales have no kernel on GPUs".to_owned());
+    fn max_rows(self, linear: &Linear, isa: &dyn Isa) -> Option<u64> {
+        let together = u64::from(self.instructions() * isa.matrix().tokens);
+        // Tokens that give every expert one row, on average.
+        let each = linear.experts.map(|experts| (experts.count as u64 / linear.rows.section().1).max(1));
+        match (self, each) {
+            (Variant::Many, _) => None,
+            // Fewer than two rows seldom share an expert.
+            (Variant::Single, each) => Some((each.unwrap_or(1) / 2).max(1)),
+            (_, each) => Some(together * each.unwrap_or(1)),
         }
-        let grouped = spec.groups() > 1 && spec.scale() == ScaleType::F32;
-        grouped.then(|| "scales of groups in f32 have no kernel on GPUs".to_owned())
     }
 }
 
-/// A kernel of a linear layer. Arguments: x; then for each weight its codes, its scales where the codec has them, its bias where there is one,
-/// each in the arrangement that [`geometry`] gives it, and y.
+/// The kernels of a layer and the most rows each is meant for, in the order in which a step lists them, or why there are none.
+pub fn kernels(linear: &Linear, isa: &dyn Isa) -> Result<Vec<(LinearKernel, Option<u64>)>, String> {
+    let spec = &linear.spec;
+    if spec.asymmetric() {
+        return Err("offsets beside scales have no kernel on GPUs".to_owned());
+    }
+    if spec.groups() > 1 && spec.scale() == ScaleType::F32 {
+        return Err("scales of groups in f32 have no kernel on GPUs".to_owned());
+    }
+    let variants: &[Variant] = match (linear.takes_operand(), linear.experts) {
+        (false, _) => &[Variant::Many],
+        (true, None) => &[Variant::Few, Variant::Some, Variant::Many],
+        (true, Some(_)) => &[Variant::Single, Variant::Some, Variant::Many],
+    };
+    let kernel = |&variant: &Variant| (LinearKernel { linear: linear.clone(), variant }, variant.max_rows(linear, isa));
+    Ok(variants.iter().map(kernel).collect())
+}
+
+/// A kernel of a linear layer. Weights, scales and biases are in the arrangement that [`geometry`] gives them. Where the codec has scales, x is
+/// packed, else f32.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinearKernel {
     /// The layer.
@@ -129,46 +106,35 @@ pub struct LinearKernel {
     pub variant: Variant,
 }
 
-impl Kernel for LinearKernel {
+impl Spec for LinearKernel {
     fn name(&self) -> String {
-        let spec = &self.linear.spec;
-        let mut name = format!("linear_{}", spec.codec());
-        if spec.codec().has_scales() {
-            name += &match spec.group() {
-                Group::Row => "_row".to_owned(),
-                Group::Columns(columns) => format!("_g{columns}"),
-            };
-            name += match spec.scale() {
-                ScaleType::F16 => "",
-                ScaleType::F32 => "_s32",
-            };
-        }
-        let outputs: Vec<String> = self.linear.outputs().map(|n| n.to_string()).collect();
-        name += &format!("_{}x{}", outputs.join("_"), spec.cols());
-        let suffixes = [
-            (self.linear.bias, "_bias"),
-            (self.linear.rows == Rows::Logits, "_logits"),
-            (self.variant == Variant::Few, "_few"),
-            (self.variant == Variant::Some, "_some"),
-        ];
-        suffixes.into_iter().filter(|(holds, _)| *holds).for_each(|(_, suffix)| name += suffix);
-        name
+        self.linear.symbol(match self.variant {
+            Variant::Single => "_single",
+            Variant::Few => "_few",
+            Variant::Some => "_some",
+            Variant::Many => "",
+        })
     }
 
     fn args(&self) -> usize {
-        let linear = &self.linear;
-        let each = 2 + usize::from(linear.takes_packed()) + usize::from(linear.bias);
-        1 + each * linear.outputs().count()
+        self.linear.args()
     }
 
-    fn tiles(&self, _: Dim) -> Size {
-        let (rows, groups) = match self.linear.takes_packed() {
+    fn tiles(&self, _: Rows) -> Size {
+        let (rows, groups) = match self.linear.takes_operand() {
             true => (matrix::rows(self.variant), matrix::token_groups(self.variant) as u64),
             false => (float::ROWS, 1),
         };
-        Size::constant(self.linear.outputs().map(|outputs| outputs.div_ceil(rows) as u64 * groups).sum())
+        let tiles = self.linear.tiles(rows) * groups;
+        match (self.linear.experts, self.variant) {
+            (None, _) => Size::constant(tiles),
+            (Some(_), Variant::Single) => self.linear.rows.size(tiles),
+            (Some(experts), _) => Size::constant(tiles * experts.count as u64),
+        }
     }
+}
 
+impl Kernel for LinearKernel {
     fn threads(&self, isa: &dyn Isa) -> u32 {
         match self.linear.spec.codec().facts().storage {
             Storage::Float { .. } => isa.wave() * float::ROWS as u32,
@@ -176,10 +142,16 @@ impl Kernel for LinearKernel {
         }
     }
 
+    fn stream_bytes(&self, isa: &dyn Isa) -> Option<f64> {
+        let storage = self.linear.spec.codec().facts().storage;
+        let instructions = geometry::STEPS as f64 * f64::from(self.variant.instructions());
+        self.linear.takes_operand().then(|| geometry::block_bytes(storage, isa.matrix()) as f64 / instructions)
+    }
+
     fn build(&self, call: &Call<'_>) {
         match self.linear.spec.codec().facts().storage {
-            Storage::Float { .. } => float::build(call, &self.linear),
-            _ => matrix::build(call, &self.linear, self.variant),
+            Storage::Float { .. } => float::build(call, self),
+            _ => matrix::build(call, self),
         }
     }
 }

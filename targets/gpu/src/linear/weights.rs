@@ -1,8 +1,10 @@
 //! The arguments of a linear kernel: whose tile a group computes, and where what belongs to it lies.
 
-use super::Linear;
 use super::geometry;
+use super::rows::Part;
 use crate::abi::Call;
+use q35_launch::layout::act_stride;
+use q35_launch::spec::Linear;
 use q35_mlir::builder::Val;
 use q35_mlir::types::I64;
 
@@ -41,23 +43,27 @@ impl<'k> Tile<'k> {
     }
 }
 
-/// Tile `number` of a layer; tiles have `rows` outputs, those of the first weight come first.
-pub(super) fn tile<'k>(call: &Call<'k>, linear: &Linear, rows: usize, number: Val<'k>) -> Tile<'k> {
-    let mut args = (1..).map(|at| call.arg(at));
+/// The tile of a part of a layer; tiles have `rows` outputs, those of the first weight come first.
+pub(super) fn tile<'k>(call: &Call<'k>, linear: &Linear, rows: usize, part: &Part<'k>) -> Tile<'k> {
+    let mut args = (linear.inputs()..).map(|at| call.arg(at));
+    let number = part.tile;
+    // Weights, scales and biases of experts lie one after the other.
+    let of_expert = |start: Val<'k>, bytes: usize| part.expert.map_or(start, |expert| start.at(expert * bytes as i64));
     let mut argument = || args.next().unwrap_or_else(|| unreachable!("there is always one more argument"));
     let mut first = 0;
     let mut found: Option<Tile<'k>> = None;
     for outputs in linear.outputs() {
-        let codes = argument();
-        let scales = linear.takes_packed().then(&mut argument);
-        let bias = linear.bias.then(&mut argument);
+        let sizes = geometry::sizes(&linear.spec, outputs, call.isa.matrix());
+        let codes = of_expert(argument(), sizes.codes);
+        let scales = linear.takes_operand().then(|| of_expert(argument(), sizes.scales));
+        let bias = linear.bias.then(|| of_expert(argument(), act_stride(outputs)));
         let constant = |n: usize| call.b.constant(I64, n as i64);
         let this = Tile {
             codes,
             scales,
             bias,
             y: argument(),
-            stride: constant(geometry::act_stride(outputs)),
+            stride: constant(act_stride(outputs)),
             outputs: constant(outputs),
             number: number - first,
         };

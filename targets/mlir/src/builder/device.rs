@@ -9,12 +9,21 @@ use melior::ir::block::BlockLike;
 use melior::ir::operation::OperationBuilder;
 use melior::ir::{Identifier, Type};
 
-use crate::types::{Elem, Ty};
+use crate::types::Ty;
 
 use super::{Builder, Val};
 
 /// The address space of memory that the threads of a group share, on every accelerator that LLVM knows.
 const SHARED: u8 = 3;
+
+/// What a fence keeps in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// What comes after it sees what others had released.
+    Acquire,
+    /// What came before it is seen by those who acquire.
+    Release,
+}
 
 impl<'k> Builder<'k> {
     /// `bytes` of memory that the threads of a group share, undefined at first.
@@ -24,6 +33,20 @@ impl<'k> Builder<'k> {
         let name = format!("shared.{number}");
         self.module.global(&name, bytes, align, SHARED, "internal", &[("value", self.attr("#llvm.undef"))]);
         self.address_of(&name, SHARED)
+    }
+
+    /// Orders this thread's accesses of memory, as others of `scope` (`workgroup`, ...) see them, before or after what follows.
+    pub fn fence(&'k self, order: Fence, scope: &str) {
+        // LLVM's numbers of atomic orderings.
+        let number = match order {
+            Fence::Acquire => 4,
+            Fence::Release => 5,
+        };
+        let attributes = [
+            ("ordering", self.attr(&format!("{number} : i64"))),
+            ("syncscope", StringAttribute::new(self.mlir(), scope).into()),
+        ];
+        self.op("llvm.fence", &[], &[], &attributes);
     }
 
     /// Calls an LLVM intrinsic that gives a structure of values of one type.
@@ -47,13 +70,6 @@ impl<'k> Builder<'k> {
             .build()
             .unwrap_or_else(|error| self.fail(format_args!("{name}: {error}")));
         let call = self.block.get().append_operation(call);
-        // The structure itself never becomes a value of the language: its fields are taken out at once.
-        let whole = self.result(call, 0, Elem::I64.into());
-        (0..count)
-            .map(|at| {
-                let position = self.attr(&format!("array<i64: {at}>"));
-                self.value("llvm.extractvalue", &[whole], result, &[("position", position)])
-            })
-            .collect()
+        self.fields(call, result, count)
     }
 }

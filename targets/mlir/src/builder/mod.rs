@@ -14,6 +14,7 @@
 //!
 //! Nothing here is specific to a processor; [`Builder::intrinsic`] reaches the ones that are.
 
+mod call;
 mod constant;
 mod control;
 mod device;
@@ -22,6 +23,7 @@ mod ops;
 mod vector;
 
 pub use control::Carry;
+pub use device::Fence;
 pub use ops::Operand;
 
 use std::cell::{Cell, RefCell};
@@ -104,18 +106,34 @@ impl<'c> KernelModule<'c> {
     where
         F: for<'k> FnOnce(&'k Builder<'k>, &[Val<'k>]),
     {
+        self.define(Signature { name, params, result: None, exported: true }, attrs, |b, args| {
+            body(b, args);
+            None
+        });
+    }
+
+    /// Defines a function whose `body` gives its result, if it has one.
+    fn define<F>(&self, signature: Signature<'_>, attrs: &FnAttrs, body: F)
+    where
+        F: for<'k> FnOnce(&'k Builder<'k>, &[Val<'k>]) -> Option<Val<'k>>,
+    {
+        let Signature { name, params, result, exported } = signature;
         let mlir = self.context.mlir();
         let location = Location::name(mlir, name, Location::unknown(mlir));
         let types: Vec<Type> = params.iter().map(|&ty| mlir_type(mlir, ty)).collect();
         let region = Region::new();
         region.append_block(Block::new(&types.iter().map(|&ty| (ty, location)).collect::<Vec<_>>()));
-        let function_type = melior::dialect::llvm::r#type::function(melior::dialect::llvm::r#type::void(mlir), &types, false);
+        let result_type = result.map_or_else(|| melior::dialect::llvm::r#type::void(mlir), |ty| mlir_type(mlir, ty));
+        let function_type = melior::dialect::llvm::r#type::function(result_type, &types, false);
         let mut attributes = vec![
             ("sym_name", Attribute::from(StringAttribute::new(mlir, name))),
             ("function_type", TypeAttribute::new(function_type).into()),
             ("passthrough", parse_attribute(mlir, &attrs.passthrough())),
             ("no_unwind", Attribute::unit(mlir)),
         ];
+        if !exported {
+            attributes.push(("linkage", parse_attribute(mlir, "#llvm.linkage<internal>")));
+        }
         if !attrs.convention.is_empty() {
             attributes.push(("CConv", parse_attribute(mlir, &format!("#llvm.cconv<{}>", attrs.convention))));
         }
@@ -135,7 +153,14 @@ impl<'c> KernelModule<'c> {
             .unwrap_or_else(|error| panic!("function {name}: {error}"));
         let entry = first_block(self.module.body().append_operation(operation), 0);
         let builder = Builder { module: self, name, block: Cell::new(entry), entry };
-        define(&builder, params, body);
+        fill(&builder, params, result, body);
+    }
+
+    /// Defines the exported constant `name`: `bytes` in read-only memory, aligned to `align`.
+    pub fn constant(&self, name: &str, bytes: &[u8], align: u64) {
+        let mlir = self.context.mlir();
+        let value = [("constant", Attribute::unit(mlir)), ("value", parse_attribute(mlir, &escaped(bytes)))];
+        self.global(name, bytes.len() as u32, align, 0, "external", &value);
     }
 
     /// The name of a private constant holding `bytes` in an address space, aligned to `align`; equal tables are stored once.
@@ -146,12 +171,8 @@ impl<'c> KernelModule<'c> {
         if let std::collections::btree_map::Entry::Occupied(known) = &entry {
             return known.get().clone();
         }
-        let mut escaped = String::with_capacity(3 * bytes.len());
-        for byte in bytes {
-            write!(escaped, "\\{byte:02X}").expect("writing to a string");
-        }
         let mlir = self.context.mlir();
-        let value = [("constant", Attribute::unit(mlir)), ("value", parse_attribute(mlir, &format!("\"{escaped}\"")))];
+        let value = [("constant", Attribute::unit(mlir)), ("value", parse_attribute(mlir, &escaped(bytes)))];
         self.global(&next, bytes.len() as u32, align, space, "private", &value);
         entry.or_insert(next).clone()
     }
@@ -179,9 +200,17 @@ impl<'c> KernelModule<'c> {
     }
 }
 
-fn define<'k, F>(builder: &'k Builder<'k>, params: &[Ty], body: F)
+/// A function before it has a body.
+struct Signature<'a> {
+    name: &'a str,
+    params: &'a [Ty],
+    result: Option<Ty>,
+    exported: bool,
+}
+
+fn fill<'k, F>(builder: &'k Builder<'k>, params: &[Ty], result: Option<Ty>, body: F)
 where
-    F: FnOnce(&'k Builder<'k>, &[Val<'k>]),
+    F: FnOnce(&'k Builder<'k>, &[Val<'k>]) -> Option<Val<'k>>,
 {
     let args: Vec<Val<'k>> = params
         .iter()
@@ -191,8 +220,22 @@ where
             Val { b: builder, raw: argument.into(), ty }
         })
         .collect();
-    body(builder, &args);
-    builder.op("llvm.return", &[], &[], &[]);
+    let given = body(builder, &args);
+    if given.map(Val::ty) != result {
+        builder.fail(format_args!("it gives {:?} where {result:?} is declared", given.map(Val::ty)));
+    }
+    builder.op("llvm.return", given.as_slice(), &[], &[]);
+}
+
+/// Bytes as MLIR spells a string.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(3 * bytes.len() + 2);
+    text.push('"');
+    for byte in bytes {
+        write!(text, "\\{byte:02X}").expect("writing to a string");
+    }
+    text.push('"');
+    text
 }
 
 impl FnAttrs {

@@ -3,6 +3,7 @@
 mod features;
 mod object;
 mod pace;
+mod residency;
 
 use super::{Block, Machine, Operand, Weight};
 use crate::Options;
@@ -11,7 +12,9 @@ use memmap2::MmapMut;
 use object::{Arguments, Object};
 use pace::{Kind, Pace};
 use q35_bundle::{Bundle, CpuDevice, Dim, Level};
+use q35_console::size;
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
+use residency::Residency;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +28,9 @@ pub(crate) struct Cpu {
     blocks: Vec<MmapMut>,
     weights: Vec<*const u8>,
     placed: BTreeMap<String, Weight>,
+    max_memory: Option<u64>,
+    /// What does not stay in memory, where there is a limit.
+    residency: Option<Residency>,
 }
 
 // SAFETY: the pointers in `weights` lead into the read-only map of `bundle`, which lives as long as they do and is Sync.
@@ -44,6 +50,8 @@ impl Cpu {
             blocks: vec![],
             weights: vec![],
             placed: BTreeMap::new(),
+            max_memory: options.max_memory,
+            residency: None,
         })
     }
 }
@@ -79,7 +87,9 @@ fn pick<'a>(device: &'a CpuDevice, wanted: Option<&str>) -> Result<&'a Level> {
 
 impl Machine for Cpu {
     fn describe(&self) -> String {
-        format!("cpu, {}, {} threads", self.level, self.pool.threads())
+        let streamed = self.residency.as_ref().map_or(0, Residency::streamed);
+        let streams = if streamed > 0 { format!(", {} of weights streamed", size::show(streamed)) } else { String::new() };
+        format!("cpu, {}, {} threads{streams}", self.level, self.pool.threads())
     }
 
     fn allocate(&mut self, bytes: u64) -> Result<Block> {
@@ -113,19 +123,43 @@ impl Machine for Cpu {
         Ok(())
     }
 
+    fn ready(&mut self) -> Result<()> {
+        if let Some(limit) = self.max_memory {
+            let blocks = self.blocks.iter().map(|block| block.len() as u64).sum();
+            self.residency = Some(Residency::new(&self.bundle, limit, blocks)?);
+        }
+        Ok(())
+    }
+
     fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64) -> Result<()> {
         let blocks = &mut self.blocks;
         let address = |operand: &Operand| match operand {
             Operand::Weight(weight) => self.weights[weight.0].cast_mut(),
             Operand::Memory(block, offset) => blocks[block.0][*offset as usize..].as_mut_ptr(),
         };
-        let arguments = Arguments::new(operands.iter().map(address).collect(), dims);
+        let launch = Arc::new(Arguments::new(operands.iter().map(address).collect(), dims));
         let kernel = self.object.kernel(step, variant);
         let taken = self.pace.of(Kind::new(step, variant, dims[Dim::Tokens as usize]));
-        let ranges = taken.ranges(tiles, self.pool.threads());
-        let bound = move |n: u64| (u128::from(tiles) * u128::from(n) / u128::from(ranges)) as i64;
-        let range = move |n: u64| kernel.call(&arguments, bound(n), bound(n + 1));
-        self.pool.run(ranges as usize, move |n| if n == 0 { taken.run(ranges, || range(0)) } else { range(n as u64) });
+        let pieces = self.residency.as_ref().map_or(1, |residency| residency.pieces(step, tiles));
+        for piece in 0..pieces {
+            if let Some(residency) = &self.residency {
+                residency.read_ahead(&self.bundle, step, piece, pieces);
+            }
+            let (from, to) = (cut(tiles, piece, pieces), cut(tiles, piece + 1, pieces));
+            let ranges = taken.ranges(to - from, self.pool.threads());
+            let (taken, launch) = (taken.clone(), launch.clone());
+            let bound = move |n: u64| (from + cut(to - from, n, ranges)) as i64;
+            let range = move |n: u64| kernel.call(&launch, bound(n), bound(n + 1));
+            self.pool.run(ranges as usize, move |n| if n == 0 { taken.run(ranges, || range(0)) } else { range(n as u64) });
+            if let Some(residency) = &self.residency {
+                residency.release(&self.bundle, step);
+            }
+        }
         Ok(())
     }
+}
+
+/// Where part `n` of `parts` equal parts of `whole` begins.
+fn cut(whole: u64, n: u64, parts: u64) -> u64 {
+    (u128::from(whole) * u128::from(n) / u128::from(parts.max(1))) as u64
 }

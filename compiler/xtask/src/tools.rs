@@ -1,0 +1,70 @@
+//! The two commands that are measured.
+
+use crate::cache::Key;
+use crate::shell;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The two commands, built in release mode.
+pub(crate) struct Tools {
+    q35c: PathBuf,
+    q35: PathBuf,
+    key: Key,
+}
+
+impl Tools {
+    /// Builds them.
+    pub(crate) fn build(root: &Path) -> Result<Self, String> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let packages = ["build", "--release", "--quiet", "-p", "q35c", "-p", "q35"];
+        shell::run(Command::new(cargo).current_dir(root).args(packages))?;
+        let [q35c, q35] = ["q35c", "q35"].map(|name| root.join("target/release").join(name));
+        let key = Key::default().path(&q35c)?.path(&q35)?;
+        Ok(Self { q35c, q35, key })
+    }
+
+    /// The built `q35`.
+    pub(crate) fn q35(&self) -> &Path {
+        &self.q35
+    }
+
+    /// What both programs are.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The model as a checkpoint in f32, for whoever reads no ONNX.
+    pub(crate) fn export(&self, model: &Path, bundle: Option<&Path>, out: &Path) -> Result<(), String> {
+        let mut command = Command::new(&self.q35c);
+        command.arg("export").arg(model).args(bundle).args(["--to", "hf"]).arg(out);
+        shell::run(&mut command).map(|_| ())
+    }
+
+    /// A bundle of `model` for the CPU; calibrated with so many sequences of a text, if one is given.
+    pub(crate) fn compile(
+        &self,
+        model: &Path,
+        arguments: &[&str],
+        calibration: Option<(&Path, usize)>,
+        out: &Path,
+    ) -> Result<Summary, String> {
+        let mut command = Command::new(&self.q35c);
+        command.arg("compile").arg(model).args(arguments).args(["--quiet", "--json", "-o"]).arg(out);
+        if let Some((text, sequences)) = calibration {
+            command.args(["--effort", "best", "--calibrate"]).arg(text).args(["--sequences", &sequences.to_string()]);
+        }
+        shell::json(&mut command)
+    }
+}
+
+/// What is used of a compile's summary.
+#[derive(Deserialize)]
+pub(crate) struct Summary {
+    /// Bits per weight of the layers' matrices, scales included.
+    pub(crate) linear_bits: f64,
+    /// Bytes of all parameters.
+    pub(crate) packed_bytes: u64,
+    /// Wall time.
+    pub(crate) seconds: f64,
+}

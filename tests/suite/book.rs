@@ -1,0 +1,195 @@
+//! The README and the book: every command in them, run as printed, in a fresh folder; every link; the figures.
+//!
+//! A fenced block of `sh` is run, the blocks of a page one after the other in one folder, which holds nothing but the examples. A block of
+//! `text` right after it is what it prints. Blocks of `console` are for machines that have more than a test may ask for.
+
+use crate::program;
+use libtest_mimic::{Failed, Trial};
+use q35_tests::corpus;
+use std::fmt::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Pages with commands.
+const PAGES: &[&str] = &["README.md", "examples/README.md", "docs/src/linking.md", "docs/src/report.md"];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let commands = PAGES.iter().filter(|_| cfg!(feature = "mlir"));
+    let commands = commands.map(|page| Trial::test(format!("book/{page}"), move || run_page(page).map_err(Failed::from)));
+    let mut trials: Vec<Trial> = commands.collect();
+    trials.push(Trial::test("book/links-lead-somewhere", || Ok(links()?)));
+    trials.push(Trial::test("book/figures-are-what-the-table-says", || Ok(figures()?)));
+    trials
+}
+
+/// A fenced block of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Block {
+    language: String,
+    text: String,
+    line: usize,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut found: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (number, line) in page.lines().enumerate() {
+        match (line.strip_prefix("```"), open) {
+            (Some(_), true) => open = false,
+            (Some(language), false) => {
+                found.push(Block { language: language.to_owned(), text: String::new(), line: number + 1 });
+                open = true;
+            }
+            (None, true) => {
+                if let Some(block) = found.last_mut() {
+                    let _ = writeln!(block.text, "{line}");
+                }
+            }
+            (None, false) => {}
+        }
+    }
+    found
+}
+
+fn run_page(page: &str) -> Result<(), String> {
+    let root = corpus::root();
+    let text = std::fs::read_to_string(root.join(page)).map_err(|e| e.to_string())?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    symlink(root.join("examples"), folder.path().join("examples")).map_err(|e| e.to_string())?;
+    let programs = tempfile::tempdir().map_err(|e| e.to_string())?;
+    for name in ["q35c", "q35"] {
+        program::install(name, programs.path())?;
+    }
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap_or_default());
+    let all = blocks(&text);
+    for (at, block) in all.iter().enumerate().filter(|(_, block)| block.language == "sh") {
+        let said = shell(&block.text, folder.path(), &path).map_err(|e| format!("{page}:{}: {e}", block.line))?;
+        let expected = all.get(at + 1).filter(|next| next.language == "text" && follows(&text, block, next));
+        if let Some(expected) = expected.filter(|expected| expected.text != said) {
+            return Err(format!("{page}:{}: it prints\n{said}", expected.line));
+        }
+    }
+    Ok(())
+}
+
+/// Whether nothing but an empty line is between two blocks.
+fn follows(page: &str, first: &Block, second: &Block) -> bool {
+    let end = first.line + first.text.lines().count() + 1;
+    page.lines().skip(end).take(second.line - 1 - end).all(str::is_empty)
+}
+
+/// Runs commands, and gives their standard output.
+fn shell(commands: &str, folder: &Path, path: &str) -> Result<String, String> {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", commands])
+        .current_dir(folder)
+        .env("PATH", path)
+        .env_remove("Q35C_BLESS")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| e.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(format!("ended with {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))),
+    }
+}
+
+/// Every page of the repository that people read.
+fn pages() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![corpus::root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            let hidden = name.to_string_lossy().starts_with('.') || name == "target" || name == "node_modules";
+            if path.is_dir() && !path.is_symlink() && !hidden {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn links() -> Result<(), String> {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).map_err(|e| e.to_string())?;
+        let folder = page.parent().unwrap_or(Path::new("."));
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            let elsewhere = file.is_empty() || file.contains("://") || file.contains(' ');
+            if !elsewhere && !folder.join(file).exists() {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
+}
+
+fn figures() -> Result<(), String> {
+    let path = corpus::root().join("docs/src/figures/container.svg");
+    let figure = container();
+    if std::env::var_os("Q35C_BLESS").is_some() {
+        std::fs::write(&path, &figure).map_err(|e| e.to_string())?;
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    if found == figure {
+        Ok(())
+    } else {
+        Err("docs/src/figures/container.svg is not up to date; Q35C_BLESS=1 refreshes it".into())
+    }
+}
+
+/// The stream of a row: four containers of seven bits, the two weights of each, and the windows of `w8`.
+fn container() -> String {
+    use q35_format::{Codec, codec::CONTAINER_BITS};
+    const CELL: usize = 26;
+    const LEFT: usize = 20;
+    const CONTAINERS: usize = 4;
+    let bits = CONTAINER_BITS as usize;
+    let window = Codec::W8.window().map_or(bits, |window| window as usize);
+    let at = |bit: usize| LEFT + CELL * bit;
+    let (width, height) = (at(CONTAINERS * bits) + LEFT, 190);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"13\" text-anchor=\"middle\">\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n"
+    );
+    let shades = ["#dbe9f6", "#f6e7d0"];
+    for container in 0..CONTAINERS {
+        let (x, y, shade) = (at(container * bits), 50, shades[container % 2]);
+        let middle = x + CELL * bits / 2;
+        for bit in 0..bits {
+            let (x, number) = (x + CELL * bit, container * bits + bit);
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{CELL}\" height=\"{CELL}\" fill=\"{shade}\" stroke=\"#888\"/>"
+            );
+            let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" font-size=\"11\">{number}</text>", x + CELL / 2, y + 17);
+        }
+        let _ = writeln!(svg, "<text x=\"{middle}\" y=\"22\">container {container}</text>");
+        let _ = writeln!(svg, "<text x=\"{middle}\" y=\"40\" fill=\"#555\">w{}, w{}</text>", 2 * container, 2 * container + 1);
+        let end = (container * bits + window).min(CONTAINERS * bits);
+        let (from, to, y) = (x + 3, at(end) - 3, 96 + 22 * (container % 2));
+        let _ = writeln!(
+            svg,
+            "<path d=\"M{from} {} V{y} H{to} V{}\" fill=\"none\" stroke=\"#333\" stroke-width=\"1.5\"/>",
+            y - 8,
+            y - 8
+        );
+        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\">window {container}</text>", (from + to) / 2, y + 15);
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{LEFT}\" y=\"{}\" text-anchor=\"start\" fill=\"#555\">bits of a row's stream; a window of w8 is {window} bits: {} of its container, {} of the next</text>",
+        height - 14,
+        bits,
+        window - bits
+    );
+    svg + "</svg>\n"
+}
