@@ -77,6 +77,9 @@ impl Target for Wse {
             "activate",
             "add",
             "mul",
+            "route",
+            "expert_linear",
+            "combine",
             "select",
         ];
         Capabilities {

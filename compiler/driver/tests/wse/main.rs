@@ -122,6 +122,12 @@ fn shared_heads_biases_norms_of_heads_and_windows() {
     }
 }
 
+/// A choice of four of eight experts, beside one that every token needs, in one of the layers.
+#[test]
+fn experts_are_regions_that_work_on_the_tokens_that_chose_them() {
+    compile("tests/data/qwen2moe--dynamo-batched-cache/model.onnx", 32).decodes(&PROMPT[..6], 3);
+}
+
 /// The program of the host as the bundle has it, against a stand-in for the SDK.
 #[test]
 fn the_hosts_program_decodes_the_same_tokens() {
@@ -181,13 +187,13 @@ fn what_a_wafer_cannot_run_is_told() {
     golden("codec.txt", &settings("w8", 16).unwrap_err().to_string());
 }
 
-/// Sizes of the largest models, from headers alone.
 /// A checkpoint of that shape, its weights holes.
 fn sparse(name: &str, stored: Stored, folder: &Path) {
     let checkpoint = Checkpoint { config: shape(name).unwrap(), stored, fill: Fill::Zeros, shard: 5 << 30 };
     checkpoint.write(folder, |_, _| ()).unwrap();
 }
 
+/// Sizes of the largest models, from headers alone.
 #[test]
 fn sizes_of_the_largest_models() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,4 +218,15 @@ fn a_model_that_cannot_run_still_has_a_size() {
     let text = refused(folder.path(), 4096);
     let help: Vec<&str> = text.lines().filter(|line| line.contains("help:")).collect();
     golden("DeepSeek-V3.txt", &help.join("\n"));
+}
+
+/// The trained mixture of experts, where it lies beside the repository.
+#[test]
+fn the_trained_mixture_decodes_the_tokens_of_the_interpreter() {
+    let model = "../shared/models/rustdoc-moe/dynamo/model.onnx";
+    if !found(model).exists() {
+        eprintln!("skipped: there is no {model}");
+        return;
+    }
+    compile(model, 64).decodes(&[12, 345, 678, 90], 6);
 }
