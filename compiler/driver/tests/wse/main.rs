@@ -184,6 +184,7 @@ fn golden(name: &str, text: &str) {
 #[test]
 fn what_a_wafer_cannot_run_is_told() {
     golden("context.txt", &refused(&found("tests/data/llama-mha--dynamo/model.onnx"), 1 << 22));
+    golden("ops.txt", &refused(&found("tests/data/gptoss--genai-fp32/model.onnx"), 16));
     golden("codec.txt", &settings("w8", 16).unwrap_err().to_string());
 }
 
