@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod arrange;
+pub mod budget;
 pub mod cache;
 pub mod calibrate;
 pub mod cli;

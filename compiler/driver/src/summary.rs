@@ -1,10 +1,12 @@
 //! What a compile has to say in ten lines.
 
 use crate::account::Account;
+use crate::budget::Allocation;
+use crate::pipeline::Compiled;
 use crate::size;
 use crate::table::{Align, Table};
-use q35_bundle::{Device, Manifest};
-use q35_dialects::{Model, ParamRole};
+use q35_bundle::Device;
+use q35_dialects::ParamRole;
 use q35_target::{Label, Target};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -47,12 +49,16 @@ pub struct Summary {
     pub peak_bytes: Option<u64>,
     /// Wall time of the compile.
     pub seconds: f64,
+    /// Which layers got more bits, where there was a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
 }
 
 impl Summary {
     /// Of a model and what became of it.
-    pub fn new(out: &Path, target: &dyn Target, model: &Model, manifest: &Manifest, time: Duration) -> Self {
-        let account = Account::of(model);
+    pub fn new(out: &Path, target: &dyn Target, compiled: Compiled, time: Duration) -> Self {
+        let Compiled { model, manifest, allocation } = compiled;
+        let account = Account::of(&model);
         let total = account.total();
         let kernels: BTreeSet<&str> = manifest.steps.iter().flat_map(|s| &s.variants).map(|v| v.kernel.as_str()).collect();
         Self {
@@ -79,6 +85,7 @@ impl Summary {
             }),
             peak_bytes: crate::memory::peak(),
             seconds: time.as_secs_f64(),
+            allocation,
         }
     }
 
@@ -121,6 +128,7 @@ impl Summary {
         let mut table = Table::bare(&[Align::Left; 2]);
         let link = self.link.iter().map(|line| ("link", line.clone()));
         lines.into_iter().chain(link).for_each(|(name, text)| table.row([name.to_owned(), text]));
-        table.to_string()
+        let allocation = self.allocation.iter().map(|allocation| format!("\n{}", allocation.listing()));
+        format!("{table}{}", allocation.collect::<String>())
     }
 }

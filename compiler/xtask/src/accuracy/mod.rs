@@ -17,6 +17,7 @@ mod rows;
 use crate::cache::{self, Cache};
 use crate::tools::Tools;
 use model::Model;
+use q35_format::Codec;
 use report::{Report, Row};
 use std::path::{Path, PathBuf};
 
@@ -100,11 +101,12 @@ fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root:
         }
     }
     let side = ours::Side::new(tools, model, cache, report.sequences)?;
-    let ours = rows::OURS.iter().filter(|row| wanted(row.quick)).map(|row| Row::new(row.name, "q35", side.measure(row)));
-    report.table = ours.chain(theirs).collect();
+    let runs = |codec: Codec| tools.runs(codec);
+    let ours = rows::ours(&runs).into_iter().filter(|row| wanted(row.quick));
+    report.table = ours.map(|row| Row::new(&row.name, "q35", side.measure(&row))).chain(theirs).collect();
     if options.ablation {
-        for (topic, row) in rows::ablation().iter().filter(|(_, row)| wanted(row.quick)) {
-            report.ablation.push(((*topic).to_owned(), Row::new(row.name, "q35", side.measure(row))));
+        for (topic, row) in rows::ablation(&runs) {
+            report.ablation.push((topic.to_owned(), Row::new(&row.name, "q35", side.measure(&row))));
         }
     }
     Ok(report)
