@@ -11,16 +11,10 @@ use crate::{passes, q35};
 use q35_bundle::{BundleWriter, Manifest, SCHEMA, WeightEntry};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::Program;
-<<<<<<< main
-use q35_dialects::{Model, print};
-use q35_graph::{Observer, Pass};
-use q35_import::{Imported, Travelling};
-=======
 use q35_dialects::{Model, ParamName, print};
 use q35_format::Codec;
 use q35_graph::{Observer, Pass, Silent};
-use q35_import::{Imported, Sidecars};
->>>>>>> e51a698
+use q35_import::{Imported, Travelling};
 use q35_passes::{model, raise};
 use q35_target::{Lowered, Request, Target};
 use std::collections::BTreeMap;
@@ -52,10 +46,6 @@ pub fn prepare_with(path: &Path, settings: &Settings, own: &Codecs, observer: &m
     Ok(Prepared { imported, model })
 }
 
-<<<<<<< main
-/// The tokenizer among the files that travel.
-const TOKENIZER: &str = "tokenizer.json";
-=======
 /// The model as a bundle has it: with its options, and with the codecs of its layers. `None` where the manifest does not say what those are.
 pub fn prepare_like(path: &Path, manifest: &Manifest, observer: &mut dyn Observer) -> Option<Result<Prepared>> {
     let settings = Settings::from_recorded(&manifest.options)?;
@@ -63,7 +53,9 @@ pub fn prepare_like(path: &Path, manifest: &Manifest, observer: &mut dyn Observe
     let own: Codecs = manifest.weights.iter().map(own).collect::<Option<_>>()?;
     Some(prepare_with(path, &settings, &own, observer))
 }
->>>>>>> e51a698
+
+/// The tokenizer among the files that travel.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// What of a compile is not in the model or its settings.
 #[derive(Clone, Copy)]
@@ -84,7 +76,13 @@ pub struct Output<'a> {
     pub budget: Option<f64>,
 }
 
-<<<<<<< main
+impl<'a> Output<'a> {
+    /// A bundle whose weights are rounded to nearest.
+    pub fn new(target: &'a dyn Target, prefix: &'a str, path: &'a Path) -> Self {
+        Self { target, prefix, path, calibration: None, cache: None, compensated: false, budget: None }
+    }
+}
+
 /// What came out of a compile, beside the bundle.
 pub struct Compiled {
     /// The model as it was compiled.
@@ -93,41 +91,21 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// What of the model is not in the bundle.
     pub warnings: Vec<Diagnostic>,
-=======
-impl<'a> Output<'a> {
-    /// A bundle whose weights are rounded to nearest.
-    pub fn new(target: &'a dyn Target, prefix: &'a str, path: &'a Path) -> Self {
-        Self { target, prefix, path, calibration: None, cache: None, compensated: false, budget: None }
-    }
-}
-
-/// What a compile leaves beside the bundle.
-pub struct Compiled {
-    /// The model as it was compiled.
-    pub model: Model,
-    /// The manifest of the bundle.
-    pub manifest: Manifest,
     /// Which layers got more bits, where there was a budget.
     pub allocation: Option<Allocation>,
->>>>>>> e51a698
 }
 
 /// The whole way.
 pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut dyn Observer) -> Result<Compiled> {
     let limit = Limit(settings.max_memory);
-<<<<<<< main
-    let Prepared { imported, model } = prepare(path, settings, observer)?;
+    let Prepared { imported, mut model } = prepare(path, settings, observer)?;
     let travelling = imported.travelling()?;
     let tokenizer = travelling.get(TOKENIZER).map(|bytes| &**bytes);
-=======
-    let Prepared { mut imported, mut model } = prepare(path, settings, observer)?;
-    let tokenizer = imported.sidecars.tokenizer.as_deref();
->>>>>>> e51a698
     let sequences = out.calibration.map(|c| c.tokens(tokenizer, model.facts.vocab, model.facts.context)).transpose()?;
     let mut allocation = None;
     if let Some((budget, sequences)) = out.budget.zip(sequences.as_ref()) {
         let found = budget::allocate(&model, sequences, budget, &out.target.capabilities(), observer)?;
-        Prepared { imported, model } = prepare_with(path, settings, &found.codecs(), &mut Silent)?;
+        model = prepare_with(path, settings, &found.codecs(), &mut Silent)?.model;
         allocation = Some(found);
     }
     let program = q35::through_mlir(&model, observer)?;
@@ -135,13 +113,6 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     let lowered = lower(&program, model.facts.context, out.target, out.prefix, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let mut options = settings.recorded(model.facts.context);
-<<<<<<< main
-    options.extend(out.calibration.into_iter().flat_map(Calibration::recorded));
-    let manifest = finish(&model, &travelling, options, lowered, written, bundle, observer)?;
-    limit.check()?;
-    drop(travelling);
-    Ok(Compiled { model, manifest, warnings: imported.warnings })
-=======
     options.extend(out.calibration.into_iter().flat_map(|calibration| calibration.recorded(out.compensated)));
     options.extend(out.budget.map(|bits| ("bits-budget".to_owned(), bits.to_string())));
     let calibrated = sequences.filter(|_| out.compensated).map(|sequences| {
@@ -151,13 +122,13 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     let ready = calibrated.transpose()?;
     let packing = Packing { ready: ready.as_ref(), cache: out.cache, limit };
     let written = write_weights(&model, &lowered, packing, &mut bundle, observer)?;
-    let manifest = finish(&model, &imported, options, lowered, written, bundle, observer)?;
+    let manifest = finish(&model, &travelling, options, lowered, written, bundle, observer)?;
     limit.check()?;
     if let Some(ready) = ready {
         ready.remove();
     }
-    Ok(Compiled { model, manifest, allocation })
->>>>>>> e51a698
+    drop(travelling);
+    Ok(Compiled { model, manifest, warnings: imported.warnings, allocation })
 }
 
 /// Lowers a program to a target's code.

@@ -57,7 +57,7 @@ pub struct Summary {
 impl Summary {
     /// Of a model and what became of it.
     pub fn new(out: &Path, target: &dyn Target, compiled: Compiled, time: Duration) -> Self {
-        let Compiled { model, manifest, allocation } = compiled;
+        let Compiled { model, manifest, allocation, .. } = compiled;
         let account = Account::of(&model);
         let total = account.total();
         let kernels: BTreeSet<&str> = manifest.steps.iter().flat_map(|s| &s.variants).map(|v| v.kernel.as_str()).collect();

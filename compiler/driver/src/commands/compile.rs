@@ -3,7 +3,7 @@
 use crate::cache::{self, Cache};
 use crate::calibrate::Calibration;
 use crate::cli::{Compile, Effort, Emit};
-use crate::pipeline::{self, Compiled, Output};
+use crate::pipeline::{self, Output};
 use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
@@ -57,16 +57,11 @@ fn bundle(options: &Compile, model_path: &Path, observer: &mut dyn Observer) -> 
         cache: cache.as_ref(),
         ..Output::new(target.as_ref(), &options.prefix, &path)
     };
-<<<<<<< main
-    let Compiled { model, manifest, warnings } = pipeline::compile(model_path, &settings, out, observer)?;
-    for warning in warnings {
+    let mut compiled = pipeline::compile(model_path, &settings, out, observer)?;
+    for warning in std::mem::take(&mut compiled.warnings) {
         eprintln!("{warning}");
     }
-    let summary = Summary::new(&path, target.as_ref(), &model, &manifest, started.elapsed());
-=======
-    let compiled = pipeline::compile(model_path, &settings, out, observer)?;
     let summary = Summary::new(&path, target.as_ref(), compiled, started.elapsed());
->>>>>>> e51a698
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
 }
 
