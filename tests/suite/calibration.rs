@@ -1,4 +1,5 @@
-//! `--effort best`: a compile that was killed goes on where it was, and its bundle has the bytes of one that was not, on any number of threads.
+//! `--effort best`: a compile that was killed goes on where it was, and its bundle has the bytes of one that was not, on any number of threads. `--bits-budget`: what is taken
+//! stays below it, and the error falls. And what a report says of a source that was quantized already.
 
 use crate::determinism::files;
 use crate::end_to_end::path;
@@ -15,7 +16,11 @@ const KEPT: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test("calibration/a-killed-compile-goes-on", || Ok(killed()?))]
+    vec![
+        Trial::test("calibration/a-killed-compile-goes-on", || Ok(killed()?)),
+        Trial::test("calibration/a-budget-is-kept", || Ok(budget()?)),
+        Trial::test("calibration/a-source-of-few-bits-is-said", || Ok(source()?)),
+    ]
 }
 
 fn compile(bundle: &Path, threads: &str) -> Command {
@@ -71,4 +76,81 @@ fn killed() -> Result<(), String> {
     let (whole, stopped) = (files(&whole), files(&stopped));
     let different: Vec<_> = whole.keys().filter(|name| whole.get(*name) != stopped.get(*name)).collect();
     if different.is_empty() && whole.len() == stopped.len() { Ok(()) } else { Err(format!("different bytes in {different:?}")) }
+}
+
+/// Runs a program that prints JSON.
+fn json(program: &str, args: &[&str]) -> Result<serde_json::Value, String> {
+    serde_json::from_str(&program::run(program, args).success()?).map_err(|e| e.to_string())
+}
+
+/// Bits that the linear layers of a bundle may take, and those that they take in w8.
+const BUDGET: f64 = 4.6;
+const UNIFORM: f64 = 3.6;
+
+fn budget() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let [mixed, uniform, again] = ["mixed.q35", "uniform.q35", "again.q35"].map(|name| folder.path().join(name));
+    let example = corpus::tiny_llama();
+    let text = example.folder.join("calibration.txt");
+    let compile = |bundle: &Path, more: &[&str]| {
+        json(
+            "q35c",
+            &[&["compile", path(&example.model), "--codec", "w8", "--quiet", "--json", "-o", path(bundle)], more].concat(),
+        )
+    };
+    let limit = BUDGET.to_string();
+    let spend = ["--bits-budget", &limit, "--calibrate", path(&text)];
+    let summary = compile(&mixed, &spend)?;
+    compile(&uniform, &[])?;
+    compile(&again, &[&spend[..], &["--jobs", "1"]].concat())?;
+    if files(&mixed) != files(&again) {
+        return Err("another number of threads gives other bytes".to_owned());
+    }
+    let bits = summary["linear_bits"].as_f64().unwrap_or(f64::NAN);
+    if !(UNIFORM..=BUDGET).contains(&bits) || summary["allocation"]["bits"].as_f64() != Some(bits) {
+        return Err(format!("{bits} bits of {BUDGET}: {}", summary["allocation"]));
+    }
+    let inspected = json("q35", &["inspect", path(&mixed), "--json"])?;
+    for group in summary["allocation"]["layers"].as_array().into_iter().flatten() {
+        for name in group["params"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
+            let stored = &inspected["manifest"]["weights"][name]["codec"];
+            if stored != &group["codec"] {
+                return Err(format!("{name} is stored in {stored}, and {} was said", group["codec"]));
+            }
+        }
+    }
+    // The error falls, and the bundle's own codecs are what the comparison goes by.
+    let error = |bundle: &Path| {
+        let found = json("q35c", &["compare", path(&example.model), path(bundle), "--json"])?;
+        let logits = found["layers"].as_array().and_then(|rows| rows.last()).cloned().unwrap_or_default();
+        match [&logits["quantization"], &logits["code_generation"]].map(serde_json::Value::as_f64) {
+            [Some(quantization), Some(code)] if code < 0.02 => Ok(quantization),
+            _ => Err(format!("the comparison says {logits}")),
+        }
+    };
+    let [mixed, uniform] = [error(&mixed)?, error(&uniform)?];
+    if mixed < uniform { Ok(()) } else { Err(format!("more bits: an error of {mixed}; all layers alike: {uniform}")) }
+}
+
+fn source() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let bundle = folder.path().join("small.q35");
+    let [coarse, float] =
+        ["llama3-rope-tied--genai-int4", "llama-mha--dynamo"].map(|name| corpus::data().join(name).join("model.onnx"));
+    let said = program::run("q35c", &["compile", path(&coarse), "--quiet", "-o", path(&bundle)]).success()?;
+    let inspected = program::run("q35", &["inspect", path(&bundle)]).success()?;
+    let report = json("q35", &["inspect", path(&bundle), "--json"])?;
+    let records = report["records"].as_object().cloned().unwrap_or_default();
+    let (q, norm) =
+        (records.iter().find(|(name, _)| name.contains("q_proj")), records.iter().find(|(name, _)| name.contains("norm")));
+    let sources = [q, norm].map(|record| record.map(|(_, record)| record["source"].clone()));
+    if sources != [Some("u4".into()), Some(serde_json::Value::Null)] {
+        return Err(format!("the records say {sources:?} of {:?}", records.keys()));
+    }
+    if !said.contains("quantized already, ") || !inspected.contains("from") {
+        return Err(format!("nobody is told: {said}{inspected}"));
+    }
+    let said =
+        program::run("q35c", &["compile", path(&float), "--quiet", "-o", path(&bundle.with_extension("f"))]).success()?;
+    if said.contains("quantized already") { Err(said) } else { Ok(()) }
 }

@@ -11,7 +11,7 @@ use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::{Param, Transform};
 use q35_format::PackedSpec;
 use q35_graph::{Storage, WeightView};
-use q35_quantize::{BLOCK_NUMBERS, Quantized, Record, WorstRow, quantize};
+use q35_quantize::{BLOCK_NUMBERS, Quantized, Record, WorstRow, quantize, source};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -68,8 +68,10 @@ impl Kept {
         }
     }
 
-    fn record(self) -> Record {
+    /// Where the numbers were, the parameter says: equal numbers may be stored in more than one way.
+    fn record(self, param: &Param) -> Record {
         Record {
+            source: source(param),
             effective_bits: f64::from_bits(self.effective_bits),
             relative_error: f64::from_bits(self.relative_error),
             snr_db: self.snr_db.map(f64::from_bits),
@@ -155,7 +157,7 @@ impl Cache {
             let rows = ((1 << 24) / row).max(1) * row;
             entry.codes().chunks(rows).try_for_each(&mut *sink)?;
             progress(param.source.rows() * param.source.cols());
-            return Ok(entry.quantized());
+            return Ok(entry.quantized(param));
         }
         let Some(mut new) = New::create(&self.folder) else { return quantize(param, sink, progress) };
         let mut both = |codes: &[u8]| {
@@ -250,13 +252,13 @@ impl Entry {
         self.part(0..self.head.codes)
     }
 
-    fn quantized(&self) -> Quantized {
+    fn quantized(&self, param: &Param) -> Quantized {
         let Head { record, codes, scales, offsets, .. } = self.head;
         Quantized {
             spec: self.spec,
             scales: self.part(codes..codes + scales).to_vec(),
             offsets: self.part(codes + scales..codes + scales + offsets).to_vec(),
-            record: record.record(),
+            record: record.record(param),
         }
     }
 }

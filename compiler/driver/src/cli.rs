@@ -167,7 +167,7 @@ pub struct Compile {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub sequences: u32,
     /// Bits per weight that the linear layers may take on average: those that the text shows to be sensitive are stored in 8
-    #[arg(long, value_name = "BITS", requires = "calibrate", value_parser = share)]
+    #[arg(long, value_name = "BITS", requires = "calibrate", value_parser = bits)]
     pub bits_budget: Option<f64>,
     /// Prefix of every symbol in the object file
     #[arg(long, value_name = "SYM", default_value = "q35_", value_parser = symbol_prefix)]
@@ -273,8 +273,15 @@ pub struct Export {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|share: &f64| share.is_finite() && *share >= 0.0);
-    share.ok_or_else(|| "a share is a number like 0.05".to_owned())
+    nonnegative(text).ok_or_else(|| "a share is a number like 0.05".to_owned())
+}
+
+fn bits(text: &str) -> Result<f64, String> {
+    nonnegative(text).ok_or_else(|| "bits per weight are a number like 4.25".to_owned())
+}
+
+fn nonnegative(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
 }
 
 fn symbol_prefix(text: &str) -> Result<String, String> {

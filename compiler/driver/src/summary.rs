@@ -6,9 +6,9 @@ use crate::pipeline::Compiled;
 use crate::size;
 use crate::table::{Align, Table};
 use q35_bundle::Device;
-use q35_dialects::ParamRole;
+use q35_dialects::{Model, ParamRole};
 use q35_target::{Label, Target};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ pub struct Summary {
     pub embedding_bytes: u64,
     /// Bytes of the head.
     pub head_bytes: u64,
+    /// Matrices that the model's files have in few bits already, by the types they are stored as: errors are those of what is added.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub quantized_sources: BTreeMap<String, usize>,
     /// Launches of one step; 0 where a chip runs one fixed program.
     pub steps: usize,
     /// Different kernels.
@@ -74,6 +77,7 @@ impl Summary {
             linear_bits: account.role(ParamRole::Linear).effective_bits(),
             embedding_bytes: account.role(ParamRole::Embedding).bytes,
             head_bytes: account.role(ParamRole::Head).bytes,
+            quantized_sources: quantized_sources(&model),
             steps: manifest.steps.len(),
             kernels: kernels.len(),
             arena_bytes_per_token: manifest.plan.bytes_per_token,
@@ -126,9 +130,23 @@ impl Summary {
             ("compile", format!("{:.1} s, peak memory {}", self.seconds, self.peak_bytes.map_or("?".to_owned(), size::show))),
         ];
         let mut table = Table::bare(&[Align::Left; 2]);
+        let sources: Vec<String> =
+            self.quantized_sources.iter().map(|(dtype, count)| format!("{count} matrices as {dtype}")).collect();
+        if !sources.is_empty() {
+            let what = format!("quantized already, {}: errors are relative to that", sources.join(", "));
+            table.row(["source".to_owned(), what]);
+        }
         let link = self.link.iter().map(|line| ("link", line.clone()));
         lines.into_iter().chain(link).for_each(|(name, text)| table.row([name.to_owned(), text]));
         let allocation = self.allocation.iter().map(|allocation| format!("\n{}", allocation.listing()));
         format!("{table}{}", allocation.collect::<String>())
     }
+}
+
+fn quantized_sources(model: &Model) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for dtype in model.params.values().filter(|param| param.role != ParamRole::Vector).filter_map(q35_quantize::source) {
+        *found.entry(dtype).or_default() += 1;
+    }
+    found
 }

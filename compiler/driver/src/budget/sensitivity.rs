@@ -13,7 +13,6 @@ use q35_dialects::data::ParamValue;
 use q35_dialects::interp::ParamValues;
 use q35_dialects::values::transformed;
 use q35_dialects::{Model, ParamName};
-use q35_format::Group;
 use q35_graph::{NodeId, Observer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,7 +44,7 @@ pub(super) fn groups(model: &Model) -> Result<Vec<Layers>> {
         layers.params.push(name.to_string());
         layers.weights += param.source.rows() * param.source.cols();
         layers.bytes += bytes(param, param.codec, param.group)?;
-        layers.fine_bytes += bytes(param, FINE, Group::Row)?;
+        layers.fine_bytes += bytes(param, FINE, param.group)?;
     }
     Ok(found.into_iter().map(|(_, layers)| layers).collect())
 }
@@ -127,6 +126,48 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{GroupChoice, Shape};
+    use crate::pipeline;
+    use crate::settings::Settings;
+    use crate::targets;
+    use q35_graph::Silent;
+    use std::path::Path;
+
+    /// What is decided together in a graph of the collection, without the names of the layer's number.
+    fn groups_of(graph: &str) -> Vec<Vec<String>> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(graph).join("model.onnx");
+        let shape = Shape { codec: "w8".to_owned(), rotate: None, group: GroupChoice::Row, context: None, max_memory: None };
+        let capabilities = targets::find("cpu").unwrap().capabilities();
+        let settings = Settings::new(&shape, "cpu", &capabilities).unwrap();
+        let model = pipeline::prepare(&path, &settings, &mut Silent).unwrap().model;
+        let groups = groups(&model).unwrap();
+        let linear = model.params.values().filter(|param| param.codec == q35_format::Codec::W8);
+        assert_eq!(groups.iter().map(|layers| layers.params.len()).sum::<usize>(), linear.count());
+        groups.into_iter().map(|layers| layers.params).collect()
+    }
+
+    #[test]
+    fn layers_that_read_one_value_are_decided_together() {
+        let groups = groups_of("llama-mha--dynamo");
+        let layer = |names: &[&str]| -> Vec<String> { names.iter().map(|name| format!("layers.0.{name}.weight")).collect() };
+        let expected = [
+            layer(&["attention.q", "attention.k", "attention.v"]),
+            layer(&["attention.out"]),
+            layer(&["mlp.gate", "mlp.up"]),
+            layer(&["mlp.down"]),
+        ];
+        assert_eq!(groups[..4], expected);
+    }
+
+    /// One parameter holds all experts of a layer: they cannot be told apart. Its gate and its up read one value.
+    #[test]
+    fn experts_are_decided_together() {
+        let groups = groups_of("qwen2moe--dynamo-batched-cache");
+        let with =
+            |name: &str| groups.iter().filter(|group| group.iter().any(|param| param.ends_with(name))).collect::<Vec<_>>();
+        let (gate, up, down) = (with(".experts.gate.weight"), with(".experts.up.weight"), with(".experts.down.weight"));
+        assert!(!gate.is_empty() && gate == up && gate.len() == down.len(), "{groups:?}");
+    }
 
     #[test]
     fn divergences_by_hand() {

@@ -150,6 +150,7 @@ mod tests {
 
     fn record() -> Record {
         Record {
+            source: None,
             effective_bits: 3.6,
             relative_error: 0.125,
             snr_db: Some(18.06),
