@@ -142,7 +142,7 @@ fn source() -> Result<(), String> {
     let report = json("q35", &["inspect", path(&bundle), "--json"])?;
     let records = report["records"].as_object().cloned().unwrap_or_default();
     let (q, norm) =
-        (records.iter().find(|(name, _)| name.contains("q_proj")), records.iter().find(|(name, _)| name.contains("norm")));
+        (records.iter().find(|(name, _)| name.contains("attention.q")), records.iter().find(|(name, _)| name.contains("norm")));
     let sources = [q, norm].map(|record| record.map(|(_, record)| record["source"].clone()));
     if sources != [Some("u4".into()), Some(serde_json::Value::Null)] {
         return Err(format!("the records say {sources:?} of {:?}", records.keys()));

@@ -59,7 +59,8 @@ fn check(bundle: &Path, table: &mut Vec<String>) -> Result<(), String> {
     let manifest: Manifest = Bundle::open(bundle).map_err(text)?.manifest().clone();
     let Device::Rocm(device) = &manifest.device else { return Err("a bundle for another device".into()) };
     // Addresses of each kernel, as the steps bind them.
-    let variants = manifest.steps.iter().flat_map(|step| step.variants.iter().map(move |v| (v.kernel.as_str(), step.args.len())));
+    let variants =
+        manifest.steps.iter().flat_map(|step| step.variants.iter().map(move |v| (v.kernel.as_str(), step.args.len())));
     let kernels: BTreeMap<&str, usize> = variants.collect();
     for level in &device.levels {
         let file = bundle.join(&level.file);

@@ -4,6 +4,7 @@
 //! record. What a parameter becomes depends on everything before it, so each file carries the hash of all of that: the compiler, the options, the sequences, and the numbers of all parameters up to its own,
 //! in order of execution. A file whose hash is another is as good as none.
 
+use crate::exact;
 use q35_bundle::cannot_write;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::ParamName;
@@ -74,7 +75,7 @@ impl Work {
     /// [`Code::CannotWrite`], [`Code::DiskFull`].
     pub fn keep(&mut self, name: &ParamName, record: &Record, packed: &Packed) -> Result<()> {
         let path = self.path(name);
-        let record = serde_json::to_string(record).map_err(|e| cannot_write(&path, &e.into()))?;
+        let record = exact::to_json(record).map_or_else(String::new, |record| record.to_string());
         let metadata: HashMap<String, String> = [("key".to_owned(), self.key()), ("record".to_owned(), record)].into();
         let sections = [&packed.codes, &packed.scales, &packed.offsets];
         let tensors = SECTIONS.into_iter().zip(sections).map(|(name, bytes)| {
@@ -134,7 +135,7 @@ fn load(path: &Path, key: &str, spec: PackedSpec) -> Option<(Record, Packed)> {
     if metadata.get("key")? != key {
         return None;
     }
-    let record = serde_json::from_str(metadata.get("record")?).ok()?;
+    let record = exact::from_json(serde_json::from_str(metadata.get("record")?).ok()?)?;
     let tensors = SafeTensors::deserialize(&bytes).ok()?;
     let section = |name| Some(tensors.tensor(name).ok()?.data().to_vec());
     let packed = Packed { spec, codes: section(SECTIONS[0])?, scales: section(SECTIONS[1])?, offsets: section(SECTIONS[2])? };
