@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn floats_come_back_to_the_last_bit() {
         // Digits of a hard case: a reader that is one bit off for one float in many shows in a thousand.
-        for step in 1..1000 {
+        for step in 1u32..1000 {
             let x = f64::from(step).sqrt() / 7.0;
             let record = Record {
                 source: Some("u4".to_owned()),
