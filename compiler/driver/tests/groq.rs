@@ -39,7 +39,7 @@ fn the_trained_model_says_what_the_interpreter_says() {
     let count = if std::env::var_os("Q35_FULL").is_some() { 48 } else { 16 };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.q35");
-    let out = Output { target: &Groq, prefix: "", path: &path, calibration: None, cache: None };
+    let out = Output::new(&Groq, "", &path);
     let model = pipeline::compile(model(), &settings(64), out, &mut Silent).unwrap().model;
 
     let values = PackedValues::new(&model);
