@@ -50,16 +50,14 @@ pub(crate) fn planes(row_bytes: usize, rows: u64, words: u64) -> Arrangement {
     let rows = rows as usize;
     let unit = if row_bytes.is_multiple_of(2) { 2 } else { 1 };
     Arrangement {
-        row_bytes,
         unit,
         tile_rows: rows,
         tile_bytes: rows * words as usize * 2,
-        tail_bytes: 0,
-        flip: 0,
         place: |arrangement, row, unit| {
             let byte = unit * arrangement.unit;
             byte / 2 * 2 * arrangement.tile_rows + 2 * row + byte % 2
         },
+        ..Arrangement::plain(row_bytes)
     }
 }
 
@@ -81,7 +79,7 @@ pub(crate) fn scales(spec: &PackedSpec, rows: u64) -> Arrangement {
     let bytes = spec.scale().bytes();
     let rows = rows as usize;
     let place = |arrangement: &Arrangement, row: usize, _: usize| row * arrangement.row_bytes;
-    Arrangement { row_bytes: bytes, unit: bytes, tile_rows: rows, tile_bytes: rows * bytes, tail_bytes: 0, flip: 0, place }
+    Arrangement { tile_rows: rows, tile_bytes: rows * bytes, place, ..Arrangement::plain(bytes) }
 }
 
 #[cfg(test)]
