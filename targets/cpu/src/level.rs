@@ -116,8 +116,11 @@ impl Level {
 
     /// What LLVM may use in a kernel of this level.
     pub fn attributes(self) -> FnAttrs {
+        // LLVM reads half a vector at a time where a processor of the base level would be slow, which those with wide vectors are not.
+        let whole =
+            (self.requires().next().is_some() && self.facts().arch == "x86_64").then(|| "-slow-unaligned-mem-32".to_owned());
         FnAttrs {
-            features: self.requires().map(|feature| format!("+{feature}")).collect(),
+            features: self.requires().map(|feature| format!("+{feature}")).chain(whole).collect(),
             vector_bits: if self.plain || self.isa == Isa::Base { 0 } else { 8 * self.bytes() },
             ..FnAttrs::default()
         }

@@ -17,7 +17,7 @@ use crate::level::{Isa, Level};
 use q35_format::Codec;
 use q35_format::codec::Storage;
 use q35_format::table::{pairs, parts};
-use q35_mlir::builder::{Builder, Val};
+use q35_mlir::builder::{Builder, Carry, Val};
 use q35_mlir::types::{Elem, I8, I16, I32, I64, Ty};
 
 /// What the bytes mean that stand for the first weights of containers, or for the second ones: `weight = factor * byte - bias`.
@@ -66,30 +66,39 @@ pub(super) struct Decoder<'k> {
     codec: Codec,
     window: u32,
     meaning: [Meaning; 2],
+    /// Memory for the two vectors that come after the stored ones of a block: a loop over all is short code.
+    rest: Val<'k>,
 }
 
 impl<'k> Decoder<'k> {
     pub(super) fn new(b: &'k Builder<'k>, level: Level, codec: Codec, window: u32) -> Self {
-        Self { b, level, codec, window, meaning: meaning(level.isa(), codec) }
+        Self { b, level, codec, window, meaning: meaning(level.isa(), codec), rest: b.alloca(2 * VECTOR as u32, 64) }
     }
 
-    /// `each(quad, weights)` for the vectors of containers of a block, in order: bytes for the first and the second weights of as many rows
-    /// as a vector has, whose part of the first vector is at `address`. `follows`: whether what comes after the block belongs to the rows; where
-    /// it does not, it counts as 0, and absent it may be anything.
-    pub(super) fn block(&self, address: Val<'k>, follows: Option<Val<'k>>, mut each: impl FnMut(usize, [Val<'k>; 2])) {
-        let load = |vector: usize| address.at((vector * VECTOR) as i64).load(self.bytes(), 1);
+    /// `each(state, quad, weights)` for the vectors of containers of a block, in order: bytes for the first and the second weights of as many
+    /// rows as a vector has, whose part of the first vector is at `address`; gives the last state. `follows`: whether what comes after the
+    /// block belongs to the rows; where it does not, it counts as 0, and absent it may be anything.
+    pub(super) fn block<C: Carry<'k>>(
+        &self,
+        address: Val<'k>,
+        follows: Option<Val<'k>>,
+        state: C,
+        each: impl FnOnce(C, Val<'k>, [Val<'k>; 2]) -> C,
+    ) -> C {
+        const STORED: i64 = QUADS as i64 - 1;
+        let vector = |of: Val<'k>, number: Val<'k>| of.at(number * VECTOR as i64);
+        let load = |number: i64| address.at(number * VECTOR as i64).load(self.bytes(), 1);
         let first = load(0);
-        let (mut this, mut eighth) = (first, first & -128);
-        for quad in 0..QUADS - 1 {
-            let is_stored = quad + 2 < QUADS;
-            let next = if is_stored { load(quad + 1) } else { self.halve(eighth) };
-            each(quad, self.weights(this, next));
-            if is_stored {
-                eighth = self.halve(eighth) | (next & -128);
-            }
-            this = next;
-        }
-        each(QUADS - 1, self.weights(this, self.after(first, address, follows)));
+        let eighth = (1..STORED).fold(first & -128, |bits, number| self.halve(bits) | (load(number) & -128));
+        self.rest.store(self.halve(eighth), 1);
+        self.rest.at(VECTOR as i64).store(self.after(first, address, follows), 1);
+        let (_, state) = self.b.for_iter(0, QUADS as i64, 1, (first, state), |quad, (this, state)| {
+            let number = quad + 1;
+            let next =
+                number.lt(STORED).select(vector(address, number), vector(self.rest, number - STORED)).load(self.bytes(), 1);
+            (next, each(state, quad, self.weights(this, next)))
+        });
+        state
     }
 
     /// What follows the last vector of a block.

@@ -1,12 +1,12 @@
 // Calls one kernel in an emulator, without a C library, which need not be at hand for the architecture.
 //
-// On stdin: the number of the kernel, four dims, begin, end, the number of arguments, then of each its length and its bytes; all numbers are
+// On stdin: the address of the kernel, four dims, begin, end, the number of arguments, then of each its length and its bytes; all numbers are
 // 64 bits. For an argument that is an earlier one once more: -1 minus its number, and no bytes. On stdout: the bytes of all arguments afterwards. An argument ends where a page begins that cannot be touched.
 
 typedef unsigned char byte;
 typedef long number;
 
-extern void (*const kernels[])(void *const *args, const number *dims, number begin, number end);
+typedef void kernel(void *const *args, const number *dims, number begin, number end);
 
 enum { READ = 63, WRITE = 64, EXIT = 93, MPROTECT = 226, PAGE = 4096, ARGUMENTS = 16 };
 
@@ -44,7 +44,7 @@ void _start(void) {
         system_call(MPROTECT, (number)next + pages, PAGE, 0);
         next += pages + PAGE;
     }
-    kernels[head[0]](args, head + 1, head[5], head[6]);
+    ((kernel *)head[0])(args, head + 1, head[5], head[6]);
     for (int i = 0; i < head[7]; i++)
         if (lengths[i] > 0) transfer(WRITE, 1, args[i], lengths[i]);
     system_call(EXIT, 0, 0, 0);

@@ -2,7 +2,7 @@
 
 use object::{Object, ObjectSymbol};
 use q35_mlir::link;
-use std::fmt::Write as _;
+use std::collections::HashMap;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,8 +13,8 @@ const EMULATOR: &str = "qemu-aarch64";
 /// A program with kernels.
 pub(super) struct Emulated {
     program: PathBuf,
-    /// In the order of their numbers.
-    kernels: Vec<String>,
+    /// Addresses by name.
+    kernels: HashMap<String, u64>,
 }
 
 /// An argument of a kernel.
@@ -45,33 +45,44 @@ fn run(command: &mut Command) {
     assert!(run.status.success(), "{command:?}: {}", String::from_utf8_lossy(&run.stderr));
 }
 
-impl Emulated {
-    pub(super) fn new(code: &[u8], folder: &Path) -> Self {
-        let file = object::File::parse(code).unwrap();
-        let defined = file.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition());
-        let kernels: Vec<String> = defined.map(|symbol| symbol.name().unwrap().to_owned()).collect();
-        let mut text = include_str!("emulated.c").to_owned();
-        kernels.iter().for_each(|name| writeln!(text, "void {name}(void *const *, const number *, number, number);").unwrap());
-        let list = kernels.join(", ");
-        writeln!(text, "void (*const kernels[])(void *const *, const number *, number, number) = {{{list}}};").unwrap();
-        let [source, main, model, program] = ["main.c", "main.o", "model.o", "model"].map(|name| folder.join(name));
-        std::fs::write(&source, text).unwrap();
-        std::fs::write(&model, code).unwrap();
+/// What calls kernels, as an object file, which is compiled once.
+fn caller() -> &'static Path {
+    static CALLER: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let [source, caller] = ["caller.c", "caller.o"].map(|name| folder.path().join(name));
+        std::fs::write(&source, include_str!("emulated.c")).unwrap();
         let compile = ["--target=aarch64-linux-gnu", "-O1", "-ffreestanding", "-fno-stack-protector", "-c", "-o"];
-        run(Command::new(compiler()).args(compile).args([&main, &source]));
-        run(Command::new(link::find_linker().unwrap()).args(["-static", "-o"]).args([&program, &main, &model]));
-        Self { program, kernels }
+        run(Command::new(compiler()).args(compile).args([&caller, &source]));
+        (folder, caller)
+    });
+    &CALLER.1
+}
+
+impl Emulated {
+    /// A program with the kernels of an object file; none where it has none.
+    pub(super) fn new(code: &[u8], folder: &Path) -> Option<Self> {
+        let is_empty = !object::File::parse(code).unwrap().symbols().any(|symbol| symbol.is_global());
+        if is_empty {
+            return None;
+        }
+        let [model, program] = ["model.o", "model"].map(|name| folder.join(name));
+        std::fs::write(&model, code).unwrap();
+        run(Command::new(link::find_linker().unwrap()).args(["-static", "-o"]).args([&program, caller(), &model]));
+        let linked = std::fs::read(&program).unwrap();
+        let file = object::File::parse(&*linked).unwrap();
+        let defined = file.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition());
+        let kernels = defined.map(|symbol| (symbol.name().unwrap().to_owned(), symbol.address())).collect();
+        Some(Self { program, kernels })
     }
 
     /// Whether it has a kernel of this symbol.
     pub(super) fn has(&self, symbol: &str) -> bool {
-        self.kernels.iter().any(|name| name == symbol)
+        self.kernels.contains_key(symbol)
     }
 
     /// Calls a kernel, whose arguments are bytes or the number of an earlier argument; gives the bytes afterwards, none for the latter.
     pub(super) fn call(&self, symbol: &str, args: &[Argument], dims: [i64; 4], tiles: std::ops::Range<i64>) -> Vec<Vec<u8>> {
-        let number = self.kernels.iter().position(|name| name == symbol).unwrap();
-        let head = [&[number as i64][..], &dims, &[tiles.start, tiles.end, args.len() as i64]].concat();
+        let head = [&[self.kernels[symbol] as i64][..], &dims, &[tiles.start, tiles.end, args.len() as i64]].concat();
         let mut input: Vec<u8> = head.iter().flat_map(|n| n.to_le_bytes()).collect();
         for arg in args {
             match arg {

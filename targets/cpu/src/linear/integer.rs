@@ -13,9 +13,12 @@ use q35_format::Group;
 use q35_mlir::builder::Val;
 use q35_mlir::types::{I8, I32};
 
-/// `weights(block, part, each)` calls `each(slot, quad, bytes)` for what stands for the weights of a block, of so many rows of a tile as a
-/// vector of the level has; parts follow each other.
-pub(super) type Weights<'a, 'k> = dyn Fn(Val<'k>, usize, &mut dyn FnMut(usize, usize, Val<'k>)) + 'a;
+/// `weights(block, part, sums, add)` gives the sums to which `add(sums, quad, bytes)` adds what stands for the weights of a block, of so many
+/// rows of a tile as a vector of the level has; parts follow each other.
+pub(super) type Weights<'a, 'k> = dyn Fn(Val<'k>, usize, Sums<'k>, &Add<'_, 'k>) -> Sums<'k> + 'a;
+
+/// Adds the products of the bytes for a quad of even columns and of that of odd ones.
+pub(super) type Add<'a, 'k> = dyn Fn(Sums<'k>, Val<'k>, [Val<'k>; 2]) -> Sums<'k> + 'a;
 
 /// Vectors that the rows of a tile take.
 pub(super) fn parts(f: &Frame<'_>) -> usize {
@@ -32,16 +35,14 @@ pub(super) fn rows_at_once(f: &Frame<'_>) -> &'static [i64] {
 }
 
 /// 8-bit weights at an address, arranged as stored ones are.
-pub(super) fn panel<'k>(f: &Frame<'k>, address: Val<'k>) -> impl Fn(Val<'k>, usize, &mut dyn FnMut(usize, usize, Val<'k>)) {
-    let bytes = f.level.bytes();
-    move |block, part, each| {
-        let address = address.at(block * (2 * QUADS * VECTOR) as i64);
-        for quad in 0..QUADS {
-            for slot in 0..2 {
-                let place = (slot * QUADS + quad) * VECTOR + part * bytes as usize;
-                each(slot, quad, address.at(place as i64).load(I8.x(bytes), 1));
-            }
-        }
+pub(super) fn panel<'k>(f: &Frame<'k>, address: Val<'k>) -> impl Fn(Val<'k>, usize, Sums<'k>, &Add<'_, 'k>) -> Sums<'k> {
+    let (b, bytes) = (f.b, f.level.bytes());
+    move |block, part, sums, add| {
+        let address = address.at(block * (2 * QUADS * VECTOR) as i64).at((part * bytes as usize) as i64);
+        b.for_iter(0, QUADS as i64, 1, sums, |quad, sums| {
+            let even = address.at(quad * VECTOR as i64);
+            add(sums, quad, [0, QUADS * VECTOR].map(|slot| even.at(slot as i64).load(I8.x(bytes), 1)))
+        })
     }
 }
 
@@ -108,13 +109,15 @@ fn group_sums<'k>(
     let sums = f.b.for_iter(first, end, 1, zero, |block, sums| {
         let x: Vec<Val<'k>> = chunk.x.iter().map(|x| x.at(block * BLOCK as i64)).collect();
         let part = |(part, sums): (usize, Vec<Vec<Val<'k>>>)| {
-            let mut sums = Sums::new(f.level, meaning, sums);
-            weights(block, part, &mut |slot, quad, bytes| {
-                let place = ((slot * QUADS + quad) * QUAD) as i64;
-                let quads: Vec<Val<'k>> = x.iter().map(|x| x.at(place).load(I32, 4)).collect();
-                sums.add(slot, bytes, &quads);
-            });
-            sums.wide()
+            let add = |mut sums: Sums<'k>, quad: Val<'k>, bytes: [Val<'k>; 2]| {
+                for (slot, bytes) in bytes.into_iter().enumerate() {
+                    let of_slot = (slot * QUADS * QUAD) as i64;
+                    let quads: Vec<Val<'k>> = x.iter().map(|x| x.at(quad * QUAD as i64).at(of_slot).load(I32, 4)).collect();
+                    sums.add(slot, bytes, &quads);
+                }
+                sums
+            };
+            weights(block, part, Sums::new(f.level, meaning, sums), &add).wide()
         };
         sums.into_iter().enumerate().map(part).collect()
     });

@@ -4,9 +4,10 @@
 //! second cache while all tiles of a call meet them.
 
 use super::decode::{Decoder, meaning};
+use super::dot::Sums;
 use super::frame::{Frame, Tile};
 use super::geometry::{BLOCK, QUADS, VECTOR, WOVEN, blocks, panel_bytes, quant_stride};
-use super::integer::{self, panel, parts, rows_at_once};
+use super::integer::{self, Add, panel, parts, rows_at_once};
 use super::rows::{RowOrder, Span};
 use crate::abi::Call;
 use q35_format::Codec;
@@ -21,8 +22,9 @@ pub(super) fn build_stored<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec) {
     for_spans(call, f, |tile, rows| {
         let stored = panel(f, tile.codes);
         // Stored bytes are unsigned.
-        let weights = |block: Val<'k>, part: usize, each: &mut dyn FnMut(usize, usize, Val<'k>)| {
-            stored(block, part, &mut |slot, quad, bytes| each(slot, quad, if signed { bytes ^ -128 } else { bytes }));
+        let weights = |block: Val<'k>, part: usize, sums: Sums<'k>, add: &Add<'_, 'k>| {
+            let of_level = |bytes: Val<'k>| if signed { bytes ^ -128 } else { bytes };
+            stored(block, part, sums, &|sums, quad, bytes| add(sums, quad, bytes.map(of_level)))
         };
         f.for_chunks(rows, rows_at_once(f), |chunk| integer::tile(f, tile, &weights, chunk));
     });
@@ -38,10 +40,10 @@ pub(super) fn build<'k>(call: &Call<'k>, f: &Frame<'k>, codec: Codec, window: u3
             let (from, to) = (tile.codes.at(block * WOVEN as i64), memory.at(block * (2 * QUADS * VECTOR) as i64));
             for part in 0..parts(f) {
                 let offset = (part * f.level.bytes() as usize) as i64;
-                decoder.block(from.at(offset), follows(f, block), |quad, weights| {
-                    for (slot, bytes) in weights.into_iter().enumerate() {
-                        to.at(((slot * QUADS + quad) * VECTOR) as i64 + offset).store(bytes, 1);
-                    }
+                decoder.block(from.at(offset), follows(f, block), (), |(), quad, weights| {
+                    let to = to.at(quad * VECTOR as i64).at(offset);
+                    to.store(weights[0], 1);
+                    to.at((QUADS * VECTOR) as i64).store(weights[1], 1);
                 });
             }
         });

@@ -1,9 +1,10 @@
 //! Few rows: containers are decoded in registers and multiplied at once, so that a weight is read once and never written.
 
 use super::decode::Decoder;
+use super::dot::Sums;
 use super::frame::{Chunk, Frame, Tile};
 use super::geometry::{VECTOR, WOVEN};
-use super::integer;
+use super::integer::{self, Add};
 use super::panel::follows;
 use super::rows::{RowOrder, Span};
 use crate::abi::Call;
@@ -45,14 +46,12 @@ fn for_chunks<'k>(f: &Frame<'k>, rows: Span<'k>, body: &dyn Fn(&Chunk<'k>)) {
 }
 
 fn tile_outputs<'k>(f: &Frame<'k>, decoder: &Decoder<'k>, tile: &Tile<'k>, chunk: &Chunk<'k>) {
-    let weights = |block: Val<'k>, part: usize, each: &mut dyn FnMut(usize, usize, Val<'k>)| {
+    let weights = |block: Val<'k>, part: usize, sums: Sums<'k>, add: &Add<'_, 'k>| {
         let address = tile.codes.at(block * WOVEN as i64);
         if part == 0 {
             (AHEAD..AHEAD + WOVEN).step_by(VECTOR).for_each(|line| address.at(line as i64).prefetch(3));
         }
-        decoder.block(address.at((part * f.level.bytes() as usize) as i64), follows(f, block), |quad, weights| {
-            weights.into_iter().enumerate().for_each(|(slot, bytes)| each(slot, quad, bytes));
-        });
+        decoder.block(address.at((part * f.level.bytes() as usize) as i64), follows(f, block), sums, add)
     };
     integer::tile(f, tile, &weights, chunk);
 }

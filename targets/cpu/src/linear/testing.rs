@@ -45,7 +45,7 @@ pub(crate) fn compile(build: impl Fn(&KernelModule<'_>, &[Level])) -> Loaded {
         module.lower(|_, _| ());
         llvm::emit(&module, machine).object
     };
-    let emulated = (!there.is_empty()).then(|| Emulated::new(&object(&there, &llvm::Machine::aarch64_linux()), folder.path()));
+    let emulated = Emulated::new(&object(&there, &llvm::Machine::aarch64_linux()), folder.path());
     let path = folder.path().join("kernels.so");
     std::fs::write(&path, link::shared_object(&object(&here, &machine()), "kernels.so").unwrap()).unwrap();
     // SAFETY: the library is ours and has no initialisers.
