@@ -64,13 +64,11 @@ pub(crate) fn planes(row_bytes: usize, rows: u64, words: u64) -> Arrangement {
 /// f32 weights of `cols` inputs in tiles of `rows` outputs and `inputs` inputs, input by input.
 pub(crate) fn singles(cols: u64, rows: u64, inputs: u64) -> Arrangement {
     Arrangement {
-        row_bytes: 4 * cols as usize,
         unit: 4,
         tile_rows: rows as usize,
         tile_bytes: 4 * (rows * inputs) as usize,
-        tail_bytes: 0,
-        flip: 0,
         place: |arrangement, row, unit| 4 * (unit * arrangement.tile_rows + row),
+        ..Arrangement::plain(4 * cols as usize)
     }
 }
 

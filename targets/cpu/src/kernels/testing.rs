@@ -1,4 +1,4 @@
-//! What the tests of this folder share: arguments, an oracle's tolerance, and running a kernel at every level of this machine.
+//! What the tests of this folder share: arguments, an oracle's tolerance, and running a kernel at levels of every vector width.
 
 use crate::abi::define;
 use crate::kernels::Kernel;
