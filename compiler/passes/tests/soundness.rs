@@ -61,7 +61,7 @@ fn start(w: &mut Writer, random: &mut Random, integer: bool) -> Known {
 fn view(w: &mut Writer, random: &mut Random, x: &Known) -> Known {
     let rank = x.dims.len();
     let axis = random.below(rank);
-    match random.below(11) {
+    match random.below(12) {
         0 => {
             // Reshape: move a factor from one dimension into a new one, or join all.
             let mut to = x.dims.clone();
@@ -162,19 +162,30 @@ fn view(w: &mut Writer, random: &mut Random, x: &Known) -> Known {
             Known { value, dims: x.dims.clone(), data }
         }
         8 => {
-            // The last rows are written over the ones that start at `first`.
-            let rows = x.dims[0];
-            let (first, len) = (random.below(rows), 1 + random.below(rows));
-            let len = len.min(rows - first);
-            let places: Vec<i64> = (first..first + len).map(|i| i as i64).collect();
-            let list = w.constant(Tensor::from_i64(vec![len as u64, 1], &places));
-            let bounds = [(rows - len) as i64, i64::MAX, 0].map(|b| w.ints(&[b]));
-            let tail = w.op("Slice", &[x.value, bounds[0], bounds[1], bounds[2]]);
+            // The last elements of some leading dimensions are written over a box of them.
+            let boxed: Vec<(usize, usize)> = (0..1 + random.below(x.dims.len()))
+                .map(|c| {
+                    let (first, len) = (random.below(x.dims[c]), 1 + random.below(x.dims[c]));
+                    (first, len.min(x.dims[c] - first))
+                })
+                .collect();
+            let counts: Vec<usize> = boxed.iter().map(|(_, len)| *len).collect();
+            let places: Vec<i64> = indices(&counts)
+                .iter()
+                .flat_map(|at| at.iter().zip(&boxed).map(|(i, (first, _))| (i + first) as i64))
+                .collect();
+            let shape = counts.iter().chain([&boxed.len()]).map(|n| *n as u64).collect();
+            let list = w.constant(Tensor::from_i64(shape, &places));
+            let mut tail = x.value;
+            for (c, len) in counts.iter().enumerate() {
+                let bounds = [(x.dims[c] - len) as i64, i64::MAX, c as i64].map(|b| w.ints(&[b]));
+                tail = w.op("Slice", &[tail, bounds[0], bounds[1], bounds[2]]);
+            }
             let value = w.op("ScatterND", &[x.value, list, tail]);
             Known::make(value, x.dims.clone(), |at| {
                 let mut from = at.to_vec();
-                if (first..first + len).contains(&at[0]) {
-                    from[0] = at[0] - first + rows - len;
+                if boxed.iter().zip(at).all(|((first, len), at)| (*first..first + len).contains(at)) {
+                    boxed.iter().enumerate().for_each(|(c, (first, len))| from[c] = at[c] - first + x.dims[c] - len);
                 }
                 x.at(&from)
             })
@@ -191,6 +202,23 @@ fn view(w: &mut Writer, random: &mut Random, x: &Known) -> Known {
                         x.at(&from)
                     })
                     .sum()
+            })
+        }
+        10 => {
+            // One element of every row is replaced by the row's first one.
+            let mut once = x.dims.clone();
+            once[axis] = 1;
+            let places: Vec<usize> = indices(&once).iter().map(|_| random.below(x.dims[axis])).collect();
+            let shape = once.iter().map(|d| *d as u64).collect();
+            let list = w.constant(Tensor::from_i64(shape, &places.iter().map(|p| *p as i64).collect::<Vec<_>>()));
+            let bounds = [0, 1, axis as i64].map(|b| w.ints(&[b]));
+            let first = w.op("Slice", &[x.value, bounds[0], bounds[1], bounds[2]]);
+            let value = w.call("ScatterElements", &[x.value, list, first], &[("axis", Attr::Int(axis as i64))]);
+            Known::make(value, x.dims.clone(), |at| {
+                let mut row = at.to_vec();
+                row[axis] = 0;
+                let place = places[row.iter().zip(&once).fold(0, |flat, (i, d)| flat * d + i)];
+                if at[axis] == place { x.at(&row) } else { x.at(at) }
             })
         }
         _ => {

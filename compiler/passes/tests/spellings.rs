@@ -272,6 +272,34 @@ fn pairs_may_be_interleaved_and_rotations_partial_or_scaled() {
 }
 
 #[test]
+fn a_part_of_the_columns_may_turn_in_neighbouring_pairs() {
+    // The first or the last four of eight columns, in pairs of neighbours.
+    fn turned(w: &mut Writer, x: Value, ids: Value, frequencies: Value, first: i64) -> Value {
+        let two = w.columns(frequencies, 1, 3, 1);
+        let angles = angles(w, ids, two);
+        let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+        let (a, b) = (w.columns(x, first, first + 4, 2), w.columns(x, first + 1, first + 4, 2));
+        let (ac, bs, bc, r) = (w.op("Mul", &[a, cos]), w.op("Mul", &[b, sin]), w.op("Mul", &[b, cos]), w.op("Mul", &[a, sin]));
+        let (low, high) = (w.op("Sub", &[ac, bs]), w.op("Add", &[bc, r]));
+        let axis = w.ints(&[-1]);
+        let (low, high) = (w.op("Unsqueeze", &[low, axis]), w.op("Unsqueeze", &[high, axis]));
+        let pairs = w.concat(&[low, high], -1);
+        let pairs = w.reshape(pairs, &[0, 0, 0, 4]);
+        let rest = w.columns(x, 4 - first, 8 - first, 1);
+        let parts = if first == 0 { [pairs, rest] } else { [rest, pairs] };
+        w.concat(&parts, -1)
+    }
+    let first = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| turned(w, x, ids, frequencies, 0);
+    let last = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| turned(w, x, ids, frequencies, 4);
+    for raised in [model(&Spelling { rope: first, ..PLAIN }), model(&Spelling { rope: last, ..PLAIN })] {
+        assert!(ops(&raised).contains("angles<2>"));
+        assert!(
+            raised.graph.ids().all(|id| !matches!(&raised.graph.node(id).op, Op::Rope(r) if r.style != RopeStyle::Interleaved))
+        );
+    }
+}
+
+#[test]
 fn a_rotation_by_other_rules_is_refused() {
     // The sine's sign is turned round in both halves.
     let backwards = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {

@@ -58,7 +58,9 @@ pub(super) fn elements(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> R
     // Where a place may occur twice it is not said which update is the last.
     let change = match reduction {
         Reduction::Add => update,
-        Reduction::Replace if is_distinct(eval, place, var) => eval.sym.sub(update, data),
+        Reduction::Replace if eval.sym.as_number(dims[axis]) == Some(1.0) || is_distinct(eval, place, var) => {
+            eval.sym.sub(update, data)
+        }
         Reduction::Replace => return eval.fault(node, "writes to places that may be the same"),
     };
     let (hit, zero) = (eval.sym.equal(place, index[axis]), eval.sym.int(0));
@@ -103,45 +105,69 @@ impl Eval<'_> {
     }
 }
 
-/// Writes slices of the first dimension; places are tuples of one index.
+/// Writes slices at tuples of leading indices: to a box, whose tuples count up from its first corner in every dimension, or to all
+/// indices of the first dimension, in some order.
 pub(super) fn slices(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
     let (places, updates) = (eval.operand(node, 1)?, eval.operand(node, 2)?);
     let dims = eval.shape(places)?;
-    let one = eval.sym.int(1);
-    let (&[count, tuple], &[at, ..]) = (&dims[..], index) else {
-        return eval.fault(node, "writes to places of more than one list");
+    let tuple = dims.last().and_then(|tuple| eval.sym.as_int(*tuple));
+    let (Some((_, counts)), Some(tuple)) = (dims.split_last(), tuple) else {
+        return eval.fault(node, "writes to an unknown number of dimensions");
     };
-    if tuple != one || reduction(eval, node)? != Reduction::Replace || eval.kind(places)? != Kind::Integer {
-        return eval.fault(node, "writes to places of more than one dimension");
+    if tuple != counts.len() as i64 || counts.len() > index.len() {
+        return eval.fault(node, "writes to places that are no box");
     }
-    let (j, zero) = (eval.sym.var("written", count), eval.sym.int(0));
-    let place = eval.element(places, &[j, zero])?;
-    let start = eval.sym.sub(place, j);
-    // A range, in order.
-    if !eval.sym.contains(start, j) {
-        let from_start = eval.sym.sub(at, start);
-        let (after, before) = (eval.sym.less_equal(start, at), eval.sym.less(from_start, count));
-        let inside = eval.sym.and(after, before);
-        let old = match eval.sym.as_number(inside) {
-            Some(1.0) => zero,
-            _ => data_at(eval, node, index)?,
-        };
-        let new = match eval.sym.as_number(inside) {
-            Some(0.0) => zero,
-            _ => eval.element(updates, &[&[from_start], &index[1..]].concat())?,
-        };
-        return Ok(eval.sym.select(inside, new, old));
+    if reduction(eval, node)? != Reduction::Replace || eval.kind(places)? != Kind::Integer {
+        return eval.fault(node, "combines what it writes with what is there");
     }
+    let steps: Vec<Id> = (counts.iter().enumerate()).map(|(c, count)| eval.sym.var(&format!("written{c}"), *count)).collect();
+    let mut corner = Vec::with_capacity(counts.len());
+    let mut first = None;
+    for (c, step) in steps.iter().enumerate() {
+        let component = eval.sym.int(c as i64);
+        let place = eval.element(places, &[&steps[..], &[component]].concat())?;
+        first.get_or_insert(place);
+        corner.push(eval.sym.sub(place, *step));
+    }
+    if corner.iter().all(|start| steps.iter().all(|step| !eval.sym.contains(*start, *step))) {
+        return in_box(eval, node, index, &corner, counts);
+    }
+    let (&[count], &[j], Some(place)) = (counts, &steps[..], first) else {
+        return eval.fault(node, "writes to places that depend on the run");
+    };
     // All places, in some order: then the update is the one that this place is the place of.
     let all = eval.dims(node, 0)?[0];
     match choice_of(eval, place) {
         Some((order, rows)) if rows == [j] && eval.dims(order, 0)? == [all] && count == all => {
             let back = eval.inverse(order, node, all)?;
-            let from = eval.sym.load(back, &[at]);
+            let from = eval.sym.load(back, &[index[0]]);
             eval.element(updates, &[&[from], &index[1..]].concat())
         }
         _ => eval.fault(node, "writes to places that depend on the run"),
     }
+}
+
+/// The update where `index` is inside a box of `counts` places from `corner` on, the data elsewhere.
+fn in_box(eval: &mut Eval, node: NodeId, index: &[Id], corner: &[Id], counts: &[Id]) -> Res<Id> {
+    let (updates, zero) = (eval.operand(node, 2)?, eval.sym.int(0));
+    let mut from = index.to_vec();
+    let mut inside = eval.sym.int(1);
+    for (at, (start, count)) in from.iter_mut().zip(corner.iter().zip(counts)) {
+        let after = eval.sym.less_equal(*start, *at);
+        *at = eval.sym.sub(*at, *start);
+        let before = eval.sym.less(*at, *count);
+        let within = eval.sym.and(after, before);
+        inside = eval.sym.and(inside, within);
+    }
+    let old = match eval.sym.as_number(inside) {
+        Some(1.0) => zero,
+        _ => data_at(eval, node, index)?,
+    };
+    let new = match eval.sym.as_number(inside) {
+        Some(0.0) => zero,
+        _ => eval.element(updates, &from)?,
+    };
+    Ok(eval.sym.select(inside, new, old))
 }
 
 impl Eval<'_> {

@@ -79,6 +79,14 @@ struct Seen {
     half: u64,
 }
 
+/// The stretches that are not rotated: variable, width, element.
+fn passing(pieces: &[Stretch]) -> impl Iterator<Item = (Id, u64, Id)> + '_ {
+    pieces.iter().filter_map(|s| match s.piece {
+        Piece::Passing { rest, .. } => Some((s.i, s.len, rest)),
+        Piece::Rotated { .. } => None,
+    })
+}
+
 type At<'a> = &'a dyn Fn(&mut Raiser, Id) -> Res<Id>;
 
 impl Raiser<'_> {
@@ -99,11 +107,8 @@ impl Raiser<'_> {
             return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true, rotated_from: None });
         }
         self.on_behalf(&[whole], |r| {
-            if parity {
-                return r.interleaved(element, d, width);
-            }
             let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([width]).collect();
-            r.halves(element, d, &edges)
+            if parity { r.interleaved(element, d, &edges) } else { r.halves(element, d, &edges) }
         })
         .map(|turned| Turned { whole, ..turned })
     }
@@ -213,32 +218,28 @@ impl Raiser<'_> {
             return self.fault(IRREGULAR);
         }
         let (factor, cos, sin, own) = (*factor, *cos, *sin, [*own0, *own1]);
-        let mut passing = None;
-        for stretch in &pieces {
-            if let Piece::Passing { factor: f, .. } = stretch.piece {
-                if passing.is_some_and(|p: f64| !is_one(p / f)) {
-                    return self.fault("scales columns that are not rotated differently");
-                }
-                passing = Some(f);
-            }
-        }
+        let passing = self.passing_factor(&pieces)?;
         let before = self.before_halves(&pieces, own, i0, half, d);
         let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half };
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
     }
 
-    /// The element before its rotation, with the rotated columns first: one formula where the pieces are one, else one per piece.
+    /// The element before its rotation, with the rotated columns first.
     fn before_halves(&mut self, pieces: &[Stretch], own: [Id; 2], i0: Id, half: u64, d: Id) -> Id {
-        let passing = pieces.iter().filter_map(|s| match s.piece {
-            Piece::Passing { rest, .. } => Some((s.i, s.len, rest)),
-            Piece::Rotated { .. } => None,
-        });
-        let parts: Vec<(Id, u64, Id)> = [(i0, half, own[0]), (i0, half, own[1])].into_iter().chain(passing).collect();
-        let one_formula = self.moved(own[0], i0, d);
+        let rotated = [(i0, half, own[0]), (i0, half, own[1])];
+        let parts: Vec<(Id, u64, Id)> = rotated.into_iter().chain(passing(pieces)).collect();
+        self.piecewise(&parts, d)
+    }
+
+    /// Elements of neighbouring stretches of columns, each with its variable and width: one formula of `d` where they are one, else one per
+    /// stretch.
+    fn piecewise(&mut self, parts: &[(Id, u64, Id)], d: Id) -> Id {
+        let Some(&(i0, _, own)) = parts.first() else { return d };
+        let one_formula = self.moved(own, i0, d);
         let mut start = 0;
         let mut moved = Vec::with_capacity(parts.len());
         let mut same = true;
-        for (i, len, rest) in parts {
+        for &(i, len, rest) in parts {
             let at = self.eval.sym.plus(i, start as f64);
             same &= self.moved(one_formula, d, at) == rest;
             let own = self.eval.sym.plus(d, -(start as f64));
@@ -258,34 +259,72 @@ impl Raiser<'_> {
         before
     }
 
-    /// Pairs are columns `2i` and `2i + 1`.
-    fn interleaved(&mut self, element: At, d: Id, width: u64) -> Res<Turned> {
+    /// Pairs are columns `start + 2i` and `start + 2i + 1` of one stretch; all others pass.
+    fn interleaved(&mut self, element: At, d: Id, edges: &[u64]) -> Res<Turned> {
+        const IRREGULAR: &str = "rotates columns in no regular way";
+        let (mut pieces, mut rotated) = (Vec::new(), None);
+        for pair in edges.windows(2) {
+            let (start, len) = (pair[0], pair[1] - pair[0]);
+            let extent = self.eval.sym.number(len as f64);
+            let i = self.eval.sym.var("i", extent);
+            let at = self.eval.sym.plus(i, start as f64);
+            let expr = element(self, at)?;
+            if self.has_trig(expr) {
+                if rotated.replace((start, len)).is_some() || !len.is_multiple_of(2) {
+                    return self.fault(IRREGULAR);
+                }
+            } else {
+                pieces.push(Stretch { start, len, i, piece: self.piece(expr, i)? });
+            }
+        }
+        let Some((start, width)) = rotated else { return self.fault(IRREGULAR) };
         let half = width / 2;
         let extent = self.eval.sym.number(half as f64);
         let i = self.eval.sym.var("i", extent);
-        let mut pieces = Vec::new();
+        let mut sides = Vec::new();
         for offset in [0.0, 1.0] {
-            let at = self.eval.sym.linear(&[(i, 2.0)], offset);
+            let at = self.eval.sym.linear(&[(i, 2.0)], start as f64 + offset);
             let expr = element(self, at)?;
-            pieces.push(self.piece(expr, i)?);
+            sides.push(self.piece(expr, i)?);
         }
         let [
             Piece::Rotated { factor, own: own0, partner: partner0, minus: true, cos, sin },
             Piece::Rotated { factor: factor1, own: own1, partner: partner1, minus: false, cos: cos1, sin: sin1 },
-        ] = &pieces[..]
+        ] = &sides[..]
         else {
-            return self.fault("rotates columns in no regular way");
+            return self.fault(IRREGULAR);
         };
+        let columns = self.eval.sym.number(width as f64);
+        let column = self.eval.sym.var("turned", columns);
         let (even, odd, halved) =
-            (self.eval.sym.scaled(i, 2.0), self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(d, 0.5));
-        let before = self.moved(*own0, i, halved);
-        let [at_even, at_odd] = [even, odd].map(|c| self.moved(before, d, c));
-        let same = cos == cos1 && sin == sin1 && is_one(factor1 / factor) && width.is_multiple_of(2);
+            (self.eval.sym.scaled(i, 2.0), self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(column, 0.5));
+        let own = self.moved(*own0, i, halved);
+        let [at_even, at_odd] = [even, odd].map(|c| self.moved(own, column, c));
+        let same = cos == cos1 && sin == sin1 && is_one(factor1 / factor);
         if !same || (at_even, at_odd) != (*own0, *own1) || (at_odd, at_even) != (*partner0, *partner1) {
-            return self.fault("rotates columns in no regular way");
+            return self.fault(IRREGULAR);
         }
         let (factor, cos, sin) = (*factor, *cos, *sin);
-        self.finished(Seen { before, column: d, factor, passing: None, style: RopeStyle::Interleaved, cos, sin, pair: i, half })
+        let passing_factor = self.passing_factor(&pieces)?;
+        let parts: Vec<(Id, u64, Id)> = [(column, width, own)].into_iter().chain(passing(&pieces)).collect();
+        let before = self.piecewise(&parts, d);
+        let style = RopeStyle::Interleaved;
+        let seen = Seen { before, column: d, factor, passing: passing_factor, style, cos, sin, pair: i, half };
+        Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
+    }
+
+    /// The one factor of the columns that are not rotated, if there are any.
+    fn passing_factor(&self, pieces: &[Stretch]) -> Res<Option<f64>> {
+        let mut passing = None;
+        for stretch in pieces {
+            if let Piece::Passing { factor, .. } = stretch.piece {
+                if passing.is_some_and(|p: f64| !is_one(p / factor)) {
+                    return self.fault("scales columns that are not rotated differently");
+                }
+                passing = Some(factor);
+            }
+        }
+        Ok(passing)
     }
 
     /// Reads the frequencies behind a rotation that was seen, and says whose the constant factors are.
