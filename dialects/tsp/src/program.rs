@@ -103,7 +103,7 @@ pub enum Image {
 }
 
 /// Part of a tile: some rows of a parameter, and some of their columns.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Block {
     /// Columns of the tile to rows of the parameter.
     pub outputs: Lanes,
@@ -115,7 +115,7 @@ pub struct Block {
 }
 
 /// Rows without a tile of their own: their codes of seven bits lie in the lowest bits of the bytes of seven tiles.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Guest {
     /// Columns of the tile to rows of the parameter.
     pub outputs: Lanes,

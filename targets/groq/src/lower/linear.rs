@@ -163,6 +163,12 @@ impl Schedule {
     /// Makes a tile, or one of each expert: rows in memory, and images of what `blocks` says of an expert's first row.
     fn tile(&mut self, side: Side, layer: &Layer<'_>, blocks: impl Fn(u32) -> Vec<Block>) -> Tile {
         let of_first = blocks(0);
+        let maps = |experts: Experts| (experts.count, [experts.map.near, experts.map.far].map(|sides| sides[side as usize]));
+        let choices = layer.experts.map(maps);
+        let key = choices.map(|_| (layer.param.to_owned(), of_first.clone()));
+        if let Some(tile) = key.as_ref().and_then(|key| self.tiles.get(key)) {
+            return Tile { choices, ..*tile };
+        }
         let columns = of_first.iter().flat_map(|block| &block.outputs.0).map(|run| (run.lane + run.count) as usize).max();
         let loads = columns.unwrap_or(1).div_ceil(COLUMNS_PER_LOAD) as u16;
         let (stride, rows) = layer.experts.map_or((1, 0), |experts| (experts.count, experts.rows));
@@ -172,24 +178,30 @@ impl Schedule {
             let (address, blocks) = (address + expert, blocks(u32::from(expert) * rows));
             self.data.images.push(Image::Tile { slices, address, stride, param, bytes, blocks });
         }
-        let maps = |experts: Experts| (experts.count, [experts.map.near, experts.map.far].map(|sides| sides[side as usize]));
-        Tile { slices: sets, address, loads, step: 1, choices: layer.experts.map(maps) }
+        let tile = Tile { slices: sets, address, loads, step: 1, choices };
+        self.tiles.extend(key.map(|key| (key, tile)));
+        tile
     }
 
-    /// A word that goes with the outputs of a vector: a constant, or one of each expert.
-    fn beside(&mut self, expr: &mut Expr, layer: &Layer<'_>, v: usize, image: impl Fn(Quad, Lanes) -> Image) -> Arg {
+    /// A word of a parameter that goes with the outputs of a vector: a constant, or one of each expert.
+    fn beside(&mut self, layer: &Layer<'_>, v: usize, param: &str, image: impl Fn(Quad, String, Lanes) -> Image) -> Word {
         let Some(Experts { count, rows, map }) = layer.experts else {
             let quad = self.memory.constant(1);
-            self.data.images.push(image(quad, layer.outputs.lanes(v, |output| output)));
-            return expr.word(Word { quad, ready: 0 });
+            self.data.images.push(image(quad, param.to_owned(), layer.outputs.lanes(v, |output| output)));
+            return Word { quad, ready: 0 };
         };
-        let first = self.memory.constant(count);
-        for expert in 0..count {
-            let quad = Quad { address: first.address + expert, ..first };
-            let lanes = layer.outputs.lanes(v, |output| output + u32::from(expert) * rows);
-            self.data.images.push(image(quad, lanes));
-        }
-        expr.choice(Choices { first, count, map: map.near[first.side as usize] })
+        let key = (param.to_owned(), layer.outputs.lanes(v, |output| output));
+        let first = self.words.get(&key).copied().unwrap_or_else(|| {
+            let first = self.memory.constant(count);
+            for expert in 0..count {
+                let quad = Quad { address: first.address + expert, ..first };
+                let lanes = layer.outputs.lanes(v, |output| output + u32::from(expert) * rows);
+                self.data.images.push(image(quad, param.to_owned(), lanes));
+            }
+            self.words.insert(key, first);
+            first
+        });
+        self.choose(Choices { first, count, map: map.near[first.side as usize] })
     }
 
     /// `C` and `D` of the module's formulas, in every lane: those that are needed.
@@ -320,22 +332,22 @@ impl Schedule {
         }
         let sum = sum.unwrap_or(Constant(0));
         let sum = expr.unary(AluOp::ToFloat, sum);
-        let scale = self.beside(&mut expr, layer, v, |quad, lanes| Image::Scales {
-            quad,
-            param: layer.param.to_owned(),
-            lanes,
-            factor: eighth,
-        });
+        let scales = |quad, param, lanes| Image::Scales { quad, param, lanes, factor: eighth };
+        let weight_scale = self.beside(layer, v, layer.param, scales);
+        let numbers = |quad, param, lanes| Image::Numbers { quad, param, row: 0, lanes };
+        let bias = layer.bias.map(|param| self.beside(layer, v, param, numbers));
+        let scale = expr.word(weight_scale);
         let y = expr.op(AluOp::MulF, sum, scale);
         let scale = expr.word(x.scale);
         let mut y = expr.op(AluOp::MulF, y, scale);
-        if let Some(param) = layer.bias {
-            let bias =
-                self.beside(&mut expr, layer, v, |quad, lanes| Image::Numbers { quad, param: param.to_owned(), row: 0, lanes });
+        if let Some(bias) = bias {
+            let bias = expr.word(bias);
             y = expr.op(AluOp::AddF, y, bias);
         }
         expr.keep(y);
-        self.word(&expr)
+        let y = self.word(&expr);
+        [Some(weight_scale), bias].into_iter().flatten().for_each(|word| self.memory.release(word));
+        y
     }
 
     /// `A`, `B_o` and `B_e` of each vector.

@@ -27,7 +27,8 @@ pub(crate) mod tile;
 pub(crate) mod vector;
 
 use memory::Memory;
-use q35_tsp::program::{Data, Place, Quad};
+use q35_tsp::lanes::Lanes;
+use q35_tsp::program::{Block, Data, Place, Quad};
 use q35_tsp::timing::Timing;
 use std::collections::BTreeMap;
 use tables::{Attempt, Tables};
@@ -80,6 +81,9 @@ pub(crate) struct Schedule {
     constants: BTreeMap<Vec<(u32, u32)>, Word>,
     maps: BTreeMap<(q35_tsp::geometry::Side, u32), [Place; 2]>,
     pub(crate) planes: tile::Planes,
+    /// What lies there once for each expert, by parameter and what the first one's hold: tiles, and words. Every choice gathers from it.
+    pub(crate) tiles: BTreeMap<(String, Vec<Block>), tile::Tile>,
+    pub(crate) words: BTreeMap<(String, Lanes), Quad>,
 }
 
 impl Schedule {
@@ -94,6 +98,8 @@ impl Schedule {
             constants: BTreeMap::new(),
             maps: BTreeMap::new(),
             planes: tile::Planes::new(timing),
+            tiles: BTreeMap::new(),
+            words: BTreeMap::new(),
         }
     }
 

@@ -1,8 +1,9 @@
-//! Macro-ops of the SXM: the lanes of a word vector in another order, one byte after the other; and vectors into the cache.
+//! Macro-ops of the SXM: the lanes of a word vector in another order, one byte after the other; and those that only move vectors: into the
+//! cache, and out of several that a map chooses from.
 
 use super::lanes::{NUMBERS, lane, number};
 use super::tables::Hold;
-use super::{Byte, Schedule, Word};
+use super::{Byte, Choices, Schedule, Word};
 use q35_tsp::geometry::{LANES, Queue, SXM, Side};
 use q35_tsp::isa::Instr;
 use q35_tsp::program::{Image, Place, Quad, runs_of_lanes};
@@ -73,5 +74,16 @@ impl Schedule {
             }
             Some(cycle + attempt.timing.write)
         })
+    }
+
+    /// The word that a map chooses.
+    pub(crate) fn choose(&mut self, choices: Choices) -> Word {
+        let quad = self.memory.value(Some(choices.first.side));
+        let (places, at) = (Word { quad, ready: 0 }.places(), quad.byte(0).slice.position());
+        let ready = self.place(choices.map.ready, |attempt, cycle| {
+            let stream = attempt.fetch_choice(choices, at, cycle)?;
+            attempt.keep(&places, stream, cycle)
+        });
+        Word { quad, ready }
     }
 }

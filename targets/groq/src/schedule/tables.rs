@@ -260,17 +260,21 @@ impl<'a> Attempt<'a> {
     /// Sends vectors that stand at `from` in cycle `cycle` to memory. Gives their streams, and the first cycle whose reads see them.
     pub(crate) fn store(&mut self, places: &[Place], from: i32, cycle: i64) -> Option<(Stream, i64)> {
         let at = places[0].slice.position();
-        let write = cycle + i64::from((at - from).abs());
-        let fresh = |place: &Place| self.tables.last_touch(*place) < write && self.is_free(Queue::mem(place.slice), write);
-        if !places.iter().all(fresh) {
+        let stream = self.send(places.len() as u8, from, cycle, at)?;
+        let ready = self.keep(places, stream, cycle + i64::from((at - from).abs()))?;
+        Some((stream, ready))
+    }
+
+    /// Writes what stands on neighbouring streams in a cycle. Gives the first cycle whose reads see it.
+    pub(crate) fn keep(&mut self, places: &[Place], stream: Stream, write: i64) -> Option<i64> {
+        if !places.iter().all(|place| self.tables.last_touch(*place) < write) {
             return None;
         }
-        let stream = self.send(places.len() as u8, from, cycle, at)?;
         for (i, place) in (0u8..).zip(places) {
             self.issue(Queue::mem(place.slice), write, Instr::Write { address: place.address, input: stream.plus(i) })?;
             self.touches.push(Touch { op: self.op, place: *place, cycle: write, kind: TouchKind::Write });
         }
-        Some((stream, write + self.timing.write))
+        Some(write + self.timing.write)
     }
 
     /// Remembers a use of a row that is not one of the above.

@@ -7,7 +7,7 @@
 //! late as its users allow.
 
 use super::tile::Sum;
-use super::{Byte, Choices, Schedule, Word};
+use super::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::{ALUS, Queue, Side, Slice, linked};
 use q35_tsp::isa::{Instr, Sink, Source};
@@ -29,7 +29,6 @@ pub(crate) enum Arg {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf {
     Word(Word),
-    Choices(Choices),
     Sum(Sum),
 }
 
@@ -45,7 +44,6 @@ impl Leaf {
         let slices = |quad: Quad| [0, 1, 2, 3].map(|i| Port::Slice(quad.byte(i).slice)).to_vec();
         match self {
             Self::Word(word) => slices(word.quad),
-            Self::Choices(choices) => slices(choices.first),
             Self::Sum(sum) => vec![Port::Plane(sum.plane)],
         }
     }
@@ -75,12 +73,6 @@ impl Expr {
             self.leaves.push(Leaf::Word(word));
             self.leaves.len() - 1
         }))
-    }
-
-    /// The word that a map chooses.
-    pub(crate) fn choice(&mut self, choices: Choices) -> Arg {
-        self.leaves.push(Leaf::Choices(choices));
-        Arg::Leaf(self.leaves.len() - 1)
     }
 
     /// The sum of an accumulator, which is free afterwards. It is used by one op.
@@ -226,7 +218,6 @@ impl Schedule {
         sums.iter().for_each(|sum| self.settle_sum(*sum));
         let ready = |leaf: &Leaf| match leaf {
             Leaf::Word(word) => word.ready,
-            Leaf::Choices(choices) => choices.map.ready,
             Leaf::Sum(sum) => self.sum_at_vxm(*sum) - depth,
         };
         let earliest = expr.leaves.iter().map(ready).max().unwrap_or(0);
@@ -249,7 +240,6 @@ impl Schedule {
                                 let arrive = now - attempt.timing.enter;
                                 let stream = match expr.leaves[leaf] {
                                     Leaf::Word(word) => attempt.fetch_word(word, 0, arrive)?,
-                                    Leaf::Choices(choices) => attempt.fetch_choice(choices, 0, arrive)?,
                                     Leaf::Sum(sum) => {
                                         let (stream, cycle) = attempt.emit(sum, done[leaf], 0, arrive)?;
                                         emitted.push((sum, cycle));
