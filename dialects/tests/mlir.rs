@@ -60,6 +60,9 @@ fn every_op(eps: f32, seed: u64, name: &str) -> Program {
     let rotary = g.op("rotary", Rotary { inv_freq: "f".into(), scale: eps }, &[positions]);
     let x = g.op("embed", Embed { table: odd }, &[tokens]);
     let normed = g.op("norm", RmsNorm { weight: Some("norm".into()), eps, group: 4 }, &[x]);
+    let centred = LayerNorm { weight: Some("norm".into()), bias: Some("norm".into()), eps, group: 4 };
+    let normed = g.op("layer norm", centred, &[normed]);
+    let normed = g.op("plain layer norm", LayerNorm { weight: None, bias: None, eps, group: 8 }, &[normed]);
     let rotated = g.op("rotated", Hadamard { block: 8, seed, inverse: true }, &[normed]);
     let rounded = g.op("rounded", Quantize {}, &[rotated]);
     let q = g.op("q", Linear { weight: "w".into(), bias: Some("b".into()) }, &[rounded]);

@@ -15,6 +15,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         target("cpu", &["--codec", "w8"]),
         target("cuda", &["--codec", "w7"]),
+        target("rocm", &["--codec", "w7"]),
         target("groq", &["--codec", "split", "--context", "64"]),
         target("wse", &["--context", "64"]),
         Trial::test("determinism/a-cache-changes-no-byte", || Ok(cached()?)),

@@ -21,20 +21,28 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Compile a model into a bundle
+    #[command(after_help = "Example: q35c compile model.onnx --target cpu --codec w8 -o model.q35")]
     Compile(Compile),
     /// Read graph and headers only, and list everything that stands in the way of a compile
+    #[command(after_help = "Example: q35c check model.onnx --target cuda --batch 8")]
     Check(Check),
     /// Measure the error of a bundle per layer: quantization's share and code generation's share
+    #[command(after_help = "Example: q35c compare model.onnx model.q35")]
     Compare(Compare),
     /// Write a model as a Hugging Face checkpoint: its own weights, or those that a bundle's bytes mean
+    #[command(after_help = "Example: q35c export model.onnx model.q35 --to hf decoded")]
     Export(Export),
     /// List the passes in order
+    #[command(after_help = "Example: q35c passes --json")]
     Passes(Json),
     /// List the targets and what they can do
+    #[command(after_help = "Example: q35c targets")]
     Targets(Json),
     /// Look at this machine: toolchain, processor, memory
+    #[command(after_help = "Example: q35c doctor")]
     Doctor(Json),
     /// Show what a cache of packed weights holds, or clear it
+    #[command(after_help = "Example: q35c cache packed --clear")]
     Cache(Cache),
     /// Write the manual pages into a folder
     #[command(hide = true)]
@@ -43,6 +51,7 @@ pub enum Command {
         folder: PathBuf,
     },
     /// Print a completion script for a shell
+    #[command(after_help = "Example: q35c completions bash")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -282,6 +291,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_it_takes() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().unwrap_or_else(|| panic!("{}", command.get_name())).to_string();
+            let words: Vec<&str> = help.strip_prefix("Example: ").unwrap().split_whitespace().collect();
+            assert_eq!(words[1], command.get_name());
+            Cli::try_parse_from(words).unwrap();
+        }
     }
 
     #[test]

@@ -451,12 +451,12 @@ fn every_problem_is_named_at_once() {
     let text = errors(&Spelling { gate, logits, ..PLAIN });
     assert_eq!(text.matches("error[Q35-0202]").count(), 2, "{text}");
     assert!(text.contains("Exp") && text.contains("Sin"), "{text}");
-    let unknown = |w: &mut Writer, x: Value, weight: Value| w.op("LayerNormalization", &[x, weight]);
+    let unknown = |w: &mut Writer, x: Value, weight: Value| w.op("GroupNormalization", &[x, weight]);
     let text = errors(&Spelling { norm: unknown, ..PLAIN });
     assert_eq!(
         text,
-        "error[Q35-0201]: op 'LayerNormalization' is not supported; the model uses it 3 times\n  \
-         at nodes 'LayerNormalization_0', 'LayerNormalization_1', 'LayerNormalization_2'"
+        "error[Q35-0201]: op 'GroupNormalization' is not supported; the model uses it 3 times\n  \
+         at nodes 'GroupNormalization_0', 'GroupNormalization_1', 'GroupNormalization_2'"
     );
     // Ops that nobody knows and known ones that make no sense, in one list.
     let logits = |w: &mut Writer, x: Value| w.op("Foo", &[x]);

@@ -25,14 +25,19 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Continue a prompt, or run a file of graph inputs
+    #[command(after_help = "Example: q35 run model.q35 --prompt Hello -n 32")]
     Run(Run),
     /// Compute the perplexity of a text
+    #[command(after_help = "Example: q35 eval model.q35 --text test.txt")]
     Eval(Eval),
     /// Measure speed and memory on this machine
+    #[command(after_help = "Example: q35 bench model.q35 --json")]
     Bench(Bench),
     /// Show what is in a bundle
+    #[command(after_help = "Example: q35 inspect model.q35")]
     Inspect(Inspect),
     /// Print a completion script for a shell
+    #[command(after_help = "Example: q35 completions bash")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -301,7 +306,17 @@ pub(crate) struct Inspect {
 #[cfg(test)]
 mod tests {
     use super::Cli;
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn every_command_has_an_example_that_it_takes() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().unwrap_or_else(|| panic!("{}", command.get_name())).to_string();
+            let words: Vec<&str> = help.strip_prefix("Example: ").unwrap().split_whitespace().collect();
+            assert_eq!(words[1], command.get_name());
+            Cli::try_parse_from(words).unwrap();
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound() {

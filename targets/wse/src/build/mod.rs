@@ -61,7 +61,11 @@ struct Place {
     share: u64,
 }
 
-/// Builds the program of consecutive segments. Reasons why nodes cannot run are collected, each with the node.
+/// Why a node cannot run whose operand is not on its region's processing elements.
+const ELSEWHERE: &str = "it reads a value that lies elsewhere";
+
+/// Builds the program of consecutive segments. Reasons why nodes cannot run are collected, each with the node; that a node reads what a refused
+/// one would have made is no reason of its own.
 pub(crate) fn build(
     request: &Request<'_>,
     heads: &Heads,
@@ -75,25 +79,31 @@ pub(crate) fn build(
         [Segment { kind: Kind::Experts(_), nodes, .. }] => builder.token(nodes),
         _ => builder.stream(enters),
     }
-    let mut wrong = Vec::new();
+    let (mut wrong, mut refused) = (Vec::new(), BTreeSet::new());
     builder.lives(segments);
     for segment in segments {
         builder.call(Call::Comment(purpose(request, segment).to_owned()));
         for id in &segment.nodes {
             if let Err(reason) = builder.node(*id) {
-                wrong.push((*id, reason));
+                let graph = request.graph;
+                let mut operands = graph.operands(*id).into_iter().flatten().map(|value| through_select(graph, value).node);
+                let follows = reason == ELSEWHERE && operands.any(|node| refused.contains(&node));
+                refused.insert(*id);
+                if !follows {
+                    wrong.push((*id, reason));
+                }
             }
             builder.now += 1;
             builder.release();
         }
     }
-    if wrong.is_empty()
+    if refused.is_empty()
         && let Some(last) = segments.last()
         && let Err(reason) = builder.finish(last)
     {
         wrong.extend(last.nodes.last().map(|id| (*id, reason)));
     }
-    if wrong.is_empty() { Ok(builder.built) } else { Err(wrong) }
+    if refused.is_empty() { Ok(builder.built) } else { Err(wrong) }
 }
 
 /// A line about a segment. It names no node: equal layers have equal programs.
@@ -253,7 +263,7 @@ impl<'a> Builder<'a> {
     fn operand(&self, id: NodeId, at: usize) -> Result<Place, String> {
         let value = self.request.graph.operand(id, at).map(|value| through_select(self.request.graph, value));
         let place = value.and_then(|value| self.values.get(&value));
-        place.copied().ok_or_else(|| "it reads a value that lies elsewhere".to_owned())
+        place.copied().ok_or_else(|| ELSEWHERE.to_owned())
     }
 
     fn result(&mut self, id: NodeId, place: Place) {
