@@ -210,6 +210,8 @@ pub struct CacheVectors {
 pub struct MacroOp {
     /// The node of the user's model, an index into [`Data::nodes`].
     pub node: u32,
+    /// What it computes (module [`crate::flow`]).
+    pub flow: u32,
     /// What it reads, tiles of weights left out.
     pub reads: Vec<Origin>,
 }

@@ -20,6 +20,7 @@
 //! | M6 | a macro-op reads what it claims to read, and finds what the macro-op has written that it names | `memory` |
 //! | V1 | an ALU's operand from another ALU is ready in exactly this cycle, and the two are linked | `units` |
 //! | V2 | every result of an ALU is used | `units` |
+//! | F1 | what a macro-op writes is computed, of what it reads, as it claims | `flow` |
 //! | P1 | a permutor has its map, and every map is used | `units` |
 //! | X1 | loads fill a buffer no further than it holds, and all of them are installed | `units` |
 //! | X2 | a multiplication meets installed weights, which stay until it is through; installed weights are used | `units` |
@@ -28,6 +29,7 @@
 //!
 //! Integer sums on the VXM are the layers' own, bounded before scheduling by the number of columns.
 
+mod flow;
 mod memory;
 mod streams;
 mod units;
@@ -93,7 +95,8 @@ pub fn check(program: &Program, timing: &Timing) -> Vec<Violation> {
         format!("the program says that it takes {} cycles", program.data.cycles)
     });
     events.sort_by_key(|event| (event.cycle, event.queue));
-    streams::check(&events, timing, &mut found);
+    let drivers = streams::check(&events, timing, &mut found);
+    flow::check(&events, &drivers, &program.data, timing, &mut found);
     memory::check(&events, &program.data, timing, &mut found);
     units::check(&events, timing, &mut found);
     found.0

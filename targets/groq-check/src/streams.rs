@@ -7,7 +7,7 @@
 
 use crate::{Event, Found};
 use q35_tsp::alu::AluOp;
-use q35_tsp::geometry::{EDGE, STREAMS, Stream};
+use q35_tsp::geometry::{EDGE, Queue, STREAMS, Stream};
 use q35_tsp::isa::{Instr, Sink, Source};
 use q35_tsp::timing::Timing;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,12 @@ fn transparent(event: &Event) -> Option<(Stream, Stream)> {
     }
 }
 
-pub(crate) fn check(events: &[Event], timing: &Timing, found: &mut Found) {
+/// Who drove what an instruction takes from a stream, by queue and cycle of dispatch.
+pub(crate) type Drivers<'a> = BTreeMap<(Queue, i64, Stream), &'a Event>;
+
+/// Checks, and gives who drove what ALUs use and memory keeps.
+pub(crate) fn check<'a>(events: &'a [Event], timing: &Timing, found: &mut Found) -> Drivers<'a> {
+    let mut drivers = Drivers::new();
     let mut diagonals: BTreeMap<Key, Vec<Span<'_>>> = BTreeMap::new();
     let mut uses = Vec::new();
     for event in events {
@@ -131,6 +136,9 @@ pub(crate) fn check(events: &[Event], timing: &Timing, found: &mut Found) {
         match at(&mut diagonals, &key, way) {
             Some(span) => {
                 span.used = true;
+                if matches!(event.issue.instr, Instr::Compute { .. } | Instr::Write { .. }) {
+                    drivers.insert((event.queue, event.cycle, key.0), span.driver);
+                }
                 let rides = matches!(event.issue.instr, Instr::Load { .. } | Instr::Install { .. })
                     && multiplied.contains(&(key, way, span.owner));
                 let map = matches!(event.issue.instr, Instr::Gather { map, .. } if map == key.0);
@@ -147,4 +155,5 @@ pub(crate) fn check(events: &[Event], timing: &Timing, found: &mut Found) {
             found.unless(span.used, "S3", || format!("{}: nobody uses {stream}", span.driver));
         }
     }
+    drivers
 }

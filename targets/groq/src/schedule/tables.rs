@@ -35,7 +35,7 @@ pub(crate) struct Tables {
 impl Tables {
     /// Begins a macro-op for a node of the model. Gives its number.
     pub(crate) fn begin(&mut self, node: u32) -> u32 {
-        self.ops.push(MacroOp { node, reads: Vec::new() });
+        self.ops.push(MacroOp { node, flow: 0, reads: Vec::new() });
         self.ops.len() as u32 - 1
     }
 

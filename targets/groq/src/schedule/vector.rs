@@ -9,6 +9,7 @@
 use super::tile::Sum;
 use super::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
+use q35_tsp::flow;
 use q35_tsp::geometry::{ALUS, Queue, Side, Slice, linked};
 use q35_tsp::isa::{Instr, Sink, Source};
 use q35_tsp::program::{Place, Quad};
@@ -146,6 +147,26 @@ fn levels(expr: &Expr) -> Vec<i64> {
     levels
 }
 
+/// What an expression computes that is kept at these places.
+fn flow(expr: &Expr, quads: &[Quad], places: &[Place]) -> u32 {
+    let mut values: Vec<u32> = Vec::new();
+    for (op, args) in &expr.nodes {
+        let value = |arg: Arg| match arg {
+            Arg::Constant(word) => flow::constant(word),
+            Arg::Node(node) => values[node],
+            Arg::Leaf(leaf) => match expr.leaves[leaf] {
+                Leaf::Word(word) => flow::read(Queue::mem(word.quad.byte(0).slice), word.quad.address),
+                Leaf::Sum(sum) => flow::sum(sum.plane, sum.accumulator),
+            },
+        };
+        values.push(flow::result(*op, args.map(value)));
+    }
+    let stored = |place: Place, byte: u8, node: usize| flow::stored(Queue::mem(place.slice), place.address, byte, values[node]);
+    let word = |(node, quad): (&usize, &Quad)| (0..4).fold(0u32, |sum, i| sum.wrapping_add(stored(quad.byte(i), i, *node)));
+    let words = expr.words.iter().zip(quads).map(word);
+    words.chain(expr.bytes.iter().zip(places).map(|((node, _), place)| stored(*place, 0, *node))).fold(0, u32::wrapping_add)
+}
+
 /// An expression with levels, and with the ops that only pass on.
 struct Plan {
     steps: Vec<Step>,
@@ -223,7 +244,9 @@ impl Schedule {
         let earliest = expr.leaves.iter().map(ready).max().unwrap_or(0);
         let done: Vec<i64> =
             expr.leaves.iter().map(|leaf| if let Leaf::Sum(sum) = leaf { self.planes.done(*sum) } else { 0 }).collect();
-        let (words, bytes, emitted) = self.place(earliest, |attempt, cycle| {
+        let op = self.tables.begin(self.node);
+        self.tables.ops[op as usize].flow = flow(expr, &quads, &places);
+        let (words, bytes, emitted) = self.place_part(op, earliest, |attempt, cycle| {
             let (mut words, mut bytes, mut emitted) = (Vec::new(), Vec::new(), Vec::new());
             let mut alus: Vec<u8> = Vec::new();
             let mut streams: BTreeMap<(usize, i64), Source> = BTreeMap::new();
