@@ -174,7 +174,7 @@ impl Schedule {
             });
         }
         let mut found = Vec::new();
-        for _ in 0..op.choices {
+        for choice in 1..=op.choices {
             let copies = keys.iter().map(|word| self.copy(*word)).collect();
             let best = self.over(AluOp::MaxF, copies, period);
             let candidates = self.each(&keys, &|expr, odd, key| {
@@ -191,12 +191,14 @@ impl Schedule {
                 let mask = is_chosen(expr, odd);
                 expr.op(AluOp::And, score, mask)
             });
-            let next = self.each(&keys, &|expr, odd, key| {
-                let mask = is_chosen(expr, odd);
-                select(expr, mask, never, key)
-            });
-            keys.into_iter().chain([best]).for_each(|word| self.memory.release(word));
-            keys = next;
+            if choice < op.choices {
+                let next = self.each(&keys, &|expr, odd, key| {
+                    let mask = is_chosen(expr, odd);
+                    select(expr, mask, never, key)
+                });
+                std::mem::replace(&mut keys, next).into_iter().for_each(|word| self.memory.release(word));
+            }
+            self.memory.release(best);
             let score = self.over(AluOp::AddF, shares, period);
             found.push((score, self.address(number)));
             self.memory.release(number);
