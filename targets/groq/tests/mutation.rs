@@ -17,10 +17,13 @@ use support::{Random, Toy};
 
 #[test]
 fn programs_are_sound() {
-    let mixture = Shape { experts: Some((6, 2)), ..SMALL };
-    for (shape, context) in
-        [(SMALL, 11), (mixture, 9), (Shape { hidden: 256, heads: 8, dim: 32, ffn: 640, layers: 1, vocab: 300, ..SMALL }, 33)]
-    {
+    let [mixture, full] = [6, 8].map(|experts| Shape { experts: Some((experts, 2)), ..SMALL });
+    for (shape, context) in [
+        (SMALL, 11),
+        (mixture, 9),
+        (full, 9),
+        (Shape { hidden: 256, heads: 8, dim: 32, ffn: 640, layers: 1, vocab: 300, ..SMALL }, 33),
+    ] {
         let found = check(&compile(&llama(shape, 1), context), &Timing::tsp1());
         assert!(found.is_empty(), "{} violations, first: {}", found.len(), found[0]);
     }

@@ -59,12 +59,16 @@ impl Schedule {
         width: u64,
     ) -> Vec<Word> {
         let period = period(width);
-        let zero = self.constant(|_| 0);
         let mut logits = Vec::new();
         for odd in 0..2 {
             let mut sums = Vec::new();
             for output in (0..period as u64).map(|at| 2 * at + odd as u64) {
-                sums.push(if output < width { self.product(x, inputs, param, output as u32) } else { self.copy(zero) });
+                sums.push(if output < width {
+                    self.product(x, inputs, param, output as u32)
+                } else {
+                    let zero = self.constant(|_| 0);
+                    self.copy(zero)
+                });
             }
             let mut sum = self.merge(sums);
             let mut distance = period as u32;
