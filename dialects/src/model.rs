@@ -106,6 +106,8 @@ pub struct Param {
     pub source: WeightView,
     /// Changes on the way.
     pub transforms: Vec<Transform>,
+    /// The codec asked for this layer, where it is another than that of all layers.
+    pub asked: Option<Codec>,
     /// How it will be stored.
     pub codec: Codec,
     /// Which columns share a scale.
@@ -119,7 +121,7 @@ pub struct Param {
 impl Param {
     /// A parameter that is stored as it is, in f32.
     pub fn new(source: WeightView, role: ParamRole, origin: impl Into<String>) -> Self {
-        Self { source, transforms: Vec::new(), codec: Codec::F32, group: Group::Row, role, origin: origin.into() }
+        Self { source, transforms: Vec::new(), asked: None, codec: Codec::F32, group: Group::Row, role, origin: origin.into() }
     }
 
     /// Shape and storage.

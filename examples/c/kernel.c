@@ -35,12 +35,15 @@ static float half_to_float(const unsigned char *at) {
     return ldexpf((float)(1024 + (bits & 1023)), exponent - 25);
 }
 
-/* Weight [row][col] as docs/src/format.md describes it: 7 bits hold two neighbours, 4 bits for the even one and 3 for the odd one. Rows are
- * streams of 56 bytes per 128 columns; scales come sixteen rows at a time, and with a scale per row that is one after the other. */
+/* Weight [row][col] as docs/src/format.md describes it: 7 bits, a container, hold two neighbours, 4 bits for the even one and 3 for the odd one.
+ * Sixteen rows make a tile, 64 columns a block; a tile's block is 7 vectors of 64 bytes, 4 of them per row. Containers 8 b to 8 b + 6 of a row's
+ * block are in the low bits of its byte b of vectors 0 to 6; container 8 b + 7 is in the high bits of these bytes, one bit each. Scales come
+ * sixteen rows at a time, and with a scale per row that is one after the other. */
 static float weight(const unsigned char *weights, int row, int col) {
-    const unsigned char *stream = weights + Q35_WEIGHT_AT + (size_t)row * ((Q35_INPUTS + 127) / 128 * 56);
-    int bit = 7 * (col / 2);
-    int code = (stream[bit / 8] | stream[bit / 8 + 1] << 8) >> bit % 8 & 127;
+    size_t blocks = (Q35_INPUTS + 63) / 64, container = (size_t)col / 2, in_block = container % 32, vector = in_block % 8;
+    const unsigned char *bytes = weights + Q35_WEIGHT_AT + ((size_t)row / 16 * blocks + container / 32) * 448 + (size_t)row % 16 * 4 + in_block / 8;
+    int code = vector < 7 ? bytes[64 * vector] & 127 : 0;
+    for (int bit = 0; vector == 7 && bit < 7; bit++) code |= bytes[64 * bit] >> 7 << bit;
     int n1 = (code >> 3 ^ 8) - 8, n2 = ((code & 7) ^ 4) - 4;
     float scale = half_to_float(weights + Q35_WEIGHT_SCALES_AT + 2 * (size_t)row);
     return scale * (float)(col % 2 == 0 ? 2 * n1 + 1 : 4 * n2 + 2);

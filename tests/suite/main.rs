@@ -4,6 +4,7 @@
 //! child (to read its exit code, its peak memory, or to take its disk away) without knowing where cargo puts binaries.
 
 mod book;
+mod calibration;
 mod codecs;
 mod determinism;
 mod disk;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         trials.extend(
             [
                 end_to_end::trials(),
+                calibration::trials(),
                 codecs::trials(),
                 experts::trials(),
                 determinism::trials(),

@@ -70,6 +70,7 @@ mod tests {
             tail_bytes: 3,
             flip: 0x80,
             place: |_, row, unit| 8 * unit + 2 * row,
+            weave: None,
         };
         let rows: Vec<u8> = (0..66).collect();
         let whole = arrangement.arrange_all(&rows);

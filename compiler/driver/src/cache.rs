@@ -7,11 +7,12 @@
 //!
 //! Off unless `--cache DIR` or the variable `Q35C_CACHE` names a folder, which compiles may share at the same time.
 
+use crate::exact;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::{Param, Transform};
 use q35_format::PackedSpec;
 use q35_graph::{Storage, WeightView};
-use q35_quantize::{BLOCK_NUMBERS, Quantized, Record, WorstRow, quantize};
+use q35_quantize::{BLOCK_NUMBERS, Quantized, Record, quantize, source};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -37,47 +38,13 @@ pub struct Cache {
 /// What stands before the bytes of an entry.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
-    record: Kept,
+    /// By [`crate::exact`].
+    record: serde_json::Value,
     codes: u64,
     scales: u64,
     offsets: u64,
     /// Of codes, scales and offsets, in that order.
     sha256: String,
-}
-
-/// The record of a parameter that no calibration rounded, floats as their bits: what comes back is the same to the last.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Kept {
-    effective_bits: u64,
-    relative_error: u64,
-    snr_db: Option<u64>,
-    worst_row: u64,
-    worst_error: u64,
-    accumulator_bound: Option<u64>,
-}
-
-impl Kept {
-    fn of(record: &Record) -> Self {
-        Self {
-            effective_bits: record.effective_bits.to_bits(),
-            relative_error: record.relative_error.to_bits(),
-            snr_db: record.snr_db.map(f64::to_bits),
-            worst_row: record.worst_row.row,
-            worst_error: record.worst_row.relative_error.to_bits(),
-            accumulator_bound: record.accumulator_bound,
-        }
-    }
-
-    fn record(self) -> Record {
-        Record {
-            effective_bits: f64::from_bits(self.effective_bits),
-            relative_error: f64::from_bits(self.relative_error),
-            snr_db: self.snr_db.map(f64::from_bits),
-            worst_row: WorstRow { row: self.worst_row, relative_error: f64::from_bits(self.worst_error) },
-            accumulator_bound: self.accumulator_bound,
-            calibrated: None,
-        }
-    }
 }
 
 /// What a folder holds.
@@ -222,6 +189,7 @@ struct Entry {
     storage: Storage,
     spec: PackedSpec,
     head: Head,
+    record: Record,
     data: usize,
 }
 
@@ -239,7 +207,9 @@ impl Entry {
         let sound = body.len() as u64 == length
             && head.codes == (spec.row_bytes() as u64).checked_mul(param.source.rows())?
             && hex(&Sha256::digest(body)) == head.sha256;
-        sound.then_some(Self { storage, spec, head, data })
+        // Where the numbers were, the parameter says: equal numbers may be stored in more than one way.
+        let record = Record { source: source(param), ..exact::from_json(head.record.clone())? };
+        sound.then_some(Self { storage, spec, head, record, data })
     }
 
     fn part(&self, range: Range<u64>) -> &[u8] {
@@ -250,13 +220,13 @@ impl Entry {
         self.part(0..self.head.codes)
     }
 
-    fn quantized(&self) -> Quantized {
-        let Head { record, codes, scales, offsets, .. } = self.head;
+    fn quantized(self) -> Quantized {
+        let Head { codes, scales, offsets, .. } = self.head;
         Quantized {
             spec: self.spec,
             scales: self.part(codes..codes + scales).to_vec(),
             offsets: self.part(codes + scales..codes + scales + offsets).to_vec(),
-            record: record.record(),
+            record: self.record,
         }
     }
 }
@@ -297,13 +267,14 @@ impl New {
 
     /// The head comes first in an entry, and is known last: the entry is put together in a second file.
     fn finish(mut self, quantized: &Quantized, path: &Path) {
+        let Some(record) = exact::to_json(&quantized.record) else { return self.give_up() };
         let codes = self.codes;
         for section in [&quantized.scales, &quantized.offsets] {
             self.hash.update(section);
             self.write(section);
         }
         let head = Head {
-            record: Kept::of(&quantized.record),
+            record,
             codes,
             scales: quantized.scales.len() as u64,
             offsets: quantized.offsets.len() as u64,

@@ -175,6 +175,9 @@ pub struct Compile {
     /// Sequences of 256 tokens to take from the calibration text, at most
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub sequences: u32,
+    /// Bits per weight that the linear layers may take on average: those that the text shows to be sensitive are stored in 8
+    #[arg(long, value_name = "BITS", requires = "calibrate", value_parser = bits)]
+    pub bits_budget: Option<f64>,
     /// Prefix of every symbol in the object file
     #[arg(long, value_name = "SYM", default_value = "q35_", value_parser = symbol_prefix)]
     pub prefix: String,
@@ -252,6 +255,12 @@ pub struct Compare {
     /// Graph inputs to compare on; a fixed pseudo-random prompt unless given
     #[arg(long, value_name = "FILE.safetensors")]
     pub inputs: Option<PathBuf>,
+    /// Relative error that quantization may have; the first layer beyond it is named
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    pub quantization_budget: f64,
+    /// The same for code generation
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02, value_parser = share)]
+    pub code_budget: f64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -270,6 +279,18 @@ pub struct Export {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    nonnegative(text).ok_or_else(|| "a share is a number like 0.05".to_owned())
+}
+
+fn bits(text: &str) -> Result<f64, String> {
+    nonnegative(text).ok_or_else(|| "bits per weight are a number like 4.25".to_owned())
+}
+
+fn nonnegative(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
 }
 
 fn symbol_prefix(text: &str) -> Result<String, String> {

@@ -4,7 +4,6 @@
 //! tokens. Everything behind it, the choice of kernels, the memory plan, the code, is what a target does for models.
 
 use crate::cache::Cache;
-use crate::calibrate::Ready;
 use crate::limit::Limit;
 use crate::settings::Settings;
 use crate::weights::{self, Packing};
@@ -74,7 +73,7 @@ pub fn compile(order: &Order<'_>, settings: &Settings, observer: &mut dyn Observ
     let model = model(order.shape, order.weights, settings)?;
     let lowered = pipeline::lower(&model.program(), 1, order.target, order.prefix, observer)?;
     let mut folder = BundleWriter::create(order.out)?;
-    let (mut names, none) = (Vec::new(), Ready::new());
+    let mut names = Vec::new();
     for (path, bytes) in &lowered.files {
         let name = path.replace("cpu/model.", "linear.");
         folder.add_file(&name, bytes.as_slice())?;
@@ -82,7 +81,7 @@ pub fn compile(order: &Order<'_>, settings: &Settings, observer: &mut dyn Observ
     }
     if order.weights.is_some() {
         limit.check_plan(weights::working_memory(&model))?;
-        let packing = Packing { ready: &none, cache: order.cache, limit };
+        let packing = Packing { ready: None, cache: order.cache, limit };
         observer.before(&passes::QUANTIZE);
         let written = weights::write(&model, packing, &lowered.weights, &mut folder, observer)?;
         observer.after(&passes::QUANTIZE, &|| format!("{:#?}\n", written.records));

@@ -7,11 +7,13 @@
 
 pub mod account;
 pub mod arrange;
+pub mod budget;
 pub mod cache;
 pub mod calibrate;
 pub mod cli;
 pub mod commands;
 pub mod divergence;
+mod exact;
 pub mod export;
 pub mod layer;
 pub mod limit;

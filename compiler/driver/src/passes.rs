@@ -31,6 +31,14 @@ pub const Q35: Pass = Pass {
     to: Stage::Q35,
 };
 
+/// Gives sensitive layers more bits.
+pub const ALLOCATE: Pass = Pass {
+    name: "allocate-bits",
+    purpose: "With --bits-budget: measure what rounding each group of layers costs, and store those in 8 bits that need it most",
+    from: Stage::Graph,
+    to: Stage::Graph,
+};
+
 /// Rounds linear layers for a text.
 pub const CALIBRATE: Pass = Pass {
     name: "calibrate",
@@ -69,7 +77,13 @@ pub fn all() -> Vec<Pass> {
 /// The passes of a compile whose target has the given ones.
 fn with(of_target: Vec<Pass>) -> Vec<Pass> {
     let model = model::PASSES.iter().map(|row| row.pass);
-    [IMPORT, RAISE].into_iter().chain(model).chain([Q35]).chain(of_target).chain([CALIBRATE, QUANTIZE, WRITE_BUNDLE]).collect()
+    [IMPORT, RAISE]
+        .into_iter()
+        .chain(model)
+        .chain([ALLOCATE, Q35])
+        .chain(of_target)
+        .chain([CALIBRATE, QUANTIZE, WRITE_BUNDLE])
+        .collect()
 }
 
 /// What `--dump-after` takes.

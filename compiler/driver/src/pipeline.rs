@@ -1,17 +1,19 @@
 //! The way from a model's path to a bundle, as one list.
 
+use crate::budget::{self, Allocation, Codecs};
 use crate::cache::Cache;
-use crate::calibrate::{self, Calibration, Ready};
+use crate::calibrate::{self, Calibration, Work};
 use crate::limit::Limit;
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::weights::{self, Packing, Written};
 use crate::{passes, q35};
-use q35_bundle::{BundleWriter, Manifest, SCHEMA};
+use q35_bundle::{BundleWriter, Manifest, SCHEMA, WeightEntry};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::Program;
-use q35_dialects::{Model, print};
-use q35_graph::{Observer, Pass};
+use q35_dialects::{Model, ParamName, print};
+use q35_format::Codec;
+use q35_graph::{Observer, Pass, Silent};
 use q35_import::{Imported, Travelling};
 use q35_passes::{model, raise};
 use q35_target::{Lowered, Request, Target};
@@ -28,10 +30,28 @@ pub struct Prepared {
 
 /// Everything before the q35 module: graph and headers are read, no weights.
 pub fn prepare(path: &Path, settings: &Settings, observer: &mut dyn Observer) -> Result<Prepared> {
+    prepare_with(path, settings, &Codecs::new(), observer)
+}
+
+/// The same, with layers that have codecs of their own.
+pub fn prepare_with(path: &Path, settings: &Settings, own: &Codecs, observer: &mut dyn Observer) -> Result<Prepared> {
     let imported = import(path, settings.context, observer)?;
     let mut model = raise(path, &imported, settings, observer)?;
+    for (name, codec) in own {
+        if let Some(param) = model.params.get_mut(name) {
+            param.asked = Some(*codec);
+        }
+    }
     model::run(&mut model, &settings.weights, observer);
     Ok(Prepared { imported, model })
+}
+
+/// The model as a bundle has it: with its options, and with the codecs of its layers. `None` where the manifest does not say what those are.
+pub fn prepare_like(path: &Path, manifest: &Manifest, observer: &mut dyn Observer) -> Option<Result<Prepared>> {
+    let settings = Settings::from_recorded(&manifest.options)?;
+    let own = |(name, entry): (&String, &WeightEntry)| Some((ParamName::new(name), entry.codec.parse::<Codec>().ok()?));
+    let own: Codecs = manifest.weights.iter().map(own).collect::<Option<_>>()?;
+    Some(prepare_with(path, &settings, &own, observer))
 }
 
 /// The tokenizer among the files that travel.
@@ -46,10 +66,21 @@ pub struct Output<'a> {
     pub prefix: &'a str,
     /// The bundle's path.
     pub path: &'a Path,
-    /// The text that decides how weights are rounded; without one they are rounded to nearest.
+    /// The text that shows which layers need more bits, and how weights are best rounded.
     pub calibration: Option<&'a Calibration>,
     /// Where packed parameters may be found.
     pub cache: Option<&'a Cache>,
+    /// Whether the text decides how weights are rounded; otherwise they are rounded to nearest.
+    pub compensated: bool,
+    /// Bits per weight of the linear layers, on average, that some of them may be stored more finely with.
+    pub budget: Option<f64>,
+}
+
+impl<'a> Output<'a> {
+    /// A bundle whose weights are rounded to nearest.
+    pub fn new(target: &'a dyn Target, prefix: &'a str, path: &'a Path) -> Self {
+        Self { target, prefix, path, calibration: None, cache: None, compensated: false, budget: None }
+    }
 }
 
 /// What came out of a compile, beside the bundle.
@@ -60,28 +91,44 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// What of the model is not in the bundle.
     pub warnings: Vec<Diagnostic>,
+    /// Which layers got more bits, where there was a budget.
+    pub allocation: Option<Allocation>,
 }
 
 /// The whole way.
 pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut dyn Observer) -> Result<Compiled> {
     let limit = Limit(settings.max_memory);
-    let Prepared { imported, model } = prepare(path, settings, observer)?;
+    let Prepared { imported, mut model } = prepare(path, settings, observer)?;
     let travelling = imported.travelling()?;
     let tokenizer = travelling.get(TOKENIZER).map(|bytes| &**bytes);
     let sequences = out.calibration.map(|c| c.tokens(tokenizer, model.facts.vocab, model.facts.context)).transpose()?;
+    let mut allocation = None;
+    if let Some((budget, sequences)) = out.budget.zip(sequences.as_ref()) {
+        let found = budget::allocate(&model, sequences, budget, &out.target.capabilities(), observer)?;
+        model = prepare_with(path, settings, &found.codecs(), &mut Silent)?.model;
+        allocation = Some(found);
+    }
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
     let lowered = lower(&program, model.facts.context, out.target, out.prefix, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
-    let ready = sequences.map_or(Ok(Ready::new()), |sequences| calibrate::run(&model, &sequences, limit, observer))?;
-    let packing = Packing { ready: &ready, cache: out.cache, limit };
-    let written = write_weights(&model, &lowered, packing, &mut bundle, observer)?;
     let mut options = settings.recorded(model.facts.context);
-    options.extend(out.calibration.into_iter().flat_map(Calibration::recorded));
+    options.extend(out.calibration.into_iter().flat_map(|calibration| calibration.recorded(out.compensated)));
+    options.extend(out.budget.map(|bits| ("bits-budget".to_owned(), bits.to_string())));
+    let calibrated = sequences.filter(|_| out.compensated).map(|sequences| {
+        let work = Work::open(out.path, &options, &sequences)?;
+        calibrate::run(&model, &sequences, work, limit, observer)
+    });
+    let ready = calibrated.transpose()?;
+    let packing = Packing { ready: ready.as_ref(), cache: out.cache, limit };
+    let written = write_weights(&model, &lowered, packing, &mut bundle, observer)?;
     let manifest = finish(&model, &travelling, options, lowered, written, bundle, observer)?;
     limit.check()?;
+    if let Some(ready) = ready {
+        ready.remove();
+    }
     drop(travelling);
-    Ok(Compiled { model, manifest, warnings: imported.warnings })
+    Ok(Compiled { model, manifest, warnings: imported.warnings, allocation })
 }
 
 /// Lowers a program to a target's code.

@@ -1,12 +1,14 @@
 //! What a compile has to say in ten lines.
 
 use crate::account::Account;
+use crate::budget::Allocation;
+use crate::pipeline::Compiled;
 use crate::size;
 use crate::table::{Align, Table};
-use q35_bundle::{Device, Manifest};
+use q35_bundle::Device;
 use q35_dialects::{Model, ParamRole};
 use q35_target::{Label, Target};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,6 +33,9 @@ pub struct Summary {
     pub embedding_bytes: u64,
     /// Bytes of the head.
     pub head_bytes: u64,
+    /// Matrices that the model's files have in few bits already, by the types they are stored as: errors are those of what is added.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub quantized_sources: BTreeMap<String, usize>,
     /// Launches of one step; 0 where a chip runs one fixed program.
     pub steps: usize,
     /// Different kernels.
@@ -47,12 +52,16 @@ pub struct Summary {
     pub peak_bytes: Option<u64>,
     /// Wall time of the compile.
     pub seconds: f64,
+    /// Which layers got more bits, where there was a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
 }
 
 impl Summary {
     /// Of a model and what became of it.
-    pub fn new(out: &Path, target: &dyn Target, model: &Model, manifest: &Manifest, time: Duration) -> Self {
-        let account = Account::of(model);
+    pub fn new(out: &Path, target: &dyn Target, compiled: Compiled, time: Duration) -> Self {
+        let Compiled { model, manifest, allocation, .. } = compiled;
+        let account = Account::of(&model);
         let total = account.total();
         let kernels: BTreeSet<&str> = manifest.steps.iter().flat_map(|s| &s.variants).map(|v| v.kernel.as_str()).collect();
         Self {
@@ -68,6 +77,7 @@ impl Summary {
             linear_bits: account.role(ParamRole::Linear).effective_bits(),
             embedding_bytes: account.role(ParamRole::Embedding).bytes,
             head_bytes: account.role(ParamRole::Head).bytes,
+            quantized_sources: quantized_sources(&model),
             steps: manifest.steps.len(),
             kernels: kernels.len(),
             arena_bytes_per_token: manifest.plan.bytes_per_token,
@@ -79,6 +89,7 @@ impl Summary {
             }),
             peak_bytes: crate::memory::peak(),
             seconds: time.as_secs_f64(),
+            allocation,
         }
     }
 
@@ -119,8 +130,23 @@ impl Summary {
             ("compile", format!("{:.1} s, peak memory {}", self.seconds, self.peak_bytes.map_or("?".to_owned(), size::show))),
         ];
         let mut table = Table::bare(&[Align::Left; 2]);
+        let sources: Vec<String> =
+            self.quantized_sources.iter().map(|(dtype, count)| format!("{count} matrices as {dtype}")).collect();
+        if !sources.is_empty() {
+            let what = format!("quantized already, {}: errors are relative to that", sources.join(", "));
+            table.row(["source".to_owned(), what]);
+        }
         let link = self.link.iter().map(|line| ("link", line.clone()));
         lines.into_iter().chain(link).for_each(|(name, text)| table.row([name.to_owned(), text]));
-        table.to_string()
+        let allocation = self.allocation.iter().map(|allocation| format!("\n{}", allocation.listing()));
+        format!("{table}{}", allocation.collect::<String>())
     }
+}
+
+fn quantized_sources(model: &Model) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for dtype in model.params.values().filter(|param| param.role != ParamRole::Vector).filter_map(q35_quantize::source) {
+        *found.entry(dtype).or_default() += 1;
+    }
+    found
 }

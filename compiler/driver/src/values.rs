@@ -29,6 +29,11 @@ impl PackedValues<'_> {
     pub fn insert(&self, name: &ParamName, value: ParamValue) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::new(value));
     }
+
+    /// Drops a parameter's value, which is packed again if somebody asks.
+    pub fn forget(&self, name: &ParamName) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
 }
 
 impl ParamValues for PackedValues<'_> {

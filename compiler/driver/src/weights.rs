@@ -13,7 +13,7 @@ use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::{Model, Param, ParamName, Transform};
 use q35_graph::Observer;
 use q35_quantize::{Quantized, Record, quantize};
-use q35_target::{Arrangement, Section, WeightTensor};
+use q35_target::{Section, WeightTensor};
 use std::collections::BTreeMap;
 
 /// What is known of the weights when they are written.
@@ -44,7 +44,7 @@ pub fn working_memory(model: &Model) -> u64 {
 #[derive(Clone, Copy)]
 pub struct Packing<'a> {
     /// Parameters that are packed already.
-    pub ready: &'a Ready,
+    pub ready: Option<&'a Ready>,
     /// Where others may be found.
     pub cache: Option<&'a Cache>,
     /// Memory.
@@ -58,7 +58,7 @@ struct Planned<'a> {
     param: &'a Param,
 }
 
-/// Writes the tensors that a target asked for: parameters that are `ready` as they are, the others packed on the way. All bad weights of the model are reported together.
+/// Writes the tensors that a target asked for: parameters that are ready as they are, the others packed on the way. All bad weights of the model are reported together.
 ///
 /// # Panics
 /// If the target asks for a parameter that the model does not have.
@@ -77,7 +77,7 @@ pub fn write(
     let mut bad = Diagnostics::new();
     let mut done = 0;
     let mut kept: Option<(&ParamName, Quantized)> = None;
-    for Planned { name, tensor, param } in &planned {
+    for planned @ Planned { name, tensor, param } in &planned {
         let section = match (tensor.section, &kept) {
             (Section::Codes, _) => {
                 let mut progress = |count| {
@@ -86,8 +86,7 @@ pub fn write(
                 };
                 // After the first bad weight the others are only looked at: nothing more is written.
                 let file = if bad.has_errors() { None } else { Some(&mut file) };
-                let source = (*param, packing.ready.get(&tensor.param));
-                let quantized = stream(source, packing, name, &tensor.arrangement, file, &mut progress);
+                let quantized = stream(planned, packing, file, &mut progress);
                 if let Some(quantized) = bad.absorb(quantized) {
                     written.add(&tensor.param, param, &quantized);
                     kept = Some((&tensor.param, quantized));
@@ -140,22 +139,21 @@ fn numbers(param: &Param) -> u64 {
 
 /// Quantizes a parameter that is not ready, its codes straight into the file, if there is one.
 fn stream(
-    (param, ready): (&Param, Option<&(Quantized, Vec<u8>)>),
-    Packing { cache, limit, .. }: Packing<'_>,
-    name: &str,
-    arrangement: &Arrangement,
+    Planned { name, tensor, param }: &Planned<'_>,
+    Packing { ready, cache, limit }: Packing<'_>,
     mut file: Option<&mut WeightsWriter<'_>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Quantized> {
     let mut write = |tile: &[u8]| file.as_mut().map_or(Ok(()), |file| file.write(name, tile));
-    let mut arranger = Arranger::new(arrangement);
+    let mut arranger = Arranger::new(&tensor.arrangement);
     let mut sink = |rows: &[u8]| {
         limit.check()?;
         arranger.push(rows, &mut write)
     };
+    let ready = ready.and_then(|ready| Some((ready.get(&tensor.param)?, ready)));
     let quantized = match (ready, cache) {
-        (Some((quantized, codes)), _) => {
-            sink(codes)?;
+        (Some((quantized, ready)), _) => {
+            sink(&ready.codes(&tensor.param)?)?;
             progress(numbers(param));
             quantized.clone()
         }

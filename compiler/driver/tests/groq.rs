@@ -55,7 +55,7 @@ fn full() -> bool {
 fn same_greedy_tokens(model: &Path, count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.q35");
-    let out = Output { target: &Groq, prefix: "", path: &path, calibration: None, cache: None };
+    let out = Output::new(&Groq, "", &path);
     let model = pipeline::compile(model, &settings(64), out, &mut Silent).unwrap().model;
 
     let values = PackedValues::new(&model);

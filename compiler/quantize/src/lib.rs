@@ -35,7 +35,7 @@ mod transform;
 pub use aim::Observed;
 pub use hessian::{Drift, Hessian};
 pub use inputs::{Inputs, Thin};
-pub use record::{Calibrated, Record, WorstRow};
+pub use record::{Calibrated, Record, WorstRow, source};
 
 use compensated::{Compensator, Weighted};
 use finite::NotFinite;

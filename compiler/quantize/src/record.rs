@@ -11,6 +11,9 @@ use q35_format::{PackedSpec, PackedView};
 /// What a compile reports of one parameter.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Record {
+    /// The type that the model's file stores it as, where that is a rounding to few bits already: what that rounding cost is in no figure here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Bits per weight, scales and offsets included.
     pub effective_bits: f64,
     /// `|W - Q| / |W|` in the Frobenius norm, `Q` being what the bytes decode to and `W` what was encoded; 0 for a zero parameter.
@@ -39,6 +42,12 @@ pub struct Calibrated {
     /// Experts that the text reached with fewer tokens than they have inputs. What they were lent counts in the weighted error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thin_experts: Vec<Thin>,
+}
+
+/// [`Record::source`] of a parameter.
+pub fn source(param: &Param) -> Option<String> {
+    let (dtype, quantized) = param.source.stored();
+    quantized.then(|| dtype.name().to_owned())
 }
 
 /// What calibration saw.
@@ -161,6 +170,7 @@ impl Tally {
                 .into());
         }
         Ok(Record {
+            source: source(param),
             effective_bits: self.spec.effective_bits(),
             relative_error,
             snr_db: (relative_error > 0.0).then(|| (-2000.0 * relative_error.log10()).round() / 100.0),

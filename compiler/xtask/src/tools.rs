@@ -2,6 +2,7 @@
 
 use crate::cache::Key;
 use crate::shell;
+use q35_format::Codec;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,15 @@ pub(crate) struct Tools {
     q35c: PathBuf,
     q35: PathBuf,
     key: Key,
+    /// Those that the CPU target has kernels for.
+    codecs: Vec<String>,
+}
+
+/// What is used of the list of targets.
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    codecs: Vec<String>,
 }
 
 impl Tools {
@@ -21,7 +31,14 @@ impl Tools {
         shell::run(Command::new(cargo).current_dir(root).args(packages))?;
         let [q35c, q35] = ["q35c", "q35"].map(|name| root.join("target/release").join(name));
         let key = Key::default().path(&q35c)?.path(&q35)?;
-        Ok(Self { q35c, q35, key })
+        let targets: Vec<Target> = shell::json(Command::new(&q35c).args(["targets", "--json"]))?;
+        let codecs = targets.into_iter().find(|target| target.name == "cpu").map(|target| target.codecs).unwrap_or_default();
+        Ok(Self { q35c, q35, key, codecs })
+    }
+
+    /// Whether there are kernels for a codec.
+    pub(crate) fn runs(&self, codec: Codec) -> bool {
+        self.codecs.iter().any(|name| name == codec.name())
     }
 
     /// The built `q35`.
@@ -45,7 +62,7 @@ impl Tools {
     pub(crate) fn compile(
         &self,
         model: &Path,
-        arguments: &[&str],
+        arguments: &[impl AsRef<std::ffi::OsStr>],
         calibration: Option<(&Path, usize)>,
         out: &Path,
     ) -> Result<Summary, String> {

@@ -112,6 +112,8 @@ fn costs(nodes: &[Node], each: bool) -> Table {
 /// How good one parameter is, in the words of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     relative_error: f64,
     snr_db: Option<f64>,
     worst_row: WorstRow,
@@ -221,13 +223,19 @@ fn text(manifest: &Manifest, summary: &Summary, report: &Report, each: bool) -> 
 
     let stored = [("parameter", Left), ("codec", Left), ("shape", Right), ("group", Right), ("bits", Right)];
     let measured: &[_] = if report.tensors.is_empty() { &[] } else { &Record::COLUMNS };
-    let mut parameters = Table::new(&[&stored, measured].concat());
+    // Only models that were quantized before have something to say here.
+    let rounded = report.tensors.values().any(|record| record.source.is_some());
+    let sources: &[_] = if rounded { &[("from", Left)] } else { &[] };
+    let mut parameters = Table::new(&[&stored, sources, measured].concat());
     for (name, weight) in &manifest.weights {
         let group = if weight.group == 0 { "row".to_owned() } else { weight.group.to_string() };
         let shape = format!("{} x {}", weight.shape[0], weight.shape[1]);
         let stored = [name.clone(), weight.codec.clone(), shape, group, format!("{:.3}", weight.effective_bits)];
-        let record = report.tensors.get(name).map(Record::cells).unwrap_or_default();
-        parameters.row(stored.into_iter().chain(record.into_iter().take(measured.len())));
+        let record = report.tensors.get(name);
+        let source = record.and_then(|record| record.source.clone()).unwrap_or_default();
+        let cells = record.map(Record::cells).unwrap_or_default();
+        let shown = std::iter::once(source).take(sources.len()).chain(cells.into_iter().take(measured.len()));
+        parameters.row(stored.into_iter().chain(shown));
     }
 
     let mut files = Table::new(&[("file", Left), ("size", Right), ("sha256", Left)]);

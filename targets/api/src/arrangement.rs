@@ -2,11 +2,20 @@
 //!
 //! The format crate stores a matrix as rows of codes and rows of scales. A target may want rows padded, interleaved or biased: all of
 //! these move whole units (a row, an element, a byte) to other places, so an [`Arrangement`] is one function from (row, unit) to
-//! place, and both directions follow from it. Rows are arranged in tiles, in order, so that whoever writes a weights file needs
+//! place, and both directions follow from it. Where single bits move, it is a [`Weave`]. Rows are arranged in tiles, in order, so that whoever writes a weights file needs
 //! no more than one tile of a matrix in memory.
 
 /// Place of a unit inside its tile, in bytes: arguments are the row within the tile and the unit within the row.
 pub type Place = fn(&Arrangement, usize, usize) -> usize;
+
+/// A movement of the bits of a row that leaves no byte whole, in both directions. Rows do not share bits of a tile.
+#[derive(Clone, Copy, Debug)]
+pub struct Weave {
+    /// `set(arrangement, row, bytes, tile)` sets those bits of `tile` that a canonical row with the bits of `bytes` sets, of which all are 0.
+    pub set: fn(&Arrangement, usize, &[u8], &mut [u8]),
+    /// `get(arrangement, tile, row, bytes)` restores a row, of which all bits are 0, from a tile.
+    pub get: fn(&Arrangement, &[u8], usize, &mut [u8]),
+}
 
 /// The arrangement of one section (codes, scales) of a matrix.
 #[derive(Clone, Debug)]
@@ -25,12 +34,15 @@ pub struct Arrangement {
     pub flip: u8,
     /// Where a unit goes.
     pub place: Place,
+    /// Where bits go, instead of units, and without a flip.
+    pub weave: Option<Weave>,
 }
 
 impl Arrangement {
     /// Canonical rows as they are.
     pub fn plain(row_bytes: usize) -> Self {
-        Self { row_bytes, unit: row_bytes, tile_rows: 1, tile_bytes: row_bytes, tail_bytes: 0, flip: 0, place: |_, _, _| 0 }
+        let place: Place = |_, _, _| 0;
+        Self { row_bytes, unit: row_bytes, tile_rows: 1, tile_bytes: row_bytes, tail_bytes: 0, flip: 0, place, weave: None }
     }
 
     /// Tiles of a matrix of `rows` rows.
@@ -52,6 +64,10 @@ impl Arrangement {
         assert_eq!(tile.len(), self.tile_bytes);
         tile.fill(0);
         for (row, bytes) in rows.chunks_exact(self.row_bytes).enumerate() {
+            if let Some(weave) = self.weave {
+                (weave.set)(self, row, bytes, tile);
+                continue;
+            }
             for (at, unit) in bytes.chunks_exact(self.unit).enumerate() {
                 let place = (self.place)(self, row, at);
                 for (to, from) in tile[place..place + self.unit].iter_mut().zip(unit) {
@@ -67,6 +83,10 @@ impl Arrangement {
     /// If `tile` or `bytes` have other sizes than [`Self::tile_bytes`] and [`Self::row_bytes`].
     pub fn restore(&self, tile: &[u8], row: usize, bytes: &mut [u8]) {
         assert_eq!((tile.len(), bytes.len()), (self.tile_bytes, self.row_bytes));
+        if let Some(weave) = self.weave {
+            bytes.fill(0);
+            return (weave.get)(self, tile, row, bytes);
+        }
         for (at, unit) in bytes.chunks_exact_mut(self.unit).enumerate() {
             let place = (self.place)(self, row, at);
             for (to, from) in unit.iter_mut().zip(&tile[place..place + self.unit]) {
@@ -101,6 +121,7 @@ mod tests {
             tail_bytes: 4,
             flip: 0x80,
             place: |_, row, unit| 4 * unit + 2 * row,
+            weave: None,
         };
         let rows: Vec<u8> = (1..=18).collect();
         let all = arrangement.arrange_all(&rows);

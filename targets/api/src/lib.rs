@@ -17,7 +17,7 @@ pub mod c;
 pub mod plan;
 mod target;
 
-pub use arrangement::{Arrangement, Place};
+pub use arrangement::{Arrangement, Place, Weave};
 pub use target::{
     Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, WeightsFile, cannot, check_prefix, file_order,
 };

@@ -18,7 +18,7 @@ use q35_mlir::{link, llvm};
 use q35_target_cpu::abi::{define, symbol};
 use q35_target_cpu::kernels::Kernel;
 use q35_target_cpu::level::Level;
-use q35_target_cpu::linear::{Experts, Linear, geometry, kernels};
+use q35_target_cpu::linear::{Experts, Linear, Peak, geometry, kernels};
 use std::error::Error;
 use std::ffi::c_void;
 use std::time::Instant;
@@ -84,6 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for kernel in &kernels {
             define(&module, &kernel.name(), level, |call| kernel.build(level, call));
         }
+        define(&module, &Peak.name(), level, |call| Peak.build(level, call));
     }
     module.lower(|_, _| ());
     let machine = if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() };
@@ -123,6 +124,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     // SAFETY: the library is ours and has no initialisers.
     let library = unsafe { libloading::Library::new(&path) }?;
     for level in levels {
+        // SAFETY: the kernels were just made with this signature.
+        let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&Peak.name(), level).as_bytes()) }?;
+        let (ones, mut sums) = (vec![1u8; Peak::BYTES], vec![0u8; Peak::BYTES]);
+        let args: [*const c_void; 3] = [ones.as_ptr().cast(), ones.as_ptr().cast(), sums.as_mut_ptr().cast_const().cast()];
+        let rounds = 1 << 22;
+        let peak = (0..5).map(|_| {
+            let started = busy();
+            // SAFETY: every buffer is as large as the kernel says.
+            unsafe { kernel(args.as_ptr(), [0; 4].as_ptr(), 0, rounds) };
+            (rounds as usize * Peak::products(level)) as f64 / (busy() - started) / 1e9
+        });
+        println!("{:24} {:8} {:8.1} G products/s", "multiplier", level.name(), peak.fold(0.0, f64::max));
         for made in &kernels {
             // SAFETY: the kernels were just made with this signature.
             let kernel: libloading::Symbol<'_, Function> = unsafe { library.get(symbol(&made.name(), level).as_bytes()) }?;
@@ -130,7 +143,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             dims[section.dim() as usize] = tokens as u64;
             let tiles = made.tiles(linear.rows).eval(&dims).ok_or("too many tiles")? as i64;
             let mut best = f64::INFINITY;
-            for _ in 0..if level == Level::Base { 2 } else { 7 } {
+            for _ in 0..if level == Level::BASE { 2 } else { 7 } {
                 let started = busy();
                 for copy in 0..copies {
                     let codes = weights.as_ptr().cast::<u8>().wrapping_add(copy * copy_bytes);
@@ -145,11 +158,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                     args.push(y.as_mut_ptr().cast_const().cast());
                     // SAFETY: every buffer is as large as the geometry says for these sizes.
                     unsafe { kernel(args.as_ptr(), dims.map(|dim| dim as i64).as_ptr(), 0, tiles) };
-                    if level == Level::Base && copy > copies / 16 {
+                    if level == Level::BASE && copy > copies / 16 {
                         break;
                     }
                 }
-                let ran = if level == Level::Base { (copies / 16 + 2).min(copies) } else { copies };
+                let ran = if level == Level::BASE { (copies / 16 + 2).min(copies) } else { copies };
                 best = best.min((busy() - started) / ran as f64);
             }
             let giga = (rows * cols * routed) as f64 / best / 1e9;

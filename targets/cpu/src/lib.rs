@@ -7,15 +7,17 @@
 //! | --- | --- |
 //! | [`abi`] | how a kernel is called |
 //! | [`level`] | what a kernel may use |
+//! | `instructions` | those that only some levels have |
 //! | [`kernels`] | the kernels that are not matrix products |
 //! | [`linear`] | those that are: weights are decoded inside |
 //! | [`lower`] | the passes |
 //! | `program` | what `model.o` has beside kernels: the executor, and the functions that a program calls |
 //!
-//! Nothing outside [`level`] and the instruction-level modules under [`linear`] assumes an architecture. This crate must not know ONNX,
+//! Nothing outside [`level`], `instructions` and the modules under [`linear`] that use them assumes an architecture. This crate must not know ONNX,
 //! weight data, or how the runtime executes steps.
 
 pub mod abi;
+mod instructions;
 pub mod kernels;
 pub mod level;
 pub mod linear;

@@ -246,6 +246,9 @@ fn instruction(text: &str) -> Result<Option<Inst>, String> {
         "freeze" => Op::Freeze(c.typed()?),
         "call" => {
             let ty = c.ty()?;
+            if c.peek() == Some(&Token::Word("asm".into())) {
+                return c.nothing().map(|value| Some(Inst { result, op: Op::Freeze(value), text: text.to_owned() }));
+            }
             let Some(Token::Global(callee)) = c.next() else { return Err("a call through a value".into()) };
             let ignored = ["llvm.assume", "llvm.lifetime", "llvm.experimental.noalias", "llvm.prefetch", "llvm.amdgcn.sched"];
             if ignored.iter().any(|prefix| callee.starts_with(prefix)) {
@@ -323,6 +326,18 @@ impl Cursor {
 
     fn keyword(&mut self, word: &str) -> Result<(), String> {
         if self.word()? == word { Ok(()) } else { Err(format!("'{word}' is missing")) }
+    }
+
+    /// An assembly of no instruction, whose result is the first operand; the others are there before it is.
+    fn nothing(&mut self) -> Result<Typed, String> {
+        self.keyword("asm")?;
+        self.keyword("sideeffect")?;
+        let (text, comma, constraints) = (self.next(), self.take(','), self.next());
+        let tied = matches!(&constraints, Some(Token::Text(list)) if list.starts_with("=v,0"));
+        if text != Some(Token::Text(String::new())) || !comma || !tied {
+            return Err("an assembly of instructions".into());
+        }
+        self.arguments()?.into_iter().next().ok_or_else(|| "an assembly of no operand".into())
     }
 
     /// `syncscope("...") ORDERING`.

@@ -50,29 +50,25 @@ pub(crate) fn planes(row_bytes: usize, rows: u64, words: u64) -> Arrangement {
     let rows = rows as usize;
     let unit = if row_bytes.is_multiple_of(2) { 2 } else { 1 };
     Arrangement {
-        row_bytes,
         unit,
         tile_rows: rows,
         tile_bytes: rows * words as usize * 2,
-        tail_bytes: 0,
-        flip: 0,
         place: |arrangement, row, unit| {
             let byte = unit * arrangement.unit;
             byte / 2 * 2 * arrangement.tile_rows + 2 * row + byte % 2
         },
+        ..Arrangement::plain(row_bytes)
     }
 }
 
 /// f32 weights of `cols` inputs in tiles of `rows` outputs and `inputs` inputs, input by input.
 pub(crate) fn singles(cols: u64, rows: u64, inputs: u64) -> Arrangement {
     Arrangement {
-        row_bytes: 4 * cols as usize,
         unit: 4,
         tile_rows: rows as usize,
         tile_bytes: 4 * (rows * inputs) as usize,
-        tail_bytes: 0,
-        flip: 0,
         place: |arrangement, row, unit| 4 * (unit * arrangement.tile_rows + row),
+        ..Arrangement::plain(4 * cols as usize)
     }
 }
 
@@ -81,7 +77,7 @@ pub(crate) fn scales(spec: &PackedSpec, rows: u64) -> Arrangement {
     let bytes = spec.scale().bytes();
     let rows = rows as usize;
     let place = |arrangement: &Arrangement, row: usize, _: usize| row * arrangement.row_bytes;
-    Arrangement { row_bytes: bytes, unit: bytes, tile_rows: rows, tile_bytes: rows * bytes, tail_bytes: 0, flip: 0, place }
+    Arrangement { tile_rows: rows, tile_bytes: rows * bytes, place, ..Arrangement::plain(bytes) }
 }
 
 #[cfg(test)]

@@ -8,27 +8,39 @@
 //! do, int8 activations included. An expert of a mixture is rounded for the tokens that the router of the rounded model sends it, and aims at its
 //! own weights: the float model may send those tokens elsewhere.
 //!
-//! Memory: the values that later ops still read, for all sequences and both models; three matrices of sums per value read, and one expert's; the
-//! float weights of one op; the packed weights.
+//! Memory: the values that later ops still read, for all sequences and both models; the sums of one value read, their factors and solutions; the float weights of one op. What
+//! has been rounded is on disk ([`work`]).
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`streams`] | the sequences on their way through both models |
+//! | [`layer`] | linear layers of many sequences at once |
+//! | [`memory`] | what all of this takes, before it is done |
+//! | [`work`] | the folder of what has been rounded |
+
+mod layer;
+mod memory;
+pub(crate) mod streams;
+mod work;
+
+pub use work::Work;
 
 use crate::limit::Limit;
 use crate::passes;
 use crate::values::PackedValues;
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_dialects::data::{Data, ParamValue};
-use q35_dialects::interp::{CacheLayer, Env, ParamValues, StepInput};
+use q35_dialects::data::ParamValue;
 use q35_dialects::q35::Op;
 use q35_dialects::values::transformed;
-use q35_dialects::{Model, Param, ParamName, Ty};
+use q35_dialects::{Model, ParamName, Ty};
 use q35_format::Packed;
 use q35_graph::{NodeId, Observer, Value};
-use q35_quantize::{Drift, Hessian, Inputs, Observed, Quantized, quantize_compensated};
+use q35_quantize::{Drift, Hessian, Inputs, Observed, Quantized, quantize_compensated, spec};
 use q35_runtime::text::Text;
-use rayon::prelude::*;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use streams::{Float, Streams};
 
 /// Tokens of a sequence, where the context has room for them.
 pub const LENGTH: usize = 256;
@@ -42,13 +54,37 @@ pub struct Calibration {
     pub sequences: usize,
 }
 
-/// Weights that are packed already, by parameter.
-pub type Ready = BTreeMap<ParamName, (Quantized, Vec<u8>)>;
+/// Weights that are packed already.
+pub struct Ready {
+    rounded: BTreeMap<ParamName, Quantized>,
+    work: Work,
+}
+
+impl Ready {
+    /// What became of a parameter, if it is one of these.
+    pub fn get(&self, name: &ParamName) -> Option<&Quantized> {
+        self.rounded.get(name)
+    }
+
+    /// Its codes.
+    ///
+    /// # Errors
+    /// [`Code::CannotRead`] if somebody took them away.
+    pub fn codes(&self, name: &ParamName) -> Result<Vec<u8>> {
+        self.work.codes(name)
+    }
+
+    /// Takes the work folder away.
+    pub fn remove(self) {
+        self.work.remove();
+    }
+}
 
 impl Calibration {
-    /// For the manifest.
-    pub fn recorded(&self) -> [(String, String); 2] {
-        [("effort", "best".to_owned()), ("sequences", self.sequences.to_string())].map(|(name, value)| (name.to_owned(), value))
+    /// For the manifest; `compensated` says whether weights are rounded by the text.
+    pub fn recorded(&self, compensated: bool) -> [(String, String); 2] {
+        let effort = if compensated { "best" } else { "fast" };
+        [("effort", effort.to_owned()), ("sequences", self.sequences.to_string())].map(|(name, value)| (name.to_owned(), value))
     }
 
     /// The sequences, in the model's tokens. `tokenizer` is the content of the model's, if it has one.
@@ -95,124 +131,8 @@ fn cut(tokens: &[u32], length: usize, count: usize) -> Option<Vec<Vec<u32>>> {
     (count > 0).then(|| (0..count).map(|n| whole[n * whole.len() / count].to_vec()).collect())
 }
 
-/// A sequence on its way.
-struct Sequence {
-    input: StepInput,
-    caches: BTreeMap<u32, CacheLayer>,
-    values: BTreeMap<NodeId, Data>,
-}
-
-impl Sequence {
-    fn new(tokens: &[u32]) -> Self {
-        Self { input: StepInput::sequence(tokens, 0), caches: BTreeMap::new(), values: BTreeMap::new() }
-    }
-
-    /// What an op reads, as numbers, `[tokens, cols]`.
-    fn numbers(&self, at: NodeId) -> Cow<'_, [f32]> {
-        match &self.values[&at] {
-            Data::Quant(x) => x.data.iter().enumerate().map(|(i, q)| f32::from(*q) * x.scales[i / x.width]).collect(),
-            x => Cow::Borrowed(&x.act().data),
-        }
-    }
-
-    /// Of the rows that an op reads those that a routing sends to an expert, `[rows, cols]`.
-    fn routed(&self, at: NodeId, routing: NodeId, expert: u64) -> Vec<f32> {
-        let (numbers, routing) = (self.numbers(at), self.values[&routing].routing());
-        let tokens = routing.chosen.len() / routing.choices;
-        let (rows, cols) = match &self.values[&at] {
-            Data::Quant(x) => (x.scales.len(), x.width),
-            x => (x.act().rows(), x.act().width),
-        };
-        let row = |choice: usize| choice * rows / (tokens * routing.choices);
-        let sent = routing.chosen.iter().enumerate().filter(|(_, to)| u64::from(**to) == expert);
-        sent.flat_map(|(choice, _)| &numbers[row(choice) * cols..][..cols]).copied().collect()
-    }
-
-    fn forget(&mut self, id: NodeId) {
-        if let Some(Data::Cache(cache)) = self.values.remove(&id) {
-            self.caches.remove(&cache.layer);
-        }
-    }
-}
-
-/// The same sequences through two models.
-struct Streams {
-    /// Weights and activations as they are.
-    float: Vec<Sequence>,
-    /// Weights and activations rounded as far as they are by now.
-    rounded: Vec<Sequence>,
-}
-
-impl Streams {
-    fn new(sequences: &[Vec<u32>]) -> Self {
-        let start = || sequences.iter().map(|tokens| Sequence::new(tokens)).collect();
-        Self { float: start(), rounded: start() }
-    }
-
-    /// `X^T X` of what the rounded model reads.
-    fn hessian(&self, at: NodeId, cols: usize) -> Hessian {
-        let mut hessian = Hessian::new(cols);
-        self.rounded.iter().for_each(|sequence| hessian.add(&sequence.numbers(at)));
-        hessian
-    }
-
-    /// `X^T X` of what the rounded model sends to an expert.
-    fn routed(&self, at: NodeId, routing: NodeId, expert: u64, cols: usize) -> Hessian {
-        let mut hessian = Hessian::new(cols);
-        self.rounded.iter().for_each(|sequence| hessian.add(&sequence.routed(at, routing, expert)));
-        hessian
-    }
-
-    /// `X^T D`, `X` being what the rounded model reads at `at` and `D` what the float model has more at `of`.
-    fn drift(&self, at: NodeId, cols: usize, of: NodeId, width: usize) -> Drift {
-        let mut drift = Drift::new(cols, width);
-        for (float, rounded) in self.float.iter().zip(&self.rounded) {
-            drift.add(&rounded.numbers(at), &float.numbers(of), &rounded.numbers(of));
-        }
-        drift
-    }
-
-    /// Evaluates one op for every sequence.
-    fn evaluate(&mut self, model: &Model, id: NodeId, packed: &PackedValues) -> Result<()> {
-        let op = &model.graph.node(id).op;
-        let operands: Vec<NodeId> = operands(model, &[id]).collect();
-        // Packed before the sequences need them: packing runs on all cores itself.
-        op.params().iter().try_for_each(|name| packed.value(name).map(|_| ()))?;
-        each(&mut self.rounded, |Sequence { input, caches, values }| {
-            let read: Vec<&Data> = operands.iter().map(|operand| &values[operand]).collect();
-            let data = op.eval(&read, &mut Env { input, params: packed, caches })?;
-            values.insert(id, data);
-            Ok(())
-        })?;
-        let float: BTreeMap<_, _> =
-            op.params().into_iter().map(|name| (name.clone(), unrounded(&model.params[&name]))).collect();
-        each(&mut self.float, |Sequence { input, caches, values }| {
-            let read: Vec<&Data> = operands.iter().map(|operand| &values[operand]).collect();
-            let data = match op {
-                Op::Quantize(_) => read[0].clone(),
-                op => op.eval(&read, &mut Env { input, params: &float, caches })?,
-            };
-            values.insert(id, data);
-            Ok(())
-        })
-    }
-
-    fn forget(&mut self, id: NodeId) {
-        self.float.iter_mut().chain(&mut self.rounded).for_each(|sequence| sequence.forget(id));
-    }
-}
-
-fn each(sequences: &mut [Sequence], work: impl Fn(&mut Sequence) -> Result<()> + Send + Sync) -> Result<()> {
-    let results: Vec<Result<()>> = sequences.par_iter_mut().map(work).collect();
-    results.into_iter().collect()
-}
-
-fn unrounded(param: &Param) -> Arc<ParamValue> {
-    Arc::new(ParamValue::Float(transformed(param)))
-}
-
 /// The linear layer's weight, or that of a layer of experts, where it is to be rounded.
-fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
+pub(crate) fn rounded(model: &Model, id: NodeId) -> Option<&ParamName> {
     let weight = match &model.graph.node(id).op {
         Op::Linear(op) => &op.weight,
         Op::ExpertLinear(op) => &op.weight,
@@ -234,54 +154,84 @@ fn residuals(model: &Model, order: &[NodeId]) -> BTreeMap<NodeId, NodeId> {
     pairs.flat_map(|[a, b]| [(a, b), (b, a)]).filter(|(layer, to)| fits(layer, to)).collect()
 }
 
-/// Rounds all linear layers in pair codecs.
+/// Rounds all linear layers in pair codecs, but for those that `work` has from before.
 ///
 /// # Errors
 /// Bad weights, inputs that are not finite, a memory limit that cannot be kept.
-pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut dyn Observer) -> Result<Ready> {
+pub fn run(model: &Model, sequences: &[Vec<u32>], work: Work, limit: Limit, observer: &mut dyn Observer) -> Result<Ready> {
     observer.before(&passes::CALIBRATE);
     let order = needed(model);
     let residuals = residuals(model, &order);
+    memory::check(model, &order, sequences, limit)?;
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
     operands(model, &order).chain(residuals.values().copied()).for_each(|id| *uses.entry(id).or_default() += 1);
+    let mut readers: BTreeMap<ParamName, usize> = BTreeMap::new();
+    order
+        .iter()
+        .flat_map(|id| model.graph.node(*id).op.params())
+        .for_each(|name| *readers.entry(name.clone()).or_default() += 1);
     let size = |name: &ParamName| model.params[name].source.rows() * model.params[name].source.cols();
     let total = order.iter().filter_map(|id| rounded(model, *id)).collect::<BTreeSet<_>>().into_iter().map(size).sum();
     let mut done = 0;
     let values = PackedValues::new(model);
     let mut streams = Streams::new(sequences);
     let mut seen: BTreeMap<NodeId, (Hessian, Drift)> = BTreeMap::new();
-    let mut ready = Ready::new();
+    let mut ready = Ready { rounded: BTreeMap::new(), work };
     for &id in &order {
         let read: Vec<NodeId> = operands(model, &[id]).collect();
-        if let Some(name) = rounded(model, id).filter(|name| !ready.contains_key(*name)) {
+        let params = model.graph.node(id).op.params();
+        let mut float = Float::new();
+        for name in &params {
+            let numbers = transformed(&model.params[name]);
+            ready.work.follow(name, &numbers.data);
+            float.insert(name.clone(), Arc::new(ParamValue::Float(numbers)));
+        }
+        if let Some(name) = rounded(model, id).filter(|name| ready.get(name).is_none()) {
             let param = &model.params[name];
-            let [rows, cols] = [param.source.rows(), param.source.cols()].map(|n| n as usize);
-            let (hessian, input) = seen
-                .entry(read[0])
-                .or_insert_with(|| (streams.hessian(read[0], cols), streams.drift(read[0], cols, read[0], cols)));
-            let residual = residuals.get(&id).map(|of| streams.drift(read[0], cols, *of, rows));
-            let of = |expert| streams.routed(read[0], read[1], expert, cols);
-            let mut codes = Vec::new();
-            let mut sink = |rows: &[u8]| {
-                codes.extend_from_slice(rows);
-                limit.check()
-            };
             let mut progress = |count| {
                 done += count;
                 observer.progress(done, total, "calibration");
             };
-            let inputs = match read.get(1).map(|routing| *model.graph.ty(Value { node: *routing, result: 0 })) {
-                Some(Ty::Routing { experts, .. }) => Inputs::Experts { count: experts, all: hessian, of: &of },
-                _ => Inputs::Layer(Observed { hessian, input: Some(input), residual: residual.as_ref() }),
+            let (quantized, packed) = match ready.work.find(name, spec(param)?) {
+                Some(known) => {
+                    progress(size(name));
+                    known
+                }
+                None => {
+                    let [rows, cols] = [param.source.rows(), param.source.cols()].map(|n| n as usize);
+                    let (hessian, input) = seen
+                        .entry(read[0])
+                        .or_insert_with(|| (streams.hessian(read[0], cols), streams.drift(read[0], cols, read[0], cols)));
+                    let residual = residuals.get(&id).map(|of| streams.drift(read[0], cols, *of, rows));
+                    let of = |expert| streams.routed(read[0], read[1], expert, cols);
+                    let mut codes = Vec::new();
+                    let mut sink = |rows: &[u8]| {
+                        codes.extend_from_slice(rows);
+                        limit.check()
+                    };
+                    let inputs = match read.get(1).map(|routing| *model.graph.ty(Value { node: *routing, result: 0 })) {
+                        Some(Ty::Routing { experts, .. }) => Inputs::Experts { count: experts, all: hessian, of: &of },
+                        _ => Inputs::Layer(Observed { hessian, input: Some(input), residual: residual.as_ref() }),
+                    };
+                    let quantized = quantize_compensated(param, &inputs, &mut sink, &mut progress)?;
+                    let Quantized { spec, scales, offsets, .. } = quantized.clone();
+                    let packed = Packed { spec, codes, scales, offsets };
+                    ready.work.keep(name, &quantized.record, &packed)?;
+                    (quantized, packed)
+                }
             };
-            let quantized = quantize_compensated(param, &inputs, &mut sink, &mut progress)?;
-            let Quantized { spec, scales, offsets, .. } = quantized.clone();
-            let packed = Packed { spec, codes, scales, offsets };
             let view = packed.view().unwrap_or_else(|error| panic!("what the quantizer packs is well formed: {error}"));
             values.insert(name, ParamValue::decode(&view));
-            ready.insert(name.clone(), (quantized, packed.codes));
+            ready.rounded.insert(name.clone(), quantized);
         }
-        streams.evaluate(model, id, &values)?;
+        streams.evaluate(model, id, &values, &float)?;
+        for name in params {
+            let left = readers.entry(name.clone()).or_default();
+            *left -= 1;
+            if *left == 0 {
+                values.forget(&name);
+            }
+        }
         for read in read.into_iter().chain(residuals.get(&id).copied()) {
             let left = uses.entry(read).or_default();
             *left -= 1;
@@ -292,12 +242,12 @@ pub fn run(model: &Model, sequences: &[Vec<u32>], limit: Limit, observer: &mut d
         }
         limit.check()?;
     }
-    let records: BTreeMap<_, _> = ready.iter().map(|(name, (quantized, _))| (name, &quantized.record)).collect();
+    let records: BTreeMap<_, _> = ready.rounded.iter().map(|(name, quantized)| (name, &quantized.record)).collect();
     observer.after(&passes::CALIBRATE, &|| format!("{records:#?}\n"));
     Ok(ready)
 }
 
-fn operands<'m>(model: &'m Model, ids: &'m [NodeId]) -> impl Iterator<Item = NodeId> + 'm {
+pub(crate) fn operands<'m>(model: &'m Model, ids: &'m [NodeId]) -> impl Iterator<Item = NodeId> + 'm {
     ids.iter().flat_map(|id| model.graph.operands(*id)).flatten().map(|value| value.node)
 }
 

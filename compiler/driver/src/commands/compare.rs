@@ -9,7 +9,6 @@ use crate::cli::Compare;
 use crate::divergence::{relative, trace, without_rounding};
 use crate::pipeline;
 use crate::prompt::Prompt;
-use crate::settings::Settings;
 use crate::stored::StoredValues;
 use crate::table::{Align, Table};
 use crate::values::PackedValues;
@@ -33,9 +32,9 @@ pub fn run(options: &Compare) -> Result<String> {
             .at("bundle", options.bundle.display())
             .help("give the model that the bundle was compiled from, unchanged")
     };
-    let settings = Settings::from_recorded(&manifest.options)
-        .ok_or_else(|| mismatch("the bundle does not say with which options it was compiled"))?;
-    let model = pipeline::prepare(&options.model, &settings, &mut Silent)?.model;
+    let model = pipeline::prepare_like(&options.model, manifest, &mut Silent)
+        .ok_or_else(|| mismatch("the bundle does not say with which options it was compiled"))??
+        .model;
     if model.facts != manifest.model {
         return Err(mismatch("the bundle was compiled from another model").into());
     }
@@ -47,7 +46,8 @@ pub fn run(options: &Compare) -> Result<String> {
     let calibrated = manifest.options.get("effort").is_some_and(|effort| effort == "best");
     let packed: Box<dyn ParamValues + '_> =
         if calibrated { Box::new(StoredValues::new(&model, &bundle)?) } else { Box::new(PackedValues::new(&model)) };
-    let comparison = compare(&model, packed.as_ref(), bundle.clone(), &prompt)?;
+    let budget = Budget { quantization: options.quantization_budget, code_generation: options.code_budget };
+    let comparison = compare(&model, packed.as_ref(), bundle.clone(), &prompt, budget)?;
     if options.json { super::json(&comparison) } else { Ok(comparison.listing()) }
 }
 
@@ -60,6 +60,49 @@ pub struct Comparison {
     pub nodes: BTreeMap<String, f64>,
     /// The node with the largest.
     pub worst: Option<String>,
+    /// What each share may be.
+    pub budget: Budget,
+    /// The first layer with a share beyond its budget, in order of execution.
+    pub first_over: Option<Over>,
+}
+
+/// Relative errors that are put up with.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Budget {
+    /// Of the float model against the dequantized model.
+    pub quantization: f64,
+    /// Of the dequantized model against the artifact.
+    pub code_generation: f64,
+}
+
+/// A share beyond its budget.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Over {
+    /// What is compared.
+    pub what: String,
+    /// `quantization` or `code generation`.
+    pub share: &'static str,
+    /// How much it is.
+    pub error: f64,
+    /// How much it may be.
+    pub budget: f64,
+}
+
+impl Budget {
+    /// The first row with a share beyond its budget. An error that is no number is beyond any.
+    fn first_over(self, rows: &[Row]) -> Option<Over> {
+        let shares = |row: &Row| {
+            [
+                ("quantization", row.quantization, self.quantization),
+                ("code generation", row.code_generation, self.code_generation),
+            ]
+        };
+        let over = |(row, (share, error, budget)): (&Row, (&'static str, f64, f64))| {
+            let within = error <= budget;
+            (!within).then(|| Over { what: row.what.clone(), share, error, budget })
+        };
+        rows.iter().flat_map(|row| shares(row).map(|share| (row, share))).find_map(over)
+    }
 }
 
 /// One line.
@@ -82,7 +125,13 @@ struct Run {
 }
 
 /// Runs the three programs; `packed` are the parameters as the bundle has them.
-pub fn compare(model: &Model, packed: &dyn ParamValues, bundle: Arc<Bundle>, prompt: &Prompt) -> Result<Comparison> {
+pub fn compare(
+    model: &Model,
+    packed: &dyn ParamValues,
+    bundle: Arc<Bundle>,
+    prompt: &Prompt,
+    budget: Budget,
+) -> Result<Comparison> {
     let step = prompt.step();
     let float_graph = without_rounding(&model.graph);
     let source = SourceValues::new(model);
@@ -110,7 +159,8 @@ pub fn compare(model: &Model, packed: &dyn ParamValues, bundle: Arc<Bundle>, pro
     }
     layers.push(row("logits".to_owned(), &|run| run.logits.clone()));
     let worst = nodes.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.clone());
-    Ok(Comparison { layers, nodes, worst })
+    let first_over = budget.first_over(&layers);
+    Ok(Comparison { layers, nodes, worst, budget, first_over })
 }
 
 fn interpreted(graph: &q35_dialects::Graph, params: &dyn ParamValues, prompt: &Prompt) -> Result<Run> {
@@ -159,7 +209,13 @@ impl Comparison {
             table.row(std::iter::once(row.what.clone()).chain(shares));
         }
         let worst = self.worst.iter().map(|name| format!("\nquantization costs most in '{name}': {:.2e}\n", self.nodes[name]));
-        format!("relative error\n\n{table}{}", worst.collect::<String>())
+        let over = match &self.first_over {
+            Some(Over { what, share, error, budget }) => {
+                format!("first beyond its budget: {what}, {share} {error:.2e} of {budget:.2e}\n")
+            }
+            None => "every layer is within its budget\n".to_owned(),
+        };
+        format!("relative error\n\n{table}{}{over}", worst.collect::<String>())
     }
 }
 
@@ -171,5 +227,22 @@ mod tests {
     fn caches_are_compared_token_by_token() {
         // Two heads, three tokens, one column.
         assert_eq!(token_major(&[0.0, 1.0, 2.0, 10.0, 11.0, 12.0], 2, 3, 1), [0.0, 10.0, 1.0, 11.0, 2.0, 12.0]);
+    }
+
+    #[test]
+    fn the_first_layer_beyond_its_budget_is_named() {
+        let row = |what: &str, quantization, code_generation| Row {
+            what: what.to_owned(),
+            quantization,
+            activations: 0.0,
+            code_generation,
+        };
+        let budget = Budget { quantization: 0.5, code_generation: 0.01 };
+        let rows = [row("a", 0.5, 0.01), row("b", 0.4, 0.02), row("c", 0.6, 0.0)];
+        assert_eq!(budget.first_over(&rows[..1]), None);
+        let found = budget.first_over(&rows).unwrap();
+        assert_eq!((found.what.as_str(), found.share, found.error, found.budget), ("b", "code generation", 0.02, 0.01));
+        assert_eq!(budget.first_over(&rows[2..]).unwrap().share, "quantization");
+        assert!(budget.first_over(&[row("d", f64::NAN, 0.0)]).is_some());
     }
 }

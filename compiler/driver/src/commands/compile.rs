@@ -3,7 +3,7 @@
 use crate::cache::{self, Cache};
 use crate::calibrate::Calibration;
 use crate::cli::{Compile, Effort, Emit};
-use crate::pipeline::{self, Compiled, Output};
+use crate::pipeline::{self, Output};
 use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
@@ -51,17 +51,17 @@ fn bundle(options: &Compile, model_path: &Path, observer: &mut dyn Observer) -> 
     let path = options.output.clone().unwrap_or_else(|| named(options, "q35"));
     let cache = cache(options)?;
     let out = Output {
-        target: target.as_ref(),
-        prefix: &options.prefix,
-        path: &path,
         calibration: calibration.as_ref(),
+        compensated: options.effort == Effort::Best,
+        budget: options.bits_budget,
         cache: cache.as_ref(),
+        ..Output::new(target.as_ref(), &options.prefix, &path)
     };
-    let Compiled { model, manifest, warnings } = pipeline::compile(model_path, &settings, out, observer)?;
-    for warning in warnings {
+    let mut compiled = pipeline::compile(model_path, &settings, out, observer)?;
+    for warning in std::mem::take(&mut compiled.warnings) {
         eprintln!("{warning}");
     }
-    let summary = Summary::new(&path, target.as_ref(), &model, &manifest, started.elapsed());
+    let summary = Summary::new(&path, target.as_ref(), compiled, started.elapsed());
     if options.json { super::json(&summary) } else { Ok(summary.listing()) }
 }
 
@@ -92,16 +92,25 @@ fn cache(options: &Compile) -> Result<Option<Cache>> {
     cache::folder(options.cache.as_deref()).map(|folder| Cache::open(&folder)).transpose()
 }
 
-/// What to calibrate with, if effort is best.
+/// What to calibrate with, if effort is best or there is a budget to spend.
 fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<Calibration>> {
     let refuse =
         |what: String, help: &str| Err(Diagnostic::error(Code::BadOption, what).at("option", "--effort").help(help).into());
+    let with = |text: &PathBuf| Some(Calibration { text: text.clone(), sequences: options.sequences as usize });
     match (options.effort, &options.calibrate, settings.map(|settings| settings.weights.codec)) {
+        (_, _, Some(codec)) if codec.window().is_none() && options.bits_budget.is_some() => {
+            let what = format!("--bits-budget has no meaning for codec {codec}");
+            Err(Diagnostic::error(Code::BadOption, what)
+                .at("option", "--bits-budget")
+                .help("a budget lets some layers have more than the 3.5 bits of the others: choose split or w7 to w12")
+                .into())
+        }
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(
             format!("--effort best has no meaning for codec {codec}"),
             "error-compensated rounding serves the 3.5-bit codecs: split, w7 to w12, a11",
         ),
-        (Effort::Best, Some(text), _) => Ok(Some(Calibration { text: text.clone(), sequences: options.sequences as usize })),
+        (Effort::Best, Some(text), _) => Ok(with(text)),
+        (Effort::Fast, Some(text), _) if options.bits_budget.is_some() => Ok(with(text)),
         (Effort::Fast, Some(_), _) => refuse("--calibrate does nothing with --effort fast".to_owned(), "add --effort best"),
         _ => Ok(None),
     }

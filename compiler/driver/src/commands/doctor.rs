@@ -69,19 +69,30 @@ macro_rules! detected {
     ($($feature:tt)*) => { [$(($feature, std::is_x86_feature_detected!($feature))),*] };
 }
 
+/// The best feature level that this machine has.
+#[cfg(all(feature = "mlir", target_arch = "x86_64"))]
+fn level() -> Option<&'static str> {
+    use q35_target_cpu::level::Level;
+    Level::of(std::env::consts::ARCH).find(|level| level.is_here()).map(Level::name)
+}
+
+#[cfg(all(not(feature = "mlir"), target_arch = "x86_64"))]
+fn level() -> Option<&'static str> {
+    None
+}
+
 /// What the processor can do of what kernels ask for, and hence which of a bundle's feature levels would run here.
 #[cfg(target_arch = "x86_64")]
 fn processor() -> Finding {
-    let features =
-        detected!("ssse3" "sse4.1" "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vbmi" "avx512vnni");
+    let features = detected!("ssse3" "sse4.1" "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vbmi" "avx512vnni");
     let has: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
-    let level = if features.iter().all(|(_, has)| *has) { "avx512" } else { "base" };
+    let level = level().map_or(String::new(), |level| format!("CPU bundles run at level '{level}'; "));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Finding {
         what: "processor",
         ok: true,
-        found: format!("{threads} threads; CPU bundles run at level '{level}'; {}", has.join(" ")),
-        help: (level == "base").then_some("the faster level 'avx512' needs AVX-512 with VBMI and VNNI"),
+        found: format!("{threads} threads; {level}{}", has.join(" ")),
+        help: (!has.contains(&"avx2")).then_some("the faster levels of CPU bundles need AVX2, or AVX-512 with VBMI and VNNI"),
     }
 }
 

@@ -96,9 +96,8 @@ fn float() -> Settings {
 /// The model as the bundle has it.
 fn as_compiled(path: &Path, bundle: &Bundle) -> Result<Prepared> {
     let mismatch = |what: &str| Diagnostic::error(Code::ModelMismatch, what).at("bundle", bundle.root().display());
-    let settings = Settings::from_recorded(&bundle.manifest().options)
-        .ok_or_else(|| mismatch("the bundle does not say with which options it was compiled"))?;
-    let prepared = pipeline::prepare(path, &settings, &mut Silent)?;
+    let prepared = pipeline::prepare_like(path, bundle.manifest(), &mut Silent)
+        .ok_or_else(|| mismatch("the bundle does not say with which options it was compiled"))??;
     if prepared.model.facts != bundle.manifest().model {
         return Err(mismatch("the bundle was compiled from another model").into());
     }

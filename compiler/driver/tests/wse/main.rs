@@ -55,7 +55,7 @@ fn compile_for(target: &Wse, model: &str, context: u64) -> Compiled {
     let settings = settings("auto", context).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("model.q35");
-    let out = Output { target, prefix: "", path: &bundle, calibration: None, cache: None };
+    let out = Output::new(target, "", &bundle);
     let model = pipeline::compile(&found(model), &settings, out, &mut Silent).unwrap_or_else(|e| panic!("{e}")).model;
     for (name, text) in texts(&bundle) {
         assert_eq!(syntax::wrong(&text), Vec::<String>::new(), "{name}");

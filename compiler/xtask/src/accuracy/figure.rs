@@ -13,7 +13,7 @@ pub(super) fn svg(report: &Report) -> Result<String, String> {
     let point = |row: &Row| {
         let outcome = row.outcome.as_ref()?;
         let at = (outcome.linear_bits, outcome.divergence.kl_x1000);
-        (at.0 < WIDE && at.1 > 0.0).then(|| (row.side, row.name.clone(), at))
+        (at.0 < WIDE && at.1 > 0.0).then(|| (row.side.clone(), row.name.clone(), at))
     };
     let points: Vec<_> = report.table.iter().filter_map(point).collect();
     let bounds = |of: fn(&(f64, f64)) -> f64, by: f64| {
@@ -27,7 +27,7 @@ pub(super) fn svg(report: &Report) -> Result<String, String> {
     Ok(out)
 }
 
-type Point = (&'static str, String, (f64, f64));
+type Point = (String, String, (f64, f64));
 
 fn draw(
     out: &mut String,
@@ -51,7 +51,7 @@ fn draw(
         .light_line_style(WHITE)
         .draw()?;
     for (side, color) in SIDES {
-        let own = points.iter().filter(|(of, ..)| *of == side);
+        let own = points.iter().filter(|(of, ..)| of == side);
         let mark = |(_, name, at): &Point| {
             EmptyElement::at(*at)
                 + Circle::new((0, 0), 4, color.filled())

@@ -17,11 +17,14 @@ mod rows;
 use crate::cache::{self, Cache};
 use crate::tools::Tools;
 use model::Model;
+use q35_format::Codec;
 use report::{Report, Row};
 use std::path::{Path, PathBuf};
 
 /// Relative difference of the two f32 perplexities above which the two sides did not run one model.
 const SAME_MODEL: f64 = 1e-3;
+/// The other side.
+const PEER: &str = "llama.cpp";
 /// Tokens of a window.
 const WINDOW: usize = 256;
 
@@ -72,10 +75,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         if options.known {
             report.leave_out(cache::UNKNOWN);
         }
-        report.check_f32(SAME_MODEL)?;
         let name = if options.quick { format!("{}-quick", model.name) } else { model.name.clone() };
-        print!("{}", report.markdown());
         let out = if options.quick { cache.folder().join("results") } else { root.join("benchmarks/accuracy") };
+        if !report.table.iter().any(|row| row.side == PEER) {
+            report.lend(&out.join(format!("{name}.json")), PEER);
+        }
+        report.check_f32(SAME_MODEL)?;
+        print!("{}", report.markdown());
         report.write(&out, &name)?;
         eprintln!("written: {}", out.join(name).display());
     }
@@ -93,18 +99,19 @@ fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root:
         peers::Side::new(root, model, cache, tools, report.sequences)
     };
     match side {
-        Ok(side) => theirs.extend(peers.iter().map(|row| Row::new(row.name, "llama.cpp", side.measure(row)))),
+        Ok(side) => theirs.extend(peers.iter().map(|row| Row::new(row.name, PEER, side.measure(row)))),
         Err(why) => {
             let names: Vec<&str> = peers.iter().map(|row| row.name).collect();
             report.notes.push(format!("Rows of llama.cpp that were skipped, because {why}: {}.", names.join("; ")));
         }
     }
     let side = ours::Side::new(tools, model, cache, report.sequences)?;
-    let ours = rows::OURS.iter().filter(|row| wanted(row.quick)).map(|row| Row::new(row.name, "q35", side.measure(row)));
-    report.table = ours.chain(theirs).collect();
+    let runs = |codec: Codec| tools.runs(codec);
+    let ours = rows::ours(&runs).into_iter().filter(|row| wanted(row.quick));
+    report.table = ours.map(|row| Row::new(&row.name, "q35", side.measure(&row))).chain(theirs).collect();
     if options.ablation {
-        for (topic, row) in rows::ablation().iter().filter(|(_, row)| wanted(row.quick)) {
-            report.ablation.push(((*topic).to_owned(), Row::new(row.name, "q35", side.measure(row))));
+        for (topic, row) in rows::ablation(&runs) {
+            report.ablation.push((topic.to_owned(), Row::new(&row.name, "q35", side.measure(&row))));
         }
     }
     Ok(report)

@@ -3,7 +3,7 @@
 use super::WINDOW;
 use super::model::Model;
 use super::report::{Divergence, Outcome};
-use super::rows::{Calibrated, OURS, Ours};
+use super::rows::{Calibrated, F32, Ours};
 use crate::cache::{Cache, Key};
 use crate::shell;
 use crate::tools::{Summary, Tools};
@@ -25,7 +25,7 @@ impl<'a> Side<'a> {
     pub(super) fn new(tools: &'a Tools, model: &'a Model, cache: &'a Cache, sequences: usize) -> Result<Self, String> {
         let key = model.key()?.text(&tools.key().name());
         let reference = cache.file(&key.clone().text("f32"), "q35", "compiling f32", |out| {
-            tools.compile(&model.checkpoint, OURS[0].arguments, None, out).map(|_| ())
+            tools.compile(&model.checkpoint, &F32, None, out).map(|_| ())
         })?;
         Ok(Self { tools, model, cache, sequences, reference, key })
     }
@@ -43,11 +43,11 @@ impl<'a> Side<'a> {
             let scratch = tempfile::tempdir_in(self.cache.folder()).map_err(|e| e.to_string())?;
             let bundle = scratch.path().join("row.q35");
             let calibration = sequences.map(|sequences| (self.model.calibration.as_path(), sequences));
-            let summary = self.tools.compile(&self.model.checkpoint, row.arguments, calibration, &bundle)?;
+            let summary = self.tools.compile(&self.model.checkpoint, &row.arguments, calibration, &bundle)?;
             let divergence = if row.float_activations {
                 let (decoded, float) = (scratch.path().join("decoded"), scratch.path().join("float.q35"));
                 self.tools.export(&self.model.checkpoint, Some(&bundle), &decoded)?;
-                self.tools.compile(&decoded, OURS[0].arguments, None, &float)?;
+                self.tools.compile(&decoded, &F32, None, &float)?;
                 self.eval(&float)?
             } else {
                 self.eval(&bundle)?

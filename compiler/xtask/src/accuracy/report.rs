@@ -37,29 +37,29 @@ pub(super) struct Outcome {
 }
 
 /// A row of the table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) name: String,
-    pub(super) side: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) side: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Outcome>,
     /// Why there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) missing: Option<String>,
 }
 
 impl Row {
-    pub(super) fn new(name: &str, side: &'static str, outcome: Result<Outcome, String>) -> Self {
+    pub(super) fn new(name: &str, side: &str, outcome: Result<Outcome, String>) -> Self {
         let (outcome, missing) = match outcome {
             Ok(outcome) => (Some(outcome), None),
             Err(why) => (None, Some(why)),
         };
-        Self { name: name.to_owned(), side, outcome, missing }
+        Self { name: name.to_owned(), side: side.to_owned(), outcome, missing }
     }
 }
 
 /// All of one model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Report {
     pub(super) model: String,
     pub(super) window: usize,
@@ -87,6 +87,20 @@ impl Report {
         self.ablation.retain(|(_, row)| keep(row));
         if !names.is_empty() {
             self.notes.push(format!("Rows {why}: {}.", names.join("; ")));
+        }
+    }
+
+    /// Puts the other side's rows of an earlier page in where this run has none, and says so. They are measured on the same text in the same windows, or left.
+    pub(super) fn lend(&mut self, earlier: &Path, side: &str) {
+        let Some(earlier) = fs::read(earlier).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()) else {
+            return;
+        };
+        let same = earlier.model == self.model && earlier.window == self.window && earlier.sequences == self.sequences;
+        let rows = earlier.table.into_iter().filter(|row| same && row.side == side && row.outcome.is_some());
+        let before = self.table.len();
+        self.table.extend(rows);
+        if self.table.len() > before {
+            self.notes.push(format!("The rows of {side} are those of an earlier run on the same model, texts and windows."));
         }
     }
 
@@ -169,7 +183,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    pub(crate) fn row(name: &str, side: &'static str, bits: f64, kl: f64, perplexity: f64) -> Row {
+    pub(crate) fn row(name: &str, side: &str, bits: f64, kl: f64, perplexity: f64) -> Row {
         let divergence = Divergence {
             kl_x1000: kl,
             standard_error_x1000: Some(0.25),
@@ -203,6 +217,23 @@ mod tests {
         let mut report = report();
         report.leave_out("it broke");
         assert_eq!((report.table.len(), report.notes), (3, vec!["Rows it broke: Q4_0 (llama.cpp).".to_owned()]));
+    }
+
+    #[test]
+    fn an_earlier_page_lends_the_other_side() {
+        let folder = tempfile::tempdir().unwrap();
+        let earlier = report();
+        earlier.write(folder.path(), "toy").unwrap();
+        let page = folder.path().join("toy.json");
+        let mut now = Report { table: vec![row("f32", "q35", 32.0, 0.0, 20.0)], ..report() };
+        now.lend(&page, "llama.cpp");
+        // A row that failed is not lent.
+        assert_eq!(now.table.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["f32", "F32"]);
+        assert_eq!(now.notes, ["The rows of llama.cpp are those of an earlier run on the same model, texts and windows."]);
+        let mut other = Report { window: 128, table: vec![], ..report() };
+        other.lend(&page, "llama.cpp");
+        other.lend(&folder.path().join("none.json"), "llama.cpp");
+        assert!(other.table.is_empty() && other.notes.is_empty());
     }
 
     #[test]

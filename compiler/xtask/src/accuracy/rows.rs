@@ -1,4 +1,6 @@
-//! What the table consists of. Rows, models and sizes are data; nothing else in this folder names a codec.
+//! What the table consists of. Our rows come from the table of codecs; nothing else in this folder names one.
+
+use q35_format::Codec;
 
 /// The model that is in the tree.
 pub(super) const MODEL: &str = "examples/tiny-llama";
@@ -9,13 +11,16 @@ pub(super) const QUICK_SEQUENCES: usize = 32;
 /// Bytes of test text in a quick run.
 pub(super) const QUICK_BYTES: usize = 24_000;
 
+/// Arguments of the row that all others are compared with.
+pub(super) const F32: [&str; 2] = ["--codec", "f32"];
+
 /// One of our rows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ours {
     /// As the table shows it.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Arguments of `q35c compile`.
-    pub(super) arguments: &'static [&'static str],
+    pub(super) arguments: Vec<String>,
     /// Whether it is calibrated, and with how many sequences if not with as many as all.
     pub(super) calibrated: Calibrated,
     /// Whether activations stay in floating point: the bundle's weights, decoded, run as f32.
@@ -35,55 +40,62 @@ pub(super) enum Calibrated {
     With(usize),
 }
 
-const fn fast(name: &'static str, arguments: &'static [&'static str], quick: bool) -> Ours {
-    Ours { name, arguments, calibrated: Calibrated::No, float_activations: false, quick }
+/// The codec whose rows a quick run has, and which the ablation varies: the compiler's default.
+const DEFAULT: Codec = Codec::W8;
+
+impl Ours {
+    /// A codec, rounded to nearest; `more` are further arguments, and what the name says of them.
+    fn fast(codec: Codec, (says, more): (&str, &[&str])) -> Self {
+        let arguments = ["--codec", codec.name()].iter().chain(more).map(|word| (*word).to_owned()).collect();
+        Self { name: format!("{codec}{says}"), arguments, calibrated: Calibrated::No, float_activations: false, quick: false }
+    }
+
+    /// The same, calibrated.
+    fn best(codec: Codec, (says, more): (&str, &[&str])) -> Self {
+        Self { name: format!("{codec} best{says}"), calibrated: Calibrated::Table, ..Self::fast(codec, (says, more)) }
+    }
+
+    fn in_quick_runs(self) -> Self {
+        Self { quick: true, ..self }
+    }
+
+    fn with_float_activations(self) -> Self {
+        Self { name: self.name + ", float activations", float_activations: true, ..self }
+    }
+
+    fn with_sequences(self, count: usize) -> Self {
+        Self { name: format!("{}, {count} sequences", self.name), calibrated: Calibrated::With(count), ..self }
+    }
 }
 
-const fn best(name: &'static str, arguments: &'static [&'static str], quick: bool) -> Ours {
-    Ours { name, arguments, calibrated: Calibrated::Table, float_activations: false, quick }
-}
+const PLAIN: (&str, &[&str]) = ("", &[]);
+const NOT_ROTATED: (&str, &[&str]) = (", not rotated", &["--rotate", "off"]);
+const GROUPS: [(&str, &[&str]); 2] = [(", groups of 128", &["--group", "128"]), (", groups of 64", &["--group", "64"])];
 
-/// The rows of the table; the first is what all others are compared with.
-pub(super) const OURS: [Ours; 15] = [
-    fast("f32", &["--codec", "f32"], true),
-    fast("q8", &["--codec", "q8"], true),
-    fast("split, not rotated", &["--codec", "split", "--rotate", "off"], false),
-    fast("split", &["--codec", "split"], false),
-    fast("w7", &["--codec", "w7"], false),
-    fast("w8", &["--codec", "w8"], true),
-    fast("w9", &["--codec", "w9"], false),
-    fast("w10", &["--codec", "w10"], false),
-    best("split best, not rotated", &["--codec", "split", "--rotate", "off"], false),
-    best("split best", &["--codec", "split"], false),
-    best("w7 best", &["--codec", "w7"], false),
-    best("w8 best", &["--codec", "w8"], true),
-    best("w8 best, groups of 128", &["--codec", "w8", "--group", "128"], false),
-    best("w9 best", &["--codec", "w9"], false),
-    best("w10 best", &["--codec", "w10"], false),
-];
+/// The rows of the table: f32, 8 bits, and every pair codec, each in both efforts. Codecs that the target has no kernels for are left out.
+pub(super) fn ours(runs: &dyn Fn(Codec) -> bool) -> Vec<Ours> {
+    let pairs = || Codec::all().filter(|codec| codec.window().is_some() && runs(*codec));
+    let quick = |row: Ours, codec| if codec == DEFAULT { row.in_quick_runs() } else { row };
+    let mut rows = vec![Ours::fast(Codec::F32, PLAIN).in_quick_runs(), Ours::fast(Codec::Q8, PLAIN).in_quick_runs()];
+    rows.push(Ours::fast(Codec::Split, NOT_ROTATED));
+    rows.extend(pairs().map(|codec| quick(Ours::fast(codec, PLAIN), codec)));
+    rows.push(Ours::best(Codec::Split, NOT_ROTATED));
+    rows.extend(pairs().map(|codec| quick(Ours::best(codec, PLAIN), codec)));
+    rows.push(Ours::best(DEFAULT, GROUPS[0]));
+    rows
+}
 
 /// The ablation: topics, each with its rows.
-pub(super) fn ablation() -> Vec<(&'static str, Ours)> {
-    const W8: &[&str] = &["--codec", "w8"];
-    let with = |name, sequences| Ours { calibrated: Calibrated::With(sequences), ..best(name, W8, false) };
-    let float = |row: Ours| Ours { float_activations: true, ..row };
-    vec![
-        ("rotation", fast("w8, not rotated", &["--codec", "w8", "--rotate", "off"], false)),
-        ("rotation", fast("w8", W8, false)),
-        ("rotation", best("w8 best, not rotated", &["--codec", "w8", "--rotate", "off"], false)),
-        ("rotation", best("w8 best", W8, false)),
-        ("groups", fast("w8, groups of 128", &["--codec", "w8", "--group", "128"], false)),
-        ("groups", fast("w8, groups of 64", &["--codec", "w8", "--group", "64"], false)),
-        ("groups", best("w8 best, groups of 128", &["--codec", "w8", "--group", "128"], false)),
-        ("groups", best("w8 best, groups of 64", &["--codec", "w8", "--group", "64"], false)),
-        ("calibration", with("w8 best, 8 sequences", 8)),
-        ("calibration", with("w8 best, 32 sequences", 32)),
-        ("calibration", with("w8 best, 128 sequences", 128)),
-        ("calibration", with("w8 best, 512 sequences", 512)),
-        ("activations", float(fast("q8, float activations", &["--codec", "q8"], false))),
-        ("activations", float(best("w8 best, float activations", W8, false))),
-        ("activations", float(best("w10 best, float activations", &["--codec", "w10"], false))),
-    ]
+pub(super) fn ablation(runs: &dyn Fn(Codec) -> bool) -> Vec<(&'static str, Ours)> {
+    let pairs = Codec::all().filter(|codec| codec.window().is_some() && runs(*codec));
+    let finest = pairs.min_by(|a, b| a.facts().mse.total_cmp(&b.facts().mse)).unwrap_or(DEFAULT);
+    let efforts = |how| [Ours::fast(DEFAULT, how), Ours::best(DEFAULT, how)];
+    let rotation = [NOT_ROTATED, PLAIN].into_iter().flat_map(efforts).map(|row| ("rotation", row));
+    let groups = GROUPS.into_iter().flat_map(efforts).map(|row| ("groups", row));
+    let calibration = [8, 32, 128, 512].map(|count| ("calibration", Ours::best(DEFAULT, PLAIN).with_sequences(count)));
+    let floats = [Ours::fast(Codec::Q8, PLAIN), Ours::best(DEFAULT, PLAIN), Ours::best(finest, PLAIN)];
+    let activations = floats.map(|row| ("activations", row.with_float_activations()));
+    rotation.chain(groups).chain(calibration).chain(activations).collect()
 }
 
 /// One of llama.cpp's rows.
@@ -117,3 +129,22 @@ pub(super) const PEERS: [Peer; 11] = [
     peer("IQ3_S, imatrix", "IQ3_S", true, false),
     peer("IQ3_XXS, imatrix", "IQ3_XXS", true, false),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_codec_that_runs_has_a_row_in_both_efforts() {
+        let rows = ours(&|codec| codec != Codec::W11);
+        let has = |name: &str| rows.iter().any(|row| row.name == name);
+        assert_eq!((rows[0].name.as_str(), &rows[0].arguments[..]), ("f32", &F32.map(str::to_owned)[..]));
+        assert!(has("w7") && has("w7 best") && has("split") && has("w12 best") && !has("w11") && !has("w11 best"));
+        let quick: Vec<&str> = rows.iter().filter(|row| row.quick).map(|row| row.name.as_str()).collect();
+        assert_eq!(quick, ["f32", "q8", "w8", "w8 best"]);
+        let ablation = ablation(&|codec| codec <= Codec::W9);
+        let names: Vec<&str> =
+            ablation.iter().filter(|(topic, _)| *topic == "activations").map(|(_, row)| row.name.as_str()).collect();
+        assert_eq!(names, ["q8, float activations", "w8 best, float activations", "w9 best, float activations"]);
+    }
+}

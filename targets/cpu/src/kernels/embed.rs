@@ -14,7 +14,7 @@ use super::table::{TableRows, bf16_bits_to_f32, group_of, load_scale};
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-use crate::linear::geometry::{BLOCK, QUAD, QUADS, TILE, panel_bytes};
+use crate::linear::geometry::{BLOCK, QUAD, QUADS, TILE, VECTOR, panel_bytes};
 
 impl Kernel for Embed {
     fn build(&self, level: Level, call: &Call<'_>) {
@@ -51,7 +51,7 @@ fn floats(embed: &Embed, call: &Call<'_>, stored: Ty, widen: impl for<'k> Fn(Val
     });
 }
 
-/// A layer's weight of bytes times the scale of their group. Groups are whole vectors.
+/// A layer's weight of bytes times the scale of their group.
 fn bytes<'k>(embed: &Embed, call: &Call<'k>, group: Group, scale: ScaleType) {
     let (ids, table, scales, y) = (call.arg(0), call.arg(1), call.arg(2), call.arg(3));
     let width = embed.width as usize;
@@ -60,14 +60,13 @@ fn bytes<'k>(embed: &Embed, call: &Call<'k>, group: Group, scale: ScaleType) {
         let (id, to) = (entry(ids, row), row_at(y, row, embed.width));
         let (tile_of, row_of) = (id.div_u(tile), id.rem_u(tile));
         let from = table.at(tile_of * panel_bytes(width) as i64 + row_of * QUAD as i64);
-        // Two quads make eight columns: the even ones, and half a block further on the odd ones.
-        each(call.b, 2 * QUAD as u32, embed.width, |at| {
+        // A block's containers are eight vectors apart.
+        each(call.b, 1, embed.width, |at| {
             let (block, within) = (at.column.div_u(BLOCK as i64), at.column.rem_u(BLOCK as i64));
-            let quad = block * QUADS as i64 + within.div_u(2 * QUAD as i64);
-            let even = from.at(quad * (TILE * QUAD) as i64);
-            let odd = even.at((QUADS / 2 * TILE * QUAD) as i64);
-            let load = |address: Val<'k>| address.load(I8.x(QUAD as u32), 1);
-            let signed = load(even).interleave(load(odd)) ^ -128;
+            let (half, pair) = (within & 1, within.div_u(2));
+            let quads = QUADS as i64;
+            let place = ((block * 2 + half) * quads + pair.rem_u(quads)) * VECTOR as i64 + pair.div_u(quads);
+            let signed = from.at(place).load(I8, 1) ^ -128;
             let scale = load_scale(scales, (tile_of * groups + group_of(group, at.column)) * tile + row_of, scale);
             at.store(to, signed.to(F32) * scale);
         });

@@ -46,10 +46,7 @@ pub trait Kernel: Spec {
 
 /// f32 lanes that a level computes at once.
 fn lanes(level: Level) -> u32 {
-    match level {
-        Level::Avx512 => 16,
-        Level::Base => 4,
-    }
+    level.bytes() / 4
 }
 
 /// The kernel of a spec, or why there is none.
@@ -168,7 +165,7 @@ mod tests {
         let context = Context::new();
         let mut module = KernelModule::new(&context);
         for kernel in kernels {
-            define(&module, &kernel.name(), Level::Base, |call| kernel.build(Level::Base, call));
+            define(&module, &kernel.name(), Level::BASE, |call| kernel.build(Level::BASE, call));
         }
         module.lower(|_, _| ());
         let object = llvm::emit(&module, &llvm::Machine::aarch64_linux()).object;

@@ -8,14 +8,14 @@ use super::columns::fold;
 use super::{Kernel, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
-use crate::linear::geometry::{BLOCK, HEADER, quant_stride, quant_sums};
+use crate::linear::geometry::{BLOCK, HEADER, quant_place, quant_stride, quant_sums};
 
 /// Adding it rounds an f32 below 2^22 to an integer, ties to even, which is then what its bits exceed these bits by.
 const ROUND: f64 = 12_582_912.0;
 
 /// Each row to int8 with one scale, to the bit as the format crate's `activation` defines it. Arguments: x, y.
 ///
-/// The layout of y is the one of [`geometry`](crate::linear::geometry): header, blocks of 128 columns, sums.
+/// The layout of y is the one of [`geometry`](crate::linear::geometry): header, blocks of 64 columns, sums.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantize {
     /// Columns.
@@ -48,49 +48,53 @@ impl Kernel for Quantize {
 
             let (whole, rest) = (self.width as usize / BLOCK, self.width as usize % BLOCK);
             let sums = to.at(quant_sums(self.width as usize) as i64);
-            let block = |at: Val<'k>, width: usize, total: Val<'k>| {
+            let block = |at: Val<'k>, width: usize, total: [Val<'k>; 2]| {
                 let (from, to) = (from.at(at * (4 * BLOCK as i64)), to.at(at * BLOCK as i64 + HEADER as i64));
-                let halves = round_block(from, to, inverse, count, width);
-                for (half, sum) in halves.into_iter().enumerate() {
-                    sums.at(at * 8 + 4 * half as i64).store(sum, 4);
-                }
-                total + halves[0] + halves[1]
+                let of_block = round_block(from, to, inverse, count, width);
+                sums.at(at * 8).store(of_block[0], 4);
+                sums.at(at * 8 + 4).store(of_block[1], 4);
+                [total[0] + of_block[0], total[1] + of_block[1]]
             };
-            let mut total = b.for_iter(0, whole as i64, 1, b.i32(0), |at, total| block(at, BLOCK, total));
+            let mut total = b.for_iter(0, whole as i64, 1, [b.i32(0); 2], |at, total| block(at, BLOCK, total));
             if rest > 0 {
                 total = block(b.i64(whole as i64), rest, total);
             }
-            to.at(4).store(total, 4);
+            to.at(4).store(total[0], 4);
+            to.at(8).store(total[1], 4);
         });
     }
 }
 
-/// One block, of which the first `width` columns exist. Gives the sums of its two halves.
+/// One block, of which the first `width` columns exist. Gives the sums of its even and of its odd columns.
 fn round_block<'k>(from: Val<'k>, to: Val<'k>, inverse: Val<'k>, count: u32, width: usize) -> [Val<'k>; 2] {
     let b = from.builder();
     let (ty, lanes) = (F32.x(count), count as usize);
     let part = |first: usize| {
         let from = from.at(4 * first as i64);
         let present: Vec<bool> = (first..first + lanes).map(|column| column < width).collect();
-        match present.iter().filter(|&&present| present).count() {
+        let values = match present.iter().filter(|&&present| present).count() {
             0 => b.constant(ty, 0.0),
             all if all == lanes => from.load(ty, 4),
             _ => from.load_masked(ty, 4, b.lanes(I1.elem, &present), 0.0),
-        }
+        };
+        round(values, inverse)
     };
-    let mut sums = [b.constant(I32.x(count), 0i64); 2];
-    for first in (0..BLOCK).step_by(2 * lanes) {
-        let sum = &mut sums[first / (BLOCK / 2)];
-        let (low, high) = (part(first), part(first + lanes));
-        for odd in [0, 1] {
-            let picked = low.shuffle(high, &(odd..2 * count).step_by(2).collect::<Vec<_>>());
-            let place = to.at((odd as usize * BLOCK / 2 + first / 2) as i64);
-            let rounded = round(picked, inverse);
-            place.store(rounded.to(I8), 4);
-            *sum = *sum + rounded;
-        }
+    let mut rounded: Vec<Val<'k>> = (0..BLOCK).step_by(lanes).map(part).collect();
+    let pairs = |of: usize| {
+        let odds: Vec<bool> = (0..lanes).map(|lane| lane % 2 == of).collect();
+        let zero = b.constant(I32.x(count), 0i64);
+        let sum = rounded.iter().map(|part| b.lanes(I1.elem, &odds).select(*part, zero)).reduce(|a, b| a + b);
+        sum.map_or(b.i32(0), Val::sum)
+    };
+    let sums = [0, 1].map(pairs);
+    while rounded.len() > 1 {
+        rounded = rounded.chunks(2).map(|pair| pair[0].concat(pair[1])).collect();
     }
-    sums.map(Val::sum)
+    let mut columns: Vec<u32> = (0..BLOCK as u32).collect();
+    columns.sort_by_key(|column| quant_place(*column as usize));
+    let bytes = rounded[0].to(I8);
+    to.store(bytes.shuffle(bytes, &columns), 4);
+    sums
 }
 
 /// `clamp(round_ties_even(x * inverse), -127, 127)`; 0 for NaN.
@@ -114,18 +118,20 @@ mod tests {
         for row in x.chunks(width) {
             let mut q = vec![0i8; width];
             let scale = quantize(row, &mut q);
+            let sums = |q: &[i8]| -> Vec<u8> {
+                let sum = |odd: usize| q.iter().skip(odd).step_by(2).map(|&v| i32::from(v)).sum::<i32>();
+                [sum(0), sum(1)].iter().flat_map(|sum| sum.to_ne_bytes()).collect()
+            };
             expected.extend(scale.to_ne_bytes());
-            let total: i32 = q.iter().map(|&v| i32::from(v)).sum();
-            expected.extend(total.to_ne_bytes());
-            expected.extend([0; 56]);
-            q.resize(width.next_multiple_of(128), 0);
-            for block in q.chunks(128) {
-                expected.extend(block.iter().step_by(2).map(|&v| v as u8));
-                expected.extend(block.iter().skip(1).step_by(2).map(|&v| v as u8));
+            expected.extend(sums(&q));
+            expected.extend([0; 52]);
+            q.resize(width.next_multiple_of(64), 0);
+            for block in q.chunks(64) {
+                for (odd, quad) in [0, 1].iter().flat_map(|odd| (0..8).map(move |quad| (odd, quad))) {
+                    expected.extend((0..4).map(|byte| block[2 * (8 * byte + quad) + odd] as u8));
+                }
             }
-            for half in q.chunks(64) {
-                expected.extend(half.iter().map(|&v| i32::from(v)).sum::<i32>().to_ne_bytes());
-            }
+            q.chunks(64).for_each(|block| expected.extend(sums(block)));
             expected.resize(expected.len().next_multiple_of(64), 0xEE);
         }
         let args = [Arg::rows(x, width), Arg::bytes(&vec![0xEE; tokens * stride])];
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn bits_and_places_are_those_of_the_format() {
-        for width in [1, 2, 31, 33, 127, 128, 129, 300, 768] {
+        for width in [1, 2, 31, 33, 63, 64, 65, 127, 128, 129, 300, 768] {
             check(&numbers(4 * width, 5.0), width);
         }
     }

@@ -1,61 +1,112 @@
-//! The one arithmetic step of every integer kernel: sixteen sums of four products.
+//! The one arithmetic step of every integer kernel: sums of four products of bytes, in as many 32-bit lanes as a vector has.
+//!
+//! All of it is exact. Where processors have no such instruction but sums of two products in 16 bits, those of a block are added up in 16
+//! bits where they are sure to fit.
 
-use crate::level::Level;
-use q35_mlir::builder::Val;
-use q35_mlir::types::{Elem, I8, I16, I32, Ty};
+use super::decode::Meaning;
+use super::geometry::QUADS;
+use crate::instructions::{DOT_128, DOT_256, DOT_512, PAIRS_OF_BYTES, PAIRS_OF_WORDS, SIGN, even, odd};
+use crate::level::{Isa, Level};
+use q35_mlir::builder::{Carry, Val};
+use q35_mlir::types::{I8, I16, I32, Ty};
 
-/// Sixteen 32-bit sums.
-pub(super) const SUMS: Ty = I32.x(16);
-/// Sixty-four bytes.
-pub(super) const BYTES: Ty = I8.x(64);
+/// The largest magnitude of a rounded activation.
+const MOST_ACTIVATION: i64 = 127;
 
-/// `sums[i] + u[4i] x[4i] + ... + u[4i+3] x[4i+3]`, with `u` unsigned, `x` signed, exact modulo 2^32.
-pub(super) fn dot<'k>(level: Level, sums: Val<'k>, u: Val<'k>, x: Val<'k>) -> Val<'k> {
-    match level {
-        Level::Avx512 => sums.builder().intrinsic("llvm.x86.avx512.vpdpbusd.512", &[sums, u, x], SUMS),
-        Level::Base => {
-            // Products of an unsigned and a signed byte fit in 16 bits; their sums need 32.
-            let products = (u.to_u(I16.x(64)) * x.to(I16.x(64))).to(I32.x(64));
-            let pairs = even(products) + odd(products);
-            sums + (even(pairs) + odd(pairs))
-        }
+/// Sums under way, for each of some rows of activations.
+pub(super) struct Sums<'k> {
+    level: Level,
+    meaning: [Meaning; 2],
+    /// Per row, as many as keep the multiplier busy; they are added up in the end.
+    wide: Vec<Vec<Val<'k>>>,
+    /// 16-bit sums of the first and of the second weights per row, where those of a block fit.
+    narrow: [Vec<Val<'k>>; 2],
+}
+
+/// Sums that keep the multiplier of a level busy.
+pub(super) fn ways(level: Level, rows: usize) -> usize {
+    match level.isa() {
+        Isa::Avx512 | Isa::AvxVnni | Isa::DotProd if rows <= 4 => 2,
+        _ => 1,
     }
 }
 
-/// Four bytes at an address, in every lane of four.
-pub(super) fn quad<'k>(address: Val<'k>) -> Val<'k> {
-    address.load(I32, 4).splat(16).bitcast(BYTES)
+/// The type of the sums.
+pub(super) fn sums_ty(level: Level) -> Ty {
+    I32.x(level.bytes() / 4)
 }
 
-/// Lanes 0, 2, 4, ....
-fn even(v: Val<'_>) -> Val<'_> {
-    v.shuffle(v, &(0..v.lanes()).step_by(2).collect::<Vec<_>>())
+impl<'k> Carry<'k> for Sums<'k> {
+    fn values(&self) -> Vec<Val<'k>> {
+        [self.wide.values(), self.narrow.values()].concat()
+    }
+
+    fn with(&self, values: &mut dyn Iterator<Item = Val<'k>>) -> Self {
+        Self { wide: self.wide.with(values), narrow: self.narrow.with(values), ..*self }
+    }
 }
 
-/// Lanes 1, 3, 5, ....
-fn odd(v: Val<'_>) -> Val<'_> {
-    v.shuffle(v, &(1..v.lanes()).step_by(2).collect::<Vec<_>>())
+impl<'k> Sums<'k> {
+    /// Continues, for a block, with sums that [`Self::wide`] gave.
+    pub(super) fn new(level: Level, meaning: [Meaning; 2], wide: Vec<Vec<Val<'k>>>) -> Self {
+        let zero = wide[0][0].builder().constant(I16.x(level.bytes() / 2), 0i64);
+        let fits = |most: i64| QUADS as i64 * 2 * MOST_ACTIVATION * most <= i64::from(i16::MAX);
+        let narrow = meaning.map(
+            |Meaning { most, .. }| {
+                if level.isa() == Isa::Avx2 && fits(most) { vec![zero; wide.len()] } else { vec![] }
+            },
+        );
+        Self { level, meaning, wide, narrow }
+    }
+
+    /// Adds, lane by lane, the products of bytes that stand for the weights of a slot with a quad of each row's activations, i32.
+    pub(super) fn add(&mut self, slot: usize, weights: Val<'k>, x: &[Val<'k>]) {
+        let (level, ty) = (self.level, sums_ty(self.level));
+        let meaning = self.meaning[slot];
+        let way = slot % self.wide[0].len();
+        let x = x.iter().map(|x| x.splat(ty.lanes).bitcast(I8.x(level.bytes())));
+        let dot = |sum: Val<'k>, x: Val<'k>| match level.isa() {
+            Isa::Avx512 => DOT_512.call(level, &[sum, weights, x], ty),
+            Isa::AvxVnni => DOT_256.call(level, &[sum, weights, x], ty),
+            Isa::DotProd => DOT_128.call(level, &[sum, weights, x], ty),
+            Isa::Avx2 | Isa::Base => sum + quads(weights, x, meaning.signed),
+        };
+        if level.isa() != Isa::Avx2 {
+            return x.zip(&mut self.wide).for_each(|(x, sums)| sums[way] = dot(sums[way], x));
+        }
+        let words = I16.x(level.bytes() / 2);
+        let magnitude = if meaning.signed { weights.abs() } else { weights };
+        for (row, x) in x.enumerate() {
+            let x = if meaning.signed { SIGN.call(level, &[x, weights], x.ty()) } else { x };
+            let products = PAIRS_OF_BYTES.call(level, &[magnitude, x], words);
+            match self.narrow[slot].get_mut(row) {
+                Some(sum) => *sum = *sum + products,
+                None => self.widen(slot, row, products),
+            }
+        }
+    }
+
+    fn widen(&mut self, slot: usize, row: usize, narrow: Val<'k>) {
+        let factor = narrow.builder().constant(narrow.ty(), self.meaning[slot].factor);
+        let sums = PAIRS_OF_WORDS.call(self.level, &[narrow, factor], sums_ty(self.level));
+        self.wide[row][0] = self.wide[row][0] + sums;
+    }
+
+    /// The sums so far.
+    pub(super) fn wide(mut self) -> Vec<Vec<Val<'k>>> {
+        for (slot, rows) in std::mem::take(&mut self.narrow).into_iter().enumerate() {
+            rows.into_iter().enumerate().for_each(|(row, narrow)| self.widen(slot, row, narrow));
+        }
+        self.wide
+    }
 }
 
-/// Per quarter of four lanes `[sum of quarter of v[0], ..., sum of quarter of v[3]]`, for vectors of sixteen.
-pub(super) fn transpose_add<'k>(v: [Val<'k>; 4]) -> Val<'k> {
-    let pick = |a: Val<'k>, b: Val<'k>, within: [u32; 4]| {
-        let lanes: Vec<u32> =
-            (0..16).step_by(4).flat_map(|quarter| within.map(|lane| lane / 4 * 16 + quarter + lane % 4)).collect();
-        a.shuffle(b, &lanes)
-    };
-    // Lanes of `b` count from 4 in `within`.
-    let halves = |a, b| pick(a, b, [0, 4, 1, 5]) + pick(a, b, [2, 6, 3, 7]);
-    let (low, high) = (halves(v[0], v[1]), halves(v[2], v[3]));
-    pick(low, high, [0, 1, 4, 5]) + pick(low, high, [2, 3, 6, 7])
-}
-
-/// The sum of the quarters `first..first + count` (of four) of a vector of sixteen lanes, as a vector of four.
-pub(super) fn sum_quarters(v: Val<'_>, first: u32, count: u32) -> Val<'_> {
-    (first + 1..first + count).fold(v.slice(4 * first, 4), |sum, quarter| sum + v.slice(4 * quarter, 4))
-}
-
-/// A constant of sixty-four bytes.
-pub(super) fn bytes<'k>(like: Val<'k>, f: impl Fn(u32) -> u8) -> Val<'k> {
-    like.builder().lanes(Elem::I8, &(0..64).map(f).collect::<Vec<u8>>())
+/// Per four neighbouring lanes of bytes the sum of their products, i32; the first bytes are signed or not, the second are.
+fn quads<'k>(first: Val<'k>, second: Val<'k>, signed: bool) -> Val<'k> {
+    let wide = I16.x(first.lanes());
+    let first = if signed { first.to(wide) } else { first.to_u(wide) };
+    // A product of an unsigned and a signed byte fits in 16 bits; two of them need not.
+    let products = (first * second.to(wide)).to(I32);
+    let pairs = even(products) + odd(products);
+    even(pairs) + odd(pairs)
 }

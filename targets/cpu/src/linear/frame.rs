@@ -2,7 +2,7 @@
 
 use super::geometry::{self, HEADER, TILE, quant_stride};
 use super::rows::{Part, RowOrder, Span};
-use super::{Linear, LinearKernel, decode};
+use super::{Linear, LinearKernel};
 use crate::abi::Call;
 use crate::level::Level;
 use q35_format::{Codec, ScaleType};
@@ -127,11 +127,6 @@ impl<'k> Frame<'k> {
         });
     }
 
-    /// What has been added to the weights to make them unsigned.
-    pub(super) fn weight_bias(&self) -> i64 {
-        decode::bias(self.linear.spec.codec()).into()
-    }
-
     /// The rows at some positions, and what belongs to them.
     pub(super) fn chunk(&self, positions: &[Val<'k>]) -> Chunk<'k> {
         let spec = &self.linear.spec;
@@ -173,9 +168,10 @@ impl<'k> Frame<'k> {
     }
 
     fn halves(&self, at: Val<'k>) -> Val<'k> {
-        match self.level {
-            Level::Avx512 => at.load(F16.x(TILE as u32), 2).to(F32),
-            Level::Base => f16_bits_to_f32(at.load(I16.x(TILE as u32), 2)),
+        if self.level.has_half() {
+            at.load(F16.x(TILE as u32), 2).to(F32)
+        } else {
+            f16_bits_to_f32(at.load(I16.x(TILE as u32), 2))
         }
     }
 
@@ -198,10 +194,10 @@ impl<'k> Frame<'k> {
 }
 
 impl<'k> Factors<'k> {
-    /// A group's share of the outputs of a row, before the activation scale: `sums` are those of the weights as they are multiplied, each
-    /// too large by `bias`; `x` is the sum of the activations, i32.
-    pub(super) fn share(&self, sums: Val<'k>, x: Val<'k>, bias: i64) -> Val<'k> {
-        let share = (sums + x * -bias).to(OUTPUTS) * self.scales;
+    /// A group's share of the outputs of a row, before the activation scale, from the exact sums of products; `x` is the sum of the
+    /// activations, i32.
+    pub(super) fn share(&self, sums: Val<'k>, x: Val<'k>) -> Val<'k> {
+        let share = sums.to(OUTPUTS) * self.scales;
         self.offsets.map_or(share, |offsets| share + offsets * x.to(F32))
     }
 }

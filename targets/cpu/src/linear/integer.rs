@@ -1,107 +1,133 @@
-//! 8-bit weights, stored or just decoded: products with rounded activations.
+//! Bytes that stand for weights, wherever they come from, times rounded activations.
 //!
-//! Weights are unsigned here, each too large by the same bias, so that one instruction multiplies unsigned by signed bytes; the bias
-//! times the sum of the activations is taken off each group's sum. All of it is exact. Then, in f32: a group's sum times its scale,
-//! groups added in order, times the activation scale, plus the bias of the layer.
+//! Sums are of products of the bytes as they are; what that is too much is the bias of the bytes times the sum of the activations, and is
+//! taken off each group's sum. All of it is exact. Then, in f32: a group's sum times its scale, groups added in order, times the
+//! activation scale, plus the bias of the layer.
 
-use super::dot::{BYTES, SUMS, dot, quad};
+use super::decode::{Meaning, meaning};
+use super::dot::{Sums, sums_ty, ways};
 use super::frame::{Chunk, Frame, Tile};
-use super::geometry::{BLOCK, HEADER, QUAD, QUADS, TILE, blocks, group_quads, quant_sums};
-use crate::level::Level;
+use super::geometry::{BLOCK, HEADER, QUAD, QUADS, VECTOR, blocks, group_blocks, quant_sums};
+use crate::level::Isa;
 use q35_format::Group;
 use q35_mlir::builder::Val;
-use q35_mlir::types::I32;
-use std::ops::Range;
+use q35_mlir::types::{I8, I32};
 
-/// How much of the work stands side by side in the innermost loop.
-pub(super) struct Shape {
-    /// Rows that share a load of weights: sizes of chunks, as [`Frame::for_chunks`] takes them.
-    pub(super) rows: &'static [i64],
-    /// Quads per round; divides 8.
-    unroll: usize,
-    /// Independent sums that keep the multiplier busy.
-    sums: usize,
+/// `weights(block, part, sums, add)` gives the sums to which `add(sums, quad, bytes)` adds what stands for the weights of a block, of so many
+/// rows of a tile as a vector of the level has; parts follow each other.
+pub(super) type Weights<'a, 'k> = dyn Fn(Val<'k>, usize, Sums<'k>, &Add<'_, 'k>) -> Sums<'k> + 'a;
+
+/// Adds the products of the bytes for a quad of even columns and of that of odd ones.
+pub(super) type Add<'a, 'k> = dyn Fn(Sums<'k>, Val<'k>, [Val<'k>; 2]) -> Sums<'k> + 'a;
+
+/// Vectors that the rows of a tile take.
+pub(super) fn parts(f: &Frame<'_>) -> usize {
+    VECTOR / f.level.bytes() as usize
 }
 
-/// What suits the registers of a level.
-pub(super) fn shape(level: Level) -> Shape {
-    match level {
-        Level::Avx512 => Shape { rows: &[8, 2, 1], unroll: 4, sums: 16 },
-        Level::Base => Shape { rows: &[2, 1], unroll: 1, sums: 1 },
+/// Rows of x that share a load of weights, as [`Frame::for_chunks`] takes them: as many as there are registers for their sums.
+pub(super) fn rows_at_once(f: &Frame<'_>) -> &'static [i64] {
+    match f.level.isa() {
+        Isa::Avx512 => &[12, 4, 1],
+        Isa::AvxVnni | Isa::Avx2 | Isa::DotProd => &[4, 1],
+        Isa::Base => &[1],
     }
 }
 
-/// Bytes of weights per quad of a tile.
-const QUAD_BYTES: i64 = (TILE * QUAD) as i64;
-
-/// `body(group, block, quads)` for every group in order, carrying `state`: the group's number, the first block it reads and the quads
-/// it reads, counted from that block.
-pub(super) fn for_groups<'k, C: q35_mlir::builder::Carry<'k>>(
-    f: &Frame<'k>,
-    state: C,
-    body: impl Fn(Val<'k>, Val<'k>, &[Range<usize>], C) -> C,
-) -> C {
-    let spec = &f.linear.spec;
-    if spec.group() == Group::Row {
-        let all = 0..QUADS * blocks(spec.cols());
-        return body(f.number(0), f.number(0), &[all], state);
+/// 8-bit weights at an address, arranged as stored ones are.
+pub(super) fn panel<'k>(f: &Frame<'k>, address: Val<'k>) -> impl Fn(Val<'k>, usize, Sums<'k>, &Add<'_, 'k>) -> Sums<'k> {
+    let (b, bytes) = (f.b, f.level.bytes());
+    move |block, part, sums, add| {
+        let address = address.at(block * (2 * QUADS * VECTOR) as i64).at((part * bytes as usize) as i64);
+        b.for_iter(0, QUADS as i64, 1, sums, |quad, sums| {
+            let even = address.at(quad * VECTOR as i64);
+            add(sums, quad, [0, QUADS * VECTOR].map(|slot| even.at(slot as i64).load(I8.x(bytes), 1)))
+        })
     }
-    let parts = group_quads(spec.group());
-    let n = parts.len();
-    let whole = spec.groups() / n;
-    let state = f.b.for_iter(0, whole as i64, 1, state, |block, state| {
-        parts.iter().enumerate().fold(state, |state, (part, quads)| body(block * n as i64 + part as i64, block, quads, state))
-    });
-    (whole * n..spec.groups()).fold(state, |state, group| body(f.number(group), f.number(whole), &parts[group % n], state))
 }
 
-/// The sum of a group's activations for each row of a chunk, i32.
-pub(super) fn activation_sums<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, group: Val<'k>) -> Vec<Val<'k>> {
-    let spec = &f.linear.spec;
-    let halves = (quant_sums(spec.cols()) - HEADER) as i64;
-    let sum = |x: &Val<'k>| match spec.group() {
-        Group::Row => x.at(4 - HEADER as i64).load(I32, 4),
-        Group::Columns(columns) => {
-            let parts = i64::from(columns) / (BLOCK as i64 / 2);
-            let half = |part: i64| x.at(group * (4 * parts) + (halves + 4 * part)).load(I32, 4);
-            (1..parts).fold(half(0), |sum, part| sum + half(part))
-        }
-    };
-    chunk.x.iter().map(sum).collect()
-}
-
-/// Computes and stores the outputs of a tile for a chunk of rows from the tile's unsigned weights at `panel`.
-pub(super) fn tile<'k>(f: &Frame<'k>, tile: &Tile<'k>, panel: Val<'k>, chunk: &Chunk<'k>) {
-    let zero = vec![f.no_sum(); chunk.x.len()];
-    let outputs = for_groups(f, zero, |group, block, quads, outputs| {
+/// Computes and stores the outputs of a tile for a chunk of rows.
+pub(super) fn tile<'k>(f: &Frame<'k>, tile: &Tile<'k>, weights: &Weights<'_, 'k>, chunk: &Chunk<'k>) {
+    let (spec, meaning) = (&f.linear.spec, meaning(f.level.isa(), f.linear.spec.codec()));
+    let (n, whole) = (blocks(spec.cols()), group_blocks(spec.group(), spec.cols()));
+    let add = |group: Val<'k>, outputs: Vec<Val<'k>>| -> Vec<Val<'k>> {
+        let first = group * whole as i64;
+        let end = (first + whole as i64).min(n as i64);
+        let sums = group_sums(f, weights, meaning, chunk, first, end);
         let of_x = activation_sums(f, chunk, group);
-        let sums = group_sums(f, panel, chunk, block, quads);
         let factors = f.factors(tile, group);
-        let add = |(row, output): (usize, &Val<'k>)| *output + factors.share(sums[row], of_x[row], f.weight_bias());
-        outputs.iter().enumerate().map(add).collect()
-    });
+        let one = |(row, output): (usize, Val<'k>)| {
+            let [even, odd] = of_x[row];
+            let excess = even * meaning[0].bias + odd * meaning[1].bias;
+            output + factors.share(sums[row] - excess, even + odd)
+        };
+        outputs.into_iter().enumerate().map(one).collect()
+    };
+    let none = vec![f.no_sum(); chunk.x.len()];
+    let outputs = match spec.groups() {
+        1 => add(f.number(0), none),
+        groups => f.b.for_iter(0, groups as i64, 1, none, add),
+    };
     for (row, output) in outputs.into_iter().enumerate() {
         f.finish(tile, chunk, row, output);
     }
 }
 
-/// Sums of the products of some quads, for each row.
-fn group_sums<'k>(f: &Frame<'k>, panel: Val<'k>, chunk: &Chunk<'k>, block: Val<'k>, quads: &[Range<usize>]) -> Vec<Val<'k>> {
-    let Shape { unroll, sums, .. } = shape(f.level);
-    let ways = (sums / chunk.x.len()).clamp(1, unroll);
-    let zero = vec![vec![f.b.constant(SUMS, 0i64); ways]; chunk.x.len()];
-    let first = block * QUADS as i64;
-    let sums = quads.iter().fold(zero, |sums, range| {
-        f.b.for_iter(first + range.start as i64, first + range.end as i64, unroll as i64, sums, |at, mut sums| {
-            for u in 0..unroll {
-                let w = panel.at((at + u as i64) * QUAD_BYTES).load(BYTES, 1);
-                for (x, sums) in chunk.x.iter().zip(&mut sums) {
-                    let x = quad(x.at((at + u as i64) * QUAD as i64));
-                    sums[u % ways] = dot(f.level, sums[u % ways], w, x);
+/// The sums of a group's activations in even and in odd columns for each row of a chunk, i32.
+fn activation_sums<'k>(f: &Frame<'k>, chunk: &Chunk<'k>, group: Val<'k>) -> Vec<[Val<'k>; 2]> {
+    let spec = &f.linear.spec;
+    let n = blocks(spec.cols()) as i64;
+    let of_blocks = (quant_sums(spec.cols()) - HEADER) as i64;
+    let sums = |x: &Val<'k>| match spec.group() {
+        Group::Row => [4, 8].map(|at| x.at(at - HEADER as i64).load(I32, 4)),
+        group_of @ Group::Columns(_) => {
+            let count = group_blocks(group_of, spec.cols()) as i64;
+            let first = group * count;
+            let of = |block: Val<'k>, odd: i64| x.at(block * 8 + (of_blocks + 4 * odd)).load(I32, 4);
+            // A block that is not there is the last one once more, and counts for nothing.
+            let more = |odd: i64, sum: Val<'k>, at: i64| {
+                let block = first + at;
+                sum + block.lt(n).select(of(block.min(n - 1), odd), 0)
+            };
+            [0, 1].map(|odd| (1..count).fold(of(first, odd), |sum, at| more(odd, sum, at)))
+        }
+    };
+    chunk.x.iter().map(sums).collect()
+}
+
+/// Sums of the products of the blocks `first..end`, for each row.
+fn group_sums<'k>(
+    f: &Frame<'k>,
+    weights: &Weights<'_, 'k>,
+    meaning: [Meaning; 2],
+    chunk: &Chunk<'k>,
+    first: Val<'k>,
+    end: Val<'k>,
+) -> Vec<Val<'k>> {
+    let rows = chunk.x.len();
+    let zero = vec![vec![vec![f.b.constant(sums_ty(f.level), 0i64); ways(f.level, rows)]; rows]; parts(f)];
+    let sums = f.b.for_iter(first, end, 1, zero, |block, sums| {
+        let x: Vec<Val<'k>> = chunk.x.iter().map(|x| x.at(block * BLOCK as i64)).collect();
+        let part = |(part, sums): (usize, Vec<Vec<Val<'k>>>)| {
+            let add = |mut sums: Sums<'k>, quad: Val<'k>, bytes: [Val<'k>; 2]| {
+                for (slot, bytes) in bytes.into_iter().enumerate() {
+                    let of_slot = (slot * QUADS * QUAD) as i64;
+                    let quads: Vec<Val<'k>> = x.iter().map(|x| x.at(quad * QUAD as i64).at(of_slot).load(I32, 4)).collect();
+                    sums.add(slot, bytes, &quads);
                 }
-            }
-            sums
-        })
+                sums
+            };
+            weights(block, part, Sums::new(f.level, meaning, sums), &add).wide()
+        };
+        sums.into_iter().enumerate().map(part).collect()
     });
-    sums.into_iter().map(|ways| ways.into_iter().reduce(|a, b| a + b).unwrap_or_else(|| unreachable!("at least one"))).collect()
+    let add = |a: Val<'k>, b: Val<'k>| a + b;
+    let of_row = |row: usize| {
+        let mut parts: Vec<Val<'k>> = sums.iter().filter_map(|part| part[row].iter().copied().reduce(add)).collect();
+        while parts.len() > 1 {
+            parts = parts.chunks(2).map(|pair| pair[0].concat(pair[1])).collect();
+        }
+        parts[0]
+    };
+    (0..rows).map(of_row).collect()
 }

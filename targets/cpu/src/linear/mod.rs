@@ -12,10 +12,11 @@
 //! | `frame` | arguments, chunks of rows, the last steps of an output |
 //! | `rows` | which rows meet which weights |
 //! | `float` | weights stored as floats |
-//! | `integer` | 8-bit weights times rounded activations |
-//! | `panel` | 3.5-bit weights, many rows: decode a tile, then as 8-bit weights |
+//! | `integer` | bytes that stand for weights times rounded activations |
+//! | `panel` | 8-bit weights; 3.5-bit weights, many rows: decode a tile, then as 8-bit weights |
 //! | `stream` | 3.5-bit weights, few rows: decode in registers |
-//! | `decode`, `dot` | the instructions underneath |
+//! | `decode`, `dot` | the two steps inside, per level |
+//! | `peak` | what the second step can do at best |
 //!
 //! For one level, a row's outputs are the same bits whatever other rows are in the step and whichever of the variants runs.
 
@@ -26,16 +27,20 @@ mod frame;
 pub mod geometry;
 mod integer;
 mod panel;
+mod peak;
 mod rows;
 mod stream;
 
+pub use peak::Peak;
+
 use crate::abi::Call;
 use crate::kernels::Kernel;
-use crate::level::Level;
+use crate::level::{Isa, Level};
 use frame::Frame;
 use q35_bundle::Size;
 use q35_dialects::Rows;
 use q35_format::codec::Storage;
+use q35_format::table::parts;
 use q35_launch::Spec;
 
 pub use q35_launch::spec::{Experts, Linear};
@@ -59,7 +64,9 @@ pub fn kernels(linear: &Linear) -> Result<Vec<LinearKernel>, String> {
     let spec = &linear.spec;
     let storage = spec.codec().facts().storage;
     match storage {
-        Storage::Pairs { window } if window > 10 => return Err(format!("codec {} has no kernel on the CPU", spec.codec())),
+        Storage::Pairs { window } if window > 10 && parts(spec.codec()).is_empty() => {
+            return Err(format!("codec {} has no kernel on the CPU", spec.codec()));
+        }
         Storage::Pairs { .. } | Storage::Int8 if spec.cols() > MOST_INPUTS => {
             let inputs = spec.cols();
             return Err(format!("a layer with {inputs} inputs has no kernel on the CPU, {MOST_INPUTS} are the most"));
@@ -128,17 +135,20 @@ impl Kernel for LinearKernel {
     fn build(&self, level: Level, call: &Call<'_>) {
         let codec = self.linear.spec.codec();
         let frame = Frame::new(call, level, self);
-        match (codec.facts().storage, self.variant, level) {
-            (Storage::Float { .. }, ..) => float::build(call, &frame),
-            (Storage::Int8, ..) => panel::build_stored(call, &frame),
-            (Storage::Pairs { window }, Variant::Single | Variant::Few, Level::Avx512) => {
-                stream::build(call, &frame, codec, window)
+        match (codec.facts().storage, self.variant) {
+            (Storage::Float { .. }, _) => float::build(call, &frame),
+            (Storage::Int8, _) => panel::build_stored(call, &frame, codec),
+            (Storage::Pairs { window }, Variant::Single | Variant::Few) if level.isa() != Isa::Base => {
+                stream::build(call, &frame, codec, window);
             }
-            (Storage::Pairs { window }, ..) => panel::build(call, &frame, codec, window),
+            (Storage::Pairs { window }, _) => panel::build(call, &frame, codec, window),
         }
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod emulated;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 pub(crate) mod testing;

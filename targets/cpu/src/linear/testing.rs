@@ -1,26 +1,32 @@
 //! What the tests of kernels share: compiling, loading, and memory that faults when a kernel leaves it.
 
-use crate::level::Level;
+use super::emulated::{self, Argument, Emulated};
+use crate::level::{Isa, Level};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::{link, llvm};
 use std::ffi::{CString, c_void};
 
-/// Compiled kernels in this process.
+/// Compiled kernels: in this process, or in an emulator.
 pub(crate) struct Loaded {
     library: libloading::Library,
+    emulated: Option<Emulated>,
     _folder: tempfile::TempDir,
 }
 
-/// The levels that this machine can run.
+/// The levels of all architectures: the kernels themselves where this machine or an emulator can run them, else in plain IR.
 pub(crate) fn levels() -> impl Iterator<Item = Level> {
-    Level::of(std::env::consts::ARCH).filter(|level| {
-        let here = level.is_here();
-        if !here {
-            eprintln!("skipped: this machine has no {}", level.name());
-        }
-        here
-    })
+    Level::all().map(|level| if can_run(level) { level } else { level.plain() })
+}
+
+/// Whether kernels of this level run on this machine or in an emulator.
+pub(crate) fn can_run(level: Level) -> bool {
+    level.is_here() || is_emulated(level) && emulated::is_here()
+}
+
+/// Whether a level runs in the emulator, if it runs.
+fn is_emulated(level: Level) -> bool {
+    level.isa() == Isa::DotProd && !level.is_here()
 }
 
 /// The machine that tests run on.
@@ -28,27 +34,41 @@ pub(crate) fn machine() -> llvm::Machine {
     if cfg!(target_arch = "aarch64") { llvm::Machine::aarch64_linux() } else { llvm::Machine::x86_64_linux() }
 }
 
-/// Compiles what `build` defines, and loads it.
-pub(crate) fn compile(build: impl FnOnce(&KernelModule<'_>)) -> Loaded {
-    let context = Context::new();
-    let mut module = KernelModule::new(&context);
-    build(&module);
-    module.lower(|_, _| ());
-    let emitted = llvm::emit(&module, &machine());
-    let shared = link::shared_object(&emitted.object, "kernels.so").unwrap();
+/// Compiles what `build` defines for some levels, and loads it.
+pub(crate) fn compile(build: impl Fn(&KernelModule<'_>, &[Level])) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
+    let (there, here): (Vec<Level>, Vec<Level>) = levels().partition(|level| is_emulated(*level));
+    let object = |levels: &[Level], machine: &llvm::Machine| {
+        let context = Context::new();
+        let mut module = KernelModule::new(&context);
+        build(&module, levels);
+        module.lower(|_, _| ());
+        llvm::emit(&module, machine).object
+    };
+    let emulated = Emulated::new(&object(&there, &llvm::Machine::aarch64_linux()), folder.path());
     let path = folder.path().join("kernels.so");
-    std::fs::write(&path, shared).unwrap();
+    std::fs::write(&path, link::shared_object(&object(&here, &machine()), "kernels.so").unwrap()).unwrap();
     // SAFETY: the library is ours and has no initialisers.
     let library = unsafe { libloading::Library::new(&path) }.unwrap();
-    Loaded { library, _folder: folder }
+    Loaded { library, emulated, _folder: folder }
 }
 
 impl Loaded {
     /// Calls a kernel. `dims` are tokens, logit rows, slots and capacity.
     pub(crate) fn call(&self, name: &str, level: Level, args: &[&Guarded], dims: [i64; 4], tiles: std::ops::Range<i64>) {
         type Kernel = unsafe extern "C" fn(*const *mut c_void, *const i64, i64, i64);
-        let symbol = CString::new(crate::abi::symbol(name, level)).unwrap();
+        let symbol = crate::abi::symbol(name, level);
+        if let Some(emulated) = self.emulated.as_ref().filter(|emulated| emulated.has(&symbol)) {
+            let argument =
+                |(at, arg): (usize, &&Guarded)| match args[..at].iter().position(|earlier| earlier.start == arg.start) {
+                    Some(earlier) if arg.bytes > 0 => Argument::Same(earlier),
+                    _ => Argument::Bytes(arg.read()),
+                };
+            let arguments: Vec<Argument> = args.iter().enumerate().map(argument).collect();
+            let after = emulated.call(&symbol, &arguments, dims, tiles);
+            return args.iter().zip(after).filter(|(_, bytes)| !bytes.is_empty()).for_each(|(arg, bytes)| arg.write(&bytes));
+        }
+        let symbol = CString::new(symbol).unwrap();
         let args: Vec<*mut c_void> = args.iter().map(|arg| arg.start.cast()).collect();
         // SAFETY: the symbol is a kernel; what it may touch is what the arguments own, and it faults elsewhere.
         unsafe {
@@ -92,6 +112,15 @@ impl Guarded {
     pub(crate) fn read<T: Copy>(&self) -> Vec<T> {
         // SAFETY: the memory is initialised, and every bit pattern is a number; unaligned reads are made as such.
         (0..self.bytes / size_of::<T>()).map(|at| unsafe { self.start.cast::<T>().add(at).read_unaligned() }).collect()
+    }
+}
+
+impl Guarded {
+    /// Overwrites it.
+    fn write(&self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.bytes);
+        // SAFETY: the mapping is ours and as long as that; kernels write to it too, so nobody relies on what it held.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start, self.bytes) };
     }
 }
 

@@ -1,11 +1,12 @@
 //! Which feature level the processor has, asked by the object itself.
 //!
 //! A feature of x86 is a bit that `cpuid` shows; one with wide registers also needs the system to save them, which `xgetbv` shows
-//! (Intel SDM volume 1, chapters 14 and 15.2). Other architectures have their base level only.
+//! (Intel SDM volume 1, chapters 14 and 15.2). The one feature of 64-bit Arm is a field of an identification register, which Linux lets
+//! programs read.
 
-use crate::level::Level;
+use crate::level::{Isa, Level};
 use q35_mlir::builder::{Builder, Val};
-use q35_mlir::types::{I1, I32};
+use q35_mlir::types::{I1, I32, I64};
 
 /// Where `cpuid` shows a feature.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,10 +73,20 @@ fn cpuid<'k>(b: &'k Builder<'k>, leaf: u32, subleaf: u32) -> Vec<Val<'k>> {
 pub(super) fn best<'k>(b: &'k Builder<'k>, levels: &[Level]) -> Val<'k> {
     let mut found = b.i32(levels.len() as i32 - 1);
     for (number, level) in levels.iter().enumerate().rev() {
-        let places: Vec<Place> = level.requirements().requires.iter().map(|feature| place(feature)).collect();
-        found = has_all(b, &places).select(b.i32(number as i32), found);
+        let has = match level.isa() {
+            Isa::DotProd => has_dot_products(b),
+            _ => has_all(b, &level.requirements().requires.iter().map(|feature| place(feature)).collect::<Vec<_>>()),
+        };
+        found = has.select(b.i32(number as i32), found);
     }
     found
+}
+
+/// Whether the processor, an Arm, multiplies bytes: bits 44 to 47 of `ID_AA64ISAR0_EL1` (Arm Architecture Reference Manual, D24.2).
+fn has_dot_products<'k>(b: &'k Builder<'k>) -> Val<'k> {
+    const FIELD: i64 = 0xf << 44;
+    let registers = b.assembly("mrs $0, ID_AA64ISAR0_EL1\n mrs $1, ID_AA64ISAR1_EL1", "=r,=r", &[], I64, 2);
+    !(registers[0] & FIELD).eq(0)
 }
 
 /// Whether the processor has all of some features, and the system what they need.
@@ -121,4 +132,25 @@ fn has_all<'k>(b: &'k Builder<'k>, places: &[Place]) -> Val<'k> {
         },
         || b.constant(I1, false),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use q35_mlir::builder::{FnAttrs, KernelModule};
+    use q35_mlir::context::Context;
+    use q35_mlir::llvm::{self, Machine};
+    use q35_mlir::types::PTR;
+
+    #[test]
+    fn every_level_of_every_architecture_can_be_asked_for() {
+        for (arch, machine) in [("x86_64", Machine::x86_64_linux()), ("aarch64", Machine::aarch64_linux())] {
+            let context = Context::new();
+            let mut module = KernelModule::new(&context);
+            let levels: Vec<Level> = Level::of(arch).collect();
+            module.function("best", &[PTR], &FnAttrs::default(), |b, args| args[0].store(best(b, &levels), 4));
+            module.lower(|_, _| ());
+            assert!(!llvm::emit(&module, &machine).object.is_empty());
+        }
+    }
 }

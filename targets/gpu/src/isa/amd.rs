@@ -130,10 +130,6 @@ macro_rules! common {
         fn barrier<'k>(&self, b: &'k Builder<'k>) {
             barrier(b);
         }
-
-        fn hold_loads<'k>(&self, b: &'k Builder<'k>) {
-            b.intrinsic_void("llvm.amdgcn.sched.barrier", &[b.i32(0)]);
-        }
     };
 }
 
@@ -150,6 +146,12 @@ impl Isa for Cdna {
             4..32 => swizzled(bits, mask),
             _ => of_lane(bits, self.thread(bits.builder()) ^ i64::from(mask)),
         })
+    }
+
+    fn hold_loads<'k>(&self, place: Val<'k>, _sums: &[Val<'k>]) -> Val<'k> {
+        let b = place.builder();
+        b.intrinsic_void("llvm.amdgcn.sched.barrier", &[b.i32(0)]);
+        place
     }
 
     /// `v_mfma_f32_16x16x16_f16`: a lane holds four columns of its row and of its token.
@@ -183,6 +185,13 @@ impl Isa for Rdna {
             16 => other_row(bits),
             _ => swizzled(bits, mask),
         })
+    }
+
+    /// A barrier of the scheduler alone lets the products wait until all loads are done, which this line has no registers for: an assembly
+    /// of no instruction makes the place depend on the sums.
+    fn hold_loads<'k>(&self, place: Val<'k>, sums: &[Val<'k>]) -> Val<'k> {
+        let constraints = "=v,0".to_owned() + &",v".repeat(sums.len());
+        place.builder().assembly("", &constraints, &[&[place], sums].concat(), place.ty(), 1)[0]
     }
 
     /// Every lane gives all of its token's columns.

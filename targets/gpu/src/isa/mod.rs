@@ -90,8 +90,9 @@ pub trait Isa {
     /// Waits for all threads of the group, and makes what they wrote visible to each other.
     fn barrier<'k>(&self, b: &'k Builder<'k>);
 
-    /// Keeps the compiler from moving loads to before this point, where it would run out of registers. All lanes of the wave take part.
-    fn hold_loads<'k>(&self, b: &'k Builder<'k>);
+    /// Keeps the compiler from moving loads from the place that this gives, which is `place`, to before this point, where it would run out of
+    /// registers: `sums` are there by then. All lanes of the wave take part.
+    fn hold_loads<'k>(&self, place: Val<'k>, sums: &[Val<'k>]) -> Val<'k>;
 
     /// The f32 or i32 value of the lane whose number differs in the bits of `mask`. All lanes of the wave take part.
     fn exchange<'k>(&self, value: Val<'k>, mask: u32) -> Val<'k>;

@@ -46,8 +46,10 @@ impl Isa for Nvidia {
         b.intrinsic_void("llvm.nvvm.barrier.cta.sync.aligned.all", &[b.i32(0)]);
     }
 
-    fn hold_loads<'k>(&self, b: &'k Builder<'k>) {
+    fn hold_loads<'k>(&self, place: Val<'k>, _sums: &[Val<'k>]) -> Val<'k> {
+        let b = place.builder();
         b.intrinsic_void("llvm.nvvm.bar.warp.sync", &[b.constant(I32, ALL)]);
+        place
     }
 
     fn exchange<'k>(&self, value: Val<'k>, mask: u32) -> Val<'k> {

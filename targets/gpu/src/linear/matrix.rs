@@ -33,7 +33,7 @@ const ROW_WAVES: u32 = 8;
 /// Groups among which the tokens are shared where rows are divided.
 const TOKEN_GROUPS: i64 = 8;
 
-/// Matrix instructions whose activations are loaded at once where rows are divided.
+/// Matrix instructions whose activations are loaded at once.
 const AHEAD: usize = 4;
 
 /// How a group's waves share its work.
@@ -140,9 +140,13 @@ impl<'k> Columns<'_, 'k> {
         let parts = call.isa.token_parts(call.lane());
         let block_sums = |block: Val<'k>, held: &Held<'k>, mut sums: Sums<'k>| {
             let scales = group_scales(call, spec, tile, number, block);
+            // Lanes that give whole rows of tokens hold the most of them.
+            let hold = self.division == Division::Rows || parts.len() > 1;
+            let mut block = block;
             for step in (0..STEPS).step_by(2) {
-                if self.division == Division::Rows && step > 0 && step % AHEAD == 0 {
-                    call.isa.hold_loads(call.b);
+                if hold && step > 0 && step % AHEAD == 0 {
+                    let done: Vec<Val<'k>> = sums.iter().map(|of_instruction| of_instruction[0]).collect();
+                    block = call.isa.hold_loads(block, &done);
                 }
                 let columns = |&row: &Val<'k>| parts.iter().map(|&part| tokens(row, part, block, step)).collect();
                 let x: Vec<Vec<[Val<'k>; 2]>> = rows.iter().map(columns).collect();

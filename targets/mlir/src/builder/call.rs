@@ -73,8 +73,8 @@ impl<'k> Builder<'k> {
     /// cannot see, but touch no memory.
     pub fn assembly(&'k self, text: &str, constraints: &str, args: &[Val<'k>], result: Ty, count: usize) -> Vec<Val<'k>> {
         let fields = vec![result.to_string(); count].join(", ");
-        let structure = format!("!llvm.struct<({fields})>");
-        let ty = Type::parse(self.mlir(), &structure).unwrap_or_else(|| self.fail(format_args!("{structure} is no type")));
+        let name = if count == 1 { fields } else { format!("!llvm.struct<({fields})>") };
+        let ty = Type::parse(self.mlir(), &name).unwrap_or_else(|| self.fail(format_args!("{name} is no type")));
         let attributes: [(&str, Attribute<'k>); 3] = [
             ("asm_string", StringAttribute::new(self.mlir(), text).into()),
             ("constraints", StringAttribute::new(self.mlir(), constraints).into()),
@@ -88,7 +88,7 @@ impl<'k> Builder<'k> {
             .build()
             .unwrap_or_else(|error| self.fail(format_args!("{text}: {error}")));
         let operation = self.block.get().append_operation(operation);
-        self.fields(operation, result, count)
+        if count == 1 { vec![self.result(operation, 0, result)] } else { self.fields(operation, result, count) }
     }
 
     /// The fields of an operation's only result, a structure of values of one type. The structure itself never becomes a value of the

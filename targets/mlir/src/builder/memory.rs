@@ -7,13 +7,11 @@ use crate::types::{Elem, I8, I32, I64, PTR, Ty};
 use super::{Builder, Operand, Val};
 
 impl<'k> Builder<'k> {
-    /// `bytes` of memory that live until the function returns. Must be called outside loops and branches.
-    #[track_caller]
+    /// `bytes` of memory that live until the function returns, the same in every round of a loop.
     pub fn alloca(&'k self, bytes: u32, align: u32) -> Val<'k> {
-        assert!(self.block.get() == self.entry, "kernel {}: alloca inside a loop or branch", self.name);
         let attributes =
             [("elem_type", TypeAttribute::new(self.ty(I8)).into()), ("alignment", self.attr(&format!("{align} : i64")))];
-        self.value("llvm.alloca", &[self.i32(bytes as i32)], PTR, &attributes)
+        self.at_start(|| self.value("llvm.alloca", &[self.i32(bytes as i32)], PTR, &attributes))
     }
 }
 

@@ -78,6 +78,10 @@ pub struct Builder<'k> {
     name: &'k str,
     block: Cell<BlockRef<'k, 'k>>,
     entry: BlockRef<'k, 'k>,
+    /// Operations before all others of the entry block.
+    first: Cell<usize>,
+    /// Whether operations go there.
+    at_start: Cell<bool>,
 }
 
 impl<'c> KernelModule<'c> {
@@ -152,7 +156,8 @@ impl<'c> KernelModule<'c> {
             .build()
             .unwrap_or_else(|error| panic!("function {name}: {error}"));
         let entry = first_block(self.module.body().append_operation(operation), 0);
-        let builder = Builder { module: self, name, block: Cell::new(entry), entry };
+        let (first, at_start) = (Cell::new(0), Cell::new(false));
+        let builder = Builder { module: self, name, block: Cell::new(entry), entry, first, at_start };
         fill(&builder, params, result, body);
     }
 
@@ -302,7 +307,19 @@ impl<'k> Builder<'k> {
             .add_regions_vec(regions)
             .build()
             .unwrap_or_else(|error| panic!("kernel {}: {name}: {error}", self.name));
-        self.block.get().append_operation(operation)
+        if !self.at_start.get() {
+            return self.block.get().append_operation(operation);
+        }
+        self.first.set(self.first.get() + 1);
+        self.entry.insert_operation(self.first.get() - 1, operation)
+    }
+
+    /// Runs `body`, which must not branch, with its operations going before all others of the function.
+    fn at_start<R>(&self, body: impl FnOnce() -> R) -> R {
+        let outer = self.at_start.replace(true);
+        let result = body();
+        self.at_start.set(outer);
+        result
     }
 
     /// Appends an operation with one result.
