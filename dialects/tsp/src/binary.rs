@@ -101,7 +101,7 @@ pub(crate) mod tests {
                 timing: "tsp1".to_owned(),
                 cycles: 900,
                 nodes: vec!["/model/layers.0; odd".to_owned()],
-                ops: vec![MacroOp { node: 0, reads: vec![Origin { queue: 3, address: 17, count: 4, writer: None }] }],
+                ops: vec![MacroOp { node: 0, flow: 7, reads: vec![Origin { queue: 3, address: 17, count: 4, writer: None }] }],
                 images: vec![Image::Words { quad: Quad { side: Side::West, group: 2, address: 9 }, runs: vec![(0, 7)] }],
                 ..Data::default()
             },

@@ -265,8 +265,9 @@ instructions! {
     Transpose = "transpose" on Some(Unit::Transpose); { input: Stream, out: Stream }
     /// Puts the vectors of the 16 streams from `input` on into the next 16 columns of the plane's weight buffer, `mxm.weights` cycles later.
     Load = "load" on Some(Unit::Weights); { input: Stream }
-    /// Moves the weight buffer into the array, which can be used `mxm.install` cycles later; columns that were not loaded are 0. The buffer is empty.
-    Install = "install" on Some(Unit::Weights); {}
+    /// As `load`; when these columns are in the weight buffer, it moves into the array, which can be used `mxm.install` cycles later. Columns that
+    /// were not loaded are 0. The buffer is empty.
+    Install = "install" on Some(Unit::Weights); { input: Stream }
     /// Multiplies a vector of signed bytes with the array; `mxm.multiply` cycles later an accumulator is set to the product (`add` = 0), or gains it.
     Multiply = "multiply" on Some(Unit::Activations); { input: Stream, accumulator: u8, add: u8 }
     /// Drives four streams with the words of an accumulator, `mxm.result` cycles later.
@@ -323,7 +324,7 @@ mod tests {
             Instr::Permute { input: w, out: e },
             Instr::Transpose { input: Stream::new(Side::East, 0), out: Stream::new(Side::West, 16) },
             Instr::Load { input: Stream::new(Side::West, 16) },
-            Instr::Install {},
+            Instr::Install { input: e },
             Instr::Multiply { input: w, accumulator: 63, add: 1 },
             Instr::Emit { accumulator: 0, out: e },
             Instr::Compute { op: AluOp::Exp, a: Source::Word(e), b: Source::Constant(u32::MAX), out: Sink::Byte(w) },

@@ -4,7 +4,7 @@ use crate::geometry::LANES;
 use serde::{Deserialize, Serialize};
 
 /// Lanes `lane..lane + count` hold elements `first`, `first + step`, ...
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Run {
     /// First lane.
     pub lane: u32,
@@ -17,7 +17,7 @@ pub struct Run {
 }
 
 /// A map from lanes to elements; lanes in no run hold none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lanes(pub Vec<Run>);
 

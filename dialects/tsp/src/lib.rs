@@ -13,6 +13,7 @@
 //! | [`alu`] | the ops of a vector ALU, with their exact meaning |
 //! | [`isa`] | the instructions: one declaration each |
 //! | [`lanes`] | which element of an array lies in which lane |
+//! | [`flow`] | what a macro-op computes, as a number |
 //! | [`program`] | a whole program: queues, memory images, input and output |
 //! | [`text`], [`binary`] | its two forms on disk |
 //!
@@ -21,6 +22,7 @@
 
 pub mod alu;
 pub mod binary;
+pub mod flow;
 pub mod geometry;
 pub mod isa;
 pub mod lanes;

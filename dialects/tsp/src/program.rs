@@ -62,12 +62,14 @@ pub enum Image {
         /// How many.
         count: u16,
     },
-    /// Numbers of a vector parameter; other lanes are 0.
+    /// Numbers of a row of a parameter; other lanes are 0.
     Numbers {
         /// Where.
         quad: Quad,
         /// The parameter.
         param: String,
+        /// The row.
+        row: u32,
         /// Lanes to elements.
         lanes: Lanes,
     },
@@ -79,22 +81,46 @@ pub enum Image {
         param: String,
         /// Lanes to rows.
         lanes: Lanes,
+        /// What every scale is multiplied with, a power of two.
+        factor: f32,
     },
-    /// A tile of weights: column `c` lies in slice `slices[c % n]` of `n` at address `address + c / n`; other columns and lanes are 0.
+    /// A tile of weights: column `c` lies in slice `slices[c % n]` of `n` at address `address + stride (c / n)`, up to the last column of a block or guest and
+    /// the fifteen that are loaded with it; columns and lanes of no block are 0.
     Tile {
         /// Sixteen slices, or a multiple.
         slices: Vec<Slice>,
         /// First address.
         address: u16,
+        /// From the address of a column to that of column `n` further: as many tiles as there are experts lie between one another.
+        stride: u16,
         /// The parameter.
         param: String,
         /// What a byte is.
         bytes: TileBytes,
-        /// Columns to rows of the parameter.
-        outputs: Lanes,
-        /// Lanes to columns of the parameter, or to pairs of them.
-        inputs: Lanes,
+        /// What lies where. No two blocks share a lane.
+        blocks: Vec<Block>,
     },
+}
+
+/// Part of a tile: some rows of a parameter, and some of their columns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Block {
+    /// Columns of the tile to rows of the parameter.
+    pub outputs: Lanes,
+    /// Lanes to columns of the parameter, or to pairs of them.
+    pub inputs: Lanes,
+    /// Of pairs: rows of whose codes the lowest bit of each byte is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Guest>,
+}
+
+/// Rows without a tile of their own: their codes of seven bits lie in the lowest bits of the bytes of seven tiles.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Guest {
+    /// Columns of the tile to rows of the parameter.
+    pub outputs: Lanes,
+    /// Which bit of the code: 0 to 3 are those of `(a - 1) / 2` in two's complement, 4 to 6 those of `(b + 14) / 4`.
+    pub bit: u8,
 }
 
 /// What a byte of a tile of weights is.
@@ -103,7 +129,7 @@ pub enum Image {
 pub enum TileBytes {
     /// The integer of one weight.
     Integer,
-    /// The integers `(a, b)` of a pair of the codec `split`, as `8 a + b / 2`.
+    /// The integers `(a, b)` of a pair of the codec `split`, as `8 a + b / 2`: a number whose lowest bit is 1, and free for a guest's.
     Pair,
 }
 
@@ -184,6 +210,8 @@ pub struct CacheVectors {
 pub struct MacroOp {
     /// The node of the user's model, an index into [`Data::nodes`].
     pub node: u32,
+    /// What it computes (module [`crate::flow`]).
+    pub flow: u32,
     /// What it reads, tiles of weights left out.
     pub reads: Vec<Origin>,
 }

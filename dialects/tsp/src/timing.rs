@@ -11,7 +11,7 @@ pub const TSP1: &str = include_str!("../timing/tsp1.toml");
 pub struct Constant {
     /// The number.
     pub value: i64,
-    /// What kind of evidence there is: `isca2020`, `comments`, `derived`, `assumed`.
+    /// What kind of evidence there is: `isca2020`, `isca2022`, `comments`, `derived`, `assumed`.
     pub source: String,
     /// What it means.
     pub note: String,
@@ -47,7 +47,7 @@ macro_rules! timing {
                     }
                 })*
                 let checked = |constant: &Constant| match constant.source.as_str() {
-                    "isca2020" | "comments" | "derived" | "assumed" if (0..1 << 20).contains(&constant.value) => Ok(constant.value),
+                    "isca2020" | "isca2022" | "comments" | "derived" | "assumed" if (0..1 << 20).contains(&constant.value) => Ok(constant.value),
                     source => Err(format!("{} from '{source}'", constant.value)),
                 };
                 let clock_mhz = checked(&file.clock_mhz)?;
@@ -90,6 +90,18 @@ timing! {
         result: "result",
         /// Accumulators per plane, vectors.
         accumulators: "accumulators",
+    }
+    c2c {
+        /// From one chip to the next.
+        hop: "hop",
+        /// A vector on a link.
+        link: "link",
+    }
+    phases {
+        /// Vector phases of a layer.
+        vector: "vector",
+        /// The same per 1000 columns.
+        vector_column: "vector_column",
     }
     icu {
         /// Bytes of an instruction in memory.

@@ -224,11 +224,13 @@ impl Chip {
                     self.drive(event, timing.transpose, stream, bytes);
                 }
             }
-            Instr::Load { input } => {
+            Instr::Load { input } | Instr::Install { input } => {
                 let columns = several(input, 16)?.map(|stream| self.sample(event, stream)).collect::<Result<Vec<_>, _>>()?;
-                self.plane(event).load(cycle, columns)?;
+                match event.issue.instr {
+                    Instr::Install { .. } => self.plane(event).install(cycle, columns)?,
+                    _ => self.plane(event).load(cycle, columns)?,
+                }
             }
-            Instr::Install {} => self.plane(event).install(cycle)?,
             Instr::Multiply { input, accumulator, add } => {
                 let bytes = self.sample(event, input)?;
                 self.plane(event).multiply(cycle, &bytes, accumulator, add != 0)?;

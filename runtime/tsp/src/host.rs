@@ -1,9 +1,9 @@
 //! The host's part: memory before the first step, input vectors before every step, logits and cache entries after it.
 
 use crate::{Chip, Vector, Words};
-use q35_tsp::geometry::{LANES, SUPERLANE};
+use q35_tsp::geometry::{COLUMNS_PER_LOAD, LANES, SUPERLANE};
 use q35_tsp::lanes::Lanes;
-use q35_tsp::program::{Angle, CacheVectors, Data, Image, Input, Place, Quad, TileBytes, UNSEEN, lanes_of_runs};
+use q35_tsp::program::{Angle, Block, CacheVectors, Data, Image, Input, Place, Quad, TileBytes, UNSEEN, lanes_of_runs};
 
 /// Whoever has the parameters.
 pub trait Parameters {
@@ -49,6 +49,11 @@ pub fn load(chip: &mut Chip, data: &Data, params: &dyn Parameters) -> Result<(),
     data.images.iter().try_for_each(|image| load_image(chip, image, params))
 }
 
+/// The integers of a pair; what is missing after an odd number of columns meets activations of 0.
+fn pair(integers: &[i8], at: usize) -> [i8; 2] {
+    [integers[2 * at], integers.get(2 * at + 1).copied().unwrap_or(2)]
+}
+
 fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result<(), String> {
     match image {
         Image::Words { quad, runs } => {
@@ -62,9 +67,14 @@ fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result
         Image::Zeros { quad, count } => {
             (0..u32::from(*count)).try_for_each(|at| chip.write_words(offset(*quad, at)?, &[0; LANES]))
         }
-        Image::Numbers { quad, param, lanes } => chip.write_words(*quad, &spread(lanes, &params.numbers(param, 0)?, 0.0)?),
-        Image::Scales { quad, param, lanes } => chip.write_words(*quad, &spread(lanes, &params.scales(param)?, 0.0)?),
-        Image::Tile { slices, address, param, bytes, outputs, inputs } => {
+        Image::Numbers { quad, param, row, lanes } => {
+            chip.write_words(*quad, &spread(lanes, &params.numbers(param, *row as usize)?, 0.0)?)
+        }
+        Image::Scales { quad, param, lanes, factor } => {
+            let scales: Vec<f32> = params.scales(param)?.into_iter().map(|scale| scale * factor).collect();
+            chip.write_words(*quad, &spread(lanes, &scales, 0.0)?)
+        }
+        Image::Tile { slices, address, stride, param, bytes, blocks } => {
             let [rows, cols] = params.shape(param)?;
             if slices.is_empty() {
                 return Err("a tile lies nowhere".to_owned());
@@ -73,25 +83,40 @@ fn load_image(chip: &mut Chip, image: &Image, params: &dyn Parameters) -> Result
                 TileBytes::Integer => cols,
                 TileBytes::Pair => cols.div_ceil(2),
             };
-            let (outputs, inputs) = (outputs.pairs(rows)?, inputs.pairs(elements)?);
-            let used = outputs.iter().map(|(column, _)| column + 1).max().unwrap_or(0).next_multiple_of(16).min(LANES);
             let mut columns = vec![[0u8; LANES]; LANES];
-            for (column, row) in outputs {
-                let integers = params.integers(param, row)?;
-                for (lane, element) in &inputs {
-                    columns[column][*lane] = match bytes {
-                        TileBytes::Integer => integers[*element] as u8,
-                        // 8 a + b / 2 is within -127 to 127: a and b of `split` are odd numbers up to 15 and twice odd numbers up to 7.
-                        TileBytes::Pair => {
-                            let b = integers.get(2 * element + 1).copied().unwrap_or(2);
-                            (integers[2 * element].wrapping_mul(8)).wrapping_add(b / 2) as u8
-                        }
-                    };
+            let mut used = 0;
+            for Block { outputs, inputs, guest } in blocks {
+                let (outputs, inputs) = (outputs.pairs(rows)?, inputs.pairs(elements)?);
+                let guests = guest.as_ref().map_or(Ok(vec![]), |guest| guest.outputs.pairs(rows))?;
+                used = outputs.iter().chain(&guests).map(|(column, _)| column + 1).fold(used, usize::max);
+                for (column, row) in outputs {
+                    let integers = params.integers(param, row)?;
+                    for (lane, element) in &inputs {
+                        columns[column][*lane] = match bytes {
+                            TileBytes::Integer => integers[*element] as u8,
+                            TileBytes::Pair => {
+                                let [a, b] = pair(&integers, *element);
+                                // Within -127 to 127: a and b of `split` are odd numbers up to 15 and twice odd numbers up to 7.
+                                a.wrapping_mul(8).wrapping_add(b / 2) as u8 & if guest.is_some() { !1 } else { !0 }
+                            }
+                        };
+                    }
+                }
+                let bit = guest.as_ref().map_or(0, |guest| guest.bit);
+                for (column, row) in guests {
+                    let integers = params.integers(param, row)?;
+                    for (lane, element) in &inputs {
+                        let [a, b] = pair(&integers, *element);
+                        let code = (a >> 1) & 15 | (b.wrapping_add(14) >> 2) << 4;
+                        columns[column][*lane] |= (code >> bit.min(6)) as u8 & 1;
+                    }
                 }
             }
+            let used = used.next_multiple_of(COLUMNS_PER_LOAD).min(LANES);
             for (column, bytes) in columns.iter().enumerate().take(used) {
                 let slice = slices[column % slices.len()];
-                let address = address.checked_add((column / slices.len()) as u16).ok_or("an address is too large")?;
+                let further = (column / slices.len()) as u32 * u32::from(*stride);
+                let address = u16::try_from(u32::from(*address) + further).map_err(|_| "an address is too large")?;
                 chip.write(Place { slice, address }, bytes)?;
             }
             Ok(())

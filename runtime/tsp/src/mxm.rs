@@ -14,6 +14,8 @@ pub(crate) struct Plane {
     timing: Timing,
     /// Loads on their way into the buffer, and in it: from when on, and 16 columns.
     loads: VecDeque<(i64, Vec<Vector>)>,
+    /// When the buffer moves into the array: installations to come.
+    installs: VecDeque<i64>,
     /// Columns of the array, as 16-bit integers.
     array: Vec<i16>,
     usable: Option<i64>,
@@ -23,31 +25,47 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) fn new(timing: Timing) -> Self {
-        let (loads, array, accumulators) = Default::default();
-        Self { timing, loads, array, usable: None, last_multiply: i64::MIN / 2, accumulators }
+        let (loads, installs, array, accumulators) = Default::default();
+        Self { timing, loads, installs, array, usable: None, last_multiply: i64::MIN / 2, accumulators }
     }
 
     pub(crate) fn load(&mut self, cycle: i64, columns: Vec<Vector>) -> Result<(), String> {
+        self.settle(cycle)?;
         self.loads.push_back((cycle + self.timing.weights, columns));
         if self.loads.len() * COLUMNS_PER_LOAD > 2 * LANES { Err("the weight buffer is full".to_owned()) } else { Ok(()) }
     }
 
-    pub(crate) fn install(&mut self, cycle: i64) -> Result<(), String> {
-        if cycle < self.last_multiply + self.timing.multiply {
+    /// Loads, and installs when that is through.
+    pub(crate) fn install(&mut self, cycle: i64, columns: Vec<Vector>) -> Result<(), String> {
+        self.load(cycle, columns)?;
+        let at = cycle + self.timing.weights;
+        if at < self.last_multiply + self.timing.multiply {
             return Err(format!("the array is in use until cycle {}", self.last_multiply + self.timing.multiply));
         }
-        self.array.clear();
-        while let Some((_, columns)) = self.loads.pop_front_if(|(from, _)| *from <= cycle) {
-            columns.iter().flatten().for_each(|byte| self.array.push(i16::from(*byte as i8)));
+        self.installs.push_back(at);
+        Ok(())
+    }
+
+    /// Moves the buffer into the array, if that is due.
+    fn settle(&mut self, cycle: i64) -> Result<(), String> {
+        while let Some(at) = self.installs.pop_front_if(|at| *at <= cycle) {
+            self.array.clear();
+            while let Some((_, columns)) = self.loads.pop_front_if(|(from, _)| *from <= at) {
+                columns.iter().flatten().for_each(|byte| self.array.push(i16::from(*byte as i8)));
+            }
+            if self.array.len() > LANES * LANES {
+                return Err(format!("the weight buffer holds {} columns", self.array.len() / LANES));
+            }
+            self.usable = Some(at + self.timing.install);
         }
-        if self.array.is_empty() || self.array.len() > LANES * LANES {
-            return Err(format!("the weight buffer holds {} columns", self.array.len() / LANES));
-        }
-        self.usable = Some(cycle + self.timing.install);
         Ok(())
     }
 
     pub(crate) fn multiply(&mut self, cycle: i64, input: &Vector, accumulator: u8, add: bool) -> Result<(), String> {
+        self.settle(cycle)?;
+        if let Some(at) = self.installs.front().filter(|at| **at < cycle + self.timing.multiply) {
+            return Err(format!("the weights change in cycle {at}"));
+        }
         if self.usable.is_none_or(|usable| usable > cycle) {
             return Err("the array holds no weights yet".to_owned());
         }

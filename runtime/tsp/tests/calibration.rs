@@ -44,8 +44,7 @@ fn matrix_vector(alu_cycle: u32) -> Chip {
     let at = 3; // the read of the outermost slice is in cycle 3; it stands at the MXM 3 cycles later
     let activation = Slice::new(Side::East, 0);
     issues.extend([
-        (Queue::plane(0, Unit::Weights), at + 3, Instr::Load { input: east(0) }),
-        (Queue::plane(0, Unit::Weights), at + 13, Instr::Install {}),
+        (Queue::plane(0, Unit::Weights), at + 3, Instr::Install { input: east(0) }),
         (Queue::mem(activation), at + 16 - 12 - 1, Instr::Read { address: 7, out: east(16) }),
         (Queue::plane(0, Unit::Activations), at + 16, Instr::Multiply { input: east(16), accumulator: 0, add: 0 }),
         (Queue::plane(0, Unit::Results), at + 29, Instr::Emit { accumulator: 0, out: west(0) }),

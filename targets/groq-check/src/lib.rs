@@ -10,8 +10,9 @@
 //! | S1 | no register is driven twice in one cycle; groups of streams are aligned | `streams` |
 //! | S2 | every operand stands where and when it is used | `streams` |
 //! | S3 | every vector that is driven is used before it is overwritten or leaves the chip | `streams` |
-//! | S4 | a stream leads from an instruction to one of the same macro-op | `streams` |
-//! | M1 | addresses exist, outside the slices that the system keeps | `memory` |
+//! | S4 | a stream leads from an instruction to one of the same macro-op; a load may swallow what another one's multiplication takes there | `streams` |
+//! | S5 | addresses of a gather are read from memory | `streams` |
+//! | M1 | addresses exist, outside the slices that the system keeps; blocks of a tile share no lane | `memory` |
 //! | M2 | what is read was written before, or is an image or an input | `memory` |
 //! | M3 | what is written is read, or an output, before it is overwritten; images are never overwritten | `memory` |
 //! | M4 | images and inputs are read, the rows of one tile of weights equally often | `memory` |
@@ -19,14 +20,16 @@
 //! | M6 | a macro-op reads what it claims to read, and finds what the macro-op has written that it names | `memory` |
 //! | V1 | an ALU's operand from another ALU is ready in exactly this cycle, and the two are linked | `units` |
 //! | V2 | every result of an ALU is used | `units` |
+//! | F1 | what a macro-op writes is computed, of what it reads, as it claims | `flow` |
 //! | P1 | a permutor has its map, and every map is used | `units` |
-//! | X1 | loads fill a buffer no further than it holds and are through before it is installed | `units` |
+//! | X1 | loads fill a buffer no further than it holds, and all of them are installed | `units` |
 //! | X2 | a multiplication meets installed weights, which stay until it is through; installed weights are used | `units` |
 //! | X3 | an accumulator is set, gains, and is emitted once all is through; there is one of that number | `units` |
 //! | N1 | no accumulator can leave 32 bits, whatever the weights and activations | `units` |
 //!
 //! Integer sums on the VXM are the layers' own, bounded before scheduling by the number of columns.
 
+mod flow;
 mod memory;
 mod streams;
 mod units;
@@ -92,7 +95,8 @@ pub fn check(program: &Program, timing: &Timing) -> Vec<Violation> {
         format!("the program says that it takes {} cycles", program.data.cycles)
     });
     events.sort_by_key(|event| (event.cycle, event.queue));
-    streams::check(&events, timing, &mut found);
+    let drivers = streams::check(&events, timing, &mut found);
+    flow::check(&events, &drivers, &program.data, timing, &mut found);
     memory::check(&events, &program.data, timing, &mut found);
     units::check(&events, timing, &mut found);
     found.0

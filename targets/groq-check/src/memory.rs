@@ -3,7 +3,8 @@
 use crate::{Event, Found};
 use q35_tsp::geometry::{Queue, ROWS, SLICES, Slice, Unit};
 use q35_tsp::isa::Instr;
-use q35_tsp::program::{Data, Image, Input, Place, Quad};
+use q35_tsp::lanes::Run;
+use q35_tsp::program::{Block, Data, Image, Input, Place, Quad};
 use q35_tsp::timing::Timing;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 enum Content {
     /// A constant, or a vector of weights of a tile by number.
     Image(Option<usize>),
+    /// A vector of a tile that holds no weights.
+    Spare,
     /// What the host writes before each step.
     Input,
     /// A row of a zeroed region, by number.
@@ -27,6 +30,12 @@ enum Access {
 
 fn bytes(quad: &Quad) -> [Place; 4] {
     [0, 1, 2, 3].map(|i| Place { slice: Slice::new(quad.side, (quad.group % 11) * 4 + i), address: quad.address })
+}
+
+/// The columns of a tile that hold a block's weights, its guest's among them.
+fn columns(block: &Block) -> impl Iterator<Item = &Run> {
+    let guest = block.guest.as_ref().map(|guest| &guest.outputs);
+    [Some(&block.outputs), guest].into_iter().flatten().flat_map(|lanes| &lanes.0)
 }
 
 /// Every row that an image or input fills.
@@ -51,13 +60,16 @@ fn contents(data: &Data, found: &mut Found) -> BTreeMap<Place, Content> {
                     bytes(&quad).into_iter().for_each(|place| fill(place, Content::Region(number)));
                 }
             }
-            Image::Tile { slices, address, outputs, .. } => {
-                let last = outputs.0.iter().map(|run| run.lane + run.count).max().unwrap_or(0);
-                for column in 0..last.next_multiple_of(16).min(320) {
+            Image::Tile { slices, address, stride, blocks, .. } => {
+                let runs = || blocks.iter().flat_map(columns);
+                let last = runs().map(|run| run.lane.saturating_add(run.count)).max().unwrap_or(0);
+                for column in 0..last.min(320).next_multiple_of(16) {
                     let count = slices.len().max(1);
+                    let weights = runs().any(|run| (run.lane..run.lane.saturating_add(run.count)).contains(&column));
                     if let Some(slice) = slices.get(column as usize % count) {
-                        let address = address.saturating_add((column as usize / count) as u16);
-                        fill(Place { slice: *slice, address }, Content::Image(Some(number)));
+                        let address = address.saturating_add(stride.saturating_mul((column as usize / count) as u16));
+                        let content = if weights { Content::Image(Some(number)) } else { Content::Spare };
+                        fill(Place { slice: *slice, address }, content);
                     }
                 }
             }
@@ -74,7 +86,20 @@ fn contents(data: &Data, found: &mut Found) -> BTreeMap<Place, Content> {
     rows
 }
 
+/// Weights of two blocks of a tile would hide one another in a lane that both have.
+fn tiles(data: &Data, found: &mut Found) {
+    for (number, image) in data.images.iter().enumerate() {
+        let Image::Tile { blocks, .. } = image else { continue };
+        let mut lanes: Vec<(u32, u32)> =
+            blocks.iter().flat_map(|block| &block.inputs.0).map(|run| (run.lane, run.lane.saturating_add(run.count))).collect();
+        lanes.sort_unstable();
+        let apart = lanes.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+        found.unless(apart, "M1", || format!("two blocks of image {number} share a lane"));
+    }
+}
+
 pub(crate) fn check(events: &[Event], data: &Data, timing: &Timing, found: &mut Found) {
+    tiles(data, found);
     let contents = contents(data, found);
     let outputs: BTreeSet<Place> = data.outputs.iter().flat_map(|output| bytes(&output.quad)).collect();
     let mut rows: BTreeMap<Place, Vec<(i64, Access, &Event)>> = BTreeMap::new();
@@ -141,7 +166,7 @@ pub(crate) fn check(events: &[Event], data: &Data, timing: &Timing, found: &mut 
                             found.unless(holds, "M6", || format!("{event}: holds what {writer:?} wrote, not {claimed:?}"));
                         }
                         None => {
-                            let tile = matches!(content, Some(Content::Image(Some(_))));
+                            let tile = matches!(content, Some(Content::Image(Some(_)) | Content::Spare));
                             found.unless(tile, "M6", || format!("{event}: not among what its macro-op reads"));
                         }
                     }
@@ -169,7 +194,7 @@ pub(crate) fn check(events: &[Event], data: &Data, timing: &Timing, found: &mut 
         found.unless(read, "M6", || format!("macro-op {op} does not read {place:?}"));
     }
     for (place, content) in &contents {
-        let spare = matches!(content, Content::Region(_));
+        let spare = matches!(content, Content::Region(_) | Content::Spare);
         let read = rows.get(place).is_some_and(|accesses| accesses.iter().any(|(_, access, _)| *access == Access::Read));
         found.unless(spare || read, "M4", || format!("nobody reads the image or input at {place:?}"));
         if let Content::Image(Some(tile)) = content

@@ -13,8 +13,8 @@
 //! Simpler than the chip allows, and so never better than it:
 //!
 //! * A slice is read or written once per cycle; the chip can do both, in different banks.
-//! * Weights lie in memory as a byte per pair (4 bits per weight): packing them to 3.5 bits there is left out.
 //! * Queues hold a step's whole text. That it fits the slices the system keeps is checked; the cycles that fetching it takes are not counted.
+//! * Weights of experts are gathered at less than full rate: addresses take streams.
 //! * Keys and values are f32, and stand once for each head of the query that shares them.
 //! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence; there is one chip.
 //!
@@ -23,4 +23,4 @@
 mod lower;
 mod schedule;
 
-pub use lower::{Groq, LinearProgram, PROGRAM, schedule_linear};
+pub use lower::{Form, Groq, LinearProgram, PROGRAM, schedule_linear};

@@ -52,6 +52,15 @@ fn wide_layers() {
     compare(&llama(shape, 3), 40, &[500, 2], TOLERANCE);
 }
 
+/// Experts that are no power of two, chosen by both scorings; and as many as fill more than one superlane's lanes.
+#[test]
+fn mixtures_of_experts() {
+    for (experts, choices) in [(6, 2), (40, 3)] {
+        let shape = Shape { experts: Some((experts, choices)), ..SMALL };
+        compare(&llama(shape, 6), 11, &[3, 69, 0, 12], TOLERANCE);
+    }
+}
+
 #[test]
 fn the_same_model_gives_the_same_program() {
     assert_eq!(compile(&llama(SMALL, 1), 11), compile(&llama(SMALL, 1), 11));

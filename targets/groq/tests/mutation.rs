@@ -17,9 +17,13 @@ use support::{Random, Toy};
 
 #[test]
 fn programs_are_sound() {
-    for (shape, context) in
-        [(SMALL, 11), (Shape { hidden: 256, heads: 8, dim: 32, ffn: 640, layers: 1, vocab: 300, ..SMALL }, 33)]
-    {
+    let [mixture, full] = [6, 8].map(|experts| Shape { experts: Some((experts, 2)), ..SMALL });
+    for (shape, context) in [
+        (SMALL, 11),
+        (mixture, 9),
+        (full, 9),
+        (Shape { hidden: 256, heads: 8, dim: 32, ffn: 640, layers: 1, vocab: 300, ..SMALL }, 33),
+    ] {
         let found = check(&compile(&llama(shape, 1), context), &Timing::tsp1());
         assert!(found.is_empty(), "{} violations, first: {}", found.len(), found[0]);
     }
@@ -60,6 +64,12 @@ fn edit(instr: Instr, random: &mut Random) -> Option<Instr> {
         Instr::Permute { input, out } if random.below(2) == 0 => Instr::Permute { input, out: other(out, random) },
         Instr::Permute { input, out } => Instr::Permute { input: other(input, random), out },
         Instr::Load { input } => Instr::Load { input: other(input, random) },
+        Instr::Install { input } => Instr::Install { input: other(input, random) },
+        Instr::Gather { base, limit, map, out } => match random.below(3) {
+            0 => Instr::Gather { base: moved(base, random), limit, map, out },
+            1 => Instr::Gather { base, limit, map: other(map, random), out },
+            _ => Instr::Gather { base, limit, map, out: other(out, random) },
+        },
         Instr::Multiply { input, accumulator, add } => match random.below(3) {
             0 => Instr::Multiply { input: other(input, random), accumulator, add },
             1 => Instr::Multiply { input, accumulator: (accumulator + 1) % 64, add },
@@ -127,12 +137,12 @@ fn logits(program: &Program, toy: &Toy) -> Result<Vec<f32>, String> {
     Ok(all)
 }
 
-#[test]
-fn every_single_edit_is_caught_or_harmless() {
-    let toy = llama(Shape { layers: 1, ..SMALL }, 4);
+fn edit_all(shape: Shape, edits: usize) {
+    let toy = llama(Shape { layers: 1, ..shape }, 4);
     let program = compile(&toy, 11);
+    assert!(check(&program, &Timing::tsp1()).is_empty(), "what is edited is sound");
     let expected = logits(&program, &toy).unwrap();
-    let count = if std::env::var_os("Q35_FULL").is_some() { 20_000 } else { 1_000 };
+    let count = if std::env::var_os("Q35_FULL").is_some() { 20 * edits } else { edits };
     let (mut random, mut caught, mut harmless, mut escaped) = (Random::new(11), BTreeMap::new(), 0, Vec::new());
     while caught.values().sum::<usize>() + harmless + escaped.len() < count {
         let Some((mutant, what)) = mutate(&program, &mut random).filter(|(mutant, _)| *mutant != program) else { continue };
@@ -145,4 +155,14 @@ fn every_single_edit_is_caught_or_harmless() {
     let total: usize = caught.values().sum();
     println!("{count} edits: {total} caught {caught:?}, {harmless} harmless, {} escaped", escaped.len());
     assert!(escaped.is_empty(), "{}", escaped.join("\n"));
+}
+
+#[test]
+fn every_single_edit_is_caught_or_harmless() {
+    edit_all(SMALL, 1_000);
+}
+
+#[test]
+fn every_single_edit_of_a_mixture_of_experts_is_caught_or_harmless() {
+    edit_all(Shape { experts: Some((6, 2)), ..SMALL }, 300);
 }

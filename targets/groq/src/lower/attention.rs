@@ -8,10 +8,10 @@
 //! visited, whatever the step; what a token does not see weighs nothing. So a step's time never depends on data.
 
 use super::layout::{LANES, Layout};
+use crate::schedule::lanes::arrange;
 use crate::schedule::vector::{Arg, Expr};
 use crate::schedule::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
-use q35_tsp::lanes::Lanes;
 use q35_tsp::program::{CacheVectors, Image, Input, Quad};
 
 /// One layer of the cache.
@@ -62,7 +62,7 @@ impl Schedule {
     fn seen(&mut self, block: usize, head_lanes: usize, window: Option<u32>) -> Word {
         let capacity = self.data.capacity as usize;
         let entry = |lane: usize| Some((block * head_lanes + lane % head_lanes) as u32).filter(|e| (*e as usize) < capacity);
-        let lanes = Lanes::of((0..LANES).map(entry));
+        let lanes = arrange(|number| if number < LANES { entry(number) } else { None });
         let known = self.data.inputs.iter().find_map(|input| match input {
             Input::Seen { quad, lanes: l, window: w } if *l == lanes && *w == window => Some(*quad),
             _ => None,
@@ -98,8 +98,8 @@ impl Schedule {
         }
         let sinks = how.sinks.as_ref().map(|param| {
             let quad = self.memory.constant(1);
-            let head = |lane: usize| Some(((v / 2 * LANES + lane) / head_lanes) as u32);
-            self.data.images.push(Image::Numbers { quad, param: param.clone(), lanes: Lanes::of((0..LANES).map(head)) });
+            let head = |lane: usize| (lane < LANES).then_some(((v / 2 * LANES + lane) / head_lanes) as u32);
+            self.data.images.push(Image::Numbers { quad, param: param.clone(), row: 0, lanes: arrange(head) });
             Word { quad, ready: 0 }
         });
         let weights = self.softmax(scores, sinks, head_lanes);
@@ -119,7 +119,7 @@ impl Schedule {
     }
 
     /// `sum a b`, as a tree.
-    fn dot(&mut self, pairs: &[(Word, Word)]) -> Word {
+    pub(crate) fn dot(&mut self, pairs: &[(Word, Word)]) -> Word {
         let mut expr = Expr::default();
         let product = |(a, b): &(Word, Word)| {
             let (a, b) = (expr.word(*a), expr.word(*b));
@@ -134,7 +134,7 @@ impl Schedule {
     }
 
     /// The merge tree. The products are released.
-    fn merge(&mut self, mut vectors: Vec<Word>) -> Word {
+    pub(crate) fn merge(&mut self, mut vectors: Vec<Word>) -> Word {
         let mut distance = 1;
         while vectors.len() > 1 {
             let mask = self.bit_mask(distance);

@@ -1,23 +1,27 @@
-//! Whether a model fits the chip: counted from shapes, before anything is scheduled.
+//! Whether a model fits the chip, and in which form each layer's pairs lie there: counted from shapes, before anything is scheduled.
 //!
-//! Weights lie in memory a byte per pair of `split`, or per weight of `q8`, in tiles of whole vectors; keys and values are f32. Embedding
-//! tables stay with the host.
+//! Weights lie in memory a byte per pair of `split` or seven bits, whatever is cheaper (module `linear`), or a byte per weight of `q8`, in
+//! tiles of whole vectors; keys and values are f32. Embedding tables stay with the host.
 
-use super::layout::LANES;
-use super::{attention_heads, copies};
+use super::forecast::{Forecast, forecast};
+use super::layout::{LANES, Layout};
+use super::linear::{Form, GUEST};
+use super::{attention_heads, copies, experts};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_dialects::Ty;
 use q35_dialects::q35::Op;
+use q35_dialects::{Graph, Ty};
 use q35_format::Codec;
+use q35_graph::NodeId;
 use q35_target::Request;
-use q35_tsp::geometry::{LANES as LANES_OF_CHIP, ROWS, SLICES, Side, Slice};
+use q35_tsp::geometry::{LANES as LANES_OF_CHIP, PLANES, ROWS, SLICES, Side, Slice};
 use q35_tsp::program::Program;
 use q35_tsp::timing::Timing;
+use serde::Serialize;
 
-/// Vectors that weights may take: two sets of sixteen slices in each hemisphere.
-const WEIGHT_ROWS: u64 = 64 * ROWS as u64;
-/// Vectors that the cache and constants may take: five groups of four slices.
-const CACHE_ROWS: u64 = 20 * ROWS as u64;
+/// Slices that weights may take: two sets of sixteen in each hemisphere.
+const WEIGHT_SLICES: u64 = 64;
+/// Slices that the cache and constants may take: five groups of four.
+const CACHE_SLICES: u64 = 20;
 /// Cache entries that the 16-bit addresses of one bank hold.
 const MOST_ENTRIES: u64 = 4096;
 
@@ -28,10 +32,13 @@ fn chip_rows() -> u64 {
 }
 
 /// The diagnostic for a model of so many vectors.
-pub(crate) fn too_large(rows: u64) -> Diagnostic {
-    let chips = rows.div_ceil(chip_rows()).max(2);
-    let what =
-        format!("the model takes {rows} vectors of 320 bytes, and a chip has {}: it needs {chips} chips at least", chip_rows());
+pub(crate) fn too_large(rows: u64, request: Option<&Request<'_>>) -> Diagnostic {
+    let mut what = format!("the model takes {rows} vectors of 320 bytes, and a chip has {}", chip_rows());
+    if let Some(request) = request {
+        let Forecast { chips, tokens_per_second } = forecast(request, &Timing::tsp1());
+        let chips = chips.max(2);
+        what += &format!(": it needs {chips} chips at least, where {tokens_per_second:.0} tokens/s are predicted");
+    }
     Diagnostic::error(Code::DoesNotFit, what)
         .help("this version schedules one chip; use a smaller model, or a shorter context with --context")
 }
@@ -49,6 +56,124 @@ pub(crate) fn check_text(program: &Program) -> Result<()> {
     Err(Diagnostic::error(Code::DoesNotFit, what).help("use a shorter context, --context N").into())
 }
 
+/// What a layer costs in one form.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Cost {
+    /// Vectors of memory.
+    pub(crate) rows: u64,
+    /// Cycles in which its bytes go into the planes, if all four take some in every cycle.
+    pub(crate) cycles: u64,
+}
+
+impl Cost {
+    /// The same of so many experts, some of which are chosen.
+    fn of_experts(self, count: u64, chosen: u64) -> Self {
+        Self { rows: self.rows.saturating_mul(count), cycles: self.cycles.saturating_mul(chosen) }
+    }
+}
+
+/// Rows that a node has for each token.
+fn rows(graph: &Graph, id: NodeId) -> u64 {
+    match graph.node(id).results.first() {
+        Some(Ty::Act { rows, .. }) => rows.section().1,
+        _ => 1,
+    }
+}
+
+/// A layer's form, and what it costs in both.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Choice {
+    pub(crate) tensor: String,
+    pub(crate) form: Form,
+    pub(crate) byte: Cost,
+    pub(crate) dense: Cost,
+}
+
+impl Choice {
+    fn cost(&self) -> Cost {
+        match self.form {
+            Form::Byte => self.byte,
+            Form::Dense => self.dense,
+        }
+    }
+}
+
+/// The cost of a layer of these outputs, whose columns make so many tiles; of pairs each is installed twice.
+fn cost(outputs: &Layout, tiles: u64, pairs: bool, form: Form) -> Cost {
+    let (mut rows, mut loads) = (0, 0);
+    for side in 0..2 {
+        let own: Vec<u64> = (side..outputs.len()).step_by(2).map(|v| outputs.loads(v)).collect();
+        let dense = if form == Form::Dense && pairs { own.len() / (GUEST + 1) * (GUEST + 1) } else { 0 };
+        let guests = |at: &usize| at % (GUEST + 1) == GUEST && *at < dense;
+        for (_, of) in own.iter().enumerate().filter(|(at, _)| !guests(at)) {
+            rows += of.div_ceil(2) * 32;
+        }
+        for (at, of) in own.iter().enumerate().filter(|(at, _)| !guests(at)) {
+            loads += of * if at < dense { 3 } else { 1 + u64::from(pairs) };
+        }
+    }
+    Cost { rows: rows.saturating_mul(tiles), cycles: loads.saturating_mul(tiles) / u64::from(PLANES) }
+}
+
+/// Every layer, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
+pub(crate) fn choices(request: &Request<'_>, room: u64) -> Vec<Choice> {
+    let copied = copies(request.graph);
+    let mut choices = Vec::new();
+    for id in request.graph.ids() {
+        let op = &request.graph.node(id).op;
+        let Some((weight, packed)) = op.layer_weight().and_then(|w| Some((w, request.params.get(w)?))) else { continue };
+        if !packed.codec.has_scales() {
+            continue;
+        }
+        let (count, chosen) = match op {
+            Op::ExpertLinear(_) => (experts(request.graph, id), rows(request.graph, id)),
+            _ => (1, 1),
+        };
+        let outputs = match copied.get(&id) {
+            Some((dim, copies)) => Layout::repeated(packed.rows, *dim, *copies),
+            None => Layout::natural(packed.rows / count),
+        };
+        let pairs = packed.codec == Codec::Split;
+        let tiles = packed.cols.div_ceil(2 * LANES as u64) * if pairs { 1 } else { 2 };
+        // Experts are gathered as they lie: they are not packed further.
+        let forms = [Form::Byte, if count > 1 { Form::Byte } else { Form::Dense }];
+        let [byte, dense] = forms.map(|form| cost(&outputs, tiles, pairs, form).of_experts(count, chosen));
+        choices.push(Choice { tensor: weight.to_string(), form: Form::Byte, byte, dense });
+    }
+    let mut order: Vec<usize> = (0..choices.len()).collect();
+    let saved = |choice: &Choice| choice.byte.rows - choice.dense.rows;
+    order.sort_by_key(|at| (std::cmp::Reverse(saved(&choices[*at])), *at));
+    let mut rows: u64 = choices.iter().map(|choice| choice.byte.rows).sum();
+    for at in order {
+        if rows > room && saved(&choices[at]) > 0 {
+            rows -= saved(&choices[at]);
+            choices[at].form = Form::Dense;
+        }
+    }
+    choices
+}
+
+/// Vectors of the cache.
+fn cache_rows(request: &Request<'_>) -> u64 {
+    let graph = request.graph;
+    let mut rows = 0u64;
+    for id in graph.ids() {
+        let Op::Append(op) = &graph.node(id).op else { continue };
+        let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);
+        if let Some(Ty::Cache { key_dim, .. }) = graph.node(id).results.first() {
+            let vectors = heads.saturating_mul(*key_dim).div_ceil(2 * LANES as u64).saturating_mul(2);
+            rows = rows.saturating_add(vectors.saturating_mul(2 * 4).saturating_mul(request.context));
+        }
+    }
+    rows
+}
+
+/// Vectors for weights in slices that the cache, which lies above them, takes a part of.
+pub(crate) fn weight_rows(request: &Request<'_>) -> u64 {
+    let taken = cache_rows(request) / CACHE_SLICES;
+    WEIGHT_SLICES * u64::from(ROWS).saturating_sub(taken)
+}
+
 /// Everything that does not fit.
 pub(crate) fn check(request: &Request<'_>) -> Diagnostics {
     let mut found = Diagnostics::new();
@@ -56,30 +181,10 @@ pub(crate) fn check(request: &Request<'_>) -> Diagnostics {
         let what = format!("a cache of {} entries: the largest bucket of this target is {MOST_ENTRIES}", request.context);
         found.push(Diagnostic::error(Code::DoesNotFit, what).help(format!("use --context {MOST_ENTRIES} or less")));
     }
-    let graph = request.graph;
-    let copied = copies(graph);
-    let (mut weights, mut cache) = (0u64, 0u64);
-    for id in graph.ids() {
-        match &graph.node(id).op {
-            Op::Linear(op) => {
-                let Some(packed) = request.params.get(&op.weight) else { continue };
-                let copies = copied.get(&id).map_or(1, |(_, copies)| *copies);
-                let loads = packed.rows.saturating_mul(copies).div_ceil(32);
-                let tiles = packed.cols.div_ceil(2 * LANES as u64) * if packed.codec == Codec::Split { 1 } else { 2 };
-                weights = weights.saturating_add(loads.saturating_mul(tiles).saturating_mul(32));
-            }
-            Op::Append(op) => {
-                let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);
-                if let Some(Ty::Cache { key_dim, .. }) = graph.node(id).results.first() {
-                    let vectors = heads.saturating_mul(*key_dim).div_ceil(2 * LANES as u64).saturating_mul(2);
-                    cache = cache.saturating_add(vectors.saturating_mul(2 * 4).saturating_mul(request.context));
-                }
-            }
-            _ => {}
-        }
-    }
-    if weights > WEIGHT_ROWS || cache > CACHE_ROWS {
-        found.push(too_large(weights.saturating_add(cache)));
+    let weights = choices(request, 0).iter().fold(0u64, |rows, choice| rows.saturating_add(choice.cost().rows));
+    let cache = cache_rows(request);
+    if weights > WEIGHT_SLICES * u64::from(ROWS) || cache > CACHE_SLICES * u64::from(ROWS) {
+        found.push(too_large(weights.saturating_add(cache), Some(request)));
     }
     found
 }

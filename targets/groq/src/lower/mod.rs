@@ -9,18 +9,24 @@
 //! | module | idea |
 //! | --- | --- |
 //! | `layout` | which element lies in which lane |
+//! | `inputs` | rounded activations as tiles of weights meet them |
 //! | `support` | what has no lowering |
-//! | `fit` | whether a model fits the chip |
+//! | `fit` | whether a model fits the chip, and in which form its weights lie there |
+//! | `forecast` | how many chips a model would take, and how fast it would be |
 //! | `linear` | linear layers |
 //! | `rows` | sums over lanes, rotations, rounding |
 //! | `pointwise` | elementwise ops, norms, rotary embedding |
 //! | `attention` | the cache and attention |
+//! | `mixture` | routers and mixtures of experts |
 //! | `report` | what the schedule costs, and a picture of it |
 
 mod attention;
 mod fit;
+mod forecast;
+mod inputs;
 mod layout;
 mod linear;
+mod mixture;
 mod pointwise;
 mod report;
 mod rows;
@@ -28,8 +34,13 @@ mod support;
 
 use crate::schedule::{Byte, Schedule, Word};
 use attention::{Cache, Scores};
+use fit::Choice;
+use forecast::Forecast;
+use inputs::Inputs;
 use layout::Layout;
-use linear::Layer;
+pub use linear::Form;
+use linear::{Experts, Layer};
+use mixture::Chosen;
 use q35_bundle::{CacheLayer, Device, MemoryPlan, TspDevice, row_stride};
 use q35_diag::{Diagnostics, Result};
 use q35_dialects::q35::Op;
@@ -39,6 +50,7 @@ use q35_graph::{NodeId, Observer, Pass, Stage};
 use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::Side;
+use q35_tsp::lanes::Lanes;
 use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
@@ -108,10 +120,17 @@ impl Target for Groq {
         found.into_result(())
     }
 
+    fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
+        self.check(request)?;
+        let Forecast { chips, tokens_per_second } = forecast::forecast(request, &Timing::tsp1());
+        let predicted = format!("{tokens_per_second:.0} tokens/s; {}", self.label().words());
+        Ok(vec![("chips", chips.to_string()), ("predicted", predicted)])
+    }
+
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
         observer.before(&SCHEDULE);
-        let (program, rows) = lower(request)?;
+        let Scheduled { program, rows, choices } = lower(request)?;
         observer.after(&SCHEDULE, &|| text::print(&program));
 
         observer.before(&EMIT);
@@ -119,7 +138,7 @@ impl Target for Groq {
         observer.after(&EMIT, &|| listing.clone());
 
         observer.before(&ASSEMBLE);
-        let report = report::report(&program, rows, &Timing::tsp1());
+        let report = report::report(&program, rows, choices, &Timing::tsp1());
         let files = [
             (PROGRAM, binary::write(&program)),
             (LISTING, listing.into_bytes()),
@@ -189,6 +208,12 @@ fn attention_heads(graph: &Graph, append: NodeId) -> Option<u64> {
     heads.first().copied().filter(|first| heads.iter().all(|other| other == first))
 }
 
+/// Experts of a node that reads a routing.
+fn experts(graph: &Graph, id: NodeId) -> u64 {
+    let routing = graph.operand(id, 1).map(|value| *graph.ty(value));
+    if let Some(Ty::Routing { experts, .. }) = routing { experts } else { 1 }
+}
+
 /// Copies of each head that keys and values are computed in, so that every head of the query meets its own: by node, columns of a head and copies.
 fn copies(graph: &Graph) -> BTreeMap<NodeId, (u64, u64)> {
     let mut copies = BTreeMap::new();
@@ -212,22 +237,41 @@ fn copies(graph: &Graph) -> BTreeMap<NodeId, (u64, u64)> {
 #[derive(Clone)]
 enum Held {
     Act(Vec<Word>, Layout),
-    Quant(Quant, Layout),
+    Quant(Quant),
     Rotary(String, f32),
     Cache(Cache, usize),
+    Routing(Vec<Chosen>),
     Host,
 }
 
-/// The program, and how many vectors of memory it takes.
-fn lower(request: &Request<'_>) -> Result<(Program, u64)> {
+/// A program, how many vectors of memory it takes, and in which form its layers lie there.
+struct Scheduled {
+    program: Program,
+    rows: u64,
+    choices: Vec<Choice>,
+}
+
+/// The program: in the fastest form that fits. What else memory holds is known only afterwards, so there are two tries.
+fn lower(request: &Request<'_>) -> Result<Scheduled> {
+    let choices = fit::choices(request, fit::weight_rows(request));
+    let dense = fit::choices(request, 0);
+    match schedule(request, choices) {
+        Err(_) => schedule(request, dense),
+        scheduled => scheduled,
+    }
+}
+
+fn schedule(request: &Request<'_>, choices: Vec<Choice>) -> Result<Scheduled> {
     let graph = request.graph;
     let order = graph.topological().unwrap_or_else(|| unreachable!("a verified graph has no cycle"));
     let mut schedule = Schedule::new(Timing::tsp1());
     schedule.data.capacity = request.context as u32;
-    let place = schedule.memory.bytes(Side::East);
+    // Not beside the values: an entry and what it is the address of are read in one cycle.
+    let place = schedule.memory.far(Side::East);
     schedule.data.inputs.push(Input::Entry { place });
-    let mut lowering =
-        Lowering { request, schedule, entry: Byte { place, ready: 0 }, copies: copies(graph), values: BTreeMap::new() };
+    let entry = Byte { place, ready: 0 };
+    let (copies, values) = (copies(graph), BTreeMap::new());
+    let mut lowering = Lowering { request, schedule, entry, copies, values, row: 0, choices };
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (node, _) in graph.ids().flat_map(|id| graph.operands(id)).flatten().map(|value| (value.node, ())) {
         *uses.entry(node).or_default() += 1;
@@ -237,8 +281,8 @@ fn lower(request: &Request<'_>) -> Result<(Program, u64)> {
     }
     for id in order {
         lowering.schedule.begin(&graph.node(id).name);
-        let value = lowering.op(id);
-        lowering.values.insert(id, value);
+        let rows = lowering.rows(id);
+        lowering.values.insert(id, rows);
         for operand in graph.operands(id).into_iter().flatten() {
             let left = uses.get_mut(&operand.node).map_or(0, |uses| {
                 *uses -= 1;
@@ -257,13 +301,31 @@ struct Lowering<'a> {
     schedule: Schedule,
     entry: Byte,
     copies: BTreeMap<NodeId, (u64, u64)>,
-    values: BTreeMap<NodeId, Held>,
+    /// What nodes left: one value, or one for each row that a token is routed to.
+    values: BTreeMap<NodeId, Vec<Held>>,
+    /// The row that is lowered.
+    row: usize,
+    choices: Vec<Choice>,
 }
 
 impl Lowering<'_> {
     fn operand(&self, id: NodeId, at: usize) -> Held {
-        let value = self.request.graph.operand(id, at).and_then(|value| self.values.get(&value.node));
+        let rows = self.request.graph.operand(id, at).and_then(|value| self.values.get(&value.node));
+        let value = rows.and_then(|rows| rows.get(self.row).or(rows.first()));
         value.cloned().unwrap_or_else(|| unreachable!("operands come first"))
+    }
+
+    /// A node's values.
+    fn rows(&mut self, id: NodeId) -> Vec<Held> {
+        let rows = match self.request.graph.node(id).results.first() {
+            Some(Ty::Act { rows, .. } | Ty::Quant { rows, .. }) => rows.section().1 as usize,
+            _ => 1,
+        };
+        let lower = |row| {
+            self.row = row;
+            self.op(id)
+        };
+        (0..rows).map(lower).collect()
     }
 
     fn act(&self, id: NodeId, at: usize) -> (Vec<Word>, Layout) {
@@ -279,13 +341,16 @@ impl Lowering<'_> {
     }
 
     fn release(&mut self, id: NodeId) {
-        match self.values.get(&id) {
-            Some(Held::Act(words, _)) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
-            Some(Held::Quant(quant, _)) => {
-                self.schedule.memory.release(quant.scale);
-                quant.correction.into_iter().for_each(|word| self.schedule.memory.release(word));
+        for value in self.values.get(&id).into_iter().flatten() {
+            match value {
+                Held::Act(words, _) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
+                Held::Quant(quant) => {
+                    self.schedule.memory.release(quant.scale);
+                    quant.corrections.into_iter().flatten().for_each(|word| self.schedule.memory.release(word));
+                }
+                Held::Routing(chosen) => chosen.iter().for_each(|chosen| self.schedule.memory.release(chosen.weight)),
+                _ => {}
             }
-            _ => {}
         }
     }
 
@@ -297,13 +362,23 @@ impl Lowering<'_> {
         }
     }
 
-    /// Whether a layer of codec `split` reads these rounded activations.
-    fn meets_split(&self, id: NodeId) -> bool {
+    /// What the layers of codec `split` that read these rounded activations need to know of them.
+    fn corrections(&self, id: NodeId) -> [bool; 2] {
         let graph = self.request.graph;
-        graph.users(q35_graph::Value { node: id, result: 0 }).into_iter().any(|(user, _)| match &graph.node(user).op {
-            Op::Linear(op) => self.request.params.get(&op.weight).is_some_and(|packed| packed.codec == Codec::Split),
-            _ => false,
-        })
+        let mut needed = [false; 2];
+        for (user, _) in graph.users(q35_graph::Value { node: id, result: 0 }) {
+            let Some(weight) = graph.node(user).op.layer_weight() else { continue };
+            let Some(packed) = self.request.params.get(weight).filter(|packed| packed.codec == Codec::Split) else { continue };
+            let of = self.form(weight).corrections(self.result_layout(user, packed.rows).len());
+            needed = [0, 1].map(|i| needed[i] || of[i]);
+        }
+        needed
+    }
+
+    /// How a layer's pairs lie in memory.
+    fn form(&self, weight: &ParamName) -> Form {
+        let choice = self.choices.iter().find(|choice| choice.tensor == weight.as_str());
+        choice.map_or(Form::Byte, |choice| choice.form)
     }
 
     fn op(&mut self, id: NodeId) -> Held {
@@ -333,22 +408,46 @@ impl Lowering<'_> {
             }
             Op::Quantize(_) => {
                 let (x, layout) = self.act(id, 0);
-                let mut quant = self.schedule.quantize(&x);
-                if self.meets_split(id) {
-                    quant.correction = Some(self.schedule.correction(&quant.bytes));
+                let mut quant = self.schedule.quantize(&x, &layout);
+                let needed = self.corrections(id);
+                if needed.contains(&true) {
+                    quant.corrections = self.schedule.corrections(&quant.inputs, needed);
                 }
-                Held::Quant(quant, layout)
+                Held::Quant(quant)
             }
             Op::Linear(op) => {
-                let Held::Quant(x, inputs) = self.operand(id, 0) else { unreachable!("refused by the check") };
-                let packed = self.request.params.get(&op.weight).copied();
-                let packed = packed.unwrap_or_else(|| unreachable!("a verified program has its parameters"));
-                let bytes = if packed.codec == Codec::Split { TileBytes::Pair } else { TileBytes::Integer };
+                let packed = self.packed(&op.weight);
+                if let Held::Act(x, inputs) = self.operand(id, 0) {
+                    let outputs = Layout::periodic(packed.rows);
+                    let (param, bias) = (op.weight.as_str(), op.bias.as_ref().map(ParamName::as_str));
+                    let words = self.schedule.router(&x, &inputs, param, bias, &outputs, packed.rows);
+                    return Held::Act(words, outputs);
+                }
                 let outputs = self.result_layout(id, packed.rows);
-                let bias = op.bias.as_ref().map(ParamName::as_str);
-                let layer = Layer { param: op.weight.as_str(), bias, bytes, inputs: &inputs, outputs: &outputs };
-                let words = self.schedule.linear(&x, &layer);
-                Held::Act(words, outputs)
+                self.layer(id, &op.weight, op.bias.as_ref(), outputs, None)
+            }
+            Op::Route(op) => {
+                let (logits, layout) = self.act(id, 0);
+                Held::Routing(self.schedule.route(op, &logits, &layout, self.width(id, 0)))
+            }
+            Op::ExpertLinear(op) => {
+                let Held::Routing(chosen) = self.operand(id, 1) else { unreachable!("the types say a routing") };
+                let count = experts(graph, id);
+                let rows = self.packed(&op.weight).rows / count.max(1);
+                let map = chosen[self.row].map;
+                let experts = Experts { count: count as u16, rows: rows as u32, map };
+                self.layer(id, &op.weight, op.bias.as_ref(), Layout::natural(rows), Some(experts))
+            }
+            Op::Combine(_) => {
+                let Held::Routing(chosen) = self.operand(id, 1) else { unreachable!("the types say a routing") };
+                let rows: Vec<(Vec<Word>, Layout)> = (0..chosen.len())
+                    .map(|row| {
+                        self.row = row;
+                        self.act(id, 0)
+                    })
+                    .collect();
+                let (words, layouts): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+                Held::Act(self.schedule.combine(&words, &chosen), layouts[0].clone())
             }
             Op::Rotary(op) => Held::Rotary(op.inv_freq.to_string(), op.scale),
             Op::Rope(op) => {
@@ -399,6 +498,28 @@ impl Lowering<'_> {
         }
     }
 
+    fn packed(&self, param: &ParamName) -> Packed {
+        let packed = self.request.params.get(param).copied();
+        packed.unwrap_or_else(|| unreachable!("a verified program has its parameters"))
+    }
+
+    /// A layer on rounded activations.
+    fn layer(
+        &mut self,
+        id: NodeId,
+        weight: &ParamName,
+        bias: Option<&ParamName>,
+        outputs: Layout,
+        experts: Option<Experts>,
+    ) -> Held {
+        let Held::Quant(x) = self.operand(id, 0) else { unreachable!("refused by the check") };
+        let (packed, form) = (self.packed(weight), self.form(weight));
+        let bytes = if packed.codec == Codec::Split { TileBytes::Pair } else { TileBytes::Integer };
+        let (param, bias, columns) = (weight.as_str(), bias.map(ParamName::as_str), packed.cols);
+        let words = self.schedule.linear(&x, &Layer { param, bias, bytes, columns, form, outputs: &outputs, experts });
+        Held::Act(words, outputs)
+    }
+
     fn map(&mut self, id: NodeId, f: impl FnOnce(&mut Schedule, &[Word]) -> Vec<Word>) -> Held {
         let (x, layout) = self.act(id, 0);
         Held::Act(f(&mut self.schedule, &x), layout)
@@ -409,9 +530,9 @@ impl Lowering<'_> {
         Held::Act(self.schedule.zip(op, &a, &b), layout)
     }
 
-    fn finish(mut self) -> Result<(Program, u64)> {
+    fn finish(mut self) -> Result<Scheduled> {
         for (_, value) in &self.request.graph.outputs {
-            if let Some(Held::Act(words, layout)) = self.values.get(&value.node) {
+            if let Some([Held::Act(words, layout)]) = self.values.get(&value.node).map(Vec::as_slice) {
                 let outputs = words.iter().enumerate();
                 let outputs = outputs.map(|(v, word)| Output { quad: word.quad, lanes: layout.lanes(v, |e| e) });
                 self.schedule.data.outputs.extend(outputs);
@@ -419,12 +540,12 @@ impl Lowering<'_> {
         }
         if self.schedule.memory.missing > 0 {
             let (missing, used) = (self.schedule.memory.missing, self.schedule.memory.used());
-            return Err(fit::too_large(used + missing).into());
+            return Err(fit::too_large(used + missing, Some(self.request)).into());
         }
         let rows = self.schedule.memory.used();
         let program = self.schedule.finish();
         fit::check_text(&program)?;
-        Ok((program, rows))
+        Ok(Scheduled { program, rows, choices: self.choices })
     }
 }
 
@@ -433,38 +554,43 @@ impl Lowering<'_> {
 pub struct LinearProgram {
     /// The program; its outputs are the layer's.
     pub program: Program,
-    /// Where the vectors of rounded activations go, each to two places: chunk by chunk, those of even columns before those of odd ones.
-    pub inputs: Vec<[Place; 2]>,
+    /// Vectors of rounded activations, each at several places: lanes to pairs of columns, places of the even columns, and of the odd ones.
+    pub inputs: Vec<(Lanes, [[Place; 2]; 2])>,
     /// Where the scale of the activations goes, in every lane.
     pub scale: Quad,
-    /// Where `8 sum x_e - 128 sum x_o` goes, in every lane.
-    pub correction: Quad,
+    /// Where `8 sum x_e - 128 sum x_o` and `8 sum x_e - 112 sum x_o` go, in every lane.
+    pub corrections: [Quad; 2],
 }
 
-/// Schedules a layer `[outputs, inputs]` in vectors of `lanes` lanes.
+/// Schedules a layer `[outputs, inputs]` whose pairs lie in memory in a form.
 ///
 /// # Errors
 /// [`q35_diag::Code::DoesNotFit`].
-pub fn schedule_linear(outputs: u64, inputs: u64, lanes: usize) -> Result<LinearProgram> {
+pub fn schedule_linear(outputs: u64, inputs: u64, form: Form) -> Result<LinearProgram> {
     let mut schedule = Schedule::new(Timing::tsp1());
     schedule.begin("linear");
-    let (input_layout, output_layout) = (Layout::dense(inputs, lanes), Layout::dense(outputs, lanes));
-    let mut row = |_| Side::ALL.map(|side| schedule.memory.bytes(side));
-    let places: Vec<[Place; 2]> = (0..input_layout.len()).map(&mut row).collect();
-    let zeros = |place: &Place| Image::Bytes { place: *place, runs: vec![(0, 0)] };
-    schedule.data.images.extend(places.iter().flatten().map(zeros));
-    let [scale, correction] = [(); 2].map(|()| schedule.memory.constant(1));
-    schedule.data.images.extend([scale, correction].map(|quad| Image::Words { quad, runs: vec![(0, 0)] }));
+    let x = Inputs::dense(inputs, |side| Byte { place: schedule.memory.bytes(side), ready: 0 });
+    let places: Vec<_> = x.all().map(|chunk| (chunk.lanes.clone(), chunk.bytes.map(|sides| sides.map(|b| b.place)))).collect();
+    let [scale, one, other] = [(); 3].map(|()| schedule.memory.constant(1));
+    let layout = Layout::dense(outputs);
+    let needed = form.corrections(layout.len());
+    let corrections = [one, other].into_iter().zip(needed).filter(|(_, needed)| *needed).map(|(quad, _)| quad);
+    schedule.data.images.extend([scale].into_iter().chain(corrections).map(|quad| Image::Words { quad, runs: vec![(0, 0)] }));
     let word = |quad| Word { quad, ready: 0 };
-    let bytes = places.iter().map(|places| places.map(|place| Byte { place, ready: 0 })).collect();
-    let x = Quant { bytes, scale: word(scale), correction: Some(word(correction)) };
-    let layer = Layer { param: "weight", bias: None, bytes: TileBytes::Pair, inputs: &input_layout, outputs: &output_layout };
+    let x = Quant { inputs: x, scale: word(scale), corrections: [one, other].map(|quad| Some(word(quad))) };
+    let layer =
+        Layer { param: "weight", bias: None, bytes: TileBytes::Pair, columns: inputs, form, outputs: &layout, experts: None };
     let words = schedule.linear(&x, &layer);
-    let outputs = words.iter().enumerate().map(|(v, word)| Output { quad: word.quad, lanes: output_layout.lanes(v, |e| e) });
+    let outputs = words.iter().enumerate().map(|(v, word)| Output { quad: word.quad, lanes: layout.lanes(v, |e| e) });
     schedule.data.outputs.extend(outputs);
+    for place in places.iter().flat_map(|(_, places)| places.as_flattened()) {
+        if schedule.tables.last_touch(*place) >= 0 {
+            schedule.data.images.push(Image::Bytes { place: *place, runs: vec![(0, 0)] });
+        }
+    }
     let missing = schedule.memory.missing;
     if missing > 0 {
-        return Err(fit::too_large(schedule.memory.used() + missing).into());
+        return Err(fit::too_large(schedule.memory.used() + missing, None).into());
     }
-    Ok(LinearProgram { program: schedule.finish(), inputs: places, scale, correction })
+    Ok(LinearProgram { program: schedule.finish(), inputs: places, scale, corrections: [one, other] })
 }

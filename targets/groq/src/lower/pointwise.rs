@@ -13,7 +13,7 @@ pub(crate) fn has_activation(activation: Activation) -> bool {
 }
 
 /// `1 / (1 + exp(-x))`, with a square of reciprocal roots for the quotient: three roundings besides that of `exp`.
-fn sigmoid(expr: &mut Expr, x: Arg) -> Arg {
+pub(crate) fn sigmoid(expr: &mut Expr, x: Arg) -> Arg {
     let turned = expr.op(AluOp::Xor, x, Arg::Constant(1 << 31));
     let power = expr.unary(AluOp::Exp, turned);
     let one = expr.float(1.0);
@@ -129,7 +129,12 @@ impl Schedule {
         for (v, (x, sum)) in x.iter().zip(&sums).enumerate() {
             let factor = weight.map(|(param, len)| {
                 let quad = self.memory.constant(1);
-                self.data.images.push(Image::Numbers { quad, param: param.to_owned(), lanes: layout.lanes(v, |e| e % len) });
+                self.data.images.push(Image::Numbers {
+                    quad,
+                    param: param.to_owned(),
+                    row: 0,
+                    lanes: layout.lanes(v, |e| e % len),
+                });
                 Word { quad, ready: 0 }
             });
             let mut expr = Expr::default();
@@ -165,7 +170,7 @@ impl Schedule {
         for (v, word) in x.iter().enumerate() {
             let [cos, sin] = [Angle::Cos, Angle::Sin].map(|function| self.angle(layout, v, angles, function, head_dim, style));
             let first = |lane: usize| match style {
-                RopeStyle::Halves => layout.vector(v).get(lane).is_some_and(|e| e % head_dim < half),
+                RopeStyle::Halves => layout.vector(v).get(lane).copied().flatten().is_some_and(|e| e % head_dim < half),
                 RopeStyle::Interleaved => v % 2 == 0,
             };
             let turn = self.constant(|lane| if first(lane) { sign } else { 0 });

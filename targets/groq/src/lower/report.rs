@@ -4,6 +4,7 @@
 //! of the MXM, 20480 in a cycle. `trace.json`: which node keeps which kind of unit busy from when to when, in the trace-event format that
 //! Perfetto opens; a microsecond there is a cycle here.
 
+use super::fit::Choice;
 use q35_tsp::geometry::{LANES, Queue, ROWS, SUPERLANE, Unit};
 use q35_tsp::isa::Instr;
 use q35_tsp::program::{Issue, Program, expand};
@@ -41,6 +42,8 @@ struct Report {
     instruction_bytes: u64,
     /// Vectors of 320 bytes in use, and on the chip.
     memory_rows: [u64; 2],
+    /// How each layer's weights lie in memory, and what both forms cost: vectors of memory, and cycles of installing.
+    weights: Vec<Choice>,
 }
 
 /// Every dispatch, with the kind of its unit.
@@ -63,13 +66,13 @@ fn spans(program: &Program) -> BTreeMap<(u32, Unit), (u32, u32)> {
 }
 
 /// `report.json`.
-pub(crate) fn report(program: &Program, rows: u64, timing: &Timing) -> String {
+pub(crate) fn report(program: &Program, rows: u64, weights: Vec<Choice>, timing: &Timing) -> String {
     let cycles = program.data.cycles.max(1);
     let mut busy: BTreeMap<Unit, u64> = BTreeMap::new();
     let mut loads = 0;
     for (unit, issue) in dispatches(program) {
         *busy.entry(unit).or_default() += 1;
-        loads += u64::from(matches!(issue.instr, Instr::Load { .. }));
+        loads += u64::from(matches!(issue.instr, Instr::Load { .. } | Instr::Install { .. }));
     }
     let queues = |unit| Queue::all().filter(|queue| queue.unit() == unit).count() as f64;
     let share = |unit| busy.get(&unit).map_or(0.0, |n| *n as f64 / queues(unit) / f64::from(cycles));
@@ -94,6 +97,7 @@ pub(crate) fn report(program: &Program, rows: u64, timing: &Timing) -> String {
             rows,
             Queue::all().filter(|q| q.unit() == Unit::Mem && !q.slice().reserved()).count() as u64 * u64::from(ROWS),
         ],
+        weights,
     };
     serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
 }

@@ -1,7 +1,8 @@
 //! Sums and maxima over lanes, rotations, rounding: what ops that look at a whole row have in common.
 
-use super::layout::LANES;
-use crate::schedule::vector::{Arg, Expr};
+use super::inputs::Inputs;
+use super::layout::{LANES, Layout};
+use crate::schedule::vector::{Arg, Expr, Shelf};
 use crate::schedule::{Byte, Schedule, Word};
 use q35_format::rotate;
 use q35_tsp::alu::AluOp;
@@ -11,17 +12,17 @@ use q35_tsp::geometry::Side;
 const AT_ONCE: usize = 4;
 
 /// All bits of a float but its sign.
-const MAGNITUDE: u32 = 0x7fff_ffff;
+pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 
 /// Rounded activations.
 #[derive(Clone, Debug)]
 pub(crate) struct Quant {
-    /// Each vector twice: in the east and in the west, for the planes there.
-    pub(crate) bytes: Vec<[Byte; 2]>,
+    /// The bytes.
+    pub(crate) inputs: Inputs,
     /// The scale, in every lane.
     pub(crate) scale: Word,
-    /// What the layers of codec `split` add to their sums, in every lane; see module `linear`.
-    pub(crate) correction: Option<Word>,
+    /// What the layers of codec `split` add to their sums, in every lane: `C` and `D` of module `linear`.
+    pub(crate) corrections: [Option<Word>; 2],
 }
 
 impl Schedule {
@@ -76,7 +77,7 @@ impl Schedule {
 
     /// Rounds a row to bytes, as module `activation` of the format crate says, but for the reciprocal of the scale, which is within two
     /// units in its last place.
-    pub(crate) fn quantize(&mut self, x: &[Word]) -> Quant {
+    pub(crate) fn quantize(&mut self, x: &[Word], layout: &Layout) -> Quant {
         let mut sizes = Vec::new();
         for word in x {
             let mut expr = Expr::default();
@@ -104,15 +105,15 @@ impl Schedule {
             let (x, inverse) = (expr.word(*word), expr.word(words[0]));
             let x = expr.op(AluOp::MulF, x, inverse);
             let q = expr.unary(AluOp::ToInt, x);
-            expr.keep_byte(q, Side::East);
+            expr.keep_byte(q, Shelf::Near(Side::East));
             let copy = expr.unary(AluOp::Pass, q);
-            expr.keep_byte(copy, Side::West);
+            expr.keep_byte(copy, Shelf::Near(Side::West));
             let (_, bytes) = self.eval(&expr);
             [bytes[0], bytes[1]]
         });
-        let bytes = bytes.collect();
+        let bytes: Vec<[Byte; 2]> = bytes.collect();
         self.memory.release(words[0]);
-        Quant { bytes, scale: words[1], correction: None }
+        Quant { inputs: Inputs::of(&bytes, layout), scale: words[1], corrections: [None; 2] }
     }
 
     /// The rotation of module `rotate` of the format crate, to the bit.

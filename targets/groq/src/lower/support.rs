@@ -30,6 +30,9 @@ pub(crate) const OPS: &[&str] = &[
     "scale",
     "softcap",
     "select",
+    "route",
+    "expert_linear",
+    "combine",
 ];
 
 fn operand(graph: &Graph, id: NodeId, at: usize) -> Ty {
@@ -54,8 +57,26 @@ pub(crate) fn refusal(request: &Request<'_>, id: NodeId) -> Option<String> {
     }
     let unless = |holds: bool, what: String| (!holds).then_some(what);
     match &node.op {
-        Op::Linear(op) => {
-            let packed = request.params.get(&op.weight)?;
+        Op::Linear(op) if !request.params.get(&op.weight)?.codec.has_scales() => {
+            let (packed, users) = (request.params.get(&op.weight)?, graph.users(q35_graph::Value { node: id, result: 0 }));
+            let routes = users.iter().all(|(user, _)| matches!(graph.node(*user).op, Op::Route(_)));
+            unless(
+                routes,
+                format!(
+                    "a layer in codec '{}' that is no router: only 'split' and 'q8' can be multiplied as bytes",
+                    packed.codec
+                ),
+            )
+            .or_else(|| unless(packed.rows <= 2 * LANES as u64, format!("a router of {} experts", packed.rows)))
+        }
+        Op::Route(op) => {
+            let from = graph.operand(id, 0).map(|value| &graph.node(value.node).op);
+            unless(op.groups == 1, format!("experts that are chosen from {} groups", op.groups)).or_else(|| {
+                unless(matches!(from, Some(Op::Linear(_))), "a routing by something else than a layer's outputs".to_owned())
+            })
+        }
+        Op::Linear(_) | Op::ExpertLinear(_) => {
+            let packed = request.params.get(node.op.layer_weight()?)?;
             let most = match packed.codec {
                 Codec::Split => SPLIT_COLUMNS,
                 Codec::Q8 => Q8_COLUMNS,

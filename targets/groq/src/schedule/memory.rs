@@ -4,17 +4,18 @@
 //! | --- | --- |
 //! | values that are computed | groups 0 and 1 of both hemispheres, next to the VXM |
 //! | constants and the cache | the outer groups |
-//! | bytes (rounded activations) | three slices next to the VXM |
+//! | bytes (rounded activations, addresses) | three slices next to the VXM; addresses that travel inward, the outermost slice |
 //! | weights | two sets of sixteen slices in each hemisphere, load by load in turn: while one reading of a tile is at one set, another one is at the other |
 
 use super::Word;
-use q35_tsp::geometry::{ROWS, Side, Slice};
+use q35_tsp::geometry::{ROWS, SLICES, Side, Slice};
 use q35_tsp::program::{Place, Quad};
 use std::collections::{BTreeMap, VecDeque};
 
 const VALUES: [(Side, u8); 4] = [(Side::East, 0), (Side::West, 0), (Side::East, 1), (Side::West, 1)];
 const CONSTANTS: [(Side, u8); 5] = [(Side::East, 8), (Side::West, 8), (Side::East, 10), (Side::West, 10), (Side::East, 9)];
 const BYTES: [u8; 3] = [4, 5, 6];
+const FAR: u8 = SLICES - 1;
 
 /// Free rows of a group that are not used yet.
 const RESTING: usize = 64;
@@ -34,6 +35,8 @@ pub(crate) struct Memory {
     /// Rows of values that are free again, in the order in which they became so.
     values: BTreeMap<(Side, u8), VecDeque<u16>>,
     turn: [usize; 3],
+    /// Whether the last tile of a hemisphere ended in the first set.
+    odd: [bool; 2],
     /// Slices that are full: how many rows were asked for beyond their end.
     pub(crate) missing: u64,
 }
@@ -90,6 +93,12 @@ impl Memory {
         Place { slice, address: self.take_from_top(&[slice], 1) }
     }
 
+    /// A row of bytes next to the SXM.
+    pub(crate) fn far(&mut self, side: Side) -> Place {
+        let slice = Slice::new(side, FAR);
+        Place { slice, address: self.take_from_top(&[slice], 1) }
+    }
+
     /// Two rows of bytes of one position.
     pub(crate) fn pair(&mut self, side: Side) -> [Place; 2] {
         let slices = [30, 31].map(|number| Slice::new(side, number));
@@ -97,9 +106,16 @@ impl Memory {
         slices.map(|slice| Place { slice, address })
     }
 
-    /// Rows in all slices for weights.
-    pub(crate) fn weights(&mut self, side: Side, rows: u16) -> ([[Slice; 16]; 2], u16) {
-        let sets = WEIGHTS.map(|set| set.map(|number| Slice::new(side, number)));
+    /// Rows for so many loads of weights: the set of the first load, that of the second, and so on in turn; it is the turn of the set that
+    /// the hemisphere's last tile did not end with. Each row is there once per expert, at neighbouring addresses.
+    pub(crate) fn weights(&mut self, side: Side, loads: u16, experts: u16) -> ([[Slice; 16]; 2], u16) {
+        let rows = loads.div_ceil(2).saturating_mul(experts);
+        let mut sets = WEIGHTS.map(|set| set.map(|number| Slice::new(side, number)));
+        let odd = &mut self.odd[usize::from(side == Side::West)];
+        if *odd {
+            sets.reverse();
+        }
+        *odd ^= !loads.is_multiple_of(2);
         let slices = sets.concat();
         let first = slices.iter().map(|slice| self.weights.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
         let top = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);

@@ -9,6 +9,7 @@
 //! | module | idea |
 //! | --- | --- |
 //! | [`tables`] | what is taken when, and an attempt that can be taken back |
+//! | [`lanes`] | which lanes hold elements |
 //! | [`memory`] | rows for values, constants and weights |
 //! | [`vector`] | macro-ops of the VXM: an expression over vectors |
 //! | [`permute`] | macro-ops of the SXM |
@@ -18,6 +19,7 @@
 //! This module must not know models.
 
 pub(crate) mod emit;
+pub(crate) mod lanes;
 pub(crate) mod memory;
 pub(crate) mod permute;
 pub(crate) mod tables;
@@ -25,7 +27,8 @@ pub(crate) mod tile;
 pub(crate) mod vector;
 
 use memory::Memory;
-use q35_tsp::program::{Data, Place, Quad};
+use q35_tsp::lanes::Lanes;
+use q35_tsp::program::{Block, Data, Place, Quad};
 use q35_tsp::timing::Timing;
 use std::collections::BTreeMap;
 use tables::{Attempt, Tables};
@@ -44,6 +47,23 @@ pub(crate) struct Byte {
     pub(crate) ready: i64,
 }
 
+/// Addresses that are known only when a step runs, the same in every superlane: a vector that travels outward from next to the VXM in the
+/// east and in the west, and one that travels inward from next to the SXM.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Map {
+    pub(crate) near: [Byte; 2],
+    pub(crate) far: [Byte; 2],
+}
+
+/// Words at neighbouring addresses, of which a map chooses one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choices {
+    pub(crate) first: Quad,
+    pub(crate) count: u16,
+    /// In the hemisphere of the words.
+    pub(crate) map: Byte,
+}
+
 impl Word {
     pub(crate) fn places(self) -> [Place; 4] {
         [0, 1, 2, 3].map(|i| self.quad.byte(i))
@@ -60,7 +80,10 @@ pub(crate) struct Schedule {
     pub(crate) node: u32,
     constants: BTreeMap<Vec<(u32, u32)>, Word>,
     maps: BTreeMap<(q35_tsp::geometry::Side, u32), [Place; 2]>,
-    pub(crate) accumulators: tile::Accumulators,
+    pub(crate) planes: tile::Planes,
+    /// What lies there once for each expert, by parameter and what the first one's hold: tiles, and words. Every choice gathers from it.
+    pub(crate) tiles: BTreeMap<(String, Vec<Block>), tile::Tile>,
+    pub(crate) words: BTreeMap<(String, Lanes), Quad>,
 }
 
 impl Schedule {
@@ -74,7 +97,9 @@ impl Schedule {
             node: 0,
             constants: BTreeMap::new(),
             maps: BTreeMap::new(),
-            accumulators: tile::Accumulators::new(timing),
+            planes: tile::Planes::new(timing),
+            tiles: BTreeMap::new(),
+            words: BTreeMap::new(),
         }
     }
 
@@ -85,10 +110,21 @@ impl Schedule {
     }
 
     /// Places a macro-op at the first cycle from `earliest` on at which it fits.
-    pub(crate) fn place<T>(&mut self, earliest: i64, mut fits: impl FnMut(&mut Attempt<'_>, i64) -> Option<T>) -> T {
+    pub(crate) fn place<T>(&mut self, earliest: i64, fits: impl FnMut(&mut Attempt<'_>, i64) -> Option<T>) -> T {
+        let op = self.tables.begin(self.node);
+        self.place_part(op, earliest, fits)
+    }
+
+    /// The same for a part of a macro-op that has been begun.
+    pub(crate) fn place_part<T>(
+        &mut self,
+        op: u32,
+        earliest: i64,
+        mut fits: impl FnMut(&mut Attempt<'_>, i64) -> Option<T>,
+    ) -> T {
         let mut cycle = earliest.max(0);
         loop {
-            let mut attempt = Attempt::new(&mut self.tables, self.timing, self.node);
+            let mut attempt = Attempt::new(&mut self.tables, self.timing, op);
             if let Some(done) = fits(&mut attempt, cycle) {
                 attempt.commit();
                 return done;

@@ -1,15 +1,17 @@
-//! Macro-ops of the SXM: the lanes of a word vector in another order, one byte after the other; and vectors into the cache.
+//! Macro-ops of the SXM: the lanes of a word vector in another order, one byte after the other; and those that only move vectors: into the
+//! cache, and out of several that a map chooses from.
 
+use super::lanes::{NUMBERS, lane, number};
 use super::tables::Hold;
-use super::{Byte, Schedule, Word};
+use super::{Byte, Choices, Schedule, Word};
 use q35_tsp::geometry::{LANES, Queue, SXM, Side};
 use q35_tsp::isa::Instr;
 use q35_tsp::program::{Image, Place, Quad, runs_of_lanes};
 
 impl Schedule {
-    /// A constant vector.
+    /// A constant vector, by lane number; lanes without a number hold 0.
     pub(crate) fn constant(&mut self, words: impl Fn(usize) -> u32) -> Word {
-        let words: Vec<u32> = (0..LANES).map(words).collect();
+        let words: Vec<u32> = (0..LANES).map(|lane| number(lane).map_or(0, &words)).collect();
         let runs = runs_of_lanes(&words);
         if let Some(word) = self.constants.get(&runs) {
             return *word;
@@ -20,22 +22,23 @@ impl Schedule {
         word
     }
 
-    /// The map that exchanges lane `i` with lane `i ^ distance`, low and high bytes.
+    /// The map that exchanges lane number `i` with lane number `i ^ distance`, low and high bytes.
     fn exchange_map(&mut self, side: Side, distance: u32) -> [Place; 2] {
         if let Some(places) = self.maps.get(&(side, distance)) {
             return *places;
         }
         let places = self.memory.pair(side);
-        let from = |lane: u32| if (lane ^ distance) < LANES as u32 { lane ^ distance } else { lane };
+        let partner = |of: usize| number(of).map(|n| n ^ distance as usize).filter(|n| *n < NUMBERS);
+        let from = |of: usize| partner(of).map_or(of, lane);
         for (place, shift) in places.into_iter().zip([0, 8]) {
-            let bytes: Vec<u8> = (0..LANES as u32).map(|lane| (from(lane) >> shift) as u8).collect();
+            let bytes: Vec<u8> = (0..LANES).map(|lane| (from(lane) >> shift) as u8).collect();
             self.data.images.push(Image::Bytes { place, runs: runs_of_lanes(&bytes) });
         }
         self.maps.insert((side, distance), places);
         places
     }
 
-    /// The vector whose lane `i` is lane `i ^ distance` of `word`.
+    /// The vector whose lane number `i` is lane number `i ^ distance` of `word`.
     pub(crate) fn exchange(&mut self, word: Word, distance: u32) -> Word {
         let side = word.quad.side;
         let map = self.exchange_map(side, distance);
@@ -71,5 +74,16 @@ impl Schedule {
             }
             Some(cycle + attempt.timing.write)
         })
+    }
+
+    /// The word that a map chooses.
+    pub(crate) fn choose(&mut self, choices: Choices) -> Word {
+        let quad = self.memory.value(Some(choices.first.side));
+        let (places, at) = (Word { quad, ready: 0 }.places(), quad.byte(0).slice.position());
+        let ready = self.place(choices.map.ready, |attempt, cycle| {
+            let stream = attempt.fetch_choice(choices, at, cycle)?;
+            attempt.keep(&places, stream, cycle)
+        });
+        Word { quad, ready }
     }
 }

@@ -1,6 +1,6 @@
 //! What is taken when: queues by cycle, stream registers by position and cycle, units by interval.
 
-use super::{Byte, Word};
+use super::{Byte, Choices, Word};
 use q35_tsp::geometry::{EDGE, Queue, STREAMS, Side, Slice, Stream};
 use q35_tsp::isa::Instr;
 use q35_tsp::program::{Issue, MacroOp, Origin, Place};
@@ -14,10 +14,6 @@ const POSITIONS: usize = 2 * EDGE as usize + 1;
 pub(crate) enum Hold {
     /// The map of a permutor.
     Permutor(Side),
-    /// The weight buffer of a plane.
-    Buffer(u8),
-    /// The array of a plane.
-    Array(u8),
 }
 
 /// Streams taken in a cycle, by direction and position, a bit each.
@@ -32,11 +28,17 @@ pub(crate) struct Tables {
     touched: BTreeMap<(Slice, u16), i64>,
     /// The macro-op that wrote a row last, in the order in which they were placed.
     writers: BTreeMap<(Slice, u16), u32>,
-    /// What has been placed.
+    /// What has been begun.
     pub(crate) ops: Vec<MacroOp>,
 }
 
 impl Tables {
+    /// Begins a macro-op for a node of the model. Gives its number.
+    pub(crate) fn begin(&mut self, node: u32) -> u32 {
+        self.ops.push(MacroOp { node, flow: 0, reads: Vec::new() });
+        self.ops.len() as u32 - 1
+    }
+
     pub(crate) fn last_touch(&self, place: Place) -> i64 {
         self.touched.get(&(place.slice, place.address)).copied().unwrap_or(-1)
     }
@@ -52,13 +54,15 @@ enum Undo {
 pub(crate) struct Attempt<'a> {
     tables: &'a mut Tables,
     pub(crate) timing: Timing,
-    node: u32,
+    /// The macro-op.
+    op: u32,
     log: Vec<Undo>,
     touches: Vec<Touch>,
 }
 
 /// A use of a row, in a cycle.
 struct Touch {
+    op: u32,
     place: Place,
     cycle: i64,
     kind: TouchKind,
@@ -81,8 +85,16 @@ fn side_index(side: Side) -> usize {
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn new(tables: &'a mut Tables, timing: Timing, node: u32) -> Self {
-        Self { tables, timing, node, log: Vec::new(), touches: Vec::new() }
+    pub(crate) fn new(tables: &'a mut Tables, timing: Timing, op: u32) -> Self {
+        Self { tables, timing, op, log: Vec::new(), touches: Vec::new() }
+    }
+
+    /// The same for a part of another macro-op that has to fit as well.
+    pub(crate) fn within<T>(&mut self, op: u32, part: impl FnOnce(&mut Self) -> T) -> T {
+        let own = std::mem::replace(&mut self.op, op);
+        let result = part(self);
+        self.op = own;
+        result
     }
 
     /// Where the attempt stands.
@@ -122,8 +134,7 @@ impl<'a> Attempt<'a> {
         if !self.is_free(queue, cycle) {
             return None;
         }
-        let op = self.tables.ops.len() as u32;
-        let issue = Issue { cycle: u32::try_from(cycle).ok()?, op, instr };
+        let issue = Issue { cycle: u32::try_from(cycle).ok()?, op: self.op, instr };
         self.tables.queues.entry(queue).or_default().insert(cycle, issue);
         self.log.push(Undo::Issue(queue, cycle));
         Some(())
@@ -165,22 +176,16 @@ impl<'a> Attempt<'a> {
     }
 
     /// Takes `width` streams for vectors that stand at `from` in cycle `cycle` and go on to `until`. Single bytes come from the top, so that
-    /// aligned groups stay free.
+    /// aligned groups stay free; words keep, where they can, to the half of the streams on which no weights pass the VXM.
     pub(crate) fn send(&mut self, width: u8, from: i32, cycle: i64, until: i32) -> Option<Stream> {
         let to = if until >= from { Side::East } else { Side::West };
+        let quiet = if from + until >= 0 { STREAMS / 2 } else { 0 };
         let free = self.free(to, from, cycle, until);
         let group = u32::MAX >> (32 - u32::from(width));
         let mut starts = (0..STREAMS).step_by(usize::from(width)).filter(|start| free >> start & group == group);
-        let first = if width <= 2 { starts.next_back() } else { starts.next() }?;
+        let first = if width <= 2 { starts.next_back() } else { starts.clone().find(|s| *s >= quiet).or(starts.next()) }?;
         self.take(to, from, cycle, until, group << first);
         Some(Stream::new(to, first))
-    }
-
-    /// Whether a single byte travels through a register in this cycle, on the upper half of the streams, where [`Attempt::send`] puts them.
-    pub(crate) fn carries_byte(&self, to: Side, position: i32, cycle: i64) -> bool {
-        let registers = usize::try_from(cycle).ok().and_then(|cycle| self.tables.registers.get(cycle));
-        let upper = registers.map_or(0, |registers| registers[side_index(to)][(position + EDGE) as usize] >> 16);
-        upper != 0 && upper != 0xffff
     }
 
     /// Takes one stream of a given number.
@@ -202,9 +207,24 @@ impl<'a> Attempt<'a> {
             let instr = Instr::Read { address: place.address, out: stream.plus(i) };
             self.issue(Queue::mem(place.slice), read, instr)?;
             let kind = if i == 0 { TouchKind::Read(places.len() as u8) } else { TouchKind::Other };
-            self.touches.push(Touch { place: *place, cycle: read, kind });
+            self.touches.push(Touch { op: self.op, place: *place, cycle: read, kind });
         }
         Some(stream)
+    }
+
+    /// [`Attempt::fetch`] of a byte on a stream that is given.
+    pub(crate) fn fetch_on(&mut self, stream: Stream, byte: Byte, at: i32, cycle: i64) -> Option<()> {
+        let Byte { place, ready } = byte;
+        let from = place.slice.position();
+        let start = cycle - i64::from((at - from).abs());
+        let read = start - self.timing.read;
+        if read < ready {
+            return None;
+        }
+        self.send_on(stream, from, start, at)?;
+        self.issue(Queue::mem(place.slice), read, Instr::Read { address: place.address, out: stream })?;
+        self.touches.push(Touch { op: self.op, place, cycle: read, kind: TouchKind::Read(1) });
+        Some(())
     }
 
     /// [`Attempt::fetch`] of a word.
@@ -217,51 +237,74 @@ impl<'a> Attempt<'a> {
         self.fetch(&[byte.place], byte.ready, at, cycle)
     }
 
+    /// Reads the words that a map chooses so that they stand at `at` in cycle `cycle`.
+    pub(crate) fn fetch_choice(&mut self, choices: Choices, at: i32, cycle: i64) -> Option<Stream> {
+        let Choices { first, count, map } = choices;
+        let places = [0, 1, 2, 3].map(|i| first.byte(i));
+        let from = places[0].slice.position();
+        let start = cycle - i64::from((at - from).abs());
+        let read = start - self.timing.read;
+        let map = self.fetch_byte(map, from, read)?;
+        let stream = self.send(4, from, start, at)?;
+        for (i, place) in (0u8..).zip(places) {
+            let instr = Instr::Gather { base: first.address, limit: count, map, out: stream.plus(i) };
+            self.issue(Queue::mem(place.slice), read, instr)?;
+        }
+        for address in first.address..first.address + count {
+            let place = Place { address, ..places[0] };
+            self.touches.push(Touch { op: self.op, place, cycle: read, kind: TouchKind::Read(4) });
+        }
+        Some(stream)
+    }
+
     /// Sends vectors that stand at `from` in cycle `cycle` to memory. Gives their streams, and the first cycle whose reads see them.
     pub(crate) fn store(&mut self, places: &[Place], from: i32, cycle: i64) -> Option<(Stream, i64)> {
         let at = places[0].slice.position();
-        let write = cycle + i64::from((at - from).abs());
-        let fresh = |place: &Place| self.tables.last_touch(*place) < write && self.is_free(Queue::mem(place.slice), write);
-        if !places.iter().all(fresh) {
+        let stream = self.send(places.len() as u8, from, cycle, at)?;
+        let ready = self.keep(places, stream, cycle + i64::from((at - from).abs()))?;
+        Some((stream, ready))
+    }
+
+    /// Writes what stands on neighbouring streams in a cycle. Gives the first cycle whose reads see it.
+    pub(crate) fn keep(&mut self, places: &[Place], stream: Stream, write: i64) -> Option<i64> {
+        if !places.iter().all(|place| self.tables.last_touch(*place) < write) {
             return None;
         }
-        let stream = self.send(places.len() as u8, from, cycle, at)?;
         for (i, place) in (0u8..).zip(places) {
             self.issue(Queue::mem(place.slice), write, Instr::Write { address: place.address, input: stream.plus(i) })?;
-            self.touches.push(Touch { place: *place, cycle: write, kind: TouchKind::Write });
+            self.touches.push(Touch { op: self.op, place: *place, cycle: write, kind: TouchKind::Write });
         }
-        Some((stream, write + self.timing.write))
+        Some(write + self.timing.write)
     }
 
     /// Remembers a use of a row that is not one of the above.
     pub(crate) fn touch(&mut self, place: Place, cycle: i64) {
-        self.touches.push(Touch { place, cycle, kind: TouchKind::Other });
+        self.touches.push(Touch { op: self.op, place, cycle, kind: TouchKind::Other });
     }
 
     /// Says that a row is read which is not fetched.
     pub(crate) fn claim(&mut self, place: Place) {
-        self.touches.push(Touch { place, cycle: 0, kind: TouchKind::Read(1) });
+        self.touches.push(Touch { op: self.op, place, cycle: 0, kind: TouchKind::Read(1) });
     }
 
-    /// The macro-op is placed.
+    /// What was tried is placed.
     pub(crate) fn commit(mut self) {
-        let number = self.tables.ops.len() as u32;
-        let mut op = MacroOp { node: self.node, reads: Vec::new() };
-        for Touch { place, cycle, kind } in self.touches.drain(..) {
+        for Touch { op, place, cycle, kind } in self.touches.drain(..) {
             let row = (place.slice, place.address);
             if let TouchKind::Read(count) = kind {
                 let writer = self.tables.writers.get(&row).copied();
-                op.reads.push(Origin { queue: Queue::mem(place.slice).number(), address: place.address, count, writer });
+                let origin = Origin { queue: Queue::mem(place.slice).number(), address: place.address, count, writer };
+                let reads = &mut self.tables.ops[op as usize].reads;
+                if let Err(at) = reads.binary_search(&origin) {
+                    reads.insert(at, origin);
+                }
             }
             if kind == TouchKind::Write {
-                self.tables.writers.insert(row, number);
+                self.tables.writers.insert(row, op);
             }
             let last = self.tables.touched.entry(row).or_insert(cycle);
             *last = (*last).max(cycle);
         }
-        op.reads.sort_unstable();
-        op.reads.dedup();
-        self.tables.ops.push(op);
     }
 }
 
@@ -275,9 +318,10 @@ mod tests {
         let timing = Timing::tsp1();
         let place = Place { slice: Slice::new(Side::East, 0), address: 3 };
         let run = |tables: &mut Tables, keep: bool| {
-            let mut attempt = Attempt::new(tables, timing, 0);
+            let op = tables.begin(0);
+            let mut attempt = Attempt::new(tables, timing, op);
             let stream = attempt.fetch(&[place], 0, 0, 20);
-            let hold = attempt.hold(Hold::Array(0), 5, 9);
+            let hold = attempt.hold(Hold::Permutor(Side::East), 5, 9);
             if keep {
                 attempt.commit();
             } else {

@@ -21,6 +21,8 @@ pub struct Shape {
     pub vocab: usize,
     pub style: RopeStyle,
     pub head_norm: bool,
+    /// Experts of each layer and how many are chosen; none for a plain feed-forward layer.
+    pub experts: Option<(usize, u32)>,
 }
 
 pub const SMALL: Shape = Shape {
@@ -33,11 +35,21 @@ pub const SMALL: Shape = Shape {
     vocab: 70,
     style: RopeStyle::Halves,
     head_norm: false,
+    experts: None,
 };
 
 pub fn llama(shape: Shape, seed: u64) -> Toy {
-    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm } = shape;
-    let (mut toy, mut random) = (Toy::default(), Random::new(seed));
+    build(Toy::default(), shape, seed)
+}
+
+/// The shapes of a model, as they are known before any weight is read.
+pub fn headers(shape: Shape) -> Toy {
+    build(Toy { bare: true, ..Toy::default() }, shape, 0)
+}
+
+fn build(mut toy: Toy, shape: Shape, seed: u64) -> Toy {
+    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm, experts } = shape;
+    let mut random = Random::new(seed);
     let table = toy.matrix("embed", vocab, hidden, Codec::Q8, &mut random);
     let inv_freq = toy.vector("inv_freq", (0..dim / 2).map(|i| 100f32.powf(-2.0 * i as f32 / dim as f32)).collect());
     let tokens = toy.add(Tokens {}, &[]);
@@ -74,6 +86,11 @@ pub fn llama(shape: Shape, seed: u64) -> Toy {
         let y = linear(&mut toy, &mut random, format!("{layer}.o"), y, hidden, heads * dim, false);
         x = toy.add(Add {}, &[x, y]);
         let y = norm(&mut toy, &mut random, &format!("{layer}.norm2"), x, hidden);
+        if let Some(experts) = experts {
+            let y = mixture(&mut toy, &mut random, layer, y, [hidden, ffn], experts);
+            x = toy.add(Add {}, &[x, y]);
+            continue;
+        }
         let y = toy.add(Quantize {}, &[y]);
         let gate = linear(&mut toy, &mut random, format!("{layer}.gate"), y, ffn, hidden, false);
         let up = linear(&mut toy, &mut random, format!("{layer}.up"), y, ffn, hidden, false);
@@ -91,6 +108,37 @@ pub fn llama(shape: Shape, seed: u64) -> Toy {
     let y = toy.add(Linear { weight, bias: None }, &[y]);
     toy.graph.outputs.push(("logits".to_owned(), y));
     toy
+}
+
+/// A router and its experts. Even layers score by softmax and normalize, odd ones by sigmoid with a correction.
+fn mixture(
+    toy: &mut Toy,
+    random: &mut Random,
+    layer: u32,
+    x: Value,
+    [hidden, ffn]: [usize; 2],
+    (experts, choices): (usize, u32),
+) -> Value {
+    let router = toy.numbers(&format!("{layer}.router"), experts, hidden, random);
+    let logits = toy.add(Linear { weight: router, bias: None }, &[x]);
+    let route = if layer % 2 == 0 {
+        Route { normalize: true, scale: 1.5, ..Route::plain(Scoring::Softmax, choices) }
+    } else {
+        let correction = toy.vector(&format!("{layer}.correction"), (0..experts).map(|_| 0.3 * random.float()).collect());
+        Route { correction: Some(correction), ..Route::plain(Scoring::Sigmoid, choices) }
+    };
+    let routing = toy.add(route, &[logits]);
+    let y = toy.add(Quantize {}, &[x]);
+    let [gate, up] = ["gate", "up"].map(|name| {
+        let weight = toy.matrix(&format!("{layer}.{name}"), experts * ffn, hidden, Codec::Split, random);
+        let bias = toy.vector(&format!("{layer}.{name}.bias"), (0..experts * ffn).map(|_| 0.2 * random.float()).collect());
+        toy.add(ExpertLinear { weight, bias: Some(bias) }, &[y, routing])
+    });
+    let y = toy.add(Glu::plain(Activation::Silu), &[gate, up]);
+    let y = toy.add(Quantize {}, &[y]);
+    let weight = toy.matrix(&format!("{layer}.down"), experts * hidden, ffn, Codec::Split, random);
+    let y = toy.add(ExpertLinear { weight, bias: None }, &[y, routing]);
+    toy.add(Combine {}, &[y, routing])
 }
 
 pub fn compile(toy: &Toy, context: u64) -> Program {

@@ -38,6 +38,8 @@ pub struct Toy {
     pub graph: Graph,
     pub params: BTreeMap<ParamName, Packed>,
     pub values: BTreeMap<ParamName, Arc<ParamValue>>,
+    /// Whether matrices have shapes only.
+    pub bare: bool,
 }
 
 impl Toy {
@@ -51,9 +53,13 @@ impl Toy {
     }
 
     fn insert(&mut self, name: &str, rows: usize, cols: usize, codec: Codec, value: ParamValue) -> ParamName {
+        self.values.insert(name.into(), Arc::new(value));
+        self.declare(name, rows, cols, codec)
+    }
+
+    fn declare(&mut self, name: &str, rows: usize, cols: usize, codec: Codec) -> ParamName {
         let packed = Packed { rows: rows as u64, cols: cols as u64, codec, group: Group::Row };
         self.params.insert(name.into(), packed);
-        self.values.insert(name.into(), Arc::new(value));
         name.into()
     }
 
@@ -62,8 +68,18 @@ impl Toy {
         self.insert(name, 1, len, Codec::F32, ParamValue::Float(Matrix::new(len, values)))
     }
 
+    /// A matrix that is not rounded, scaled so that outputs are about as large as inputs.
+    pub fn numbers(&mut self, name: &str, rows: usize, cols: usize, random: &mut Random) -> ParamName {
+        let scale = 1.7 / (cols as f32).sqrt();
+        let values = (0..rows * cols).map(|_| scale * random.float()).collect();
+        self.insert(name, rows, cols, Codec::F32, ParamValue::Float(Matrix::new(cols, values)))
+    }
+
     /// Random codes of `split` or `q8`, scaled so that outputs are about as large as inputs.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize, codec: Codec, random: &mut Random) -> ParamName {
+        if self.bare {
+            return self.declare(name, rows, cols, codec);
+        }
         let mut integer = |at: usize| match (codec, at % cols % 2) {
             (Codec::Split, 0) => 2 * random.below(16) as i8 - 15,
             (Codec::Split, _) => 4 * random.below(8) as i8 - 14,

@@ -1,0 +1,74 @@
+//! How many chips a model of any size would take, and how fast it would be: counted from shapes.
+//!
+//! Layers form a pipeline over nodes of eight chips; within a node every layer is cut into eight parts (tensor parallel), and twice per layer
+//! partial sums are exchanged: reduced over the node, one hop, and gathered again, another. One token at a time:
+//!
+//! ```text
+//! cycles = installing / 8 + layers * (2 * (2 * hop + exchanged bytes per link / bytes per cycle) + vector)
+//! ```
+//!
+//! `installing` is what the weights that a token meets take to enter the planes of one chip, `vector` what norms, rotary embedding and
+//! softmax take; a model that fits one chip exchanges nothing. Memory holds weights in seven bits per pair, a cache of one byte per number for
+//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file. What this version schedules is one
+//! chip: these are predictions, not schedules.
+
+use super::fit::{self, Choice};
+use q35_dialects::Ty;
+use q35_dialects::q35::Op;
+use q35_target::Request;
+use q35_tsp::geometry::{LANES, Queue, ROWS, Unit};
+use q35_tsp::timing::Timing;
+
+/// Chips of a node.
+const NODE: u64 = 8;
+/// Cache entries that are counted at most.
+const CONTEXT: u64 = 8192;
+/// Bytes of a partial sum on its way there and, as a half-precision number, back.
+const EXCHANGED: u64 = 4 + 2;
+
+/// Bytes of a chip that programs may use.
+fn chip_bytes() -> u64 {
+    let slices = Queue::all().filter(|queue| queue.unit() == Unit::Mem && !queue.slice().reserved()).count();
+    slices as u64 * u64::from(ROWS) * LANES as u64 / 10 * 9
+}
+
+/// A prediction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Forecast {
+    /// Chips that a model takes.
+    pub(crate) chips: u64,
+    /// Of one sequence, one after the other.
+    pub(crate) tokens_per_second: f64,
+}
+
+/// Predicts.
+pub(crate) fn forecast(request: &Request<'_>, timing: &Timing) -> Forecast {
+    let graph = request.graph;
+    let choices = fit::choices(request, 0);
+    let (mut layers, mut hidden, mut cache) = (0u64, 0u64, 0u64);
+    for id in graph.ids() {
+        layers += u64::from(graph.node(id).op.attends());
+        match (&graph.node(id).op, graph.node(id).results.first()) {
+            (Op::Embed(_), Some(ty)) => hidden = ty.matrix().map_or(0, |(_, width)| width),
+            (_, Some(Ty::Cache { kv_heads, key_dim, value_dim, .. })) => {
+                cache = cache.saturating_add(kv_heads.saturating_mul(key_dim.saturating_add(*value_dim)));
+            }
+            _ => {}
+        }
+    }
+    let weights = choices.iter().fold(0u64, |sum, choice| sum.saturating_add(choice.dense.rows.saturating_mul(LANES as u64)));
+    let bytes = weights.saturating_add(cache.saturating_mul(request.context.min(CONTEXT)));
+    let chips = match bytes.div_ceil(chip_bytes()) {
+        0 | 1 => 1,
+        chips => chips.next_multiple_of(NODE),
+    };
+    // A part of a layer is worth a whole number of bytes per pair only where memory is left: on several chips layers are dense.
+    let cycles = |choice: &Choice| if chips == 1 { choice.byte.cycles } else { choice.dense.cycles.div_ceil(NODE) };
+    let installing = choices.iter().fold(0u64, |sum, choice| sum.saturating_add(cycles(choice)));
+    let [hop, link] = [timing.hop, timing.link].map(|n| n as u64);
+    let exchange = 2 * hop + hidden.div_ceil(NODE) * EXCHANGED * link / LANES as u64;
+    let vector = timing.vector as u64 + hidden * timing.vector_column as u64 / 1000;
+    let per_layer = vector + if chips == 1 { 0 } else { 2 * exchange };
+    let cycles = installing.saturating_add(layers * per_layer).max(1);
+    Forecast { chips, tokens_per_second: timing.clock_mhz as f64 * 1e6 / cycles as f64 }
+}
