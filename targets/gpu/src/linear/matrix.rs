@@ -141,10 +141,12 @@ impl<'k> Columns<'_, 'k> {
         let block_sums = |block: Val<'k>, held: &Held<'k>, mut sums: Sums<'k>| {
             let scales = group_scales(call, spec, tile, number, block);
             // Lanes that give whole rows of tokens hold the most of them.
-            let hold = self.division == Division::Rows || parts.len() > 1;
+            let whole = parts.len() > 1;
+            let ahead = if whole { AHEAD / 2 } else { AHEAD };
+            let hold = self.division == Division::Rows || whole;
             let mut block = block;
             for step in (0..STEPS).step_by(2) {
-                if hold && step > 0 && step % AHEAD == 0 {
+                if hold && step > 0 && step % ahead == 0 {
                     let done: Vec<Val<'k>> = sums.iter().map(|of_instruction| of_instruction[0]).collect();
                     block = call.isa.hold_loads(block, &done);
                 }
