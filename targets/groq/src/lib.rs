@@ -14,7 +14,7 @@
 //!
 //! * A slice is read or written once per cycle; the chip can do both, in different banks.
 //! * Queues hold a step's whole text. That it fits the slices the system keeps is checked; the cycles that fetching it takes are not counted.
-//! * Weights of experts are gathered at less than full rate: addresses take streams.
+//! * Weights of experts are gathered at less than full rate: addresses take streams, and come from slices that weights lie in as well.
 //! * Keys and values are f32, and stand once for each head of the query that shares them.
 //! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence; there is one chip.
 //!

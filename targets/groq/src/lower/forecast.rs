@@ -10,7 +10,7 @@
 //! `installing` is what the weights that a token meets take to enter the planes of one chip, `vector` what norms, rotary embedding and
 //! softmax take; a model that fits one chip exchanges nothing. Memory holds weights in seven bits per pair, a cache of one byte per number for
 //! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file. What this version schedules is one
-//! chip: these are predictions, not schedules.
+//! chip, and its `vector` takes several thousand cycles: these are predictions of what such chips could do, not schedules.
 
 use super::fit::{self, Choice};
 use q35_dialects::Ty;

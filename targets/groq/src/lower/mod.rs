@@ -123,8 +123,12 @@ impl Target for Groq {
     fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
         self.check(request)?;
         let Forecast { chips, tokens_per_second } = forecast::forecast(request, &Timing::tsp1());
-        let predicted = format!("{tokens_per_second:.0} tokens/s; {}", self.label().words());
-        Ok(vec![("chips", chips.to_string()), ("predicted", predicted)])
+        let mut outlook = vec![("chips", chips.to_string())];
+        // What one chip does is scheduled and stands in the report: the prediction would promise more.
+        if chips > 1 {
+            outlook.push(("predicted", format!("{tokens_per_second:.0} tokens/s; {}", self.label().words())));
+        }
+        Ok(outlook)
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {

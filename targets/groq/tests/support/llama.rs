@@ -121,7 +121,7 @@ fn mixture(
 ) -> Value {
     let router = toy.numbers(&format!("{layer}.router"), experts, hidden, random);
     let logits = toy.add(Linear { weight: router, bias: None }, &[x]);
-    let route = if layer % 2 == 0 {
+    let route = if layer.is_multiple_of(2) {
         Route { normalize: true, scale: 1.5, ..Route::plain(Scoring::Softmax, choices) }
     } else {
         let correction = toy.vector(&format!("{layer}.correction"), (0..experts).map(|_| 0.3 * random.float()).collect());
