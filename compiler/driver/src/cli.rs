@@ -22,7 +22,7 @@ pub struct Cli {
 pub enum Command {
     /// Compile a model into a bundle
     #[command(after_help = "Example: q35c compile model.onnx --target cpu --codec w8 -o model.q35")]
-    Compile(Compile),
+    Compile(Box<Compile>),
     /// Read graph and headers only, and list everything that stands in the way of a compile
     #[command(after_help = "Example: q35c check model.onnx --target cuda --batch 8")]
     Check(Check),

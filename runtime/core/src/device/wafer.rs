@@ -49,6 +49,9 @@ fn sound(bundle: &Bundle, device: &WseDevice) -> std::result::Result<(), Diagnos
     }
 }
 
+/// An element of a cache: its PE, its offset in the array there, and its place in the caller's data.
+type Element = ((usize, usize), usize, usize);
+
 impl Wafer {
     /// Reads the program from its text, checks it, and fills the memories.
     pub(super) fn new(bundle: &Arc<Bundle>, device: &WseDevice, options: &Options) -> Result<Self> {
@@ -140,8 +143,8 @@ impl Wafer {
         all.find(|(.., cache)| cache.layer as usize == layer)
     }
 
-    /// The wafer of a span, and every element of it: PE, offset in the array, and place in the caller's data.
-    fn elements(&self, span: CacheSpan) -> (usize, Vec<((usize, usize), usize, usize)>) {
+    /// The wafer of a span, and every element of it.
+    fn elements(&self, span: CacheSpan) -> (usize, Vec<Element>) {
         let Some((wafer, region, cache)) = self.cache(span.layer) else { return (0, Vec::new()) };
         let (dim, entries, width) = (cache.dim as usize, cache.entries as usize, self.device.width as usize);
         let mut out = Vec::new();

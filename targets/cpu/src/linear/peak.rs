@@ -47,7 +47,7 @@ impl Kernel for Peak {
         let weights: Vec<_> = (0..VECTORS).map(|at| weights.at(at as i64 * i64::from(bytes)).load(I8.x(bytes), 1)).collect();
         let zero = vec![vec![vec![b.constant(sums_ty(level), 0i64)]; ROWS]; VECTORS];
         let sums = b.for_iter(call.begin, call.end, 1, zero, |round, sums| {
-            let at = round * (4 * ROWS as i64) & (RING as i64 - 1);
+            let at = (round * (4 * ROWS as i64)) & (RING as i64 - 1);
             let x: Vec<_> = (0..ROWS).map(|row| x.at(at).at(4 * row as i64).load(I32, 4)).collect();
             let add = |(sums, weights)| {
                 let mut sums = Sums::new(level, meaning, sums);
