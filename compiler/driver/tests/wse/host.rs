@@ -50,7 +50,7 @@ fn answer(fabric: &mut Fabric, request: &Request, data: &[u8]) -> Result<Vec<u8>
     let mut out = Vec::new();
     match (request.op.as_str(), request.bits) {
         ("stop", _) => {}
-        ("id", _) => drop(known?),
+        ("id", _) => known.map(|_| ())?,
         ("launch", _) => {
             fabric.launch(&request.symbol).map_err(text)?;
         }

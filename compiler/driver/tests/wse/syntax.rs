@@ -79,11 +79,9 @@ impl<'a> Reader<'a> {
 
     fn declare(&mut self, node: Node<'a>) {
         let children = Self::children(node);
-        match (node.kind(), children.first()) {
-            ("variable_declaration" | "parameter" | "payload" | "function_declaration", Some(name)) => {
-                self.declared.insert(self.words(*name));
-            }
-            _ => {}
+        const NAMING: [&str; 4] = ["variable_declaration", "parameter", "payload", "function_declaration"];
+        if let Some(name) = children.first().filter(|_| NAMING.contains(&node.kind())) {
+            self.declared.insert(self.words(*name));
         }
         if let ("function_declaration", Some(name)) = (node.kind(), children.first()) {
             let params = children.iter().find(|child| child.kind() == "parameters");
