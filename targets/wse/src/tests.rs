@@ -27,6 +27,9 @@ struct Gemv {
     coding: Coding,
 }
 
+/// The result, the exact result, the sum of magnitudes, and what it took.
+type Ran = (Vec<f32>, Vec<f64>, Vec<f64>, Report);
+
 impl Gemv {
     /// One chain per row.
     fn new(input: Axis, coding: Coding, grid: [u64; 2], shape: [usize; 2]) -> Self {
@@ -68,12 +71,12 @@ impl Gemv {
         Layout::build(&layout::parse(&files(&self.program)).unwrap()).unwrap()
     }
 
-    /// Runs it; gives the result, the exact result, the sum of magnitudes, and what it took.
-    fn run(&self, settings: Settings) -> (Vec<f32>, Vec<f64>, Vec<f64>, Report) {
+    /// Runs it.
+    fn run(&self, settings: Settings) -> Ran {
         self.run_on(Fabric::new(self.layout(), settings).unwrap()).unwrap()
     }
 
-    fn run_on(&self, mut fabric: Fabric) -> Result<(Vec<f32>, Vec<f64>, Vec<f64>, Report), String> {
+    fn run_on(&self, mut fabric: Fabric) -> Result<Ran, String> {
         let text = |error: q35_fabric::Error| error.to_string();
         let (outputs, inputs, matrix) = (self.outputs, self.inputs, self.matrix());
         let mut random = noise(7);

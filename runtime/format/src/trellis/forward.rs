@@ -111,11 +111,11 @@ mod tests {
             let found: Vec<(f32, usize)> = (0..if step + 1 == count { 1 } else { states })
                 .map(|t| {
                     let mut best = (f32::INFINITY, 0);
-                    for s in 0..states {
+                    for (s, cost) in cost.iter().enumerate() {
                         for container in (s..128).step_by(states) {
                             let [a, b] = pairs[t << 7 | container];
                             let (b, norm) = if x1.is_some() { (b, a * a + b * b) } else { (0.0, a * a) };
-                            let total = cost[s] + (norm + -2.0 * a * x[2 * step] + -2.0 * b * x1.unwrap_or(0.0));
+                            let total = cost + (norm + -2.0 * a * x[2 * step] + -2.0 * b * x1.unwrap_or(0.0));
                             if total < best.0 {
                                 best = (total, container);
                             }
