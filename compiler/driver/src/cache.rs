@@ -7,7 +7,7 @@
 //!
 //! Off unless `--cache DIR` or the variable `Q35C_CACHE` names a folder, which compiles may share at the same time.
 
-use crate::exact;
+use q35_bundle::hash::{hex, of_reader};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::model::{Param, Transform};
 use q35_format::PackedSpec;
@@ -16,7 +16,7 @@ use q35_quantize::{BLOCK_NUMBERS, Quantized, Record, quantize, source};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -32,14 +32,13 @@ const PREFIX: usize = 8;
 pub struct Cache {
     folder: PathBuf,
     /// Hash of the program that runs: another one may pack otherwise.
-    program: [u8; 32],
+    program: String,
 }
 
 /// What stands before the bytes of an entry.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
-    /// By [`crate::exact`].
-    record: serde_json::Value,
+    record: Record,
     codes: u64,
     scales: u64,
     offsets: u64,
@@ -86,6 +85,11 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
     all.filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION))
 }
 
+/// Hash of the program that runs.
+pub(crate) fn program() -> std::io::Result<String> {
+    Ok(of_reader(File::open(std::env::current_exe()?)?)?.1)
+}
+
 impl Cache {
     /// Opens a folder, which is made if it is not there.
     ///
@@ -93,17 +97,7 @@ impl Cache {
     /// If it cannot be made, or this program cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(|e| cannot(folder, "made", &e))?;
-        let program = std::env::current_exe().and_then(File::open).and_then(|mut file| {
-            let mut hash = Sha256::new();
-            let mut piece = vec![0; 1 << 20];
-            loop {
-                match file.read(&mut piece)? {
-                    0 => return Ok(hash.finalize().into()),
-                    read => hash.update(&piece[..read]),
-                }
-            }
-        });
-        Ok(Self { folder: folder.to_owned(), program: program.map_err(|e| cannot(folder, "tied to this program", &e))? })
+        Ok(Self { folder: folder.to_owned(), program: program().map_err(|e| cannot(folder, "tied to this program", &e))? })
     }
 
     /// Packs a parameter, or finds it packed: as [`quantize`].
@@ -137,7 +131,7 @@ impl Cache {
     /// The name of a parameter's entry.
     fn key(&self, param: &Param) -> String {
         let mut hash = Sha256::new();
-        hash.update(self.program);
+        hash.update(&self.program);
         let facts = format!("{} {} {} {} {:?}", param.source.rows(), param.source.cols(), param.codec, param.group, param.role);
         hash.update(facts);
         let mut buffer = Vec::new();
@@ -159,10 +153,6 @@ impl Cache {
         }
         hex(&hash.finalize())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hashes the numbers of a view, a block of rows at a time.
@@ -208,7 +198,7 @@ impl Entry {
             && head.codes == (spec.row_bytes() as u64).checked_mul(param.source.rows())?
             && hex(&Sha256::digest(body)) == head.sha256;
         // Where the numbers were, the parameter says: equal numbers may be stored in more than one way.
-        let record = Record { source: source(param), ..exact::from_json(head.record.clone())? };
+        let record = Record { source: source(param), ..head.record.clone() };
         sound.then_some(Self { storage, spec, head, record, data })
     }
 
@@ -267,14 +257,13 @@ impl New {
 
     /// The head comes first in an entry, and is known last: the entry is put together in a second file.
     fn finish(mut self, quantized: &Quantized, path: &Path) {
-        let Some(record) = exact::to_json(&quantized.record) else { return self.give_up() };
         let codes = self.codes;
         for section in [&quantized.scales, &quantized.offsets] {
             self.hash.update(section);
             self.write(section);
         }
         let head = Head {
-            record,
+            record: quantized.record.clone(),
             codes,
             scales: quantized.scales.len() as u64,
             offsets: quantized.offsets.len() as u64,

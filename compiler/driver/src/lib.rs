@@ -13,7 +13,6 @@ pub mod calibrate;
 pub mod cli;
 pub mod commands;
 pub mod divergence;
-mod exact;
 pub mod export;
 pub mod layer;
 pub mod limit;

@@ -5,7 +5,7 @@ use crate::geometry::Queue;
 use crate::isa::{INSTRUCTIONS, Instr};
 use crate::program::{Issue, MOST_ISSUES, Program};
 
-const MAGIC: &[u8; 8] = b"q35tsp\0\x01";
+const MAGIC: &[u8; 8] = b"q35tsp\0\x02";
 
 /// Writes a program.
 pub fn write(program: &Program) -> Vec<u8> {

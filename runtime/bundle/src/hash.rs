@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 const PIECE: usize = 1 << 20;
 
 /// Lower-case hexadecimal, as the manifest spells hashes.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -21,7 +21,10 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> String {
 }
 
 /// Length and hash of everything that `reader` yields.
-pub(crate) fn of_reader(mut reader: impl Read) -> io::Result<(u64, String)> {
+///
+/// # Errors
+/// If it cannot be read.
+pub fn of_reader(mut reader: impl Read) -> io::Result<(u64, String)> {
     let mut sink = Hashing::new(io::sink());
     let mut piece = vec![0; PIECE];
     loop {

@@ -8,7 +8,7 @@
 
 mod check;
 mod device;
-mod hash;
+pub mod hash;
 mod interface;
 mod manifest;
 mod mapped;

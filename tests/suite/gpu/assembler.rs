@@ -1,7 +1,6 @@
 //! `ptxas` on every kernel of the small model, for every architecture: what it uses, and that nothing is spilled.
 
-use super::{compile, compiled, path, text as words};
-use crate::program;
+use super::{compile, compiled, llvm, path, text as words};
 use q35_tests::corpus;
 use std::path::PathBuf;
 use std::process::Command;
@@ -69,10 +68,7 @@ pub(super) fn every_kernel_assembles() -> Result<(), String> {
     let version = Command::new(&ptxas).arg("--version").output().map_err(words)?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let release = version.split_whitespace().rfind(|word| word.starts_with('V')).unwrap_or_default();
-    let doctor = program::run("q35c", &["doctor"]).streams.stdout;
-    let llvm = doctor.lines().find(|line| line.contains("LLVM")).and_then(|line| line.split(',').next()).unwrap_or_default();
-    let llvm = llvm.split_whitespace().last().unwrap_or_default();
-    let tools = format!("ptxas {release}, LLVM {llvm}");
+    let tools = format!("ptxas {release}, {}", llvm());
     let golden = corpus::root().join("tests/golden/cuda-kernels.txt");
     let text = format!("{tools}\n{}\n", lines.join("\n"));
     if std::env::var_os("Q35C_BLESS").is_some() {

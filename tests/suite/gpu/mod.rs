@@ -59,6 +59,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     named.chain(examples.flat_map(stored)).collect()
 }
 
+/// The LLVM that `q35c` has, as a table of what it made of kernels names it.
+fn llvm() -> String {
+    let doctor = program::run("q35c", &["doctor"]).streams.stdout;
+    let line = doctor.lines().find(|line| line.contains("LLVM")).and_then(|line| line.split(',').next()).unwrap_or_default();
+    format!("LLVM {}", line.split_whitespace().last().unwrap_or_default())
+}
+
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }

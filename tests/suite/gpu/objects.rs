@@ -1,7 +1,7 @@
 //! The code objects, as LLVM's own reader sees them: every kernel of the program is there and takes what the host passes; what each needs is a
 //! golden table. Those in waves of 64 spill nothing, others no more than the table says.
 
-use super::{compile, compiled, path, text};
+use super::{compile, compiled, llvm, path, text};
 use q35_bundle::{Bundle, Device, Dim, Manifest};
 use q35_tests::corpus;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,20 +92,22 @@ fn check(bundle: &Path, table: &mut Vec<String>) -> Result<(), String> {
             if kernel.args != passed || value(".kernarg_segment_size") != (8 * count).to_string() {
                 return Err(wrong(&format!("takes {:?}, and {passed:?} are passed", kernel.args)));
             }
-            let expected = [
+            let mut expected = vec![
+                (".sgpr_spill_count", "0".to_owned()),
                 (".symbol", format!("{symbol}.kd")),
                 (".wavefront_size", level.wave.to_string()),
                 (".max_flat_workgroup_size", level.threads[name].to_string()),
             ];
+            if level.wave == 64 {
+                let none = [".private_segment_fixed_size", ".vgpr_spill_count"].map(|key| (key, "0".to_owned()));
+                expected.extend(none);
+            }
             for (key, expected) in expected {
                 if value(key) != expected {
                     return Err(wrong(&format!("{key} is {}, not {expected}", value(key))));
                 }
             }
             let scratch = value(".private_segment_fixed_size");
-            if level.wave == 64 && scratch != "0" {
-                return Err(wrong(&format!("spills into {scratch} bytes")));
-            }
             table.push(format!(
                 "{} {name}: {} VGPR, {} AGPR, {} SGPR, {} bytes LDS, {scratch} bytes spilled",
                 level.name,
@@ -133,11 +135,19 @@ pub(super) fn every_kernel_is_what_the_host_calls() -> Result<(), String> {
     lines.sort_unstable();
     lines.dedup();
     let golden = corpus::root().join("tests/golden/rocm-kernels.txt");
+    let tools = llvm();
     if all && std::env::var_os("Q35C_BLESS").is_some() {
-        return std::fs::write(&golden, lines.join("\n") + "\n").map_err(text);
+        return std::fs::write(&golden, format!("{tools}\n{}\n", lines.join("\n"))).map_err(text);
     }
-    let known = std::fs::read_to_string(&golden).unwrap_or_default();
-    let known: BTreeSet<&str> = known.lines().collect();
+    let golden_text = std::fs::read_to_string(&golden).unwrap_or_default();
+    let mut known = golden_text.lines();
+    let made_by = known.next();
+    if made_by != Some(tools.as_str()) {
+        // Another LLVM has other figures, which say nothing about the kernels.
+        eprintln!("gpu/code-objects: figures are NOT COMPARED, they are of {made_by:?} and this is {tools}");
+        return Ok(());
+    }
+    let known: BTreeSet<&str> = known.collect();
     let new: Vec<&String> = lines.iter().filter(|line| !known.contains(line.as_str())).collect();
     if !new.is_empty() {
         return Err(format!("what kernels need is not in {}:\n{new:#?}", golden.display()));

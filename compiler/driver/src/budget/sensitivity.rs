@@ -14,6 +14,7 @@ use q35_dialects::interp::ParamValues;
 use q35_dialects::values::transformed;
 use q35_dialects::{Model, ParamName};
 use q35_graph::{NodeId, Observer};
+use q35_runtime::divergence::kl;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -101,26 +102,12 @@ pub(super) fn measure(model: &Model, sequences: &[Vec<u32>], layers: &mut [Layer
     for (at, variant) in variants {
         let pairs = float.iter().zip(&variant).map(|(float, variant)| {
             let [p, q] = [float, variant].map(|sequence| sequence.values[&logits].act());
-            (0..p.rows()).map(|row| divergence(p.row(row), q.row(row))).sum::<f64>() / p.rows().max(1) as f64
+            (0..p.rows()).map(|row| kl(p.row(row), q.row(row))).sum::<f64>() / p.rows().max(1) as f64
         });
         layers[at].divergence = pairs.sum::<f64>() / float.len().max(1) as f64;
     }
     observer.after(&passes::ALLOCATE, &|| format!("{layers:#?}\n"));
     Ok(())
-}
-
-/// `sum p log(p / q)` of two rows of logits, in nats.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let log_sum = |x: &[f32]| {
-        let most = x.iter().fold(f64::NEG_INFINITY, |most, x| most.max(f64::from(*x)));
-        most + x.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
-    };
-    let [of_p, of_q] = [p, q].map(log_sum);
-    let term = |(p, q): (&f32, &f32)| {
-        let [p, q] = [f64::from(*p) - of_p, f64::from(*q) - of_q];
-        p.exp() * (p - q)
-    };
-    p.iter().zip(q).map(term).sum()
 }
 
 #[cfg(test)]
@@ -167,15 +154,5 @@ mod tests {
             |name: &str| groups.iter().filter(|group| group.iter().any(|param| param.ends_with(name))).collect::<Vec<_>>();
         let (gate, up, down) = (with(".experts.gate.weight"), with(".experts.up.weight"), with(".experts.down.weight"));
         assert!(!gate.is_empty() && gate == up && gate.len() == down.len(), "{groups:?}");
-    }
-
-    #[test]
-    fn divergences_by_hand() {
-        let log = |p: f64| p.ln() as f32;
-        // Logits are probabilities up to a shift.
-        let [p, q] = [[0.5, 0.25, 0.25].map(log), [0.25, 0.25, 0.5].map(|p| log(p) + 3.0)];
-        let expected = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
-        assert!((divergence(&p, &q) - expected).abs() < 1e-6);
-        assert!(divergence(&q, &q).abs() < 1e-12);
     }
 }

@@ -1,11 +1,12 @@
 //! The work folder of a compile with `--effort best`: what has been rounded is on disk at once, and a compile that was stopped goes on where it was.
 //!
 //! The folder lies beside the bundle and goes when the bundle is complete. A parameter is one file, written under another name and renamed: safetensors with its codes, scales and offsets, and the
-//! record. What a parameter becomes depends on everything before it, so each file carries the hash of all of that: the compiler, the options, the sequences, and the numbers of all parameters up to its own,
+//! record. What a parameter becomes depends on everything before it, so each file carries the hash of all of that: the program that runs, the options, the sequences, and the numbers of all parameters up to its own,
 //! in order of execution. A file whose hash is another is as good as none.
 
-use crate::exact;
+use crate::cache;
 use q35_bundle::cannot_write;
+use q35_bundle::hash::hex;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::ParamName;
 use q35_format::{Packed, PackedSpec};
@@ -42,7 +43,7 @@ impl Work {
         let folder = folder(bundle);
         fs::create_dir_all(&folder).map_err(|e| cannot_write(&folder, &e))?;
         let mut hash = Sha256::new();
-        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(cache::program().map_err(|e| cannot_write(&folder, &e))?);
         for (name, value) in options {
             hash.update(format!("{name}={value}\n"));
         }
@@ -75,7 +76,7 @@ impl Work {
     /// [`Code::CannotWrite`], [`Code::DiskFull`].
     pub fn keep(&mut self, name: &ParamName, record: &Record, packed: &Packed) -> Result<()> {
         let path = self.path(name);
-        let record = exact::to_json(record).map_or_else(String::new, |record| record.to_string());
+        let record = serde_json::to_string(record).unwrap_or_else(|error| unreachable!("numbers and names are JSON: {error}"));
         let metadata: HashMap<String, String> = [("key".to_owned(), self.key()), ("record".to_owned(), record)].into();
         let sections = [&packed.codes, &packed.scales, &packed.offsets];
         let tensors = SECTIONS.into_iter().zip(sections).map(|(name, bytes)| {
@@ -123,10 +124,6 @@ impl Work {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The record and the sections of a file that has this key.
 fn load(path: &Path, key: &str, spec: PackedSpec) -> Option<(Record, Packed)> {
     let bytes = fs::read(path).ok()?;
@@ -135,7 +132,7 @@ fn load(path: &Path, key: &str, spec: PackedSpec) -> Option<(Record, Packed)> {
     if metadata.get("key")? != key {
         return None;
     }
-    let record = exact::from_json(serde_json::from_str(metadata.get("record")?).ok()?)?;
+    let record = serde_json::from_str(metadata.get("record")?).ok()?;
     let tensors = SafeTensors::deserialize(&bytes).ok()?;
     let section = |name| Some(tensors.tensor(name).ok()?.data().to_vec());
     let packed = Packed { spec, codes: section(SECTIONS[0])?, scales: section(SECTIONS[1])?, offsets: section(SECTIONS[2])? };
@@ -158,6 +155,18 @@ mod tests {
             worst_row: WorstRow { row: 2, relative_error: 0.25 },
             accumulator_bound: Some(1 << 20),
             calibrated: None,
+        }
+    }
+
+    /// A reader that is one bit off for one float in many shows in a thousand; serde_json needs a feature for that.
+    #[test]
+    fn floats_of_records_come_back_to_the_last_bit() {
+        for step in 1u32..1000 {
+            let x = f64::from(step).sqrt() / 7.0;
+            let worst_row = WorstRow { row: step.into(), relative_error: x.exp() };
+            let record =
+                Record { effective_bits: x, relative_error: x.sin().abs(), snr_db: Some(-x.ln()), worst_row, ..record() };
+            assert_eq!(serde_json::from_str::<Record>(&serde_json::to_string(&record).unwrap()).unwrap(), record);
         }
     }
 

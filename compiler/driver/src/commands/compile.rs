@@ -102,7 +102,7 @@ fn calibration(options: &Compile, settings: Option<&Settings>) -> Result<Option<
             let what = format!("--bits-budget has no meaning for codec {codec}");
             Err(Diagnostic::error(Code::BadOption, what)
                 .at("option", "--bits-budget")
-                .help("a budget lets some layers have more than the 3.5 bits of the others: choose split or w7 to w12")
+                .help("a budget lets some layers have more than the 3.5 bits of the others: choose split, w7 to w12 or a11")
                 .into())
         }
         (Effort::Best, _, Some(codec)) if codec.window().is_none() => refuse(

@@ -40,8 +40,8 @@ pub(super) enum Calibrated {
     With(usize),
 }
 
-/// The codec whose rows a quick run has, and which the ablation varies: the compiler's default.
-const DEFAULT: Codec = Codec::W8;
+/// The codec whose rows a quick run has, and which the ablation varies.
+const STUDIED: Codec = Codec::W8;
 
 impl Ours {
     /// A codec, rounded to nearest; `more` are further arguments, and what the name says of them.
@@ -75,25 +75,25 @@ const GROUPS: [(&str, &[&str]); 2] = [(", groups of 128", &["--group", "128"]), 
 /// The rows of the table: f32, 8 bits, and every pair codec, each in both efforts. Codecs that the target has no kernels for are left out.
 pub(super) fn ours(runs: &dyn Fn(Codec) -> bool) -> Vec<Ours> {
     let pairs = || Codec::all().filter(|codec| codec.window().is_some() && runs(*codec));
-    let quick = |row: Ours, codec| if codec == DEFAULT { row.in_quick_runs() } else { row };
+    let quick = |row: Ours, codec| if codec == STUDIED { row.in_quick_runs() } else { row };
     let mut rows = vec![Ours::fast(Codec::F32, PLAIN).in_quick_runs(), Ours::fast(Codec::Q8, PLAIN).in_quick_runs()];
     rows.push(Ours::fast(Codec::Split, NOT_ROTATED));
     rows.extend(pairs().map(|codec| quick(Ours::fast(codec, PLAIN), codec)));
     rows.push(Ours::best(Codec::Split, NOT_ROTATED));
     rows.extend(pairs().map(|codec| quick(Ours::best(codec, PLAIN), codec)));
-    rows.push(Ours::best(DEFAULT, GROUPS[0]));
+    rows.push(Ours::best(STUDIED, GROUPS[0]));
     rows
 }
 
 /// The ablation: topics, each with its rows.
 pub(super) fn ablation(runs: &dyn Fn(Codec) -> bool) -> Vec<(&'static str, Ours)> {
     let pairs = Codec::all().filter(|codec| codec.window().is_some() && runs(*codec));
-    let finest = pairs.min_by(|a, b| a.facts().mse.total_cmp(&b.facts().mse)).unwrap_or(DEFAULT);
-    let efforts = |how| [Ours::fast(DEFAULT, how), Ours::best(DEFAULT, how)];
+    let finest = pairs.min_by(|a, b| a.facts().mse.total_cmp(&b.facts().mse)).unwrap_or(STUDIED);
+    let efforts = |how| [Ours::fast(STUDIED, how), Ours::best(STUDIED, how)];
     let rotation = [NOT_ROTATED, PLAIN].into_iter().flat_map(efforts).map(|row| ("rotation", row));
     let groups = GROUPS.into_iter().flat_map(efforts).map(|row| ("groups", row));
-    let calibration = [8, 32, 128, 512].map(|count| ("calibration", Ours::best(DEFAULT, PLAIN).with_sequences(count)));
-    let floats = [Ours::fast(Codec::Q8, PLAIN), Ours::best(DEFAULT, PLAIN), Ours::best(finest, PLAIN)];
+    let calibration = [8, 32, 128, 512].map(|count| ("calibration", Ours::best(STUDIED, PLAIN).with_sequences(count)));
+    let floats = [Ours::fast(Codec::Q8, PLAIN), Ours::best(STUDIED, PLAIN), Ours::best(finest, PLAIN)];
     let activations = floats.map(|row| ("activations", row.with_float_activations()));
     rotation.chain(groups).chain(calibration).chain(activations).collect()
 }
