@@ -16,11 +16,13 @@
 //!
 //! Path costs are kept relative to the best state's, so their size does not grow with the row. Equal costs are
 //! decided for the lower `s`, then the lower `u`. Floating-point operations are never fused or reordered, so that the
-//! result is the same with every vector width.
+//! result is the same with every vector width. Tables in which the next state moves all points alike have a faster search of their own ([`moved`]).
 
 mod forward;
+mod moved;
 
 use forward::Forward;
+use moved::Moved;
 
 /// Rows per step.
 pub const LANES: usize = 16;
@@ -42,12 +44,14 @@ pub struct Trellis {
     table: Vec<Entry>,
     /// The same where the second weight of the pair is padding and does not count.
     half: Vec<Entry>,
+    /// In parts, where it has them: the table, and the same where the second weight does not count.
+    moved: Option<[Moved; 2]>,
 }
 
 /// Memory of a search, kept between calls.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
-    /// The best container into each next state, `2^m` per step.
+    /// The best container into each next state, `2^m` per step; of a table in parts, its state.
     back: Vec<Lane<u8>>,
 }
 
@@ -64,6 +68,7 @@ impl Trellis {
         let entries = || (0..states).flat_map(by_state);
         Trellis {
             overlap,
+            moved: Moved::of(pairs, overlap).map(|table| [table.clone(), table.half()]),
             table: entries().map(|([a, b], container)| [-2.0 * a, -2.0 * b, a * a + b * b, container]).collect(),
             half: entries().map(|([a, _], container)| [-2.0 * a, 0.0, a * a, container]).collect(),
         }
@@ -77,10 +82,13 @@ impl Trellis {
     /// Finds the containers of sixteen rows. `x` has one entry per column; `containers` gets one per two columns.
     pub fn search(&self, x: &[Lane<f32>], containers: &mut Vec<Lane<u8>>, scratch: &mut Scratch) {
         let count = x.len().div_ceil(2);
-        scratch.back.resize(count << self.overlap, [0; LANES]);
-        Forward { trellis: self, x, back: &mut scratch.back }.run();
         containers.clear();
         containers.resize(count, [0; LANES]);
+        if let Some(tables) = &self.moved {
+            return moved::search(tables, x, containers, scratch);
+        }
+        scratch.back.resize(count << self.overlap, [0; LANES]);
+        Forward { trellis: self, x, back: &mut scratch.back }.run();
         let mask = (1u8 << self.overlap) - 1;
         let mut state = [0u8; LANES];
         for (step, containers) in containers.iter_mut().enumerate().rev() {

@@ -145,7 +145,8 @@ fn what_a_stream_can_mean_is_found_again() {
 /// The search against all sequences of containers of a short row, with its tie rules left out: costs are compared.
 #[test]
 fn the_search_is_optimal() {
-    for (codec, columns) in [(Codec::W7, 3), (Codec::W8, 4), (Codec::W9, 5), (Codec::W10, 4), (Codec::W12, 3)] {
+    for (codec, columns) in [(Codec::W7, 3), (Codec::W8, 4), (Codec::W9, 5), (Codec::W10, 4), (Codec::W12, 3), (Codec::A11, 4)]
+    {
         let pairs: Vec<[f32; 2]> = table::pairs(codec).iter().map(|pair| pair.map(f32::from)).collect();
         let trellis = Trellis::new(&pairs);
         let mut source = Gauss::new(3);

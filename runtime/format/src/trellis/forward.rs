@@ -96,7 +96,7 @@ fn best<S: Simd, const N: usize>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::gauss::Gauss;
     use crate::{Codec, table};
@@ -161,7 +161,7 @@ mod tests {
     }
 
     /// What can be dispatched to here: the widest, and those below it.
-    fn widths() -> Vec<Arch> {
+    pub(in crate::trellis) fn widths() -> Vec<Arch> {
         #[cfg(target_arch = "x86_64")]
         let below = pulp::x86::V3::try_new().map(Arch::V3);
         #[cfg(not(target_arch = "x86_64"))]
