@@ -21,16 +21,17 @@ use q35_dialects::q35::{Hadamard, Op};
 use q35_dialects::ty::Ty;
 use q35_format::rotate::block;
 use q35_graph::{NodeId, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn run(model: &mut Model, options: &WeightOptions) {
+    let uses = Uses::of(model);
     for id in model.graph.ids().collect::<Vec<_>>() {
-        if let Some(stream) = Stream::around(model, id) {
-            stream.fold(model);
+        if let Some(stream) = Stream::around(model, &uses, id) {
+            stream.fold(model, &uses);
         }
     }
     for id in model.graph.ids().collect::<Vec<_>>() {
-        if let Some(values) = Values::before(model, id) {
+        if let Some(values) = Values::before(model, &uses, id) {
             values.fold(model);
         }
     }
@@ -54,9 +55,28 @@ fn weight(model: &Model, id: NodeId) -> Option<ParamName> {
     model.graph.node(id).op.layer_weight().cloned()
 }
 
-/// How many nodes name a parameter.
-fn uses(model: &Model, name: &ParamName) -> usize {
-    model.graph.ids().filter(|id| model.graph.node(*id).op.params().contains(name)).count()
+/// How many nodes name each parameter. Folding takes the weights of norms away and adds rotations, which have none, so what is counted before
+/// stays right for linear layers and tables.
+struct Uses(BTreeMap<ParamName, usize>);
+
+impl Uses {
+    fn of(model: &Model) -> Self {
+        let mut counts = BTreeMap::new();
+        for name in model.graph.ids().flat_map(|id| model.graph.node(id).op.params()) {
+            *counts.entry(name).or_default() += 1;
+        }
+        Self(counts)
+    }
+
+    /// Whether one node alone names a parameter.
+    fn once(&self, name: &ParamName) -> bool {
+        self.0.get(name) == Some(&1)
+    }
+
+    /// Whether a linear layer's parameters belong to it alone.
+    fn own(&self, model: &Model, linear: NodeId) -> bool {
+        model.graph.node(linear).op.params().iter().all(|name| self.once(name))
+    }
 }
 
 fn push(model: &mut Model, name: &ParamName, transform: Transform) {
@@ -74,11 +94,6 @@ fn rotate_output(model: &mut Model, linear: NodeId, block: u64) {
     }
 }
 
-/// Whether a linear layer's parameters belong to it alone.
-fn is_own(model: &Model, linear: NodeId) -> bool {
-    model.graph.node(linear).op.params().iter().all(|name| uses(model, name) == 1)
-}
-
 /// A residual stream: values that are sums of one another, with all that write and read them.
 struct Stream {
     block: u64,
@@ -91,7 +106,7 @@ struct Stream {
 
 impl Stream {
     /// The stream that a rotation behind a norm reads, if all of it can be rotated.
-    fn around(model: &Model, hadamard: NodeId) -> Option<Self> {
+    fn around(model: &Model, uses: &Uses, hadamard: NodeId) -> Option<Self> {
         let block = rotation(model, hadamard)?;
         let norm = model.graph.operand(hadamard, 0)?.node;
         let mut stream = Self {
@@ -106,7 +121,7 @@ impl Stream {
         let mut work = vec![model.graph.operand(norm, 0)?];
         while let Some(value) = work.pop() {
             if stream.values.insert(value) {
-                stream.writer(model, value, &mut work)?;
+                stream.writer(model, uses, value, &mut work)?;
                 for (user, _) in model.graph.users(value) {
                     match &model.graph.node(user).op {
                         Op::Add(_) | Op::Scale(_) | Op::Select(_) => work.push(result(user)),
@@ -122,13 +137,13 @@ impl Stream {
     }
 
     /// Follows whoever makes a value of the stream.
-    fn writer(&mut self, model: &Model, value: Value, work: &mut Vec<Value>) -> Option<()> {
+    fn writer(&mut self, model: &Model, uses: &Uses, value: Value, work: &mut Vec<Value>) -> Option<()> {
         let (_, width) = model.graph.ty(value).matrix()?;
         match &model.graph.node(value.node).op {
             Op::Embed(embed) => {
                 self.tables.insert(embed.table.clone());
             }
-            Op::Linear(_) if is_own(model, value.node) => {
+            Op::Linear(_) if uses.own(model, value.node) => {
                 self.linears.insert(value.node);
             }
             Op::Combine(_) => {
@@ -165,7 +180,7 @@ impl Stream {
         behind.iter().all(fits).then_some(norm)
     }
 
-    fn fold(self, model: &mut Model) {
+    fn fold(self, model: &mut Model, uses: &Uses) {
         let rotate = Transform::RotateInput { block: self.block, seed: ROTATION_SEED };
         for table in &self.tables {
             push(model, table, rotate.clone());
@@ -181,12 +196,12 @@ impl Stream {
             model.graph.replace_uses(y, turned, &[turned.node]);
         }
         for norm in &self.norms {
-            self.fold_norm(model, *norm);
+            self.fold_norm(model, uses, *norm);
         }
     }
 
     /// Makes what follows a norm expect that it reads the rotated stream.
-    fn fold_norm(&self, model: &mut Model, norm: NodeId) {
+    fn fold_norm(&self, model: &mut Model, uses: &Uses, norm: NodeId) {
         let y = result(norm);
         let direct: Vec<NodeId> =
             model.graph.users(y).into_iter().map(|(id, _)| id).filter(|id| rotation(model, *id).is_none()).collect();
@@ -199,7 +214,7 @@ impl Stream {
             .chain(direct.iter().copied())
             .collect();
         let names: BTreeSet<ParamName> = behind.iter().filter_map(|id| weight(model, *id)).collect();
-        if names.iter().all(|name| uses(model, name) == 1) {
+        if names.iter().all(|name| uses.once(name)) {
             let Op::RmsNorm(op) = &mut model.graph.node_mut(norm).op else { return };
             let norm_weight = op.weight.take().map(|name| model.params[&name].source.clone());
             for id in &direct {
@@ -249,7 +264,7 @@ struct Values {
 }
 
 impl Values {
-    fn before(model: &Model, hadamard: NodeId) -> Option<Self> {
+    fn before(model: &Model, uses: &Uses, hadamard: NodeId) -> Option<Self> {
         rotation(model, hadamard)?;
         let attention = model.graph.operand(hadamard, 0)?;
         let Op::Attention(_) = &model.graph.node(attention.node).op else { return None };
@@ -258,14 +273,14 @@ impl Values {
         let block = block(value_dim as usize) as u64;
         let values = model.graph.operand(cache.node, 1)?;
         let projected =
-            weight(model, values.node).is_some() && is_own(model, values.node) && model.graph.users(values).len() == 1;
+            weight(model, values.node).is_some() && uses.own(model, values.node) && model.graph.users(values).len() == 1;
         let one_reader = model.graph.users(cache).len() == 1 && model.graph.users(attention).len() == 1;
         if block < SMALLEST || !projected || !one_reader {
             return None;
         }
         let readers =
             model.graph.users(result(hadamard)).iter().map(|(id, _)| weight(model, *id)).collect::<Option<BTreeSet<_>>>()?;
-        readers.iter().all(|name| uses(model, name) == 1).then_some(Self {
+        readers.iter().all(|name| uses.once(name)).then_some(Self {
             hadamard,
             attention,
             projection: values.node,
