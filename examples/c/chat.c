@@ -18,10 +18,11 @@ static int32_t print(void *user, const char *piece) {
     return 0;
 }
 
-static void check(int32_t status, q35rt_error *error) {
-    if (status >= 0 && error == NULL) return;
-    fprintf(stderr, "%s\n", error != NULL ? q35rt_error_text(error) : q35rt_status_text(status));
-    q35rt_error_free(error);
+/* Ends the program if a call did not succeed; the error is looked at after the call has set it. */
+static void check(int32_t status, q35rt_error **error) {
+    if (status == Q35RT_STATUS_OK) return;
+    fprintf(stderr, "%s\n", *error != NULL ? q35rt_error_text(*error) : q35rt_status_text(status));
+    q35rt_error_free(*error);
     exit(1);
 }
 
@@ -33,14 +34,14 @@ int main(int argc, char **argv) {
     int count = argc > 2 ? atoi(argv[2]) : 64;
     q35rt_options options = {.capacity = 256};
     q35rt_model *model;
-    q35rt_error *error;
-    check(q35rt_open(argv[1], &options, &model, &error), error);
+    q35rt_error *error = NULL;
+    check(q35rt_open(argv[1], &options, &model, &error), &error);
 
     char line[4096];
     while (fgets(line, sizeof line, stdin) != NULL) {
         line[strcspn(line, "\n")] = '\0';
         printf("%s", line);
-        check(q35rt_generate(model, line, count, NULL, print, NULL, &error), error);
+        check(q35rt_generate(model, line, count, NULL, print, NULL, &error), &error);
         printf("\n");
     }
     q35rt_close(model);
