@@ -16,7 +16,7 @@
 //!
 //! Path costs are kept relative to the best state's, so their size does not grow with the row. Equal costs are
 //! decided for the lower `s`, then the lower `u`. Floating-point operations are never fused or reordered, so that the
-//! result is the same with every vector width. Tables in which the next state moves all points alike have a faster search of their own ([`moved`]).
+//! result is the same with every vector width. Tables in which the next state moves all points alike have a faster search of their own (`moved`).
 
 mod forward;
 mod moved;
