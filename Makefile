@@ -13,7 +13,7 @@ TEXT    := examples/tiny-llama/test.txt
 Q35C    := target/release/q35c
 Q35     := target/release/q35
 SAMPLE  := $(OUT)/sample.txt
-RESULTS := f32 q8 split split-off w7 w8 w8-off w9 w10
+RESULTS := f32 q8 split split-off w7 w8 w8-off w9 w10 a11
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | column -t -s $$'\t'
@@ -40,8 +40,8 @@ accuracy: build ## perplexity of the small model for every codec
 	@$(MAKE) --no-print-directory accuracy-print
 
 bench: build ## speed of the small model beside the memory's own bandwidth
-	@$(MAKE) --no-print-directory $(OUT)/w8.q35/manifest.json
-	$(Q35) bench $(OUT)/w8.q35
+	@$(MAKE) --no-print-directory $(OUT)/auto.q35/manifest.json
+	$(Q35) bench $(OUT)/auto.q35
 
 lint: setup ## formatting and lints
 	cargo fmt --all --check
@@ -77,7 +77,7 @@ $(OUT)/%.sample-ppl: $(OUT)/%.q35/manifest.json $(SAMPLE)
 
 .SECONDARY:
 .PHONY: demo-print accuracy-print
-demo-print: $(OUT)/w8.q35/manifest.json $(OUT)/w8.sample-ppl $(OUT)/f32.sample-ppl
+demo-print: $(OUT)/auto.q35/manifest.json $(OUT)/auto.sample-ppl $(OUT)/f32.sample-ppl
 	@scripts/demo.sh $(OUT) $(Q35)
 
 accuracy-print: $(RESULTS:%=$(OUT)/%.ppl)

@@ -7,7 +7,7 @@ folder=$1
 number() { sed -nE "s/^ *\"$1\": *\"?([0-9.]+)\"?,?\$/\1/p" "$2" | head -n 1; }
 
 printf '%-6s  %-8s  %16s  %10s\n' codec rotation 'bits per weight*' perplexity
-for result in f32 q8 split-off split w7 w8-off w8 w9 w10; do
+for result in f32 q8 split-off split w7 w8-off w8 w9 w10 a11; do
     case $result in
         f32 | q8) rotation=- ;;
         *-off) rotation=off ;;

@@ -8,7 +8,7 @@ number() { sed -nE "s/^ *\"$1\": *\"?([0-9.]+)\"?,?\$/\1/p" "$2" | head -n 1; }
 mebibytes() { awk -v bytes="$(number "$1" "$2")" 'BEGIN { printf "%.2f MiB", bytes / 1048576 }'; }
 rounded() { printf '%.3f' "$(number "$1" "$2")"; }
 
-summary=$folder/w8.summary
+summary=$folder/auto.summary
 echo "in f32              $(mebibytes f32_bytes "$summary")"
 echo "packed              $(mebibytes packed_bytes "$summary"), scales, embedding and head included"
 echo "linear layers       $(rounded linear_bits "$summary") bits per weight with scales"
@@ -16,7 +16,7 @@ echo "everything          $(rounded effective_bits "$summary") bits per weight: 
 echo
 echo "\"Ownership is\" continued by the 3.5-bit model:"
 echo
-"$q35" run "$folder/w8.q35" --prompt 'Ownership is' -n 60 --temperature 0.7 --top-p 0.9 --seed 2
+"$q35" run "$folder/auto.q35" --prompt 'Ownership is' -n 60 --temperature 0.7 --top-p 0.9 --seed 2
 echo
 printf 'perplexity on the first 24 kB of the test text: %.2f with 3.5-bit weights, %.2f in f32\n' \
-    "$(number perplexity "$folder/w8.sample-ppl")" "$(number perplexity "$folder/f32.sample-ppl")"
+    "$(number perplexity "$folder/auto.sample-ppl")" "$(number perplexity "$folder/f32.sample-ppl")"

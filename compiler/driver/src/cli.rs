@@ -69,7 +69,7 @@ pub struct Json {
 /// What shapes the weights and the program; the same for `compile` and `check`.
 #[derive(Clone, Debug, Args)]
 pub struct Shape {
-    /// How the weights of matrix products are stored: auto is w8, and q8 for the embedding and the head
+    /// How the weights of matrix products are stored: auto is what `q35c targets` says, and q8 for the embedding and the head
     #[arg(long, value_name = "CODEC", default_value = "auto", value_parser = PossibleValuesParser::new(CODECS))]
     pub codec: String,
     /// Rotate the inputs of linear layers before quantizing; on where it helps unless said otherwise

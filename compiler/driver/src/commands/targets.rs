@@ -12,6 +12,7 @@ struct Row {
     runs_on: &'static str,
     levels: Vec<&'static str>,
     codecs: Vec<String>,
+    default_codec: String,
     ops: Vec<&'static str>,
 }
 
@@ -27,6 +28,7 @@ pub fn run(options: &Json) -> Result<String> {
                 runs_on: target.label().words(),
                 levels: can.levels,
                 codecs: can.codecs.iter().map(ToString::to_string).collect(),
+                default_codec: can.default_codec.to_string(),
                 ops: can.ops,
             }
         })
@@ -41,6 +43,7 @@ fn listing(rows: &[Row]) -> String {
         table.row(["", "runs on", row.runs_on]);
         table.row(["", "levels", &row.levels.join(" ")]);
         table.row(["", "codecs", &row.codecs.join(" ")]);
+        table.row(["", "auto", &row.default_codec]);
         table.row(["", "ops", &row.ops.join(" ")]);
     }
     table.to_string()

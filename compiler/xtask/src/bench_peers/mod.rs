@@ -31,7 +31,7 @@ struct Options {
     #[arg(long)]
     model: Option<PathBuf>,
     /// Our codecs
-    #[arg(long, value_delimiter = ',', default_value = "w8,w7,split,q8")]
+    #[arg(long, value_delimiter = ',', default_value = "a11,w8,split,q8")]
     codecs: Vec<String>,
     /// llama.cpp's types
     #[arg(long, value_delimiter = ',', default_value = "Q4_0,Q4_K_M,IQ4_XS,Q3_K_M,Q3_K_S,IQ3_S,Q8_0")]

@@ -70,7 +70,7 @@ impl Target for Cpu {
         Capabilities {
             ops: q35::OPS.iter().map(|decl| decl.name).collect(),
             codecs: q35_launch::kernels::codecs(&CpuKernels),
-            default_codec: Codec::W8,
+            default_codec: Codec::A11,
             activations: Activations::Int8,
             levels: levels().into_iter().map(Level::name).collect(),
         }
