@@ -12,10 +12,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     corpus::dense().into_iter().chain(corpus::experts()).map(trial).collect()
 }
 
-/// Compiles an example into `folder` with further options, and gives the bundle.
+/// Compiles an example for this machine into `folder` with further options, and gives the bundle.
 pub(crate) fn compile(example: &Example, folder: &Path, name: &str, options: &[&str]) -> Result<PathBuf, String> {
     let bundle = folder.join(name);
-    let mut args = vec!["compile", path(&example.model), "--target", "cpu", "--quiet", "-o", path(&bundle)];
+    let mut args =
+        vec!["compile", path(&example.model), "--target", "cpu", "--levels", "native", "--quiet", "-o", path(&bundle)];
     args.extend(options);
     program::run("q35c", &args).success()?;
     Ok(bundle)

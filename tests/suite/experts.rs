@@ -35,7 +35,7 @@ fn prepared(from: &Path, folder: &Path) -> std::io::Result<[PathBuf; 2]> {
 
 fn compile(model: &Path, options: &[&str]) -> Result<PathBuf, String> {
     let bundle = model.with_file_name(format!("{}.q35", options.join("")));
-    let args = ["compile", path(model), "--quiet", "-o", path(&bundle)];
+    let args = ["compile", path(model), "--levels", "native", "--quiet", "-o", path(&bundle)];
     program::run("q35c", &[&args, options].concat()).success()?;
     Ok(bundle)
 }

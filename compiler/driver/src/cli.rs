@@ -78,6 +78,9 @@ pub struct Shape {
     /// Columns that share a scale
     #[arg(long, value_enum, value_name = "row|64|128", default_value = "row")]
     pub group: GroupChoice,
+    /// Feature levels to make code for, of those that `q35c targets` lists; native is what this machine has; all unless said otherwise
+    #[arg(long, value_name = "LEVEL", value_delimiter = ',')]
+    pub levels: Vec<String>,
     /// Longest context in tokens; the model's own unless said otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub context: Option<u64>,

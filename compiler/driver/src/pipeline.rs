@@ -110,7 +110,9 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     }
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
-    let lowered = lower(&program, model.facts.context, out.target, out.prefix, observer)?;
+    let Program { graph, params } = &program;
+    let request = Request { levels: settings.levels, ..Request::new(graph, params, out.prefix, model.facts.context) };
+    let lowered = lower(out.target, &request, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let mut options = settings.recorded(model.facts.context);
     options.extend(out.calibration.into_iter().flat_map(|calibration| calibration.recorded(out.compensated)));
@@ -131,17 +133,10 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     Ok(Compiled { model, manifest, warnings: imported.warnings, allocation })
 }
 
-/// Lowers a program to a target's code.
-pub fn lower(
-    program: &Program,
-    context: u64,
-    target: &dyn Target,
-    prefix: &str,
-    observer: &mut dyn Observer,
-) -> Result<Lowered> {
-    let request = Request { graph: &program.graph, params: &program.params, prefix, context };
-    target.check(&request)?;
-    target.lower(&request, observer)
+/// Checks a program, and lowers it to a target's code.
+pub fn lower(target: &dyn Target, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
+    target.check(request)?;
+    target.lower(request, observer)
 }
 
 fn write_weights(

@@ -4,7 +4,7 @@ use crate::cli::{GroupChoice, Shape, Switch};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_format::{Codec, Group};
 use q35_passes::model::WeightOptions;
-use q35_target::Capabilities;
+use q35_target::{Capabilities, Levels};
 use std::collections::BTreeMap;
 
 /// Options that shape the result.
@@ -16,6 +16,8 @@ pub struct Settings {
     pub context: Option<u64>,
     /// Bytes of memory the compile may use, if the user said so.
     pub max_memory: Option<u64>,
+    /// Feature levels of the target to make code for.
+    pub levels: Levels,
 }
 
 impl Settings {
@@ -37,9 +39,10 @@ impl Settings {
             refuse("--rotate", format!("target '{target}' has no rotation"), "leave it out".to_owned());
         }
         problems.extend(contradictions(shape, codec));
+        let levels = problems.absorb(levels(&shape.levels, target, capabilities)).unwrap_or(Levels::ALL);
         let rotate = wanted.map_or(pairs && turns, |switch| switch == Switch::On);
         let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations };
-        problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory })
+        problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory, levels })
     }
 
     /// Options that contradict each other whatever the target is: all that can be said without one.
@@ -76,7 +79,7 @@ impl Settings {
             rotate,
             activations: get("activations")?.parse().ok()?,
         };
-        Some(Self { weights, context: Some(get("context")?.parse().ok()?), max_memory: None })
+        Some(Self { weights, context: Some(get("context")?.parse().ok()?), max_memory: None, levels: Levels::ALL })
     }
 }
 
@@ -84,6 +87,27 @@ impl Settings {
 fn named(shape: &Shape) -> Option<Codec> {
     let parse = |word: &str| word.parse().unwrap_or_else(|e| unreachable!("the command line takes known codecs only: {e}"));
     (shape.codec != "auto").then(|| parse(&shape.codec))
+}
+
+/// The feature levels of some names; all of them where none is named.
+fn levels(names: &[String], target: &str, capabilities: &Capabilities) -> Result<Levels> {
+    if names.is_empty() {
+        return Ok(Levels::ALL);
+    }
+    let mut problems = Diagnostics::new();
+    let mut places = Vec::new();
+    for name in names {
+        let level = if name == "native" { capabilities.native } else { Some(name.as_str()) };
+        match level.and_then(|level| capabilities.levels.iter().position(|known| *known == level)) {
+            Some(place) => places.push(place),
+            None => problems.push(
+                Diagnostic::error(Code::BadOption, format!("target '{target}' has no level {name}"))
+                    .at("option", "--levels")
+                    .help(format!("it has {}", capabilities.levels.join(", "))),
+            ),
+        }
+    }
+    problems.into_result(Levels::of(places))
 }
 
 fn group(shape: &Shape) -> Group {
@@ -114,13 +138,20 @@ mod tests {
     use q35_dialects::Activations;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
-        Shape { codec: codec.to_owned(), rotate, group, context: None, max_memory: None }
+        Shape { codec: codec.to_owned(), rotate, group, levels: vec![], context: None, max_memory: None }
     }
 
     /// A machine of integers that cannot run `w10`.
     fn capabilities() -> Capabilities {
         let codecs = vec![Codec::F32, Codec::Q8, Codec::Split, Codec::W8];
-        Capabilities { ops: vec!["hadamard"], codecs, default_codec: Codec::W8, activations: Activations::Int8, levels: vec![] }
+        Capabilities {
+            ops: vec!["hadamard"],
+            codecs,
+            default_codec: Codec::W8,
+            activations: Activations::Int8,
+            levels: vec!["brass", "wood"],
+            native: Some("wood"),
+        }
     }
 
     fn settings(shape: &Shape) -> Result<Settings> {
@@ -158,6 +189,21 @@ mod tests {
             text,
             "error[Q35-0303]: target 'abacus' has no kernels for codec w10\n  at option '--codec'\n  \
              help: it has them for f32, q8, split, w8"
+        );
+    }
+
+    #[test]
+    fn levels_are_those_that_the_target_has() {
+        let chosen = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            settings(&Shape { levels: names, ..shape("w8", None, GroupChoice::Row) })
+        };
+        let all = |names: &[&str]| chosen(names).unwrap().levels.among(capabilities().levels).collect::<Vec<_>>();
+        assert_eq!((all(&[]), all(&["native"]), all(&["wood", "brass"])), (all(&["brass", "wood"]), vec!["wood"], all(&[])));
+        assert_eq!(
+            chosen(&["steel", "glass"]).unwrap_err().to_string(),
+            "error[Q35-0303]: target 'abacus' has no level steel\n  at option '--levels'\n  help: it has brass, wood\n\
+             error[Q35-0303]: target 'abacus' has no level glass\n  at option '--levels'\n  help: it has brass, wood"
         );
     }
 

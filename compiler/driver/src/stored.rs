@@ -9,10 +9,11 @@ use q35_bundle::Bundle;
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::data::ParamValue;
 use q35_dialects::interp::ParamValues;
+use q35_dialects::model::Program;
 use q35_dialects::{Model, Param, ParamName};
 use q35_format::{Packed, PackedSpec};
 use q35_graph::Silent;
-use q35_target::{Section, WeightTensor};
+use q35_target::{Request, Section, WeightTensor};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,7 +33,9 @@ impl<'a> StoredValues<'a> {
     pub fn new(model: &'a Model, bundle: &'a Bundle) -> Result<Self> {
         let target = targets::find(bundle.manifest().device.name())?;
         // No name of a tensor has the symbols' prefix.
-        let lowered = pipeline::lower(&model.program(), model.facts.context, target.as_ref(), "q35_", &mut Silent)?;
+        let Program { graph, params } = &model.program();
+        let request = Request::new(graph, params, "q35_", model.facts.context);
+        let lowered = pipeline::lower(target.as_ref(), &request, &mut Silent)?;
         let tensors =
             lowered.weights.into_iter().map(|(name, tensor)| ((tensor.param.clone(), tensor.section), (name, tensor)));
         let stored = Self { bundle, params: &model.params, tensors: tensors.collect(), known: Mutex::default() };

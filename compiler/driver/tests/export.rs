@@ -7,6 +7,7 @@ use q35_dialects::{Activations, Model};
 use q35_format::{Codec, Group};
 use q35_graph::Silent;
 use q35_passes::model::WeightOptions;
+use q35_target::Levels;
 use q35c::settings::Settings;
 use q35c::{export, pipeline};
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ fn example(name: &str) -> PathBuf {
 
 fn float() -> Settings {
     let weights = WeightOptions { codec: Codec::F32, group: Group::Row, rotate: false, activations: Activations::Float };
-    Settings { weights, context: None, max_memory: None }
+    Settings { weights, context: None, max_memory: None, levels: Levels::ALL }
 }
 
 /// Numbers of all parameters by name. The tables of rotations are computed, here as there, each in its own order.

@@ -8,7 +8,7 @@ use q35_format::{Codec, Group};
 use q35_graph::Silent;
 use q35_passes::model::WeightOptions;
 use q35_runtime::{Chunk, Options, Session, Want};
-use q35_target::{Request, Target};
+use q35_target::{Levels, Request, Target};
 use q35_target_groq::Groq;
 use q35c::pipeline::{self, Output};
 use q35c::settings::Settings;
@@ -25,7 +25,7 @@ fn model() -> &'static Path {
 fn settings(context: u64) -> Settings {
     let activations = Groq.capabilities().activations;
     let weights = WeightOptions { codec: Codec::Split, group: Group::Row, rotate: true, activations };
-    Settings { weights, context: Some(context), max_memory: None }
+    Settings { weights, context: Some(context), max_memory: None, levels: Levels::ALL }
 }
 
 fn largest(logits: &[f32]) -> u32 {
@@ -90,7 +90,7 @@ fn what_does_not_fit_is_said_before_anything_is_scheduled() {
     let prepared = pipeline::prepare(model(), &settings(1024), &mut Silent).unwrap();
     let program = prepared.model.program();
     let refused = |context| {
-        let request = Request { graph: &program.graph, params: &program.params, prefix: "", context };
+        let request = Request::new(&program.graph, &program.params, "", context);
         Groq.check(&request).err().map(|errors| errors.to_string())
     };
     assert_eq!(refused(1024), None);

@@ -40,6 +40,27 @@ pub struct Capabilities {
     pub activations: Activations,
     /// Names of feature levels, best first.
     pub levels: Vec<&'static str>,
+    /// The one that the machine which compiles would run, where it can be what runs the code.
+    pub native: Option<&'static str>,
+}
+
+/// Which of a target's feature levels code is made for, by their places in [`Capabilities::levels`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels(u64);
+
+impl Levels {
+    /// Every level.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// The levels at some places, each below 64.
+    pub fn of(places: impl IntoIterator<Item = usize>) -> Self {
+        Self(places.into_iter().fold(0, |all, place| all | 1 << place))
+    }
+
+    /// Those of a target's levels, listed as in its [`Capabilities`], that code is made for.
+    pub fn among<T>(self, all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+        all.into_iter().enumerate().filter(move |(place, _)| self.0 >> place & 1 == 1).map(|(_, level)| level)
+    }
 }
 
 /// The program to lower.
@@ -52,6 +73,15 @@ pub struct Request<'a> {
     pub prefix: &'a str,
     /// Longest context in tokens. A launch-style target needs no more than this for its report; a target of fixed shapes sizes the cache by it.
     pub context: u64,
+    /// Feature levels to make code for; a target without a choice of them makes what it has.
+    pub levels: Levels,
+}
+
+impl<'a> Request<'a> {
+    /// A program for every feature level.
+    pub fn new(graph: &'a Graph, params: &'a BTreeMap<ParamName, Packed>, prefix: &'a str, context: u64) -> Self {
+        Self { graph, params, prefix, context, levels: Levels::ALL }
+    }
 }
 
 /// Which bytes of a packed parameter.

@@ -97,7 +97,7 @@ impl Decoder {
 
     /// Lowers it; object and header go to `folder/INCLUDE`, the weights file to `folder`. Gives object and weights.
     fn write(&self, prefix: &str, folder: &Path, include: &str) -> (PathBuf, PathBuf) {
-        let request = Request { graph: &self.graph, params: &self.params, prefix, context: CONTEXT };
+        let request = Request::new(&self.graph, &self.params, prefix, CONTEXT);
         let lowered = Cpu.lower(&request, &mut Silent).unwrap();
         let file = WeightsFile::of(&lowered.weights, &self.params).unwrap();
         let packed = self.packed();

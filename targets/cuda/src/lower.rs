@@ -1,7 +1,7 @@
 //! From a program to a bundle's PTX: the passes that GPUs share, then this target's own.
 
 use crate::header;
-use crate::level::LEVELS;
+use crate::level::{LEVELS, Level};
 use q35_bundle::{CudaDevice, Device};
 use q35_diag::Result;
 use q35_dialects::Activations;
@@ -47,6 +47,7 @@ impl Target for Cuda {
             default_codec: Codec::W8,
             activations: Activations::Float,
             levels: LEVELS.iter().map(|level| level.name).collect(),
+            native: None,
         }
     }
 
@@ -68,14 +69,16 @@ impl Target for Cuda {
         let context = Context::new();
         let module = gpu::build(&program, request.prefix, &ISA, &context, observer);
 
-        // What is shown is the last level, which every card can run.
+        // What is shown is the last level, which most cards can run.
+        let levels: Vec<Level> = request.levels.among(LEVELS).collect();
         observer.before(&COMPILE);
-        let compiled = LEVELS.map(|level| (level.file(), llvm::emit(&module, &level.machine())));
+        let emitted = |level: &Level| (level.file(), llvm::emit(&module, &level.machine()));
+        let compiled: Vec<_> = levels.iter().map(emitted).collect();
         observer.after(&COMPILE, &|| compiled.last().map(|(_, code)| code.ir()).unwrap_or_default());
 
         observer.before(&EMIT);
         let mut files: BTreeMap<String, Vec<u8>> = compiled.into_iter().map(|(file, code)| (file, code.object)).collect();
-        let shown = LEVELS.last().and_then(|level| files.get(&level.file()));
+        let shown = levels.last().and_then(|level| files.get(&level.file()));
         observer.after(&EMIT, &|| shown.map(|ptx| String::from_utf8_lossy(ptx).into_owned()).unwrap_or_default());
 
         observer.before(&BUNDLE);
@@ -83,11 +86,8 @@ impl Target for Cuda {
             program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
         let header = header::text(request.prefix, &program.plan, &program.steps, &threads);
         files.insert("cuda/kernels.h".to_owned(), header.into_bytes());
-        let device = CudaDevice {
-            prefix: request.prefix.to_owned(),
-            levels: LEVELS.iter().map(|level| level.requirements()).collect(),
-            threads,
-        };
+        let device =
+            CudaDevice { prefix: request.prefix.to_owned(), levels: levels.iter().map(Level::requirements).collect(), threads };
         observer.after(&BUNDLE, &|| serde_json::to_string_pretty(&device).unwrap_or_default());
         Ok(Lowered { device: Device::Cuda(device), plan: program.plan, steps: program.steps, files, weights: program.weights })
     }

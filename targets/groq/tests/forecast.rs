@@ -24,7 +24,7 @@ fn large_models_take_nodes_of_chips() {
     let mut seen = Vec::new();
     for (name, shape) in models {
         let toy = headers(shape);
-        let request = Request { graph: &toy.graph, params: &toy.params, prefix: "", context: 8192 };
+        let request = Request::new(&toy.graph, &toy.params, "", 8192);
         let errors = Groq.check(&request).unwrap_err().to_string();
         let numbers = errors.split_once("it needs ").and_then(|(_, rest)| {
             let (chips, rest) = rest.split_once(" chips at least, where ")?;

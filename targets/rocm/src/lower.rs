@@ -56,6 +56,7 @@ impl Target for Rocm {
             default_codec: Codec::W8,
             activations: Activations::Float,
             levels: LEVELS.iter().map(|level| level.name).collect(),
+            native: None,
         }
     }
 
@@ -71,16 +72,18 @@ impl Target for Rocm {
         check_prefix(request.prefix)?;
         let program = gpu::plan(self, FIRST.isa, request, observer)?;
 
+        let levels: Vec<Level> = request.levels.among(LEVELS).collect();
         // What is shown of the kernels is how the first level has them.
         let context = Context::new();
         let mut modules = BTreeMap::new();
-        for level in &LEVELS {
+        for level in &levels {
             let mut silent = Silent;
             let shown: &mut dyn Observer = if modules.is_empty() { &mut *observer } else { &mut silent };
             modules.entry(level.isa.wave()).or_insert_with(|| gpu::build(&program, request.prefix, level.isa, &context, shown));
         }
         observer.before(&COMPILE);
-        let compiled = LEVELS.map(|level| (level, llvm::emit(&modules[&level.isa.wave()], &level.machine())));
+        let emitted = |level: Level| (level, llvm::emit(&modules[&level.isa.wave()], &level.machine()));
+        let compiled: Vec<_> = levels.into_iter().map(emitted).collect();
         observer.after(&COMPILE, &|| show(&compiled, Emitted::ir));
 
         observer.before(&EMIT);

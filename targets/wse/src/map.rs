@@ -136,15 +136,14 @@ impl Mapper<'_> {
 
     /// The longest context with which segments fit, each by itself; 0 if none is short enough.
     fn longest(&self, grid: Grid, segments: &[usize]) -> u64 {
-        let Request { graph, params, prefix, context } = *self.request;
         let fit = |context: u64| {
-            let request = Request { graph, params, prefix, context };
+            let request = Request { context, ..*self.request };
             segments.iter().all(|&at| {
                 let built = build(&request, &self.heads, grid, &self.all[at..=at], self.enters(at), self.half);
                 built.is_ok_and(|built| fits(&built))
             })
         };
-        let (mut low, mut high) = (0, context);
+        let (mut low, mut high) = (0, self.request.context);
         while low + 1 < high {
             let middle = (low + high) / 2;
             if fit(middle) { low = middle } else { high = middle }

@@ -88,6 +88,7 @@ impl Target for Wse {
             default_codec: Codec::Split,
             activations: Activations::Float,
             levels: vec!["wse3"],
+            native: None,
         }
     }
 

@@ -171,7 +171,7 @@ pub(super) fn greedy_tokens(target: &'static str, level: &str) -> Result<(), Str
 pub(super) fn stored_tokens(target: &str, level: &str, example: &Example) -> Result<(), String> {
     let Some((prompt, expected)) = example.greedy() else { return Ok(()) };
     let folder = tempfile::tempdir().map_err(text)?;
-    let bundle = compile(target, folder.path(), &example.model, "f32", &[])?;
+    let bundle = compile(target, folder.path(), &example.model, "f32", &["--levels", level])?;
     let options = Options { capacity: prompt.len() + expected.len(), max_tokens: 64, ..Options::default() };
     let mut session = session(folder.path(), &bundle, level, &options)?;
     let mut new: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();

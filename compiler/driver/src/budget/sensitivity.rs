@@ -123,7 +123,14 @@ mod tests {
     /// What is decided together in a graph of the collection, without the names of the layer's number.
     fn groups_of(graph: &str) -> Vec<Vec<String>> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(graph).join("model.onnx");
-        let shape = Shape { codec: "w8".to_owned(), rotate: None, group: GroupChoice::Row, context: None, max_memory: None };
+        let shape = Shape {
+            codec: "w8".to_owned(),
+            rotate: None,
+            group: GroupChoice::Row,
+            levels: vec![],
+            context: None,
+            max_memory: None,
+        };
         let capabilities = targets::find("cpu").unwrap().capabilities();
         let settings = Settings::new(&shape, "cpu", &capabilities).unwrap();
         let model = pipeline::prepare(&path, &settings, &mut Silent).unwrap().model;

@@ -39,7 +39,7 @@ fn prepared(options: &Check) -> Result<(Prepared, Outlook)> {
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
     let Program { graph, params } = prepared.model.program();
-    let request = Request { graph: &graph, params: &params, prefix: "", context: prepared.model.facts.context };
+    let request = Request::new(&graph, &params, "", prepared.model.facts.context);
     let outlook = target.outlook(&request)?;
     Ok((prepared, outlook))
 }

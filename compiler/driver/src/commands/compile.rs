@@ -10,6 +10,7 @@ use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
 use crate::{layer, q35, targets};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_graph::{Observer, Stage};
+use q35_target::Request;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -133,7 +134,8 @@ fn emit(options: &Compile, model: &Path, stage: Stage, observer: &mut dyn Observ
         }
         let program = q35::through_mlir(&model, &mut capture)?;
         if stage > Stage::Q35 {
-            pipeline::lower(&program, model.facts.context, target.as_ref(), &options.prefix, &mut capture)?;
+            let request = Request::new(&program.graph, &program.params, &options.prefix, model.facts.context);
+            pipeline::lower(target.as_ref(), &Request { levels: settings.levels, ..request }, &mut capture)?;
         }
     }
     Ok(capture.into_text())

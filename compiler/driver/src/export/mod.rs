@@ -22,6 +22,7 @@ use q35_format::{Codec, Group};
 use q35_graph::Silent;
 use q35_import::Travelling;
 use q35_passes::model::WeightOptions;
+use q35_target::Levels;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::fs;
@@ -90,7 +91,7 @@ pub struct Exported {
 /// Nothing rounded, nothing rotated: parameters as the file has them.
 fn float() -> Settings {
     let weights = WeightOptions { codec: Codec::F32, group: Group::Row, rotate: false, activations: Activations::Float };
-    Settings { weights, context: None, max_memory: None }
+    Settings { weights, context: None, max_memory: None, levels: Levels::ALL }
 }
 
 /// The model as the bundle has it.

@@ -41,8 +41,14 @@ fn found(model: &str) -> PathBuf {
 }
 
 fn settings(codec: &str, context: u64) -> Result<Settings> {
-    let shape =
-        Shape { codec: codec.to_owned(), rotate: None, group: GroupChoice::Row, context: Some(context), max_memory: None };
+    let shape = Shape {
+        codec: codec.to_owned(),
+        rotate: None,
+        group: GroupChoice::Row,
+        levels: vec![],
+        context: Some(context),
+        max_memory: None,
+    };
     Settings::new(&shape, "wse", &Wse::default().capabilities())
 }
 
@@ -167,7 +173,7 @@ fn a_stream_goes_from_wafer_to_wafer() {
 fn refused(model: &Path, context: u64) -> String {
     let prepared = pipeline::prepare(model, &settings("auto", context).unwrap(), &mut Silent).unwrap();
     let Program { graph, params } = prepared.model.program();
-    let request = Request { graph: &graph, params: &params, prefix: "", context };
+    let request = Request::new(&graph, &params, "", context);
     Wse::default().check(&request).unwrap_err().to_string()
 }
 
@@ -204,7 +210,7 @@ fn sizes_of_the_largest_models() {
         sparse(name, Stored::Bf16, &model);
         let prepared = pipeline::prepare(&model, &settings("auto", 4096).unwrap(), &mut Silent).unwrap();
         let Program { graph, params } = prepared.model.program();
-        let request = Request { graph: &graph, params: &params, prefix: "", context: 4096 };
+        let request = Request::new(&graph, &params, "", 4096);
         let outlook = Wse::default().outlook(&request).unwrap_or_else(|e| panic!("{e}"));
         let lines: String = outlook.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         golden(&format!("{name}.txt"), &lines);

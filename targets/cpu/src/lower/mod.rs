@@ -73,6 +73,7 @@ impl Target for Cpu {
             default_codec: Codec::A11,
             activations: Activations::Int8,
             levels: levels().into_iter().map(Level::name).collect(),
+            native: levels().into_iter().find(|level| level.is_here()).map(Level::name),
         }
     }
 
@@ -90,7 +91,9 @@ impl Target for Cpu {
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
-        let levels = levels();
+        // A processor without any of the levels chosen runs what every one of its architecture does.
+        let mut levels: Vec<Level> = request.levels.among(levels()).filter(|level| *level != Level::BASE).collect();
+        levels.push(Level::BASE);
 
         let program = launch::lower(self, &CpuKernels, request, observer)?;
 

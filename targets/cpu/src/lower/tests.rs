@@ -238,7 +238,7 @@ fn values(params: &BTreeMap<ParamName, Packed>) -> Values {
 }
 
 fn lower(m: &Maker) -> Lowered {
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "t_", context: 64 };
+    let request = Request::new(&m.graph, &m.params, "t_", 64);
     Cpu.lower(&request, &mut Silent).unwrap()
 }
 
@@ -429,7 +429,7 @@ fn is_exact(op: &Op, operands: &[&Data]) -> bool {
 fn check_steps(m: &Maker, lowered: Lowered, level: Level) {
     let values = values(&m.params);
     let mut machine = Machine::new(lowered, &values, 2, 10);
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
+    let request = Request::new(&m.graph, &m.params, "", 64);
     let arg_counts = launch::argument_counts(&Cpu, &CpuKernels, &request).unwrap();
     let launches = |id| match m.graph.node(id).op {
         Op::Tokens(_) | Op::Positions(_) => vec![],
@@ -606,7 +606,7 @@ fn every_op_without_a_kernel_is_reported() {
     for (name, codec) in [("embed", Codec::W8), ("0.o.weight", Codec::W11), ("1.down.weight", Codec::W8)] {
         m.params.get_mut(&ParamName::from(name.to_owned())).unwrap().codec = codec;
     }
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
+    let request = Request::new(&m.graph, &m.params, "", 64);
     let cpu = Cpu;
     let errors = cpu.check(&request).unwrap_err();
     let found: Vec<String> = errors.iter().map(|error| error.to_string()).collect();
@@ -638,7 +638,7 @@ fn passes_connect_and_are_observed() {
     }
     let m = decoder(Codec::F32, Group::Row, Codec::F32);
     let mut watch = Watch::default();
-    let request = Request { graph: &m.graph, params: &m.params, prefix: "", context: 64 };
+    let request = Request::new(&m.graph, &m.params, "", 64);
     let passes = Cpu.passes();
     Cpu.lower(&request, &mut watch).unwrap();
     let seen: Vec<Pass> = watch.0.iter().map(|(pass, _)| *pass).collect();

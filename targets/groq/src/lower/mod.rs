@@ -102,6 +102,7 @@ impl Target for Groq {
             default_codec: Codec::Split,
             activations: Activations::Int8,
             levels: vec!["tsp1"],
+            native: None,
         }
     }
 

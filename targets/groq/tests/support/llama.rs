@@ -142,7 +142,7 @@ fn mixture(
 }
 
 pub fn compile(toy: &Toy, context: u64) -> Program {
-    let request = Request { graph: &toy.graph, params: &toy.params, prefix: "", context };
+    let request = Request::new(&toy.graph, &toy.params, "", context);
     Groq.check(&request).unwrap();
     let lowered = Groq.lower(&request, &mut Silent).unwrap();
     let program = binary::read(&lowered.files[PROGRAM]).unwrap();
