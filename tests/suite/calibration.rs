@@ -26,7 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn compile(bundle: &Path, threads: &str) -> Command {
     let example = corpus::tiny_llama();
     let mut command = program::command("q35c");
-    command.args(["compile", path(&example.model), "--codec", "w8", "--quiet", "-o", path(bundle)]);
+    command.args(["compile", path(&example.model), "--codec", "w8", "--levels", "base", "--quiet", "-o", path(bundle)]);
     command.args(["--effort", "best", "--sequences", "2", "--calibrate", path(&example.folder.join("calibration.txt"))]);
     command.env("RAYON_NUM_THREADS", threads).stdout(Stdio::null());
     command
@@ -95,7 +95,22 @@ fn budget() -> Result<(), String> {
     let compile = |bundle: &Path, more: &[&str]| {
         json(
             "q35c",
-            &[&["compile", path(&example.model), "--codec", "w8", "--quiet", "--json", "-o", path(bundle)], more].concat(),
+            &[
+                &[
+                    "compile",
+                    path(&example.model),
+                    "--codec",
+                    "w8",
+                    "--levels",
+                    "base",
+                    "--quiet",
+                    "--json",
+                    "-o",
+                    path(bundle),
+                ],
+                more,
+            ]
+            .concat(),
         )
     };
     let limit = BUDGET.to_string();
@@ -137,7 +152,8 @@ fn source() -> Result<(), String> {
     let bundle = folder.path().join("small.q35");
     let [coarse, float] =
         ["llama3-rope-tied--genai-int4", "llama-mha--dynamo"].map(|name| corpus::data().join(name).join("model.onnx"));
-    let said = program::run("q35c", &["compile", path(&coarse), "--quiet", "-o", path(&bundle)]).success()?;
+    let said =
+        program::run("q35c", &["compile", path(&coarse), "--levels", "base", "--quiet", "-o", path(&bundle)]).success()?;
     let inspected = program::run("q35", &["inspect", path(&bundle)]).success()?;
     let report = json("q35", &["inspect", path(&bundle), "--json"])?;
     let records = report["records"].as_object().cloned().unwrap_or_default();
@@ -150,7 +166,10 @@ fn source() -> Result<(), String> {
     if !said.contains("quantized already, ") || !inspected.contains("from") {
         return Err(format!("nobody is told: {said}{inspected}"));
     }
-    let said =
-        program::run("q35c", &["compile", path(&float), "--quiet", "-o", path(&bundle.with_extension("f"))]).success()?;
+    let said = program::run(
+        "q35c",
+        &["compile", path(&float), "--levels", "base", "--quiet", "-o", path(&bundle.with_extension("f"))],
+    )
+    .success()?;
     if said.contains("quantized already") { Err(said) } else { Ok(()) }
 }

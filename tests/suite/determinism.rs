@@ -86,8 +86,8 @@ fn two_compiles(target: &str, options: &[&str]) -> Result<(), String> {
 fn cached() -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let cache = folder.path().join("cache");
-    let options = ["--codec", "w8", "--cache", path(&cache)];
-    let none = compile_in(&folder.path().join("none"), &options[..2], "2")?;
+    let options = ["--codec", "w8", "--levels", "base", "--cache", path(&cache)];
+    let none = compile_in(&folder.path().join("none"), &options[..4], "2")?;
     let cold = compile_in(&folder.path().join("cold"), &options, "2")?;
     let held = program::run("q35c", &["cache", path(&cache), "--json"]).success()?;
     let warm = compile_in(&folder.path().join("warm"), &options, "2")?;

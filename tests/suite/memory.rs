@@ -86,7 +86,7 @@ fn limits() -> Result<(), String> {
     let nearest = ["compile", path(folder.path()), "--codec", "split", "--quiet", "-o", path(&out)];
     let calibrated = [
         &["compile", path(&example.model), "--quiet", "-o", path(&out), "--effort", "best", "--calibrate", path(&text)][..],
-        &["--sequences", "2"],
+        &["--sequences", "2", "--codec", "split", "--levels", "base"],
     ]
     .concat();
     for (what, args) in [("nearest", &nearest[..]), ("calibrated", &calibrated)] {
