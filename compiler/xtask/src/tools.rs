@@ -58,7 +58,7 @@ impl Tools {
         shell::run(&mut command).map(|_| ())
     }
 
-    /// A bundle of `model` for the CPU; calibrated with so many sequences of a text, if one is given.
+    /// A bundle of `model` for this CPU; calibrated with so many sequences of a text, if one is given.
     pub(crate) fn compile(
         &self,
         model: &Path,
@@ -67,7 +67,7 @@ impl Tools {
         out: &Path,
     ) -> Result<Summary, String> {
         let mut command = Command::new(&self.q35c);
-        command.arg("compile").arg(model).args(arguments).args(["--quiet", "--json", "-o"]).arg(out);
+        command.arg("compile").arg(model).args(arguments).args(["--levels", "native", "--quiet", "--json", "-o"]).arg(out);
         if let Some((text, sequences)) = calibration {
             command.args(["--effort", "best", "--calibrate"]).arg(text).args(["--sequences", &sequences.to_string()]);
         }
