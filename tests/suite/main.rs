@@ -12,6 +12,7 @@ mod end_to_end;
 mod experts;
 mod filetests;
 mod gpu;
+mod library;
 mod link;
 mod memory;
 mod program;
