@@ -30,6 +30,7 @@ demo: build ## compile the small model, generate text, print sizes, speed and pe
 test: setup ## every test that this machine can run
 	@scripts/ptxas.sh
 	@scripts/numpy.sh
+	@scripts/test-tools.sh
 	cargo test --workspace --quiet
 
 test-full: test ## the same, and the tests that take minutes

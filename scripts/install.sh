@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # install.sh BUILD PREFIX: puts what `make install` built, in the folder BUILD, under PREFIX: commands, library, header, pages, completions.
-# DESTDIR, if it is set, comes before PREFIX in where files go and not in what they say.
+# DESTDIR, if it is set, comes before PREFIX in where files go. No file says where it is: the tree can be moved.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1 prefix=$2
@@ -26,7 +26,7 @@ done
 for page in "$pages"/*.1; do put 644 "$page" "share/man/man1/$(basename "$page")"; done
 
 cat > "$pages/q35rt.pc" <<EOF
-prefix=$prefix
+prefix=\${pcfiledir}/../..
 libdir=\${prefix}/lib
 includedir=\${prefix}/include
 
@@ -40,15 +40,29 @@ EOF
 put 644 "$pages/q35rt.pc" lib/pkgconfig/q35rt.pc
 
 cat > "$pages/q35rtConfig.cmake" <<'EOF'
-# The target q35rt::q35rt. The folder is found from this file's own place, so the tree can be moved.
+# The target q35rt::q35rt. The folder is found from this file's own place.
 get_filename_component(_q35rt_prefix "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
 if(NOT TARGET q35rt::q35rt)
   add_library(q35rt::q35rt SHARED IMPORTED)
   set_target_properties(q35rt::q35rt PROPERTIES
     IMPORTED_LOCATION "${_q35rt_prefix}/lib/libq35rt.so"
+    IMPORTED_NO_SONAME TRUE
     INTERFACE_INCLUDE_DIRECTORIES "${_q35rt_prefix}/include")
 endif()
 set(q35rt_FOUND TRUE)
 EOF
 put 644 "$pages/q35rtConfig.cmake" lib/cmake/q35rt/q35rtConfig.cmake
+
+# Before 1.0 every second number is another interface.
+cat > "$pages/q35rtConfigVersion.cmake" <<EOF
+set(PACKAGE_VERSION "$version")
+set(PACKAGE_VERSION_COMPATIBLE FALSE)
+if("\${PACKAGE_FIND_VERSION_MAJOR}.\${PACKAGE_FIND_VERSION_MINOR}" STREQUAL "${version%.*}" AND NOT PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
+if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+  set(PACKAGE_VERSION_EXACT TRUE)
+endif()
+EOF
+put 644 "$pages/q35rtConfigVersion.cmake" lib/cmake/q35rt/q35rtConfigVersion.cmake
 echo "installed in $to"

@@ -49,8 +49,9 @@ int main(int argc, char **argv) {
 
     q35_config config = {.slots = 1, .capacity = 256, .max_tokens = 32, .max_rows = 1};
     int64_t bytes = q35_context_size(&config);
+    void *memory = aligned_alloc(Q35_ALIGN, (size_t)bytes);
     q35_context *context;
-    check("open", q35_open(&config, aligned_alloc(Q35_ALIGN, (size_t)bytes), bytes, weights, weights_bytes, &context));
+    check("open", q35_open(&config, memory, bytes, weights, weights_bytes, &context));
 
     int32_t prompt[256], length = 0;
     for (int at = 3; at < argc && length < 256; at++) prompt[length++] = (int32_t)strtol(argv[at], NULL, 10);
@@ -63,7 +64,9 @@ int main(int argc, char **argv) {
         for (int32_t token = 1; token < Q35_VOCAB; token++)
             if (logits[token] > logits[best]) best = token;
         printf("%d%s", best, made < count ? "," : "\n");
-        if (made >= count) return 0;
+        if (made >= count) break;
         check("step", q35_step(context, 0, &best, 1, logits));
     }
+    free(memory);
+    return 0;
 }

@@ -60,8 +60,9 @@ int main(int argc, char **argv) {
     float *y = aligned_alloc(Q35_ALIGN, sizeof(float) * ROWS * Q35_Y_STRIDE);
     for (int at = 0; at < ROWS * Q35_X_STRIDE; at++) x[at] = sinf((float)(at * at % 1009));
 
+    void *workspace = aligned_alloc(Q35_ALIGN, (size_t)bytes);
     int32_t level = q35_best_level();
-    int32_t status = q35_linear(level, weights, weights_bytes, x, ROWS, y, aligned_alloc(Q35_ALIGN, (size_t)bytes), bytes, NULL, NULL);
+    int32_t status = q35_linear(level, weights, weights_bytes, x, ROWS, y, workspace, bytes, NULL, NULL);
     if (status != Q35_OK) {
         fprintf(stderr, "%s\n", q35_status_text(status));
         return 1;
@@ -84,5 +85,9 @@ int main(int argc, char **argv) {
     double relative = sqrt(error / size);
     printf("%d x %d weights of 3.5 bits times %d rows: %s\n", Q35_OUTPUTS, Q35_INPUTS, ROWS,
            relative < 1e-3 ? "as the format says" : "WRONG");
+    free(workspace);
+    free(y);
+    free(x);
+    free(weights);
     return relative < 1e-3 ? 0 : 1;
 }

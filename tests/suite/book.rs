@@ -1,12 +1,14 @@
 //! The README and the book: every command in them, run as printed, in a fresh folder; every link; the figures.
 //!
-//! A fenced block of `sh` is run, the blocks of a page one after the other in one folder, which holds nothing but the examples. A block of
-//! `text` right after it is what it prints. Blocks of `console` are for machines that have more than a test may ask for.
+//! A fenced block of `sh` is run, the blocks of a page one after the other in one folder, which holds nothing but the examples and the crate that
+//! they build with; the commands are on the path, and a page that asks pkg-config finds the library installed. A block of `text` right after it is what it prints, on a machine without a GPU. Blocks
+//! of `console` are for machines that have more than a test may ask for.
 
-use crate::program;
+use crate::install;
 use libtest_mimic::{Failed, Trial};
-use q35_tests::corpus;
+use q35_tests::{corpus, watched};
 use std::fmt::Write;
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,11 +16,15 @@ use std::process::{Command, Stdio};
 /// Pages with commands.
 const PAGES: &[&str] = &["README.md", "examples/README.md", "docs/src/linking.md", "docs/src/report.md"];
 
+/// Programs that commands use and a machine may lack: blocks that name one of them are then left out.
+const TOOLS: &[&str] = &["pkg-config", "python3", "c++"];
+
 pub(crate) fn trials() -> Vec<Trial> {
     let commands = PAGES.iter().filter(|_| cfg!(feature = "mlir"));
     let commands = commands.map(|page| Trial::test(format!("book/{page}"), move || run_page(page).map_err(Failed::from)));
     let mut trials: Vec<Trial> = commands.collect();
     trials.push(Trial::test("book/links-lead-somewhere", || Ok(links()?)));
+    trials.push(Trial::test("book/every-page-is-in-the-summary", || Ok(summary()?)));
     trials.push(Trial::test("book/figures-are-what-the-table-says", || Ok(figures()?)));
     trials
 }
@@ -53,18 +59,21 @@ fn blocks(page: &str) -> Vec<Block> {
 }
 
 fn run_page(page: &str) -> Result<(), String> {
-    let root = corpus::root();
-    let text = std::fs::read_to_string(root.join(page)).map_err(|e| e.to_string())?;
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    symlink(root.join("examples"), folder.path().join("examples")).map_err(|e| e.to_string())?;
-    let programs = tempfile::tempdir().map_err(|e| e.to_string())?;
-    for name in ["q35c", "q35"] {
-        program::install(name, programs.path())?;
-    }
-    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap_or_default());
+    let text = fs::read_to_string(corpus::root().join(page)).map_err(|e| e.to_string())?;
+    let place = Place::new().map_err(|e| e.to_string())?;
+    place.install(text.contains("pkg-config"))?;
     let all = blocks(&text);
     for (at, block) in all.iter().enumerate().filter(|(_, block)| block.language == "sh") {
-        let said = shell(&block.text, folder.path(), &path).map_err(|e| format!("{page}:{}: {e}", block.line))?;
+        let named =
+            TOOLS.iter().filter(|tool| block.text.split_whitespace().any(|word| word.trim_start_matches("$(") == **tool));
+        if let Some(tool) = named.copied().find(|tool| watched::run(tool, &["--version"]).is_err()) {
+            eprintln!(
+                "{page}:{}: SKIPPED, there is no {tool} here; scripts/test-tools.sh installs what can be had",
+                block.line
+            );
+            continue;
+        }
+        let said = place.shell(&block.text).map_err(|e| format!("{page}:{}: {e}", block.line))?;
         let expected = all.get(at + 1).filter(|next| next.language == "text" && follows(&text, block, next));
         if let Some(expected) = expected.filter(|expected| expected.text != said) {
             return Err(format!("{page}:{}: it prints\n{said}", expected.line));
@@ -73,27 +82,72 @@ fn run_page(page: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Where a reader works: a folder, and beside it what was built and installed.
+struct Place {
+    folder: tempfile::TempDir,
+    installed: tempfile::TempDir,
+}
+
+impl Place {
+    /// A fresh folder with the examples. That of Rust is a copy, with the versions that this repository's tests were built with.
+    fn new() -> std::io::Result<Self> {
+        let (root, folder, installed) = (corpus::root(), tempfile::tempdir()?, tempfile::tempdir()?);
+        let examples = folder.path().join("examples");
+        fs::create_dir_all(examples.join("rust/src"))?;
+        for entry in fs::read_dir(root.join("examples"))?.flatten().filter(|entry| entry.file_name() != "rust") {
+            symlink(entry.path(), examples.join(entry.file_name()))?;
+        }
+        for name in ["Cargo.toml", "build.rs", "src/main.rs"] {
+            fs::copy(root.join("examples/rust").join(name), examples.join("rust").join(name))?;
+        }
+        fs::copy(root.join("Cargo.lock"), examples.join("rust/Cargo.lock"))?;
+        for name in ["Cargo.toml", "runtime"] {
+            symlink(root.join(name), folder.path().join(name))?;
+        }
+        Ok(Self { folder, installed })
+    }
+
+    /// Puts the commands into a folder, and installs what a program needs that links the library.
+    fn install(&self, library: bool) -> Result<(), String> {
+        let (build, prefix) = (self.installed.path().join("build"), self.installed.path().join("prefix"));
+        fs::create_dir(&build).map_err(|e| e.to_string())?;
+        install::built(&build)?;
+        if library { install::install(&build, &prefix.display().to_string(), None).map(drop) } else { Ok(()) }
+    }
+
+    /// Runs commands, and gives their standard output.
+    fn shell(&self, commands: &str) -> Result<String, String> {
+        let with = |folder: &str, variable: &'static str| {
+            let rest = std::env::var(variable).map_or_else(|_| String::new(), |rest| format!(":{rest}"));
+            (variable, format!("{}{rest}", self.installed.path().join(folder).display()))
+        };
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", commands])
+            .current_dir(self.folder.path())
+            .envs([
+                with("build", "PATH"),
+                with("prefix/lib", "LD_LIBRARY_PATH"),
+                with("prefix/lib/pkgconfig", "PKG_CONFIG_PATH"),
+            ])
+            // No card, and no network.
+            .envs([("CUDA_VISIBLE_DEVICES", ""), ("CARGO_NET_OFFLINE", "true"), ("CARGO_TERM_QUIET", "true")])
+            .env("CARGO_TARGET_DIR", self.installed.path().join("target"))
+            .env_remove("Q35C_BLESS")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| e.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(format!("ended with {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))),
+        }
+    }
+}
+
 /// Whether nothing but an empty line is between two blocks.
 fn follows(page: &str, first: &Block, second: &Block) -> bool {
     let end = first.line + first.text.lines().count() + 1;
     page.lines().skip(end).take(second.line - 1 - end).all(str::is_empty)
-}
-
-/// Runs commands, and gives their standard output.
-fn shell(commands: &str, folder: &Path, path: &str) -> Result<String, String> {
-    let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", commands])
-        .current_dir(folder)
-        .env("PATH", path)
-        .env_remove("Q35C_BLESS")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| e.to_string())?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(format!("ended with {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))),
-    }
 }
 
 /// Every page of the repository that people read.
@@ -101,7 +155,7 @@ fn pages() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![corpus::root().to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let name = entry.file_name();
             let hidden = name.to_string_lossy().starts_with('.') || name == "target" || name == "node_modules";
@@ -119,7 +173,7 @@ fn pages() -> Vec<PathBuf> {
 fn links() -> Result<(), String> {
     let mut broken = Vec::new();
     for page in pages() {
-        let text = std::fs::read_to_string(&page).map_err(|e| e.to_string())?;
+        let text = fs::read_to_string(&page).map_err(|e| e.to_string())?;
         let folder = page.parent().unwrap_or(Path::new("."));
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = target.split('#').next().unwrap_or_default();
@@ -132,13 +186,27 @@ fn links() -> Result<(), String> {
     if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
 }
 
+/// A page that the summary leaves out is in no book.
+fn summary() -> Result<(), String> {
+    let folder = corpus::root().join("docs/src");
+    let summary = fs::read_to_string(folder.join("SUMMARY.md")).map_err(|e| e.to_string())?;
+    let names = fs::read_dir(&folder)
+        .map_err(|e| e.to_string())?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let left_out: Vec<String> = names
+        .filter(|name| name.ends_with(".md") && name != "SUMMARY.md" && !summary.contains(&format!("]({name})")))
+        .collect();
+    if left_out.is_empty() { Ok(()) } else { Err(format!("SUMMARY.md leaves out {left_out:?}")) }
+}
+
 fn figures() -> Result<(), String> {
     let path = corpus::root().join("docs/src/figures/container.svg");
     let figure = container();
     if std::env::var_os("Q35C_BLESS").is_some() {
-        std::fs::write(&path, &figure).map_err(|e| e.to_string())?;
+        fs::write(&path, &figure).map_err(|e| e.to_string())?;
     }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    let found = fs::read_to_string(&path).unwrap_or_default();
     if found == figure {
         Ok(())
     } else {

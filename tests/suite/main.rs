@@ -12,6 +12,8 @@ mod end_to_end;
 mod experts;
 mod filetests;
 mod gpu;
+mod install;
+mod library;
 mod link;
 mod memory;
 mod program;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
                 determinism::trials(),
                 disk::trials(),
                 gpu::trials(),
+                install::trials(),
                 link::trials(),
                 memory::trials(),
                 traffic::trials(),

@@ -187,7 +187,7 @@ pub struct Compile {
     /// Print a stage on stdout and stop there; kernels writes a single layer, with --linear
     #[arg(long, value_enum, value_name = "STAGE")]
     pub emit: Option<Emit>,
-    /// A linear layer with no model, as an object (or PTX) and a header in the folder -o
+    /// A linear layer with no model, as an object (or PTX, or AMD code objects) and a header in the folder -o
     #[arg(long, value_name = "OUTPUTSxINPUTS", conflicts_with = "model", requires = "emit", value_parser = clap::value_parser!(layer::Shape))]
     pub linear: Option<layer::Shape>,
     /// The layer's weight, the one matrix of that shape in a safetensors file, packed into the folder

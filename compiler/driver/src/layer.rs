@@ -66,7 +66,7 @@ pub fn compile(order: &Order<'_>, settings: &Settings, observer: &mut dyn Observ
         let what = format!("target '{}' has no single layers", order.target.name());
         return Err(Diagnostic::error(Code::TargetCannot, what)
             .at("option", "--linear")
-            .help("use --target cpu or cuda")
+            .help("use --target cpu, cuda or rocm")
             .into());
     }
     let limit = Limit(settings.max_memory);

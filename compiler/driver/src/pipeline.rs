@@ -168,7 +168,7 @@ fn finish(
     for (rel, bytes) in travelling {
         bundle.add_file(rel, &**bytes)?;
     }
-    let report = Report::new(model, written.records, lowered.plan.clone());
+    let report = Report::new(model, written.records, lowered.plan.clone(), lowered.figures);
     bundle.add_file("report.json", report.text()?.as_bytes())?;
     let manifest = Manifest {
         schema: SCHEMA,

@@ -46,6 +46,9 @@ pub const DEVICES: &[Device] = &[
     Device { target: "cuda", name: "RTX 4090", memory: 24.0 * GB, bandwidth: 1008.0 * GB, operations: 165.0 * TERA },
     Device { target: "cuda", name: "A100 80 GB", memory: 80.0 * GB, bandwidth: 2039.0 * GB, operations: 312.0 * TERA },
     Device { target: "cuda", name: "H100 SXM", memory: 80.0 * GB, bandwidth: 3350.0 * GB, operations: 989.0 * TERA },
+    Device { target: "rocm", name: "RX 7900 XTX", memory: 24.0 * GB, bandwidth: 960.0 * GB, operations: 123.0 * TERA },
+    Device { target: "rocm", name: "MI210", memory: 64.0 * GB, bandwidth: 1600.0 * GB, operations: 181.0 * TERA },
+    Device { target: "rocm", name: "MI300X", memory: 192.0 * GB, bandwidth: 5300.0 * GB, operations: 1307.0 * TERA },
 ];
 
 /// Share of a device's memory that weights and cache may fill.
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn every_target_with_devices_has_them_by_memory() {
-        for target in ["cpu", "cuda"] {
+        for target in ["cpu", "cuda", "rocm"] {
             assert!(DEVICES.iter().any(|device| device.target == target), "{target}");
         }
         assert!(DEVICES.iter().all(|device| device.memory > 0.0 && device.bandwidth > 0.0 && device.operations > 0.0));

@@ -4,6 +4,7 @@ use q35_bundle::{Dim, MemoryPlan, Size};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::semantics::row_bytes;
 use q35_dialects::{Model, Ty};
+use q35_target::Figures;
 use std::collections::BTreeMap;
 
 /// Operations per byte above which a modern core computes longer than it reads: about 160 G int8 operations and 37 GB per second.
@@ -23,6 +24,9 @@ pub struct Report<T: serde::Serialize> {
     pub tensors: BTreeMap<String, T>,
     /// Memory.
     pub plan: MemoryPlan,
+    /// What the target adds: the plan over time, a schedule, a placement.
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 /// One op of the program.
@@ -62,8 +66,8 @@ impl Cost {
 
 impl<T: serde::Serialize> Report<T> {
     /// The report of a verified model.
-    pub fn new(model: &Model, tensors: BTreeMap<String, T>, plan: MemoryPlan) -> Self {
-        Self { schema: 1, nodes: costs(model), tensors, plan }
+    pub fn new(model: &Model, tensors: BTreeMap<String, T>, plan: MemoryPlan, figures: Figures) -> Self {
+        Self { schema: 1, nodes: costs(model), tensors, plan, figures }
     }
 
     /// As JSON with a line end.

@@ -95,7 +95,7 @@ typedef struct q35rt_options {
      */
     const char *level;
     /*
-     Threads; 0 for as many as the system lets this process use.
+     Threads, at most 4096; 0 for as many as the system lets this process use.
      */
     int32_t threads;
     /*
@@ -323,7 +323,7 @@ void q35rt_sampler_close(struct q35rt_sampler *sampler);
 int32_t q35rt_sample(const struct q35rt_sampler *sampler, const float *logits, int32_t vocab);
 
 /*
- Threads, this one included; 0 for as many as the system lets this process use. NULL if `threads` is negative.
+ Threads, this one included, at most 4096; 0 for as many as the system lets this process use. NULL if `threads` is out of range.
  */
 struct q35rt_pool *q35rt_pool_open(int32_t threads);
 

@@ -1,7 +1,7 @@
 //! A bundle that is open.
 
-use crate::Sampling;
 use crate::status::{Failure, Outcome, Status, Stop, array, free, give, given, lock, run, string};
+use crate::{Sampling, pool};
 use q35_bundle::Verify;
 use q35_runtime::{Chunk, Want};
 use std::ffi::{CString, c_char, c_void};
@@ -17,7 +17,7 @@ pub struct Model(Mutex<q35_runtime::Model>);
 pub struct Options {
     /// Feature level by name, such as "base"; NULL for the best one that this machine can run.
     pub level: *const c_char,
-    /// Threads; 0 for as many as the system lets this process use.
+    /// Threads, at most 4096; 0 for as many as the system lets this process use.
     pub threads: i32,
     /// Sequences in progress at the same time; 0 for 1.
     pub slots: i32,
@@ -44,7 +44,7 @@ impl Options {
         };
         Ok(q35_runtime::Options {
             level,
-            threads: Some(number(self.threads)?).filter(|n| *n > 0),
+            threads: pool::threads(self.threads)?,
             slots: or(self.slots, default.slots)?,
             capacity: or(self.capacity, default.capacity)?,
             max_tokens: or(self.max_tokens, default.max_tokens)?,

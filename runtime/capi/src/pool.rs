@@ -1,6 +1,6 @@
 //! Threads for programs that link a model's object.
 
-use crate::status::free;
+use crate::status::{Status, free};
 use q35_runtime::pool;
 use std::ffi::c_void;
 use std::ptr;
@@ -12,14 +12,26 @@ pub struct Pool(Mutex<pool::Pool>);
 /// Computes the pieces begin..end of some work.
 pub type Task = Option<unsafe extern "C" fn(data: *mut c_void, begin: i64, end: i64)>;
 
+/// More threads than any machine has use for.
+const MOST_THREADS: usize = 4096;
+
+/// How many threads are wanted: none where the caller leaves it open.
+pub(crate) fn threads(wanted: i32) -> Result<Option<usize>, Status> {
+    match usize::try_from(wanted) {
+        Ok(0) => Ok(None),
+        Ok(threads) if threads <= MOST_THREADS => Ok(Some(threads)),
+        _ => Err(Status::BadNumber),
+    }
+}
+
 /// Ranges per thread: enough that a thread which lost its core delays little.
 const RANGES_PER_THREAD: i64 = 4;
 
-/// Threads, this one included; 0 for as many as the system lets this process use. NULL if `threads` is negative.
+/// Threads, this one included, at most 4096; 0 for as many as the system lets this process use. NULL if `threads` is out of range.
 #[unsafe(no_mangle)]
 pub extern "C" fn q35rt_pool_open(threads: i32) -> *mut Pool {
-    let Ok(threads) = usize::try_from(threads) else { return ptr::null_mut() };
-    let made = std::panic::catch_unwind(|| pool::Pool::new(Some(threads).filter(|n| *n > 0)));
+    let Ok(threads) = self::threads(threads) else { return ptr::null_mut() };
+    let made = std::panic::catch_unwind(|| pool::Pool::new(threads));
     made.map_or(ptr::null_mut(), |pool| Box::into_raw(Box::new(Pool(Mutex::new(pool)))))
 }
 

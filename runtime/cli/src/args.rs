@@ -295,7 +295,7 @@ pub(crate) struct Inspect {
     /// The bundle.
     #[command(flatten)]
     pub(crate) opened: Opened,
-    /// List every op of the program with its bytes, operations and what bounds it, instead of their sums by kind
+    /// List every op of the program with its bytes, operations and what bounds it, and the memory in use during every launch, instead of sums
     #[arg(long)]
     pub(crate) nodes: bool,
     /// Print a JSON object: a summary, the manifest, and what the compile measured

@@ -1,6 +1,7 @@
 //! `q35 inspect`: what is in a bundle. Opening it has already proved it sound.
 
 use crate::args::Inspect;
+use crate::figures::Figures;
 use crate::output;
 use q35_bundle::{Bundle, Device, Manifest};
 use q35_console::size;
@@ -36,10 +37,10 @@ pub(crate) fn run(args: &Inspect) -> Result<()> {
     let summary = summary(&bundle);
     let report = report(&bundle)?;
     if args.json {
-        let Report { tensors, nodes } = report.unwrap_or_default();
-        return output::print_json(
-            &serde_json::json!({ "summary": summary, "manifest": bundle.manifest(), "records": tensors, "nodes": nodes }),
-        );
+        let Report { tensors, nodes, figures } = report.unwrap_or_default();
+        return output::print_json(&serde_json::json!({
+            "summary": summary, "manifest": bundle.manifest(), "records": tensors, "nodes": nodes, "figures": figures
+        }));
     }
     output::print(&text(bundle.manifest(), &summary, &report.unwrap_or_default(), args.nodes))
 }
@@ -50,6 +51,8 @@ struct Report {
     tensors: BTreeMap<String, Record>,
     #[serde(default)]
     nodes: Vec<Node>,
+    #[serde(flatten)]
+    figures: Figures,
 }
 
 /// What an op of the program costs.
@@ -250,5 +253,6 @@ fn text(manifest: &Manifest, summary: &Summary, report: &Report, each: bool) -> 
             costs(&report.nodes, each)
         ),
     };
-    format!("{facts}\n{parameters}\n{costs}{files}")
+    let figures = report.figures.text(each);
+    format!("{facts}\n{parameters}\n{costs}{figures}{files}")
 }

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod eval;
+mod figures;
 mod inspect;
 mod output;
 mod pages;

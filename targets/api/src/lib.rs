@@ -19,5 +19,6 @@ mod target;
 
 pub use arrangement::{Arrangement, Place, Weave};
 pub use target::{
-    Capabilities, Label, Levels, Lowered, Request, Section, Target, WeightTensor, WeightsFile, cannot, check_prefix, file_order,
+    Capabilities, Figures, Label, Levels, Lowered, Request, Section, Target, WeightTensor, WeightsFile, cannot, check_prefix,
+    file_order, layer_input,
 };

@@ -68,6 +68,29 @@ pub fn place(buffers: &[Buffer]) -> Placement {
     placement
 }
 
+/// What holds something that is still needed while a launch runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Live {
+    /// Bytes per row of the [`Rows::Tokens`] section.
+    pub bytes_per_token: u64,
+    /// Bytes per row of the [`Rows::Logits`] section.
+    pub bytes_per_logit_row: u64,
+}
+
+/// The memory plan over time: what buffers hold during each of so many launches. No placement needs less than the most of it.
+pub fn live(buffers: &[Buffer], launches: usize) -> Vec<Live> {
+    let mut live = vec![Live::default(); launches];
+    for buffer in buffers {
+        for of in live.iter_mut().take(buffer.last.saturating_add(1)).skip(buffer.first) {
+            match buffer.rows {
+                Rows::Tokens => of.bytes_per_token += buffer.bytes,
+                Rows::Logits => of.bytes_per_logit_row += buffer.bytes,
+            }
+        }
+    }
+    live
+}
+
 fn live_together(a: &Buffer, b: &Buffer) -> bool {
     a.rows == b.rows && a.first <= b.last && b.first <= a.last
 }
@@ -160,6 +183,14 @@ mod tests {
         let result = check(&launches(buffers, &placement), placement.bytes_per_token, placement.bytes_per_logit_row);
         assert_eq!(result, Ok(()), "{buffers:?} {placement:?}");
         placement
+    }
+
+    #[test]
+    fn what_lives_during_a_launch_is_counted() {
+        let logits = Buffer { rows: Rows::Logits, bytes: 7, first: 1, last: 9 };
+        let found = live(&[buffer(100, 0, 1), buffer(30, 1, 1), logits], 3);
+        let of = |bytes_per_token, bytes_per_logit_row| Live { bytes_per_token, bytes_per_logit_row };
+        assert_eq!(found, [of(100, 0), of(130, 7), of(0, 7)]);
     }
 
     #[test]

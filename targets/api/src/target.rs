@@ -3,7 +3,8 @@
 use crate::Arrangement;
 use q35_bundle::{Device, MemoryPlan, Step, TensorSpec, WeightsLayout};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_dialects::{Activations, Graph, Packed, ParamName};
+use q35_dialects::q35::Op;
+use q35_dialects::{Activations, Graph, Packed, ParamName, Ty};
 use q35_format::Codec;
 use q35_graph::{Observer, Pass};
 use std::collections::BTreeMap;
@@ -153,7 +154,13 @@ pub struct Lowered {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Tensors of the weights file, by name.
     pub weights: BTreeMap<String, WeightTensor>,
+    /// What `report.json` says beside what all targets have.
+    pub figures: Figures,
 }
+
+/// Parts of `report.json` that only some targets have, by name: `memory`, the bytes in use while each launch runs; `schedule`, of a chip
+/// with one; `placement`, of a wafer.
+pub type Figures = BTreeMap<&'static str, serde_json::Value>;
 
 /// A target.
 pub trait Target {
@@ -192,6 +199,12 @@ pub trait Target {
 /// The diagnostic that a node has no lowering.
 pub fn cannot(target: &dyn Target, node: &str, reason: &str) -> Diagnostic {
     Diagnostic::error(Code::TargetCannot, format!("target '{}' cannot run this: {reason}", target.name())).at("node", node)
+}
+
+/// What the input of a single layer is; `None` in a model, whose inputs are tokens.
+pub fn layer_input(graph: &Graph) -> Option<Ty> {
+    let tokens = graph.ids().find(|id| matches!(graph.node(*id).op, Op::Tokens(_)))?;
+    graph.node(tokens).results.first().copied().filter(|ty| matches!(ty, Ty::Act { .. }))
 }
 
 /// Checks that a prefix can begin a C identifier.

@@ -9,11 +9,9 @@
 //! | --- | --- |
 //! | [`level`] | architectures, the PTX versions that know them, the drivers that know those |
 //! | [`lower`] | the passes |
-//! | `header` | names, argument structures and launch rules, for C |
 //!
 //! This crate must not know ONNX, weight data, how a kernel computes, or how steps are executed.
 
-mod header;
 pub mod level;
 pub mod lower;
 

@@ -1,12 +1,12 @@
 //! From a program to a bundle's PTX: the passes that GPUs share, then this target's own.
 
-use crate::header;
 use crate::level::{LEVELS, Level};
 use q35_bundle::{CudaDevice, Device};
 use q35_diag::Result;
 use q35_dialects::Activations;
 use q35_format::Codec;
 use q35_gpu::Isa;
+use q35_gpu::header::{Driver, Header};
 use q35_gpu::isa::Nvidia;
 use q35_gpu::lower as gpu;
 use q35_graph::{Observer, Pass, Stage};
@@ -20,6 +20,16 @@ const COMPILE: Pass =
 const EMIT: Pass = Pass { name: "cuda-emit", purpose: "Take the PTX of every level", from: Stage::Target, to: Stage::Asm };
 const BUNDLE: Pass =
     Pass { name: "cuda-describe", purpose: "Describe levels and kernels to the runtime", from: Stage::Asm, to: Stage::Bundle };
+
+/// How programs that include the header launch a kernel.
+const DRIVER: Driver = Driver {
+    code: "PTX",
+    launch: " *   struct @p@args_K args = {...};
+ *   size_t bytes = sizeof args;
+ *   void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, &args, CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
+ *   cuLaunchKernel(function, @p@tiles_K(&args.dims), 1, 1, @P@THREADS_K, 1, 1, 0, stream, NULL, extra);
+",
+};
 
 /// NVIDIA GPUs from sm_80 on.
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +94,14 @@ impl Target for Cuda {
         observer.before(&BUNDLE);
         let threads: BTreeMap<String, u32> =
             program.kernels.iter().map(|(name, kernel)| (name.clone(), kernel.threads(&ISA as &dyn Isa))).collect();
-        let header = header::text(request.prefix, &program.plan, &program.steps, &threads);
-        files.insert("cuda/kernels.h".to_owned(), header.into_bytes());
+        let of_waves = BTreeMap::from([(ISA.wave(), threads.clone())]);
+        let (plan, steps) = (&program.plan, &program.steps);
+        let header = Header { request, plan, steps, threads: &of_waves, driver: DRIVER };
+        files.insert("cuda/kernels.h".to_owned(), header.text().into_bytes());
         let device =
             CudaDevice { prefix: request.prefix.to_owned(), levels: levels.iter().map(Level::requirements).collect(), threads };
         observer.after(&BUNDLE, &|| serde_json::to_string_pretty(&device).unwrap_or_default());
-        Ok(Lowered { device: Device::Cuda(device), plan: program.plan, steps: program.steps, files, weights: program.weights })
+        let (device, figures) = (Device::Cuda(device), program.figures());
+        Ok(Lowered { device, plan: program.plan, steps: program.steps, files, weights: program.weights, figures })
     }
 }

@@ -10,6 +10,7 @@
 //! | [`abi`] | how a kernel is called |
 //! | `group` | the threads of a group at work: shares of columns, sums |
 //! | [`kernels`] | the kernels that are not matrix products |
+//! | [`header`] | `kernels.h`: names, argument structures and launch rules, for programs of C |
 //! | [`linear`] | those that are: weights are decoded inside |
 //! | [`lower`] | ops to launches, launches to steps |
 //!
@@ -17,6 +18,7 @@
 
 pub mod abi;
 mod group;
+pub mod header;
 pub mod isa;
 pub mod kernels;
 pub mod linear;

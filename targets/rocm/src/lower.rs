@@ -8,12 +8,13 @@ use q35_bundle::{Device, Dim, RocmDevice, RocmLevel};
 use q35_diag::Result;
 use q35_dialects::Activations;
 use q35_format::Codec;
+use q35_gpu::header::{Driver, Header};
 use q35_gpu::lower::{self as gpu, Program};
 use q35_graph::{Observer, Pass, Silent, Stage};
 use q35_mlir::context::Context;
 use q35_mlir::link;
 use q35_mlir::llvm::{self, Emitted};
-use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix};
+use q35_target::{Capabilities, Label, Lowered, Request, Target, check_prefix, layer_input};
 use std::collections::BTreeMap;
 
 const COMPILE: Pass =
@@ -29,6 +30,21 @@ const LINK: Pass = Pass {
 /// AMD GPUs: MI200, MI300, RX 7000.
 #[derive(Clone, Copy, Debug)]
 pub struct Rocm;
+
+/// How programs that include the header launch a kernel.
+const DRIVER: Driver = Driver {
+    code: "code objects",
+    launch: " *   struct @p@args_K args = {...};
+ *   size_t bytes = sizeof args;
+ *   void *extra[] = {HIP_LAUNCH_PARAM_BUFFER_POINTER, &args, HIP_LAUNCH_PARAM_BUFFER_SIZE, &bytes, HIP_LAUNCH_PARAM_END};
+ *   hipModuleLaunchKernel(function, @p@tiles_K(&args.dims), 1, 1, @P@THREADS_K(wave), 1, 1, 0, stream, NULL, extra);
+ *
+ * The file kernels-A.hsaco is for cards whose gcnArchName begins with A; wave is their warpSize.
+",
+};
+
+/// The header for programs that launch kernels themselves.
+const HEADER: &str = "rocm/kernels.h";
 
 /// What kernels need, and what bounds them.
 const REPORT: &str = "rocm/report.json";
@@ -58,6 +74,10 @@ impl Target for Rocm {
             levels: LEVELS.iter().map(|level| level.name).collect(),
             native: None,
         }
+    }
+
+    fn single_layers(&self) -> bool {
+        true
     }
 
     fn passes(&self) -> Vec<Pass> {
@@ -98,14 +118,21 @@ impl Target for Rocm {
             levels.push(describe(&level, &program));
             files.insert(level.file(), object);
         }
-        let host =
-            Host { prefix: request.prefix, vocab: vocab(request), steps: &program.steps, plan: &program.plan, levels: &levels };
-        files.insert(host::HEADER_FILE.to_owned(), host.header().into_bytes());
-        files.insert(host::SOURCE_FILE.to_owned(), host.source().into_bytes());
+        let (plan, steps) = (&program.plan, &program.steps);
+        let threads: BTreeMap<_, _> = levels.iter().map(|level| (level.wave, level.threads.clone())).collect();
+        let header = Header { request, plan, steps, threads: &threads, driver: DRIVER };
+        files.insert(HEADER.to_owned(), header.text().into_bytes());
+        // A layer is no model that could be opened and asked for logits.
+        if layer_input(request.graph).is_none() {
+            let host = Host { prefix: request.prefix, vocab: vocab(request), steps, plan, levels: &levels };
+            files.insert(host::HEADER_FILE.to_owned(), host.header().into_bytes());
+            files.insert(host::SOURCE_FILE.to_owned(), host.source().into_bytes());
+        }
         files.insert(REPORT.to_owned(), report.into_bytes());
         let device = RocmDevice { prefix: request.prefix.to_owned(), levels };
         observer.after(&LINK, &|| serde_json::to_string_pretty(&device).unwrap_or_default());
-        Ok(Lowered { device: Device::Rocm(device), plan: program.plan, steps: program.steps, files, weights: program.weights })
+        let (device, figures) = (Device::Rocm(device), program.figures());
+        Ok(Lowered { device, plan: program.plan, steps: program.steps, files, weights: program.weights, figures })
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `reduction` | in chains or in groups: how a row sums |
 //! | `predict` | cycles of a token, from the program object |
 //! | `weights` | the arrangement of packed weights in tiles of word planes |
+//! | `placement` | regions, bytes and cycles in numbers |
 //! | `report` | tables of regions and cycles, and the picture of the rectangles |
 //! | `emit` | the program object as CSL text, and the host's side |
 //!
@@ -19,6 +20,7 @@
 mod build;
 mod emit;
 mod map;
+mod placement;
 mod predict;
 mod reduction;
 mod report;

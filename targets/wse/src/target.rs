@@ -3,8 +3,8 @@
 use crate::build::Filling;
 use crate::emit;
 use crate::map::{Held, Mapped, Wafer, map};
-use crate::report;
 use crate::weights::Coding;
+use crate::{placement, report};
 use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, Piece, WaferProgram, WaferRegion, WseDevice, row_stride};
 use q35_diag::Result;
 use q35_dialects::q35::Op;
@@ -12,7 +12,7 @@ use q35_dialects::wse::{Arena, LARGEST, Region};
 use q35_dialects::{Activations, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{Observer, Pass, Stage};
-use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot};
+use q35_target::{Arrangement, Capabilities, Figures, Label, Lowered, Request, Section, Target, WeightTensor, cannot};
 use std::collections::BTreeMap;
 
 const MAP: Pass = Pass {
@@ -140,7 +140,8 @@ impl Wse {
         for (wafer, texts) in device.wafers.iter().zip(texts) {
             files.extend(texts.into_iter().map(|(name, text)| (format!("{}/{name}", wafer.folder), text.into_bytes())));
         }
-        Ok(Lowered { device: Device::Wse(device), plan: plan(request), steps: Vec::new(), files, weights })
+        let figures = Figures::from([("placement", placement::figures(mapped))]);
+        Ok(Lowered { device: Device::Wse(device), plan: plan(request), steps: Vec::new(), files, weights, figures })
     }
 
     fn device(

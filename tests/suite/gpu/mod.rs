@@ -4,6 +4,7 @@
 mod assembler;
 mod decode;
 mod driver;
+mod headers;
 mod hip;
 mod objects;
 
@@ -28,12 +29,13 @@ static LEVELS: [(&str, &str); 3] = [("cuda", "sm_80"), ("rocm", "gfx942"), ("roc
 
 pub(crate) fn trials() -> Vec<Trial> {
     type Row = (&'static str, fn() -> Result<(), String>);
-    let table: [Row; 12] = [
+    let table: [Row; 13] = [
         ("greedy-tokens", || decode::greedy_tokens("cuda", "sm_80")),
         ("greedy-tokens/gfx942", || decode::greedy_tokens("rocm", "gfx942")),
         ("greedy-tokens/gfx1100", || decode::greedy_tokens("rocm", "gfx1100")),
         ("ptxas", assembler::every_kernel_assembles),
         ("code-objects", objects::every_kernel_is_what_the_host_calls),
+        ("layer-headers", headers::layers_are_called_as_the_header_says),
         ("no-hip", hip::a_machine_without_hip_says_so),
         ("hip-calls", hip::a_run_calls_hip_in_order),
         ("hip-faults", hip::every_fault_of_hip_is_a_diagnostic),

@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// `llvm-readelf` of LLVM 22.
-fn readelf() -> PathBuf {
+pub(super) fn readelf() -> PathBuf {
     let prefix = std::env::var_os("LLVM_SYS_221_PREFIX").map_or_else(|| PathBuf::from("/usr/lib/llvm-22"), PathBuf::from);
     prefix.join("bin/llvm-readelf")
 }
 
 /// What the notes say of a kernel: single values by their key, and the arguments' offset, size and kind.
 #[derive(Default)]
-struct Noted {
-    values: BTreeMap<String, String>,
+pub(super) struct Noted {
+    pub(super) values: BTreeMap<String, String>,
     args: Vec<[String; 3]>,
 }
 
 /// The kernels in the notes' text, a YAML list under `amdhsa.kernels`.
-fn noted(notes: &str) -> Vec<Noted> {
+pub(super) fn noted(notes: &str) -> Vec<Noted> {
     let mut kernels: Vec<Noted> = Vec::new();
     let list = notes.split("amdhsa.kernels:").nth(1).unwrap_or_default();
     for line in list.lines().skip(1) {

@@ -26,7 +26,7 @@ use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::link;
 use q35_mlir::llvm::{self, Machine};
-use q35_target::{Capabilities, Label, Lowered, Request, Target, WeightsFile, check_prefix};
+use q35_target::{Capabilities, Label, Lowered, Request, Target, WeightsFile, check_prefix, layer_input};
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 
@@ -130,7 +130,8 @@ impl Target for Cpu {
             ("cpu/model.o".to_owned(), emitted.object),
             (object, shared),
         ]);
-        Ok(Lowered { device, plan: program.plan, steps: program.steps, files, weights: program.weights })
+        let figures = program.figures();
+        Ok(Lowered { device, plan: program.plan, steps: program.steps, files, weights: program.weights, figures })
     }
 }
 
@@ -149,7 +150,7 @@ fn define_program(
     let facts = Facts {
         prefix: request.prefix,
         vocab: logits.map_or(0, |(_, width)| width),
-        layer_inputs: described.layer_input().and_then(|ty| ty.matrix()).map(|(_, width)| width),
+        layer_inputs: layer_input(request.graph).and_then(|ty| ty.matrix()).map(|(_, width)| width),
         context: request.context,
         plan: &program.plan,
         kernels: &names,

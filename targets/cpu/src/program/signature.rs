@@ -6,11 +6,10 @@
 use crate::kernels::Kernel;
 use crate::linear::geometry::quant_stride;
 use q35_bundle::{CachePart, Input, Size};
-use q35_dialects::q35::Op;
 use q35_dialects::{Graph, Packed, ParamName, Rows, Ty};
 use q35_launch::layout::{act_stride, routing_stride};
 use q35_launch::lower::{Arg, Form, Launch, Program, Stored};
-use q35_target::{Section, WeightTensor};
+use q35_target::{Section, WeightTensor, layer_input};
 use std::collections::BTreeMap;
 
 /// A kernel as its caller sees it.
@@ -87,7 +86,7 @@ impl Described<'_> {
     }
 
     fn argument(&self, arg: &Arg) -> (&'static str, &'static str, String) {
-        if let (Arg::Input(Input::Tokens), Some(ty)) = (arg, self.layer_input()) {
+        if let (Arg::Input(Input::Tokens), Some(ty)) = (arg, layer_input(self.graph)) {
             return ("x", READ_FLOATS, self.ty(ty).0);
         }
         match arg {
@@ -127,12 +126,6 @@ impl Described<'_> {
             Form::Sorted => ("routed rows by expert".to_owned(), false),
             Form::Plain | Form::Packed => self.ty(*self.graph.ty(stored.value)),
         }
-    }
-
-    /// What the input of a layer is; `None` in a model, whose inputs are tokens.
-    pub(crate) fn layer_input(&self) -> Option<Ty> {
-        let tokens = self.graph.ids().find(|id| matches!(self.graph.node(*id).op, Op::Tokens(_)))?;
-        self.graph.node(tokens).results.first().copied().filter(|ty| matches!(ty, Ty::Act { .. }))
     }
 
     /// What values of a type are, and whether they are rows of floats.

@@ -114,7 +114,8 @@ int main(int argc, char **argv) {
     other_config other_good = {1, 8, 2, 1};
     int64_t other_size = other_context_size(&other_good);
     other_context *other;
-    CHECK(OTHER_OK, other_open(&other_good, aligned_alloc(64, (size_t)other_size), other_size, other_weights, other_bytes, &other));
+    void *other_memory = aligned_alloc(64, (size_t)other_size);
+    CHECK(OTHER_OK, other_open(&other_good, other_memory, other_size, other_weights, other_bytes, &other));
     CHECK(TINY_NOT_A_CONTEXT, tiny_step((tiny_context *)other, 0, &token, 1, NULL));
     CHECK(OTHER_OK, other_step(other, 0, &token, 1, NULL));
 
@@ -215,6 +216,8 @@ int main(int argc, char **argv) {
     CHECK(0, memcmp(logits, again, TINY_VOCAB * sizeof *logits));
     CHECK(TINY_OK, tiny_share(context, NULL, NULL));
 
+    void *all[] = {weights, other_weights, memory, other_memory, nothing, many, state};
+    for (size_t at = 0; at < sizeof all / sizeof *all; at++) free(all[at]);
     printf("%d failures\n", failures);
     return failures != 0;
 }

@@ -11,7 +11,8 @@ int main(int argc, char **argv) {
     tiny_config config = {1, 32, 3, 1};
     int64_t bytes = tiny_context_size(&config);
     tiny_context *context;
-    int32_t status = tiny_open(&config, aligned_alloc(TINY_ALIGN, (size_t)bytes), bytes, weights, TINY_WEIGHTS_SIZE, &context);
+    void *memory = aligned_alloc(TINY_ALIGN, (size_t)bytes);
+    int32_t status = tiny_open(&config, memory, bytes, weights, TINY_WEIGHTS_SIZE, &context);
     static float logits[TINY_VOCAB];
     int32_t tokens[64];
     for (int at = 2; at < argc; at++) tokens[at - 2] = atoi(argv[at]);
@@ -24,5 +25,8 @@ int main(int argc, char **argv) {
         printf("\n");
     }
     if (status != TINY_OK) printf("%s\n", tiny_status_text(status));
+    fclose(file);
+    free(memory);
+    free(weights);
     return status != TINY_OK;
 }

@@ -47,7 +47,9 @@ use q35_dialects::q35::Op;
 use q35_dialects::{Activations, Graph, Packed, ParamName, Ty};
 use q35_format::{Codec, PackedSpec};
 use q35_graph::{NodeId, Observer, Pass, Stage};
-use q35_target::{Arrangement, Capabilities, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix};
+use q35_target::{
+    Arrangement, Capabilities, Figures, Label, Lowered, Request, Section, Target, WeightTensor, cannot, check_prefix,
+};
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::Side;
 use q35_tsp::lanes::Lanes;
@@ -143,7 +145,7 @@ impl Target for Groq {
         observer.after(&EMIT, &|| listing.clone());
 
         observer.before(&ASSEMBLE);
-        let report = report::report(&program, rows, choices, &Timing::tsp1());
+        let (report, schedule) = report::report(&program, rows, choices, &Timing::tsp1());
         let files = [
             (PROGRAM, binary::write(&program)),
             (LISTING, listing.into_bytes()),
@@ -158,6 +160,7 @@ impl Target for Groq {
             steps: Vec::new(),
             files,
             weights: weights(request.params),
+            figures: Figures::from([("schedule", schedule)]),
         })
     }
 }

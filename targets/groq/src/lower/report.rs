@@ -26,8 +26,20 @@ const UNITS: [(Unit, &str); 7] = [
     (Unit::Results, "MXM results"),
 ];
 
+/// The whole file.
 #[derive(Serialize)]
 struct Report {
+    #[serde(flatten)]
+    schedule: Schedule,
+    /// First and last cycle of each node of the model, in the order of the program.
+    nodes: Vec<(String, u32, u32)>,
+    /// How each layer's weights lie in memory, and what both forms cost: vectors of memory, and cycles of installing.
+    weights: Vec<Choice>,
+}
+
+/// The schedule as a whole, which the bundle's own `report.json` has too.
+#[derive(Serialize)]
+struct Schedule {
     label: &'static str,
     cycles_per_token: u32,
     tokens_per_second: f64,
@@ -36,14 +48,10 @@ struct Report {
     install_bound: u64,
     /// Dispatches per queue and cycle.
     utilisation: BTreeMap<&'static str, f64>,
-    /// First and last cycle of each node of the model, in the order of the program.
-    nodes: Vec<(String, u32, u32)>,
     instructions: usize,
     instruction_bytes: u64,
     /// Vectors of 320 bytes in use, and on the chip.
     memory_rows: [u64; 2],
-    /// How each layer's weights lie in memory, and what both forms cost: vectors of memory, and cycles of installing.
-    weights: Vec<Choice>,
 }
 
 /// Every dispatch, with the kind of its unit.
@@ -65,8 +73,8 @@ fn spans(program: &Program) -> BTreeMap<(u32, Unit), (u32, u32)> {
     spans
 }
 
-/// `report.json`.
-pub(crate) fn report(program: &Program, rows: u64, weights: Vec<Choice>, timing: &Timing) -> String {
+/// `report.json`, and the part of it that says how the schedule is as a whole.
+pub(crate) fn report(program: &Program, rows: u64, weights: Vec<Choice>, timing: &Timing) -> (String, serde_json::Value) {
     let cycles = program.data.cycles.max(1);
     let mut busy: BTreeMap<Unit, u64> = BTreeMap::new();
     let mut loads = 0;
@@ -83,23 +91,23 @@ pub(crate) fn report(program: &Program, rows: u64, weights: Vec<Choice>, timing:
     }
     let name = |node: u32| program.data.nodes.get(node as usize).cloned().unwrap_or_default();
     let instructions = program.queues.values().map(Vec::len).sum();
-    let report = Report {
+    let schedule = Schedule {
         label: "a model of the chip, not run on silicon",
         cycles_per_token: cycles,
         tokens_per_second: timing.clock_mhz as f64 * 1e6 / f64::from(cycles),
         clock_mhz: timing.clock_mhz,
         install_bound: (loads * (SUPERLANE * LANES) as u64).div_ceil(INSTALL_BYTES),
         utilisation: UNITS.iter().map(|(unit, word)| (*word, share(*unit))).collect(),
-        nodes: nodes.into_iter().map(|(node, (first, last))| (name(node), first, last)).collect(),
         instructions,
         instruction_bytes: instructions as u64 * timing.instruction_bytes as u64,
         memory_rows: [
             rows,
             Queue::all().filter(|q| q.unit() == Unit::Mem && !q.slice().reserved()).count() as u64 * u64::from(ROWS),
         ],
-        weights,
     };
-    serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
+    let summary = serde_json::to_value(&schedule).unwrap_or_default();
+    let nodes = nodes.into_iter().map(|(node, (first, last))| (name(node), first, last)).collect();
+    (serde_json::to_string_pretty(&Report { schedule, nodes, weights }).unwrap_or_default() + "\n", summary)
 }
 
 /// An event of the trace-event format.

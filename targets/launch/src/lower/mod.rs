@@ -26,7 +26,8 @@ use q35_dialects::Rows;
 use q35_graph::{Observer, Pass, Stage, Value};
 use q35_mlir::builder::KernelModule;
 use q35_mlir::pipeline;
-use q35_target::{Request, Target, WeightTensor};
+use q35_target::plan::Live;
+use q35_target::{Figures, Request, Target, WeightTensor};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -55,6 +56,8 @@ pub struct Program<K: ?Sized> {
     pub plan: MemoryPlan,
     /// The launches.
     pub steps: Vec<Step>,
+    /// What of the working memory is in use during each of them.
+    pub live: Vec<Live>,
     /// The kernels by name, without prefix.
     pub kernels: BTreeMap<String, Rc<K>>,
     /// Tensors of the weights file, by name.
@@ -65,6 +68,21 @@ pub struct Program<K: ?Sized> {
     pub cache: BTreeMap<u32, CacheLayer>,
     /// The logits.
     pub output: Option<Value>,
+}
+
+impl<K: ?Sized> Program<K> {
+    /// The memory plan over time, for `report.json`.
+    pub fn figures(&self) -> Figures {
+        let during = |(step, live): (&Step, &Live)| {
+            serde_json::json!({
+                "node": step.node,
+                "op": step.op,
+                "bytes_per_token": live.bytes_per_token,
+                "bytes_per_logit_row": live.bytes_per_logit_row,
+            })
+        };
+        Figures::from([("memory", self.steps.iter().zip(&self.live).map(during).collect())])
+    }
 }
 
 /// Reports every node that has no kernel.
@@ -97,13 +115,13 @@ pub fn lower<T: Kernels>(
     observer.after(&CHAIN, &|| print::launches(&selected));
 
     observer.before(&PLACE);
-    let (plan, steps) = place::place(&selected);
+    let (plan, steps, live) = place::place(&selected);
     observer.after(&PLACE, &|| print::steps(&steps));
 
     let Selected { launches, weights, cache, output, .. } = selected;
     let choices = launches.iter().flat_map(|launch| &launch.choices);
     let kernels = choices.map(|choice| (choice.kernel.name(), choice.kernel.clone())).collect();
-    Ok(Program { plan, steps, kernels, weights, launches, cache, output: output.map(|stored| stored.value) })
+    Ok(Program { plan, steps, live, kernels, weights, launches, cache, output: output.map(|stored| stored.value) })
 }
 
 /// Lowers a module of kernels to the llvm dialect. Every pass is shown to `observer`.

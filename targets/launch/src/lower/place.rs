@@ -6,7 +6,7 @@ use crate::layout::{act_stride, routing_stride, sorted_bytes};
 use crate::spec::Spec;
 use q35_bundle::{Binding, MemoryPlan, Rows, Step, Variant};
 use q35_dialects::Ty;
-use q35_target::plan::{self, Access, Buffer};
+use q35_target::plan::{self, Access, Buffer, Live};
 use std::collections::BTreeMap;
 
 /// Section and bytes per row of a value in a form; `None` for those that take no arena, or have no such form.
@@ -46,7 +46,7 @@ fn written(arg: &Arg) -> Option<Stored> {
 ///
 /// # Panics
 /// If the planner's checker finds a collision, or a launch reads what none wrote: compiler bugs.
-pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Vec<Step>) {
+pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Vec<Step>, Vec<Live>) {
     let mut number: BTreeMap<Stored, usize> = BTreeMap::new();
     let mut buffers: Vec<Buffer> = Vec::new();
     for (at, launch) in selected.launches.iter().enumerate() {
@@ -106,5 +106,6 @@ pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Ve
         cache: selected.cache.values().copied().collect(),
         logits_offset_per_row: selected.output.map_or(0, |value| access(value).offset),
     };
-    (memory, selected.launches.iter().map(step).collect())
+    let live = plan::live(&buffers, selected.launches.len());
+    (memory, selected.launches.iter().map(step).collect(), live)
 }
