@@ -1,5 +1,5 @@
 //! Same input, options and compiler: same bytes, in another folder, on another number of threads, with another seed of every hash table;
-//! for every target.
+//! for every target. What its report says of each is looked at here too: no bundle is compiled for that alone.
 
 use crate::end_to_end::path;
 use crate::program;
@@ -79,7 +79,43 @@ fn two_compiles(target: &str, options: &[&str]) -> Result<(), String> {
     let options = [&["--target", target], options].concat();
     let first = compile_in(&folder.path().join("here"), &options, "1")?;
     let second = compile_in(&folder.path().join("deeper/elsewhere"), &options, "3")?;
-    compare(&first, &second)
+    compare(&first, &second)?;
+    reported(target, &first)?;
+    let shown = program::run("q35", &["inspect", path(&folder.path().join("here/out.q35"))]).success()?;
+    let words = SHOWN.iter().find(|(name, _)| *name == target).map_or("", |(_, words)| words);
+    if shown.contains(words) { Ok(()) } else { Err(format!("'{words}' is not in what q35 inspect shows:\n{shown}")) }
+}
+
+/// What `q35 inspect` says of a target's own part of the report.
+const SHOWN: [(&str, &str); 5] = [
+    ("cpu", "working memory during the launch that needs most:"),
+    ("cuda", "working memory during the launch that needs most:"),
+    ("rocm", "working memory during the launch that needs most:"),
+    ("groq", "the schedule, a model of the chip, not run on silicon:"),
+    ("wse", " PEs, a model of the chip, not run on silicon; a token takes "),
+];
+
+/// The target's own part of a bundle's report: memory over time fits into the plan and fills most of it once, a schedule takes some time, programs
+/// have elements.
+fn reported(target: &str, files: &BTreeMap<String, Vec<u8>>) -> Result<(), String> {
+    let report: serde_json::Value = serde_json::from_slice(&files["report.json"]).map_err(|e| e.to_string())?;
+    let sound = match target {
+        "groq" => report["schedule"]["cycles_per_token"].as_u64() > Some(0),
+        "wse" => {
+            let wafers = report["placement"]["wafers"].as_array().into_iter().flatten();
+            let mut programs = wafers.flat_map(|wafer| wafer["programs"].as_array().into_iter().flatten()).peekable();
+            let [used, room] = [0, 1].map(|at| move |of: &serde_json::Value| of["bytes_per_pe"][at].as_u64());
+            programs.peek().is_some()
+                && programs.all(|of| of["pes"].as_u64() > Some(0) && used(of) <= room(of) && used(of) > Some(0))
+        }
+        _ => {
+            let launches = report["memory"].as_array().cloned().unwrap_or_default();
+            let of = |launch: &serde_json::Value| launch["bytes_per_token"].as_u64().unwrap_or(u64::MAX);
+            let (most, plan) = (launches.iter().map(of).max(), report["plan"]["bytes_per_token"].as_u64());
+            most <= plan && 2 * most.unwrap_or(0) > plan.unwrap_or(u64::MAX)
+        }
+    };
+    if sound { Ok(()) } else { Err(format!("the report says {:#}", report)) }
 }
 
 /// A cold cache, a warm one, and none at all.
