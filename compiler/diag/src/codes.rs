@@ -46,6 +46,7 @@ codes! {
     207 UnsupportedForm "a known op is used in a form that is not supported"
     208 UnknownArchitecture "an architecture is not known"
     209 CannotExport "a model has no form as a checkpoint"
+    210 LengthDependent "what depends on the length of a text is fixed for the longest"
 
     // 03: weights and quantization
     301 NotFinite "a weight is NaN or infinite"
