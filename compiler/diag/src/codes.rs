@@ -73,6 +73,8 @@ codes! {
         "Export the model to ONNX and compile that."
     209 CannotExport "a model has no form as a checkpoint"
         "Put the original checkpoint's config.json beside the model; a model without such an original has no form as a checkpoint."
+    210 LengthDependent "what depends on the length of a text is fixed for the longest"
+        "Nothing, if texts will be longer than the length that the message names; else compile with a shorter --context."
 
     // 03: weights and quantization
     301 NotFinite "a weight is NaN or infinite"

@@ -35,8 +35,9 @@ pub fn prepare(path: &Path, settings: &Settings, observer: &mut dyn Observer) ->
 
 /// The same, with layers that have codecs of their own.
 pub fn prepare_with(path: &Path, settings: &Settings, own: &Codecs, observer: &mut dyn Observer) -> Result<Prepared> {
-    let imported = import(path, settings.context, observer)?;
-    let mut model = raise(path, &imported, settings, observer)?;
+    let mut imported = import(path, settings.context, observer)?;
+    let (mut model, warnings) = raise(path, &imported, settings, observer)?;
+    imported.warnings.extend(warnings);
     for (name, codec) in own {
         if let Some(param) = model.params.get_mut(name) {
             param.asked = Some(*codec);
@@ -193,11 +194,17 @@ pub fn import(path: &Path, context: Option<u64>, observer: &mut dyn Observer) ->
     watched(observer, &passes::IMPORT, || q35_import::open_with(path, &options), |imported| imported.graph.to_string())
 }
 
-fn raise(path: &Path, imported: &Imported, settings: &Settings, observer: &mut dyn Observer) -> Result<Model> {
+fn raise(
+    path: &Path,
+    imported: &Imported,
+    settings: &Settings,
+    observer: &mut dyn Observer,
+) -> Result<(Model, Vec<Diagnostic>)> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let context = context(imported, settings.context)?;
     let options = raise::Options { name, context };
-    watched(observer, &passes::RAISE, || raise::raise(&imported.graph, &options), print::model)
+    let work = || raise::raise_with_warnings(&imported.graph, &options);
+    watched(observer, &passes::RAISE, work, |(model, _)| print::model(model))
 }
 
 /// The longest context: what the user asks for, within what the model's configuration says it was made for.

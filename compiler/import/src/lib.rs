@@ -43,7 +43,7 @@ pub struct Imported {
     pub context: Option<u64>,
     /// Files by the names that sidecars have, made from what the model's own file says.
     pub own_files: BTreeMap<&'static str, Vec<u8>>,
-    /// What of the model is left out, though nothing that its logits depend on.
+    /// What of the model is left out, though nothing that its logits depend on, and what is fixed for the context.
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -115,7 +115,8 @@ pub fn open_with(path: &Path, options: &Options) -> Result<Imported> {
     let sidecars = Sidecars::beside(&folder);
     let (mut own_files, mut warnings) = (BTreeMap::new(), Vec::new());
     let (graph, kind, context) = if is_folder {
-        let (graph, kind) = checkpoint::open(path, options)?;
+        let (graph, kind, more) = checkpoint::open(path, options)?;
+        warnings.extend(more);
         (graph, kind, None)
     } else if gguf::is_gguf(path) {
         let gguf::Opened { graph, kind, context, files } = gguf::open(path, options)?;

@@ -10,8 +10,8 @@ pub use checkpoint::{Checkpoint, Stored, Written};
 pub use shapes::{SHAPES, shape};
 
 use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, Names, NormKind, OPSET, QkNorm, Rotation,
-    Scalars, Turn, Weights,
+    Activation, Attention, Biases, Decoder, Ffn, Fused, Heads, Layer, LayerNorms, Names, NormKind, OPSET, Parts, QkNorm,
+    Rotation, Scalars, Turn, Weights,
 };
 use crate::onnx::proto::build::FLOAT;
 use crate::onnx::proto::{Model, OperatorSet, Tensor};
@@ -68,7 +68,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         eps: 1e-5,
         norm: NormKind::RootMeanSquare,
         norms: LayerNorms::PRE,
-        parallel: false,
+        parts: Parts::InTurn,
         unit_offset: false,
         attention: Attention::Heads(Heads {
             heads: model.heads,

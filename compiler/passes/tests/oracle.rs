@@ -164,8 +164,10 @@ fn outcome(case: &common::Case) -> Outcome {
     let atol = meta["suggested_atol"].as_f64().unwrap();
     let (family, exporter) = name.split_once("--").or_else(|| name.split_once('/')).unwrap();
     let imported = q35_import::open(graph).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let model =
-        raise(&imported.graph, &Options { name: name.clone(), context: None }).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let config: Option<serde_json::Value> =
+        std::fs::read(folder.join("config.json")).ok().map(|bytes| serde_json::from_slice(&bytes).unwrap());
+    let context = config.and_then(|config| config["max_position_embeddings"].as_u64());
+    let model = raise(&imported.graph, &Options { name: name.clone(), context }).unwrap_or_else(|e| panic!("{name}: {e}"));
     let params = values(&model);
     let mut missed = Vec::new();
     let bytes = std::fs::read(folder.join("gen.safetensors")).unwrap();

@@ -15,9 +15,12 @@ pub enum Scoring {
     Softmax,
     /// Each for itself.
     Sigmoid,
+    /// By one softmax per choice, over logits that are near the chosen one's: the sparse mixer (Liu et al. 2023, arXiv 2310.00811) as
+    /// Phi-3.5-MoE runs it.
+    Mixer,
 }
 
-words!(Scoring { Softmax = "softmax", Sigmoid = "sigmoid" });
+words!(Scoring { Softmax = "softmax", Sigmoid = "sigmoid", Mixer = "mixer" });
 
 /// What a group of experts is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,8 +40,11 @@ op! {
     /// the best first; of equal ones the one with the lower number. With more than one group, experts are chosen only from the
     /// `top_groups` groups that are worth most (of equal ones the lower), a group being `experts / groups` neighbours.
     ///
+    /// A `mixer` chooses by the logits, one expert after the other. With `m` the logit of the one chosen, its score is its softmax over
+    /// itself and those that were not chosen before it and whose logit `x` is near: `m - x <= margin * max(|x|, m)`.
+    ///
     /// The weight of a chosen expert is its score, without the correction; with `normalize` divided by the sum of the row's chosen
-    /// scores plus `eps`; times `scale`. The reference computes in f64 and rounds the weights once.
+    /// scores plus `eps`, or by `floor` where that is larger; times `scale`. The reference computes in f64 and rounds the weights once.
     Route = "route"(logits: Act) -> Routing {
         /// How logits become scores.
         scoring: Scoring,
@@ -56,8 +62,12 @@ op! {
         normalize: bool,
         /// Added to that sum.
         eps: f32,
+        /// What weights are divided by at least.
+        floor: f32,
         /// Factor of the weights.
         scale: f32,
+        /// How far below a chosen logit others are near it, relative to the larger of the two; 0 unless the scoring is `mixer`.
+        margin: f32,
     }
 }
 
@@ -73,13 +83,17 @@ impl Route {
             group_score: GroupScore::Best,
             normalize: false,
             eps: 0.0,
+            floor: 0.0,
             scale: 1.0,
+            margin: 0.0,
         }
     }
 
+    /// What experts are chosen by, before corrections, and what weights are made of where that does not depend on the choice.
     fn scores(&self, logits: &[f32]) -> Vec<f64> {
         let logits = logits.iter().map(|x| f64::from(*x));
         match self.scoring {
+            Scoring::Mixer => logits.collect(),
             Scoring::Sigmoid => logits.map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
             Scoring::Softmax => {
                 let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
@@ -88,6 +102,17 @@ impl Route {
                 powers.iter().map(|x| x / sum).collect()
             }
         }
+    }
+
+    /// The scores of what a mixer chose, in order.
+    fn mixed(&self, logits: &[f64], chosen: &[usize]) -> Vec<f64> {
+        let score = |(step, &at): (usize, &usize)| {
+            let m = logits[at];
+            let near = |x: f64| m - x <= f64::from(self.margin) * x.abs().max(m);
+            let others = (0..logits.len()).filter(|e| !chosen[..=step].contains(e)).map(|e| logits[e]);
+            1.0 / others.filter(|x| near(*x)).fold(1.0, |sum, x| sum + (x - m).exp())
+        };
+        chosen.iter().enumerate().map(score).collect()
     }
 
     /// Experts that may be chosen: those of the best groups.
@@ -128,6 +153,11 @@ impl Semantics for Route {
         ensure((1..=self.groups).contains(&self.top_groups), || "'top_groups' is not within 'groups'".to_owned())?;
         let eligible = experts / self.groups * self.top_groups;
         ensure((1..=eligible).contains(&self.choices.into()), || format!("'choices' is not within {eligible} experts"))?;
+        let mixer = self.scoring == Scoring::Mixer;
+        ensure(!mixer || self.groups == 1 && self.correction.is_none(), || {
+            "a mixer has neither groups nor corrections".to_owned()
+        })?;
+        ensure(self.margin == 0.0 || mixer && self.margin > 0.0, || "'margin' is not for this scoring".to_owned())?;
         if let Some(correction) = &self.correction {
             vector(params, correction, &format!("{experts} (experts)"), |len| len == experts)?;
         }
@@ -152,9 +182,13 @@ impl Semantics for Route {
                 *rank += f64::from(*c);
             }
             let chosen = best(&ranked, &self.eligible(&ranked), choices);
-            let sum: f64 = chosen.iter().map(|at| scores[*at]).sum();
-            let total = if self.normalize { sum + f64::from(self.eps) } else { 1.0 };
-            routing.weights.extend(chosen.iter().map(|at| (scores[*at] / total * f64::from(self.scale)) as f32));
+            let scores: Vec<f64> = match self.scoring {
+                Scoring::Mixer => self.mixed(&scores, &chosen),
+                Scoring::Softmax | Scoring::Sigmoid => chosen.iter().map(|at| scores[*at]).collect(),
+            };
+            let sum: f64 = scores.iter().sum();
+            let total = if self.normalize { (sum + f64::from(self.eps)).max(self.floor.into()) } else { 1.0 };
+            routing.weights.extend(scores.iter().map(|score| (score / total * f64::from(self.scale)) as f32));
             routing.chosen.extend(chosen.iter().map(|at| *at as u32));
         }
         Ok(Data::Routing(routing))
@@ -196,6 +230,33 @@ mod tests {
         near(&weights, &[0.0, 0.5], 1e-6);
     }
 
+    /// The numbers are those of `sparsemixer` in transformers, with a jitter of 0.01.
+    #[test]
+    fn a_mixer_shares_with_what_is_near() {
+        let op = Route { margin: 0.02, ..Route::plain(Scoring::Mixer, 2) };
+        let near_alone = |logits: &[f32]| routed(op.clone(), logits, None);
+        // 1.0 and 0.985 are near each other, and 0.97 near the second only; by size, not by distance.
+        let (experts, weights) = near_alone(&[0.97, 1.0, -3.0, 0.985]);
+        assert_eq!(experts, [1, 3]);
+        let share = |gaps: &[f64]| 1.0 / (1.0 + gaps.iter().map(|gap| (-gap).exp()).sum::<f64>());
+        near(&weights, &[share(&[0.015]), share(&[0.015])], 1e-6);
+        let (experts, weights) = near_alone(&[-100.0, -101.0, -101.5, -104.0]);
+        assert_eq!(experts, [0, 1]);
+        near(&weights, &[share(&[1.0, 1.5]), share(&[0.5])], 1e-6);
+        near(&near_alone(&[0.0; 3]).1, &[1.0 / 3.0, 0.5], 1e-6);
+        let scaled = Route { normalize: true, scale: 3.0, ..op.clone() };
+        near(&routed(scaled, &[0.0; 3], None).1, &[1.2, 1.8], 1e-6);
+    }
+
+    /// 1/8 and 1/8 are far below the floor of 1/2.
+    #[test]
+    fn sums_have_a_floor() {
+        let op = Route { correction: Some("c".into()), floor: 0.5, normalize: true, ..Route::plain(Scoring::Softmax, 2) };
+        let logits = [0.0, 2f32.ln(), 4f32.ln(), 0.0];
+        near(&routed(op.clone(), &logits, Some(&[2.0, 0.0, 0.0, 2.0])).1, &[0.25, 0.25], 1e-7);
+        near(&routed(op, &logits, Some(&[0.0; 4])).1, &[2.0 / 3.0, 1.0 / 3.0], 1e-7);
+    }
+
     /// Group worths 3+0 against 2+2 and, by the best alone, 3 against 2.
     #[test]
     fn groups_are_chosen_first() {
@@ -215,6 +276,10 @@ mod tests {
         assert!(infer(Route { groups: 3, ..op.clone() }, &[tokens(4)], &[]).is_err());
         assert!(infer(Route { groups: 0, ..op.clone() }, &[tokens(4)], &[]).is_err());
         assert!(infer(Route { top_groups: 2, ..op.clone() }, &[tokens(4)], &[]).is_err());
+        assert!(infer(Route { margin: 0.02, ..op.clone() }, &[tokens(4)], &[]).is_err());
+        let mixer = Route { margin: 0.02, ..Route::plain(Scoring::Mixer, 2) };
+        assert!(infer(mixer.clone(), &[tokens(4)], &[]).is_ok());
+        assert!(infer(Route { groups: 2, ..mixer }, &[tokens(4)], &[]).is_err());
         let op = Route { correction: Some("c".into()), ..op };
         assert_eq!(infer(op, &[tokens(4)], &[("c", 1, 3)]), Err("@c has 3 elements, not 4 (experts)".into()));
     }

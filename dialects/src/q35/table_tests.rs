@@ -36,7 +36,9 @@ pub(crate) fn samples() -> Vec<Op> {
             group_score: GroupScore::Two,
             normalize: true,
             eps: 1e-20,
+            floor: 1e-12,
             scale: 2.5,
+            margin: 0.0,
         }
         .into(),
         ExpertLinear { weight: name("w"), bias: Some(name("b")) }.into(),

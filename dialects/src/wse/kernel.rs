@@ -110,10 +110,12 @@ pub struct Routing {
     pub sigmoid: bool,
     /// Whether numbers are added to the scores for choosing.
     pub corrected: bool,
-    /// Whether weights are divided by their sum plus `eps`.
+    /// Whether weights are divided by their sum plus `eps`, or by `floor` where that is larger.
     pub normalize: bool,
     /// Added to that sum.
     pub eps: f32,
+    /// The least divisor.
+    pub floor: f32,
     /// Factor of the weights.
     pub scale: f32,
 }

@@ -22,6 +22,9 @@ use std::collections::BTreeMap;
 pub fn run(options: &Check) -> Result<Output> {
     match (prepared(options), options.json) {
         (Ok((prepared, outlook)), json) => {
+            for warning in &prepared.imported.warnings {
+                eprintln!("{warning}");
+            }
             let finding = Finding::of(&prepared, outlook, options);
             Ok(if json { super::json(&finding)? } else { finding.listing() }.into())
         }

@@ -100,6 +100,7 @@ config! {
         topk_group: u64,
         swiglu_limit: f64,
         swiglu_alpha: f64,
+        router_jitter_noise: f64,
         // Layers that have experts.
         mlp_only_layers: Vec<u64>,
         decoder_sparse_step: u64,
@@ -130,6 +131,8 @@ config! {
         mscale: f64,
         mscale_all_dim: f64,
         truncate: bool,
+        short_mscale: f64,
+        long_mscale: f64,
         short_factor: Vec<f64>,
         long_factor: Vec<f64>,
         full_attention: Box<Rope>,

@@ -9,6 +9,12 @@ use q35_diag::{Code, Diagnostic};
 /// Bounds and steepness of clamped units, where the configuration does not say.
 const CLAMP: (f64, f64) = (7.0, 1.702);
 
+/// Noise of a sparse mixer, where the configuration does not say.
+const JITTER: f64 = 0.01;
+
+/// More experts are not chosen one after the other.
+const MOST_MIXED: u64 = 16;
+
 /// Whether a layer has experts.
 pub(super) fn has_experts(config: &Config, facts: &ExpertFacts, layer: u64) -> Result<bool, Diagnostic> {
     let every = |name: &str, n: Option<u64>| match n.unwrap_or(1) {
@@ -46,6 +52,10 @@ pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, D
         return Err(wrong(format!("{chosen} experts are chosen for each token, but there are {reachable} to choose from")));
     }
     let scoring = scoring(config, facts)?;
+    if scoring == Scoring::Mixer && chosen > MOST_MIXED {
+        let what = format!("{chosen} experts are chosen one after the other for each token, {MOST_MIXED} are the most");
+        return Err(Diagnostic::error(Code::UnsupportedForm, what));
+    }
     Ok(Experts {
         module: facts.module,
         router: facts.router,
@@ -61,6 +71,8 @@ pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, D
                 Normalize::Configured(default) => config.norm_topk_prob.unwrap_or(default),
             },
             eps: facts.eps,
+            floor: finite("moe_norm_min", config.moe_norm_min.unwrap_or(facts.floor.into()))?,
+            margin: margin(config, scoring)?,
             scale: finite("routed_scaling_factor", config.routed_scaling_factor.unwrap_or(1.0))?,
         },
         layout: layout(config, facts),
@@ -68,6 +80,17 @@ pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, D
         clamp: if facts.clamped { Some(clamp(config)?) } else { None },
         shared: shared(config, facts)?,
     })
+}
+
+/// How far below a chosen logit a sparse mixer's others share with it: twice the noise that it was trained with.
+fn margin(config: &Config, scoring: Scoring) -> Result<f32, Diagnostic> {
+    match scoring {
+        Scoring::Mixer => match finite("router_jitter_noise", 2.0 * config.router_jitter_noise.unwrap_or(JITTER))? {
+            margin if margin > 0.0 => Ok(margin),
+            margin => Err(wrong(format!("router_jitter_noise is {}", margin / 2.0))),
+        },
+        Scoring::Softmax | Scoring::Sigmoid => Ok(0.0),
+    }
 }
 
 /// How experts are stored: blocks of 4-bit floats lie along the inputs, other stacks along the outputs.

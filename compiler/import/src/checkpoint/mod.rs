@@ -29,7 +29,7 @@ use std::path::Path;
 const HEAD: &str = "lm_head.weight";
 
 /// Opens the checkpoint in `folder`.
-pub(crate) fn open(folder: &Path, options: &Options) -> Result<(SourceGraph, ModelKind)> {
+pub(crate) fn open(folder: &Path, options: &Options) -> Result<(SourceGraph, ModelKind, Vec<Diagnostic>)> {
     let path = folder.join("config.json");
     if !path.is_file() {
         return Err(Diagnostic::error(Code::NotAModel, "the folder holds no config.json, so it is no checkpoint")
@@ -56,7 +56,8 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<(SourceGraph, Mod
     let ready = source.finish(&left);
     report.finish(())?;
     let architecture = config.model_type().to_owned();
-    Ok((onnx::build(&graph, ready)?, ModelKind::Checkpoint { architecture }))
+    let warnings = rope::by_length(&config, options.context).map(|warning| warning.at("file", &name)).into_iter().collect();
+    Ok((onnx::build(&graph, ready)?, ModelKind::Checkpoint { architecture }, warnings))
 }
 
 /// Rows and columns that share a scale in weights that are quantized already, if that is so.

@@ -3,7 +3,7 @@
 //! Unscaled they are `theta^(-2i/r)` for a head of which `r` columns rotate (Su et al. 2021, RoFormer). Scaled: `linear` divides them (position
 //! interpolation, Chen et al. 2023); `llama3` divides those whose wavelength is long and blends in between (Llama 3 release); `yarn` blends by the
 //! number of turns within the original context and scales cosines and sines (Peng et al. 2023); `longrope` divides each by a factor of its own
-//! (Ding et al. 2024).
+//! (Ding et al. 2024), and cosines and sines by one number or, in Phi-3.5-MoE, by one for each list of factors.
 //!
 //! Two kinds depend on the length of the text, and a compiled model has one set of frequencies for all texts. `dynamic` changes nothing up to
 //! `max_position_embeddings`, and no context is compiled beyond that. `longrope` has two lists of factors, for texts within the original context
@@ -13,7 +13,7 @@
 use super::config::{Config, Rope};
 use super::families::wrong;
 use crate::decoder::Rotation;
-use q35_diag::Diagnostic;
+use q35_diag::{Code, Diagnostic};
 use std::f64::consts::TAU;
 
 /// What frequencies depend on beside the scaling itself.
@@ -29,6 +29,14 @@ pub(super) struct Setting<'a> {
     pub(super) context: Option<u64>,
 }
 
+/// What scaling by one of two lists of factors is called.
+const LONGROPE: [&str; 2] = ["longrope", "su"];
+
+/// The context that a scaling starts from.
+fn original(rope: &Rope, config: &Config) -> Option<u64> {
+    rope.original_max_position_embeddings.or(config.original_max_position_embeddings).or(config.max_position_embeddings)
+}
+
 /// The rotation that `rope` describes.
 pub(super) fn rotation(rope: &Rope, at: Setting<'_>) -> Result<Rotation, Diagnostic> {
     let config = at.config;
@@ -39,8 +47,7 @@ pub(super) fn rotation(rope: &Rope, at: Setting<'_>) -> Result<Rotation, Diagnos
         return Err(wrong(format!("rope_theta {theta} with partial_rotary_factor {partial} rotates nothing")));
     }
     let plain: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
-    let original =
-        rope.original_max_position_embeddings.or(config.original_max_position_embeddings).or(config.max_position_embeddings);
+    let original = original(rope, config);
     let (scaled, factor) = match rope.kind() {
         "default" | "mrope" | "dynamic" => (plain, 1.0),
         "linear" => {
@@ -49,7 +56,7 @@ pub(super) fn rotation(rope: &Rope, at: Setting<'_>) -> Result<Rotation, Diagnos
         }
         "llama3" => (llama3(&plain, rope, length(original)?)?, 1.0),
         "yarn" => yarn(&plain, rope, theta, at.config, length(original)?)?,
-        "longrope" | "su" => longrope(&plain, rope, length(original)?, at)?,
+        kind if LONGROPE.contains(&kind) => longrope(&plain, rope, length(original)?, at)?,
         other => return Err(wrong(format!("rope_type '{other}' is not known"))),
     };
     let inv_freq: Vec<f32> = scaled.into_iter().map(|f| f as f32).collect();
@@ -118,15 +125,38 @@ fn yarn(plain: &[f64], rope: &Rope, theta: f64, config: &Config, original: f64) 
     Ok((frequencies, scale))
 }
 
+/// Whether a context is beyond the original one.
+fn is_long(config: &Config, context: Option<u64>, original: f64) -> bool {
+    context.or(config.max_position_embeddings).is_some_and(|context| context as f64 > original)
+}
+
+/// What the user should know where the length of a text decides and the context is beyond the original one.
+pub(super) fn by_length(config: &Config, context: Option<u64>) -> Option<Diagnostic> {
+    let rope = config.rope();
+    let original = original(&rope, config)?;
+    if !LONGROPE.contains(&rope.kind()) || !is_long(config, context, original as f64) {
+        return None;
+    }
+    let what = match context.or(config.max_position_embeddings) {
+        Some(context) => format!("those for {context} tokens are used for all"),
+        None => "those for long ones are used for all".to_owned(),
+    };
+    let warning =
+        Diagnostic::warning(Code::LengthDependent, format!("frequencies of rotations depend on how long a text is; {what}"));
+    Some(warning.help(format!("use --context {original} for the frequencies that texts of up to {original} tokens have")))
+}
+
 fn longrope(plain: &[f64], rope: &Rope, original: f64, at: Setting<'_>) -> Result<(Vec<f64>, f64), Diagnostic> {
-    let is_long = at.context.or(at.config.max_position_embeddings).is_some_and(|context| context as f64 > original);
-    let (name, factors) = if is_long { ("long_factor", &rope.long_factor) } else { ("short_factor", &rope.short_factor) };
+    let (name, factors, own_scale) = match is_long(at.config, at.context, original) {
+        true => ("long_factor", &rope.long_factor, rope.long_mscale),
+        false => ("short_factor", &rope.short_factor, rope.short_mscale),
+    };
     let factors = factors.as_deref().unwrap_or_default();
     if factors.len() != plain.len() || factors.iter().any(|f| !(*f > 0.0 && f.is_finite())) {
         let what = format!("the rope's {name} is not {} positive numbers, one for each frequency", plain.len());
         return Err(wrong(what));
     }
-    let scale = match rope.attention_factor {
+    let scale = match own_scale.or(rope.attention_factor) {
         Some(scale) => scale,
         None => match stretch(rope, at.config, original)? {
             factor if factor > 1.0 => (1.0 + factor.ln() / original.ln()).sqrt(),

@@ -1,7 +1,7 @@
 //! The decoder families, as a table: what each does that its configuration does not say.
 
 use super::config::Config;
-use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, Names, NormKind, QkNorm, Scoring, Turn};
+use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, Names, NormKind, Parts, QkNorm, Scoring, Turn};
 
 /// A family of decoders.
 pub(crate) struct Family {
@@ -13,8 +13,8 @@ pub(crate) struct Family {
     pub(crate) eps: EpsRule,
     /// Norms of a layer.
     pub(crate) norms: LayerNorms,
-    /// Whether both parts of a layer read the same residual stream.
-    pub(crate) parallel: bool,
+    /// What the parts of a layer read, and how they are added.
+    pub(crate) parts: Parts,
     /// Whether dense feed-forward parts have a gate.
     pub(crate) gated: bool,
     /// Names of modules.
@@ -133,6 +133,8 @@ pub(crate) struct ExpertFacts {
     pub(crate) normalize: Normalize,
     /// Added to that sum.
     pub(crate) eps: f32,
+    /// What weights are divided by at least, where the configuration does not say.
+    pub(crate) floor: f32,
     /// What a group is worth, where there are groups.
     pub(crate) groups: Option<GroupScore>,
     /// Experts that all tokens go to: module, and the layer that gates them.
@@ -170,7 +172,7 @@ const LLAMA: Family = Family {
     norm: NormKind::RootMeanSquare,
     eps: EpsRule::RmsNorm,
     norms: LayerNorms::PRE,
-    parallel: false,
+    parts: Parts::InTurn,
     gated: true,
     names: Names::LLAMA,
     unit_offset: false,
@@ -202,7 +204,7 @@ const COHERE: Family = Family {
     norm: NormKind::Layer { weight: true, bias: false },
     eps: EpsRule::LayerNorm,
     norms: LayerNorms::SHARED,
-    parallel: true,
+    parts: Parts::Beside,
     turn: Turn::Neighbours,
     scalars: ScalarRule::Cohere,
     ..LLAMA
@@ -221,6 +223,7 @@ const QWEN_EXPERTS: ExpertFacts = ExpertFacts {
     correction: None,
     normalize: Normalize::Configured(false),
     eps: 0.0,
+    floor: 0.0,
     groups: None,
     shared: None,
     layers: ExpertLayers::Stepped,
@@ -261,9 +264,12 @@ const DEEPSEEK_V3_EXPERTS: ExpertFacts = ExpertFacts {
     groups: Some(GroupScore::Two),
     ..DEEPSEEK_V2_EXPERTS
 };
+const PHI_EXPERTS: ExpertFacts =
+    ExpertFacts { scoring: Scoring::Mixer, normalize: Normalize::Configured(false), ..MIXTRAL_EXPERTS };
 const ERNIE_EXPERTS: ExpertFacts = ExpertFacts {
     correction: Some(("moe_statics.e_score_correction_bias", &[1])),
     normalize: Normalize::Always,
+    floor: 1e-12,
     shared: Some(("shared_experts", None)),
     layers: ExpertLayers::Between,
     ..QWEN_EXPERTS
@@ -360,7 +366,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         norm: LAYER_NORM,
         eps: EpsRule::LayerNorm,
         norms: LayerNorms::SHARED,
-        parallel: true,
+        parts: Parts::Summed,
         gated: false,
         activation: Activation::GeluTanh,
         partial: 0.5,
@@ -369,6 +375,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true }, ..MISTRAL },
+    Family { model_type: "phimoe", norm: LAYER_NORM, biases: BiasRule::Configured, experts: Some(PHI_EXPERTS), ..MISTRAL },
     QWEN2,
     Family {
         model_type: "qwen2_moe",
@@ -426,7 +433,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("nemotron_h", "state space layers"),
     ("opt", "learned positions"),
     ("persimmon", "weights of q, k and v woven by head"),
-    ("phimoe", "sparse mixer routing"),
     ("qwen3_next", "linear attention"),
     ("recurrent_gemma", "recurrent layers"),
 ];

@@ -125,13 +125,13 @@ fn configurations_that_are_refused() {
         rewrite(r#"{"model_type": "bert"}"#),
         "error[Q35-0208]: checkpoints of model type 'bert' are not known; arcee, cohere, cohere2, deepseek_v2, deepseek_v3, dots1, ernie4_5, \
          ernie4_5_moe, exaone4, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_oss, granite, granitemoe, helium, llama, \
-         ministral, mistral, mixtral, nemotron, olmo, olmo2, olmo3, olmoe, phi, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, \
-         seed_oss, smollm3, stablelm, starcoder2 are\n  \
+         ministral, mistral, mixtral, nemotron, olmo, olmo2, olmo3, olmoe, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, \
+         qwen3_moe, seed_oss, smollm3, stablelm, starcoder2 are\n  \
          at file 'DIR/config.json'\n  help: export the model to ONNX and compile that"
     );
     assert_eq!(
-        rewrite(r#"{"model_type": "phimoe"}"#),
-        "error[Q35-0208]: model type 'phimoe' cannot be compiled: there is no op for sparse mixer routing\n  \
+        rewrite(r#"{"model_type": "bamba"}"#),
+        "error[Q35-0208]: model type 'bamba' cannot be compiled: there is no op for state space layers\n  \
          at file 'DIR/config.json'"
     );
     assert_eq!(
@@ -153,6 +153,80 @@ fn configurations_that_are_refused() {
         "error[Q35-0111]: the configuration cannot be read: EOF while parsing an object at line 1 column 1\n  \
          at file 'DIR/config.json'"
     );
+}
+
+/// Ways to choose experts that are not their family's: an error by the field's name, and no other way instead.
+#[test]
+fn routings_that_are_refused() {
+    let why = |family: &str, more: &str| {
+        let text = format!(
+            r#"{{"model_type": "{family}", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "q_lora_rank": 4, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4, "rms_norm_eps": 1e-5,
+            "intermediate_size": 8, "moe_intermediate_size": 8, "num_local_experts": 32, "moe_k": 2{more}}}"#
+        );
+        let config = super::config::read(text.as_bytes()).unwrap();
+        super::families::decoder(&config, None).err().map_or("none".to_owned(), |d| d.to_string())
+    };
+    let cases = [
+        ("deepseek_v3", "", "none"),
+        (
+            "deepseek_v3",
+            r#", "scoring_func": "softmax""#,
+            "error[Q35-0207]: scoring_func 'softmax' is not supported for model type 'deepseek_v3'",
+        ),
+        (
+            "deepseek_v3",
+            r#", "topk_method": "greedy""#,
+            "error[Q35-0207]: topk_method 'greedy' is not supported for model type 'deepseek_v3'",
+        ),
+        (
+            "mixtral",
+            r#", "topk_method": "noaux_tc""#,
+            "error[Q35-0207]: topk_method 'noaux_tc' is not supported for model type 'mixtral'",
+        ),
+        (
+            "deepseek_v3",
+            r#", "n_group": 3, "topk_group": 1"#,
+            "error[Q35-0111]: 32 experts in 3 groups, 1 of them chosen, are no routing",
+        ),
+        (
+            "mixtral",
+            r#", "num_experts_per_tok": 33"#,
+            "error[Q35-0111]: 33 experts are chosen for each token, but there are 32 to choose from",
+        ),
+        ("phimoe", "", "none"),
+        ("phimoe", r#", "router_jitter_noise": 0.0"#, "error[Q35-0111]: router_jitter_noise is 0"),
+        (
+            "phimoe",
+            r#", "num_experts_per_tok": 17"#,
+            "error[Q35-0207]: 17 experts are chosen one after the other for each token, 16 are the most",
+        ),
+    ];
+    for (family, more, expected) in cases {
+        assert_eq!(why(family, more), expected, "{family} {more}");
+    }
+}
+
+/// One of two scales of cosines and sines comes with one of two lists of factors.
+#[test]
+fn longrope_may_have_a_scale_for_each_list() {
+    let rope = Rope {
+        rope_type: Some("longrope".into()),
+        rope_theta: Some(100.0),
+        short_factor: Some(vec![1.0, 2.0]),
+        long_factor: Some(vec![4.0, 5.0]),
+        short_mscale: Some(1.25),
+        long_mscale: Some(1.5),
+        original_max_position_embeddings: Some(16),
+        ..Rope::default()
+    };
+    let config = Config { rope_parameters: Some(rope), max_position_embeddings: Some(64), ..Config::default() };
+    assert_eq!(frequencies(&config, 4, Some(16)), (vec![1.0, 0.05], 1.25));
+    assert_eq!(frequencies(&config, 4, Some(17)), (vec![0.25, 0.02], 1.5));
+    assert_eq!(super::rope::by_length(&config, Some(16)), None);
+    let text = "warning[Q35-0210]: frequencies of rotations depend on how long a text is; those for 64 tokens are used for all\n  \
+        help: use --context 16 for the frequencies that texts of up to 16 tokens have";
+    assert_eq!(super::rope::by_length(&config, None).map(|d| d.to_string()).as_deref(), Some(text));
 }
 
 #[test]

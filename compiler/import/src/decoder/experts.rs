@@ -1,13 +1,9 @@
-//! A router and its experts, in the gathered form: each token's chosen matrices are picked from the stack of all, multiplied with, and their
+//! Experts, in the gathered form: each token's chosen matrices are picked from the stack of all, multiplied with, and their
 //! results summed by weight.
 
 use super::shared::Shared;
-use super::{Clamp, ExpertLayout, Experts, GroupScore, Groups, Scoring, Write};
+use super::{Clamp, ExpertLayout, Experts, Write};
 use crate::onnx::proto::Attribute;
-use crate::onnx::proto::build::BOOL;
-
-/// Score of an expert that may not be chosen.
-const NEVER: f32 = f32::MIN;
 
 /// A stack of matrices, `[experts, outputs, inputs]`, and of biases, `[experts, outputs]`.
 struct Stack {
@@ -53,80 +49,6 @@ impl Write<'_> {
         }
         self.w.enter(module);
         self.w.op("Add", [&y, &z], [])
-    }
-
-    /// Chosen experts and their weights, `[batch, sequence, choices]` each.
-    fn choose(&mut self, module: &str, logits: &str, e: &Experts, shared: &Shared) -> (String, String) {
-        self.w.enter(&format!("{module}.{}", e.router));
-        let choice = &e.choice;
-        let last = || [Attribute::int("axis", -1)];
-        let scores = match choice.scoring {
-            Scoring::Softmax => self.w.op("Softmax", [logits], last()),
-            Scoring::Sigmoid => self.w.op("Sigmoid", [logits], []),
-        };
-        let mut ranked = match choice.correction {
-            None => scores.clone(),
-            Some((name, leading)) => {
-                let correction = self.weight(&format!("{module}.{name}"), &[leading, &[e.count]].concat());
-                let flat = self.w.ints(&[e.count as i64]);
-                let correction = self.w.op("Reshape", [&correction, &flat], []);
-                self.w.op("Add", [&scores, &correction], [])
-            }
-        };
-        if let Some(groups) = choice.groups {
-            ranked = self.among_top_groups(&ranked, e.count, groups, shared);
-        }
-        let count = self.w.ints(&[choice.count as i64]);
-        let mut top = self.w.ops("TopK", [&ranked, &count], last(), 2).into_iter();
-        let (values, indices) = (top.next().unwrap_or_default(), top.next().unwrap_or_default());
-        let mut weights = match ranked == scores {
-            true => values,
-            false => self.w.op("GatherElements", [&scores, &indices], last()),
-        };
-        if choice.normalize {
-            let axis = self.w.ints(&[-1]);
-            let mut sum = self.w.op("ReduceSum", [&weights, &axis], [Attribute::int("keepdims", 1)]);
-            if choice.eps > 0.0 {
-                let eps = self.w.number(choice.eps);
-                sum = self.w.op("Add", [&sum, &eps], []);
-            }
-            weights = self.w.op("Div", [&weights, &sum], []);
-        }
-        (indices, self.times(weights, choice.scale))
-    }
-
-    /// Scores with those of experts outside the best groups made so small that they are never chosen.
-    fn among_top_groups(&mut self, scores: &str, experts: u64, groups: Groups, shared: &Shared) -> String {
-        let last = || [Attribute::int("axis", -1)];
-        let (count, each, all) = (
-            self.w.ints(&[groups.count as i64]),
-            self.w.ints(&[(experts / groups.count) as i64]),
-            self.w.ints(&[experts as i64]),
-        );
-        let apart = self.w.op("Concat", [&shared.batch, &shared.sequence, &count, &each], [Attribute::int("axis", 0)]);
-        let whole = self.w.op("Concat", [&shared.batch, &shared.sequence, &all], [Attribute::int("axis", 0)]);
-        let grouped = self.w.op("Reshape", [scores, &apart], []);
-        let axis = self.w.ints(&[-1]);
-        let worth = match groups.score {
-            GroupScore::Best => self.w.op("ReduceMax", [&grouped, &axis], [Attribute::int("keepdims", 0)]),
-            GroupScore::Two => {
-                let two = self.w.ints(&[2]);
-                let best = self.w.ops("TopK", [&grouped, &two], last(), 2).remove(0);
-                self.w.op("ReduceSum", [&best, &axis], [Attribute::int("keepdims", 0)])
-            }
-        };
-        let top = self.w.ints(&[groups.top as i64]);
-        let top = self.w.ops("TopK", [&worth, &top], last(), 2).remove(1);
-        let (zero, one, never) = (self.w.number(0.0), self.w.number(1.0), self.w.number(NEVER));
-        let zeros = self.w.op("Mul", [&worth, &zero], []);
-        let shape = self.w.op("Shape", [&top], []);
-        let ones = self.w.op("Expand", [&one, &shape], []);
-        let marks = self.w.op("ScatterElements", [&zeros, &top, &ones], last());
-        let marks = self.w.op("Unsqueeze", [&marks, &axis], []);
-        let marks = self.w.op("Expand", [&marks, &apart], []);
-        let marks = self.w.op("Reshape", [&marks, &whole], []);
-        let may = self.w.op("Cast", [&marks], [Attribute::int("to", BOOL.into())]);
-        self.w.op("Where", [&may, scores, &never], [])
     }
 
     /// Gate, up and down of all experts.

@@ -1,7 +1,7 @@
 //! The whole of a decoder: embedding, layers, head.
 
 use super::shared::Shared;
-use super::{Attention, Ffn, Layer, Write};
+use super::{Attention, Ffn, Layer, Parts, Write};
 use crate::onnx::proto::build::{FLOAT, INT64};
 use crate::onnx::proto::{Attribute, ValueInfo};
 
@@ -17,7 +17,7 @@ impl Write<'_> {
         let mut x = self.times(x, m.scalars.embedding);
         for (at, layer) in m.layers.iter().enumerate() {
             let name = format!("model.layers.{at}");
-            if m.parallel {
+            if m.parts != Parts::InTurn {
                 x = self.parallel(&name, &x, layer, &shared);
                 continue;
             }
@@ -47,9 +47,10 @@ impl Write<'_> {
         let mixed = self.attention(layer, &of_attention, at, shared);
         let unit = self.ffn(layer, &of_ffn, at, shared);
         self.w.enter(layer);
-        let both = self.w.op("Add", [&mixed, &unit], []);
-        let both = self.times(both, m.scalars.residual);
-        self.w.op("Add", [x, &both], [])
+        let [mixed, unit] = [mixed, unit].map(|part| self.times(part, m.scalars.residual));
+        let addends = if m.parts == Parts::Summed { [&mixed, &unit, x] } else { [x, &mixed, &unit] };
+        let sum = self.w.op("Add", [addends[0], addends[1]], []);
+        self.w.op("Add", [&sum, addends[2]], [])
     }
 
     /// A part of a layer between its norms, added to the residual stream.

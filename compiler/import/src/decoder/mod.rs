@@ -9,7 +9,7 @@
 //! | [`layers`] | the whole: embedding, layers, head |
 //! | [`shared`] | masks, cosines and sines |
 //! | [`attention`], [`latent`] | attention over heads of keys and values, and over a compressed latent |
-//! | [`experts`] | routers and experts |
+//! | [`experts`], [`router`] | experts, and how they are chosen |
 //! | [`pieces`] | norms, linear layers, activations, rotations |
 //! | [`writer`] | nodes |
 //!
@@ -22,13 +22,14 @@ mod experts;
 mod latent;
 mod layers;
 mod pieces;
+mod router;
 mod shared;
 mod spec;
 mod writer;
 
 pub(crate) use spec::{
     Activation, Attention, Biases, Choice, Clamp, Decoder, ExpertLayout, Experts, Ffn, Fused, GroupScore, Groups, Heads,
-    Latent, Layer, LayerNorms, Names, NormKind, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
+    Latent, Layer, LayerNorms, Names, NormKind, Parts, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
 };
 
 use crate::onnx::proto::{Graph, Tensor};

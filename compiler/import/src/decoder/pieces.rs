@@ -191,14 +191,15 @@ impl Write<'_> {
         let low = self.w.op("Sub", [&a, &b], []);
         let high = self.w.op("Add", [&c, &d], []);
         let last = || [Attribute::int("axis", -1)];
-        if rotated < width {
-            let rest = self.columns(x, rotated, width);
-            return self.w.op("Concat", [&low, &high, &rest], last());
-        }
-        match turn {
+        let turned = match turn {
             Turn::Halves | Turn::Apart => self.w.op("Concat", [&low, &high], last()),
             Turn::Neighbours => self.woven(&low, &high, rotated, shared),
+        };
+        if rotated == width {
+            return turned;
         }
+        let rest = self.columns(x, rotated, width);
+        self.w.op("Concat", [&turned, &rest], last())
     }
 
     /// Columns of two values in turn.

@@ -13,9 +13,8 @@ pub(crate) struct Decoder {
     pub(crate) norm: NormKind,
     /// Norms around the two parts of a layer.
     pub(crate) norms: LayerNorms,
-    /// Whether the two parts of a layer read the same residual stream, and not one what the other added. A feed-forward part without a
-    /// norm before it then reads what the attention reads.
-    pub(crate) parallel: bool,
+    /// What the two parts of a layer read, and how they are added.
+    pub(crate) parts: Parts,
     /// Whether a norm's stored weight is its factor less one.
     pub(crate) unit_offset: bool,
     /// Attention, the same in all layers but for windows and rotations.
@@ -38,6 +37,17 @@ pub(crate) struct Decoder {
     pub(crate) transposed: bool,
     /// Constant factors.
     pub(crate) scalars: Scalars,
+}
+
+/// What the two parts of a layer read, and how they are added to the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// The second reads what the first added.
+    InTurn,
+    /// Both read the same; the first is added first. A feed-forward part without a norm before it reads what the attention reads.
+    Beside,
+    /// The same, but their sum is added.
+    Summed,
 }
 
 /// What norms compute.
@@ -238,6 +248,10 @@ pub(crate) struct Choice {
     pub(crate) normalize: bool,
     /// Added to that sum.
     pub(crate) eps: f32,
+    /// What weights are divided by at least.
+    pub(crate) floor: f32,
+    /// How far below a chosen logit others share with it, relative to the larger of the two: for a mixer.
+    pub(crate) margin: f32,
     /// Factor of the weights.
     pub(crate) scale: f32,
 }
@@ -249,6 +263,8 @@ pub(crate) enum Scoring {
     Softmax,
     /// Sigmoid of each.
     Sigmoid,
+    /// A softmax for each choice, over what is left and near the chosen logit.
+    Mixer,
 }
 
 /// Groups of neighbouring experts.

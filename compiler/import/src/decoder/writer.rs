@@ -37,15 +37,24 @@ impl Writer {
         attribute: impl Into<Vec<Attribute>>,
         results: usize,
     ) -> Vec<String> {
+        self.node(op, inputs.map(str::to_owned).to_vec(), attribute.into(), results)
+    }
+
+    /// Joins values along an axis.
+    pub(super) fn concat(&mut self, parts: &[String], axis: i64) -> String {
+        self.node("Concat", parts.to_vec(), vec![Attribute::int("axis", axis)], 1).remove(0)
+    }
+
+    fn node(&mut self, op: &str, input: Vec<String>, attribute: Vec<Attribute>, results: usize) -> Vec<String> {
         let name = format!("{}/{op}_{}", self.scope, self.graph.node.len());
         let output: Vec<String> =
             if results == 1 { vec![name.clone()] } else { (0..results).map(|r| format!("{name}.{r}")).collect() };
         self.graph.node.push(Node {
-            input: inputs.map(str::to_owned).to_vec(),
+            input,
             output: output.clone(),
             name,
             op_type: op.to_owned(),
-            attribute: attribute.into(),
+            attribute,
             ..Node::default()
         });
         output

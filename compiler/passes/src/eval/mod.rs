@@ -10,11 +10,12 @@
 //!
 //! This module must not know what a decoder is.
 
+pub(crate) mod choices;
 mod creation;
 mod dequantize;
 pub(crate) mod elementwise;
 mod indexing;
-pub(crate) mod places;
+mod places;
 mod product;
 pub(crate) mod reduction;
 mod rotary;
@@ -83,6 +84,8 @@ pub struct Eval<'g> {
     values: BTreeMap<BaseId, Value>,
     /// Per dimension what a `NonZero` lists.
     places: BTreeMap<NodeId, Vec<BaseId>>,
+    /// The choices that a `Concat` joins, if each is the next one of the same row.
+    successions: BTreeMap<NodeId, Option<Vec<NodeId>>>,
     depth: u32,
     folds: u32,
 }
@@ -101,6 +104,7 @@ impl<'g> Eval<'g> {
             bases: BTreeMap::new(),
             values: BTreeMap::new(),
             places: BTreeMap::new(),
+            successions: BTreeMap::new(),
             depth: 0,
             folds: 0,
         }

@@ -1,11 +1,10 @@
 //! Ops that say where something is: the places of the largest elements, and of those that are not 0.
 //!
 //! The places are not known, but something is known of them: each is within its dimension; a `TopK` gives an element for each of its
-//! places, all different; and a sum over the places that `NonZero` lists is a sum over all places, of those that are not 0.
+//! places, all different; an `ArgMax` gives one; and a sum over the places that `NonZero` lists is a sum over all places, of those that are not 0.
 
 use super::{Eval, Res};
-use crate::sym::{Base, Combine, Dim, Id, Kind, Node};
-use q35_graph::source::SourceOp;
+use crate::sym::{Base, Combine, Dim, Id, Kind};
 use q35_graph::{NodeId, Value};
 use std::collections::HashMap;
 
@@ -48,13 +47,36 @@ pub(super) fn top_k(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) ->
     eval.element(data, &at)
 }
 
-/// The `TopK` along the last axis whose places an expression reads, and where.
-pub(crate) fn choice_of(eval: &Eval, expr: Id) -> Option<(NodeId, Vec<Id>)> {
-    let Node::Load(base, index) = eval.sym.node(expr) else { return None };
-    let value = eval.value_of(*base).filter(|value| value.result == 1)?;
-    let SourceOp::Call(call) = &eval.graph.node(value.node).op else { return None };
-    let last = [-1, index.len() as i64 - 1].contains(&call.int("axis", -1));
-    (call.domain.is_empty() && call.op == "TopK" && last).then(|| (value.node, index.to_vec()))
+/// The place of the largest along an axis, of equal ones the first.
+pub(super) fn arg_max_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    let mut dims = eval.dims(node, 0)?;
+    let axis = eval.axis(node, eval.call(node)?.int("axis", 0), dims.len())?;
+    match eval.call(node)?.int("keepdims", 1) {
+        0 => drop(dims.remove(axis)),
+        _ => dims[axis] = eval.sym.int(1),
+    }
+    Ok(vec![dims])
+}
+
+/// An index of the operand, but 0 along the axis: the same whether the dimension is kept or not.
+pub(super) fn arg_max(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    let dims = eval.dims(node, 0)?;
+    let call = eval.call(node)?;
+    let axis = eval.axis(node, call.int("axis", 0), dims.len())?;
+    if call.int("select_last_index", 0) != 0 {
+        return eval.fault(node, "takes the last of equals");
+    }
+    let (zero, mut at) = (eval.sym.int(0), index.to_vec());
+    if at.len() < dims.len() {
+        at.insert(axis, zero);
+    }
+    if eval.sym.as_number(dims[axis]) == Some(1.0) {
+        return Ok(zero);
+    }
+    let place = Value { node, result: 0 };
+    let base = eval.base_of(place)?;
+    eval.sym.bound_base(base, dims[axis]);
+    eval.opaque(place, &at)
 }
 
 /// One row per dimension of the operand, one column per element that is not 0.

@@ -4,7 +4,7 @@
 //! are all different and nothing is added, the update takes the place of the data. Where they are a range, or a permutation, no sum is
 //! needed.
 
-use super::places::choice_of;
+use super::choices::choice_of;
 use super::{Eval, Res};
 use crate::sym::{Id, Kind};
 use q35_graph::source::SourceOp;
@@ -55,12 +55,15 @@ pub(super) fn elements(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> R
     let place = eval.element(places, &at)?;
     let update = eval.element(updates, &at)?;
     let data = data_at(eval, node, index)?;
+    if reduction == Reduction::Replace && eval.sym.as_number(dims[axis]) == Some(1.0) {
+        eval.folds -= 1;
+        let hit = eval.sym.equal(place, index[axis]);
+        return Ok(eval.sym.select(hit, update, data));
+    }
     // Where a place may occur twice it is not said which update is the last.
     let change = match reduction {
         Reduction::Add => update,
-        Reduction::Replace if eval.sym.as_number(dims[axis]) == Some(1.0) || is_distinct(eval, place, var) => {
-            eval.sym.sub(update, data)
-        }
+        Reduction::Replace if is_distinct(eval, place, var) => eval.sym.sub(update, data),
         Reduction::Replace => return eval.fault(node, "writes to places that may be the same"),
     };
     let (hit, zero) = (eval.sym.equal(place, index[axis]), eval.sym.int(0));

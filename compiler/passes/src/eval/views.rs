@@ -1,8 +1,8 @@
 //! Ops that only rearrange: their elements are elements of an operand at another index.
 
-use super::{Eval, Res};
+use super::{Eval, Res, choices};
 use crate::sym::Id;
-use q35_graph::NodeId;
+use q35_graph::{NodeId, Value};
 
 fn element_at(eval: &mut Eval, node: NodeId, index: &[Id]) -> Res<Id> {
     let value = eval.operand(node, 0)?;
@@ -56,7 +56,7 @@ pub(super) fn flatten_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> 
 
 /// Same elements in row-major order under other dimensions.
 pub(super) fn reshape(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
-    let to = eval.shape(q35_graph::Value { node, result: 0 })?;
+    let to = eval.shape(Value { node, result: 0 })?;
     let from = eval.dims(node, 0)?;
     let at = regroup(eval, &from, &to, index);
     element_at(eval, node, &at)
@@ -339,6 +339,9 @@ pub(super) fn concat_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
 pub(super) fn concat(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
     let axis = eval.axis(node, eval.call(node)?.int("axis", 0), index.len())?;
     let values: Vec<_> = eval.graph.operands(node).into_iter().flatten().collect();
+    if choices::is_succession(eval, node, axis, index.len())? {
+        return eval.opaque(Value { node, result: 0 }, index);
+    }
     let mut cases = Vec::new();
     let mut at = index.to_vec();
     for value in values {

@@ -194,7 +194,7 @@ impl Raiser<'_> {
 }
 
 /// The f32 nearby, if it is so near that only the roundings of f64 lie between.
-fn cleaned(factor: f64) -> f64 {
+pub(super) fn cleaned(factor: f64) -> f64 {
     let near = f64::from(factor as f32);
     if (factor - near).abs() <= near.abs() * 2f64.powi(-44) { near } else { factor }
 }

@@ -102,12 +102,12 @@ impl Raiser<'_> {
         Ok(self.rows_in(inner.unwrap_or(weight), topk))
     }
 
-    /// The rows at which an expression reads the places of a `TopK`.
+    /// The rows at which an expression reads the places of a choice.
     fn rows_in(&self, expr: Id, topk: NodeId) -> Option<Vec<Id>> {
-        let mut found = BTreeMap::new();
+        let (mut found, choosers) = (BTreeMap::new(), self.eval.choosers(topk));
         self.eval.sym.visit(expr, |id, _| {
             if let Some((node, at)) = self.chosen(id)
-                && node == topk
+                && (node == topk || choosers.contains(&node))
             {
                 found.insert(id, at[..at.len() - 1].to_vec());
             }

@@ -5,7 +5,7 @@ use q35_bundle::PositionRule;
 use q35_diag::Result;
 use q35_dialects::q35::{Op, Select};
 use q35_dialects::{Model, ParamRole};
-use q35_graph::{NodeId, Value};
+use q35_graph::{NodeId, Value, WeightView};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Raiser<'_> {
@@ -17,6 +17,7 @@ impl Raiser<'_> {
         self.is_decoder()?;
         self.model.interface.positions = self.positions.unwrap_or(PositionRule::Column);
         let mut model = self.model;
+        tie_head(&mut model);
         select_logit_rows(&mut model);
         // Ops of single experts that were merged, and of parts that turned out to be parts of something larger.
         model.graph.drop_dead(|_| false);
@@ -42,6 +43,51 @@ impl Raiser<'_> {
         }
         Ok(model)
     }
+}
+
+/// Rows of a table that are compared at a time.
+const ROWS_AT_ONCE: u64 = 256;
+
+/// A head that was stored once more, but is the embedding's table number by number, is that table. A few rows tell most others apart.
+fn tie_head(model: &mut Model) {
+    let Some(logits) = head(model) else { return };
+    let Op::Linear(linear) = &model.graph.node(logits).op else { return };
+    let head = linear.weight.clone();
+    let table = model.graph.ids().find_map(|id| match &model.graph.node(id).op {
+        Op::Embed(embed) => Some(embed.table.clone()),
+        _ => None,
+    });
+    let Some(table) = table.filter(|table| *table != head) else { return };
+    let (Some(a), Some(b)) = (model.params.get(&head), model.params.get(&table)) else { return };
+    let (a, b) = (&a.source, &b.source);
+    let (rows, cols) = (a.rows(), a.cols());
+    if (rows, cols) != (b.rows(), b.cols()) {
+        return;
+    }
+    let same = |from: u64, count: u64| {
+        let read = |view: &WeightView| {
+            let mut numbers = vec![0.0f32; (count * cols) as usize];
+            view.read_rows(from..from + count, &mut numbers);
+            numbers
+        };
+        read(a) == read(b)
+    };
+    let samples = [0, rows / 2, rows - 1];
+    let blocks = (0..rows).step_by(ROWS_AT_ONCE as usize);
+    if samples.into_iter().all(|row| same(row, 1)) && blocks.into_iter().all(|row| same(row, ROWS_AT_ONCE.min(rows - row))) {
+        if let Op::Linear(linear) = &mut model.graph.node_mut(logits).op {
+            linear.weight = table;
+        }
+    }
+}
+
+/// The linear layer that makes the logits, behind what only scales and bounds them.
+fn head(model: &Model) -> Option<NodeId> {
+    let mut value = model.logits()?;
+    while matches!(model.graph.node(value.node).op, Op::Scale(_) | Op::Softcap(_)) {
+        value = model.graph.operand(value.node, 0)?;
+    }
+    Some(value.node)
 }
 
 /// After the last attention everything works row by row, so only rows whose logits are wanted go on.
@@ -86,8 +132,8 @@ fn select_logit_rows(model: &mut Model) {
 
 /// The matrix that makes the logits has a role of its own, even when it is the embedding too.
 fn mark_head(model: &mut Model) {
-    let Some(logits) = model.logits() else { return };
-    if let Op::Linear(linear) = &model.graph.node(logits.node).op
+    let Some(node) = head(model) else { return };
+    if let Op::Linear(linear) = &model.graph.node(node).op
         && let Some(param) = model.params.get_mut(&linear.weight)
     {
         param.role = ParamRole::Head;

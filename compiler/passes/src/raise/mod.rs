@@ -31,8 +31,10 @@ mod groups;
 mod heads;
 mod inputs;
 mod latent;
+mod lengths;
 mod linear;
 mod mask;
+mod mixer;
 mod mixture;
 mod norm;
 mod outputs;
@@ -111,6 +113,7 @@ struct Raiser<'g> {
     positions: Option<PositionRule>,
     /// Whether some attention leaves padding out, or some count does.
     masked: bool,
+    warnings: Vec<Diagnostic>,
     context: u64,
     node: NodeId,
 }
@@ -120,6 +123,14 @@ struct Raiser<'g> {
 /// # Errors
 /// Every node that could not be understood, in one list.
 pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
+    raise_with_warnings(graph, options).map(|(model, _)| model)
+}
+
+/// Raises a graph; also says where the model is not in all respects what the graph is.
+///
+/// # Errors
+/// As [`raise`].
+pub fn raise_with_warnings(graph: &SourceGraph, options: &Options) -> Result<(Model, Vec<Diagnostic>)> {
     let context = options.context.unwrap_or(DEFAULT_CONTEXT);
     let control::Settled { graph, open } = control::settle(graph, &live(graph), context);
     let graph = &*graph;
@@ -147,6 +158,7 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         merged: HashMap::new(),
         positions: None,
         masked: false,
+        warnings: Vec::new(),
         context,
         node: NodeId::new(0),
     };
@@ -165,7 +177,8 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
         faults.extend(more);
     }
     report::faults(graph, &unknown, faults)?;
-    raiser.finish()
+    let warnings = std::mem::take(&mut raiser.warnings);
+    Ok((raiser.finish()?, warnings))
 }
 
 /// The nodes that wanted outputs depend on.

@@ -1,12 +1,13 @@
 //! Norms, of whole rows or head by head: `x * (mean(x^2) + eps)^(-1/2) * w`. Where `x` is `z - mean(z)` it is a layer norm, and a constant
 //! vector added to it is its bias.
 
-use super::activation::{Ask, Made};
+use super::activation::{Ask, Made, cleaned};
 use super::linear::one;
 use super::{Raiser, Res};
 use crate::sym::{Combine, Id, Node, Power};
 use q35_dialects::ParamName;
 use q35_dialects::q35::{LayerNorm, Op, RmsNorm};
+use q35_graph::Value;
 
 /// What the summed squares of a norm are.
 struct Squares {
@@ -29,7 +30,7 @@ impl Raiser<'_> {
         let [(norm, factor)] = varying[..] else { return Ok(None) };
         let bias = self.eval.sym.linear(&fixed, constant);
         let bias = self.eval.sym.scaled(bias, 1.0 / factor);
-        let made = self.normalized(Ask { expr: norm, ..ask }, Some(bias))?;
+        let made = self.normalized(Ask { expr: norm, factor: ask.factor * factor, ..ask }, Some(bias))?;
         Ok(made.map(|(value, inner)| (value, factor * inner)))
     }
 
@@ -64,21 +65,56 @@ impl Raiser<'_> {
         factor *= constant.unwrap_or(1.0);
         let eps = (offset / (scale * group as f64 * inner * inner)) as f32;
         let factor = factor * inner.signum() / (scale * group as f64).sqrt();
-        let weight = match constant {
-            Some(_) => None,
-            None => Some(self.group_vector(weight, ask, within, group, "a norm's weight")?),
-        };
-        let op: Op = match (uncentered, bias) {
-            (None, None) => RmsNorm { weight, eps, group }.into(),
-            (None, Some(_)) => return self.fault("adds constants to a root mean square norm"),
-            (Some(_), None) => LayerNorm { weight, bias: None, eps, group }.into(),
-            (Some(_), Some(bias)) => {
-                let bias = self.eval.sym.scaled(bias, 1.0 / factor);
-                let bias = Some(self.group_vector(bias, ask, within, group, "a norm's bias")?);
-                LayerNorm { weight, bias, eps, group }.into()
+        if uncentered.is_none() {
+            if bias.is_some() {
+                return self.fault("adds constants to a root mean square norm");
             }
+            let weight = match constant {
+                Some(_) => None,
+                None => Some(self.group_vector(weight, ask, within, group, "a norm's weight")?),
+            };
+            return Ok(Some((self.add(RmsNorm { weight, eps, group }, &[value])?, factor)));
+        }
+        // A weight has a place for the factor: that of the mean, which numbers were written with, is of no use to anybody.
+        let (mut inside, mut outside) = (1.0, factor);
+        if constant.is_none() {
+            (inside, outside) = (cleaned(factor * ask.factor), 1.0 / ask.factor);
+        }
+        let weight = self.eval.sym.scaled(weight, inside);
+        let weight =
+            if constant.is_some() { None } else { self.plain_vector(weight, 1.0, ask, within, group, "a norm's weight")? };
+        let bias = match bias {
+            Some(bias) => {
+                let bias = self.eval.sym.scaled(bias, 1.0 / outside);
+                self.plain_vector(bias, 0.0, ask, within, group, "a norm's bias")?
+            }
+            None => None,
         };
-        Ok(Some((self.add(op, &[value])?, factor)))
+        // Whoever wrote the same norm with another term first asks for it again.
+        let norm = Op::from(LayerNorm { weight, bias, eps, group });
+        let known = self.model.graph.users(value).into_iter().find(|(user, _)| self.model.graph.node(*user).op == norm);
+        let value = match known {
+            Some((node, _)) => Value { node, result: 0 },
+            None => self.add(norm, &[value])?,
+        };
+        Ok(Some((value, outside)))
+    }
+
+    /// A vector, unless all its elements are `plain`.
+    fn plain_vector(
+        &mut self,
+        element: Id,
+        plain: f32,
+        ask: Ask,
+        within: Id,
+        group: u64,
+        what: &str,
+    ) -> Res<Option<ParamName>> {
+        let name = self.group_vector(element, ask, within, group, what)?;
+        let Some(param) = self.model.params.get(&name) else { return self.consequence() };
+        let mut numbers = vec![0.0; param.source.cols() as usize];
+        param.source.read_rows(0..1, &mut numbers);
+        Ok(Some(name).filter(|_| numbers.iter().any(|x| *x != plain)))
     }
 
     /// `z` at `within`, if `x`, a function of `bound`, is `z - mean(z)`.

@@ -1,11 +1,11 @@
-//! Choices of experts: a `TopK` over the scores of a router.
+//! Choices of experts among the scores of a router: a `TopK`, or one choice after the other ([`crate::eval::choices`]).
 //!
 //! The choice is made when its indices first pick an expert. How its weights are normalized shows only where they are used, in the sum
 //! over the chosen experts; the op is completed there, and every use has to agree.
 
 use super::attention::UNSEEN;
 use super::{Raiser, Res};
-use crate::eval::places::choice_of;
+use crate::eval::choices::choice_of;
 use crate::sym::{Base, Combine as Fold, Func, Id, Node, Power};
 use q35_dialects::q35::{GroupScore, Op, Route, Scoring};
 use q35_graph::source::SourceOp;
@@ -14,7 +14,7 @@ use q35_graph::{NodeId, Value};
 /// A choice that the model has.
 #[derive(Clone, Copy)]
 pub(super) struct Routing {
-    /// The `TopK`.
+    /// What makes the choice.
     pub node: NodeId,
     /// The result of `route`.
     pub value: Value,
@@ -29,10 +29,18 @@ pub(super) struct Routing {
 pub(super) struct Weights {
     pub normalize: bool,
     pub eps: f64,
+    pub floor: f64,
     pub scale: f64,
+    /// The margin of a sparse mixer, whose scores are not those that it chooses by.
+    pub mixed: Option<f64>,
 }
 
-/// What a `TopK` ranks, at some expert.
+impl Weights {
+    /// Scores, as they are.
+    pub(super) const PLAIN: Self = Self { normalize: false, eps: 0.0, floor: 0.0, scale: 1.0, mixed: None };
+}
+
+/// What a choice ranks, at some expert.
 struct Ranked {
     /// `None` for the logits themselves: whoever weighs has to take a softmax over the chosen ones.
     scoring: Option<Scoring>,
@@ -52,7 +60,7 @@ struct Groups {
 }
 
 impl Raiser<'_> {
-    /// The `TopK` that an expression is an index of, and where: its rows, then the choice.
+    /// What makes the choice that an expression is a place of, and where: its rows, then the choice.
     pub(super) fn chosen(&self, expr: Id) -> Option<(NodeId, Vec<Id>)> {
         choice_of(&self.eval, expr)
     }
@@ -61,7 +69,7 @@ impl Raiser<'_> {
         matches!(&self.eval.graph.node(node).op, SourceOp::Call(call) if call.domain.is_empty() && call.op == op)
     }
 
-    /// The choice that a `TopK` makes.
+    /// The choice that a node makes.
     pub(super) fn routing(&mut self, node: NodeId) -> Res<Routing> {
         if let Some(routing) = self.routings.get(&node) {
             return Ok(*routing);
@@ -76,12 +84,15 @@ impl Raiser<'_> {
 
     fn new_routing(&mut self, node: NodeId) -> Res<Routing> {
         let call = self.eval.call(node)?;
-        let scores = self.eval.operand(node, 0)?;
+        let scores = self.eval.candidates(node)?;
         let Some((at, experts)) = self.row_index(scores, "expert")? else {
             return self.fault("chooses among what are no experts of a row");
         };
-        let chosen = self.eval.shape(Value { node, result: 1 })?;
-        let choices = chosen.last().and_then(|k| self.eval.sym.as_int(*k)).and_then(|k| u32::try_from(k).ok());
+        let choices = match call.op.as_str() {
+            "TopK" => self.eval.shape(self.eval.chosen_places(node))?.last().and_then(|k| self.eval.sym.as_int(*k)),
+            _ => Some(self.eval.choosers(node).len() as i64),
+        };
+        let choices = choices.and_then(|k| u32::try_from(k).ok());
         let Some(choices) = choices.filter(|_| call.int("largest", 1) == 1) else {
             return self.fault("chooses an unknown number of experts");
         };
@@ -106,9 +117,9 @@ impl Raiser<'_> {
         Ok(Routing { node, value, experts, choices, weights: None })
     }
 
-    /// What a `TopK` ranks at an index of its operand.
+    /// What a choice ranks at an index of its candidates.
     fn ranked(&mut self, node: NodeId, at: &[Id]) -> Res<Ranked> {
-        let scores = self.eval.operand(node, 0)?;
+        let scores = self.eval.candidates(node)?;
         let element = self.eval.element(scores, at)?;
         if self.is_poisoned(element) {
             return self.consequence();
@@ -273,9 +284,9 @@ impl Raiser<'_> {
         self.eval.element(operand, &index).map(Some)
     }
 
-    /// The row (sequence, token) that a row of a `TopK` belongs to.
+    /// The row (sequence, token) that a row of a choice belongs to.
     pub(super) fn routed_row(&mut self, node: NodeId, at: &[Id]) -> Res<[Id; 2]> {
-        let scores = self.eval.operand(node, 0)?;
+        let scores = self.eval.candidates(node)?;
         let Some(&experts) = self.eval.shape(scores)?.last() else { return self.consequence() };
         let expert = self.eval.sym.var("expert", experts);
         let ranked = self.ranked(node, &[at, &[expert]].concat())?;
@@ -288,33 +299,47 @@ impl Raiser<'_> {
         self.eval.sym.var("choice", count)
     }
 
-    /// How the weight of `choice`, a variable, follows from the scores that a `TopK` saw at the rows `at`.
+    /// How the weight of `choice`, a variable, follows from the scores that were chosen from at the rows `at`.
     pub(super) fn weights(&mut self, routing: Routing, at: &[Id], choice: Id, weight: Id) -> Res<Weights> {
         let node = routing.node;
         let here = [at, &[choice]].concat();
-        let index = self.eval.opaque(Value { node, result: 1 }, &here)?;
-        let ranked = self.ranked(node, &[at, &[index]].concat())?;
         let (scale, rest) = self.eval.sym.coefficient(weight);
+        if let Some(margin) = self.mixed(routing, at, choice, rest)? {
+            return Ok(Weights { scale, mixed: Some(margin), ..Weights::PLAIN });
+        }
+        let index = self.eval.opaque(self.eval.chosen_places(node), &here)?;
+        let ranked = self.ranked(node, &[at, &[index]].concat())?;
         if ranked.scoring.is_none() {
             return match self.under_softmax(rest)? {
-                Some(logit) if logit == ranked.logit => Ok(Weights { normalize: true, eps: 0.0, scale }),
+                Some(logit) if logit == ranked.logit => Ok(Weights { normalize: true, scale, ..Weights::PLAIN }),
                 _ => self.fault("weighs experts by their logits"),
             };
         }
         if rest == ranked.score {
-            return Ok(Weights { normalize: false, eps: 0.0, scale });
+            return Ok(Weights { scale, ..Weights::PLAIN });
         }
         let count = self.eval.sym.number(routing.choices.into());
         let sum = self.eval.sym.fold(Fold::Sum, choice, count, ranked.score);
         let divisor = self.eval.sym.quotient(rest, ranked.score);
         if let [(divisor, Power::MINUS_ONE)] = self.eval.sym.factors(divisor)[..]
+            && let (divisor, floor) = self.floored(divisor)
             && let (terms, eps) = self.eval.sym.terms(divisor)
             && terms[..] == [(sum, 1.0)]
         {
-            return Ok(Weights { normalize: true, eps, scale });
+            return Ok(Weights { normalize: true, eps, floor, scale, mixed: None });
         }
         let text = self.eval.sym.show(weight);
         self.fault(format!("weighs experts in no known way: {text}"))
+    }
+
+    /// A number that is at least a positive constant, and that constant; 0 where there is none.
+    fn floored(&self, x: Id) -> (Id, f64) {
+        let Node::Max(a, b) = *self.eval.sym.node(x) else { return (x, 0.0) };
+        match (self.eval.sym.as_number(a), self.eval.sym.as_number(b)) {
+            (Some(floor), None) if floor > 0.0 => (b, floor),
+            (None, Some(floor)) if floor > 0.0 => (a, floor),
+            _ => (x, 0.0),
+        }
     }
 
     /// Completes the choice with what its use says.
@@ -326,6 +351,10 @@ impl Raiser<'_> {
         if let Op::Route(op) = &mut self.model.graph.node_mut(routing.value.node).op {
             op.normalize = weights.normalize;
             op.eps = weights.eps as f32;
+            op.floor = weights.floor as f32;
+            if let Some(margin) = weights.mixed {
+                (op.scoring, op.margin) = (Scoring::Mixer, margin as f32);
+            }
             op.scale = weights.scale as f32;
         }
         Ok(())

@@ -49,7 +49,7 @@ impl Raiser<'_> {
         let Some(first) = found.first() else { return Ok(None) };
         let (topk, weight, factor) = (first.topk, first.weight, first.factor);
         let same = |t: &Term| t.topk == topk && t.weight == weight && is_one(t.factor / factor);
-        let scores = self.eval.operand(topk, 0)?;
+        let scores = self.eval.candidates(topk)?;
         let experts = self.eval.shape(scores)?.last().and_then(|n| self.eval.sym.as_int(*n));
         let complete = experts == Some(found.len() as i64) && found.iter().enumerate().all(|(i, t)| t.expert == i as u64);
         if !complete || !found.iter().all(same) {

@@ -29,6 +29,11 @@ impl Arena {
             let inner = self.fold(combine, var, extent, rest);
             return self.scaled(inner, c);
         }
+        if combine == Combine::Max
+            && let Some(end) = self.largest_end(var, extent, body)
+        {
+            return end;
+        }
         if combine == Combine::Sum
             && let Some(picked) = self.picked(var, extent, body)
         {
@@ -46,6 +51,18 @@ impl Arena {
         let bound = self.intern(Node::Bound(level + 1, extent));
         let body = self.subst(body, &HashMap::from([(var, bound)]));
         self.intern(Node::Fold(combine, bound, body))
+    }
+
+    /// The largest of a body that grows, or shrinks, evenly with `var`, which takes at least one value: where it ends, or begins.
+    fn largest_end(&mut self, var: Id, extent: Id, body: Id) -> Option<Id> {
+        let (terms, _) = self.terms(body);
+        let (_, c) = terms.into_iter().find(|(term, _)| *term == var)?;
+        let last = self.plus(extent, -1.0);
+        let others = self.linear(&[(body, 1.0), (var, -c)], 0.0);
+        if self.contains(others, var) || !self.proves_non_negative(last) {
+            return None;
+        }
+        Some(self.linear(&[(others, 1.0), (last, c.max(0.0))], 0.0))
     }
 
     /// The condition under which a term is not 0, and what it is there.
@@ -126,6 +143,21 @@ mod tests {
         let (inside, next) = (a.less(after, n), a.load(base, &[after, j]));
         assert_eq!(a.fold(Combine::Sum, i, n, only), a.select(inside, next, zero));
         assert_eq!(a.fold(Combine::Sum, i, zero, x), zero);
+    }
+
+    #[test]
+    fn the_largest_of_what_grows_is_its_last() {
+        let mut a = Arena::default();
+        let (n, past) = (a.dim(Dim::Tokens), a.dim(Dim::Past));
+        let i = a.var("i", n);
+        let (at, last) = (a.linear(&[(i, 2.0), (past, 1.0)], 3.0), a.linear(&[(n, 2.0), (past, 1.0)], 1.0));
+        assert_eq!(a.fold(Combine::Max, i, n, at), last);
+        let back = a.linear(&[(i, -1.0), (past, 1.0)], 0.0);
+        assert_eq!(a.fold(Combine::Max, i, n, back), past);
+        // There may be no cached token at all.
+        let none = a.var("p", past);
+        let open = a.fold(Combine::Max, none, past, none);
+        assert!(matches!(a.node(open), Node::Fold(..)));
     }
 
     #[test]

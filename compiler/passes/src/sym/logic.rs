@@ -241,6 +241,12 @@ impl Arena {
         self.intern(Node::Max(a.min(b), a.max(b)))
     }
 
+    /// The size of a number.
+    pub fn abs(&mut self, x: Id) -> Id {
+        let minus = self.scaled(x, -1.0);
+        self.max(x, minus)
+    }
+
     /// The smaller of two numbers.
     pub fn min(&mut self, a: Id, b: Id) -> Id {
         let (minus_a, minus_b) = (self.scaled(a, -1.0), self.scaled(b, -1.0));

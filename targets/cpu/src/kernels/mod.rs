@@ -89,8 +89,8 @@ mod tests {
     use q35_format::{Group, ScaleType};
     use q35_launch::spec::LayerNorm;
     use q35_launch::spec::{
-        Append, Attention, Combine, Embed, Groups, Hadamard, LatentAttention, NormWeight, Operation, Pointwise, RmsNorm, Rope,
-        Rotary, Route, Scores, SortByExpert, Table,
+        Append, Attention, Combine, Divisor, Embed, Groups, Hadamard, LatentAttention, NormWeight, Operation, Pointwise,
+        RmsNorm, Rope, Rotary, Route, Scores, SortByExpert, Table,
     };
     use q35_mlir::builder::KernelModule;
     use q35_mlir::context::Context;
@@ -156,8 +156,9 @@ mod tests {
                 scoring: Scoring::Softmax,
                 correction: true,
                 groups: Some(Groups { count: 4, top: 2, worth: GroupScore::Two }),
-                normalize: Some(0.0),
+                normalize: Some(Divisor::default()),
                 scale: 1.0,
+                margin: 0.0,
             },
             &SortByExpert { experts: 24, routed: Rows::TokenChoices(3) },
             &Combine { width: 33, choices: 3 },

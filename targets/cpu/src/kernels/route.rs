@@ -6,7 +6,7 @@
 
 use q35_dialects::q35::{GroupScore, Scoring};
 use q35_launch::layout::routing_stride;
-use q35_launch::spec::{Groups, Route, SortByExpert};
+use q35_launch::spec::{Divisor, Groups, Route, SortByExpert};
 use q35_mlir::builder::{Builder, Val};
 use q35_mlir::math::{exp, sigmoid};
 use q35_mlir::types::{F32, F64, I32};
@@ -44,7 +44,7 @@ fn score<'k>(route: &Route, count: u32, logits: Val<'k>, correction: Option<Val<
     let b = logits.builder();
     let wide = F64.x(count);
     let sum = match route.scoring {
-        Scoring::Sigmoid => None,
+        Scoring::Sigmoid | Scoring::Mixer => None,
         Scoring::Softmax => {
             let largest = b.for_iter(0, route.experts as i64, 1, b.constant(F32, f64::NEG_INFINITY), |at, largest| {
                 largest.max(logits.at(at * 4).load(F32, 4))
@@ -58,9 +58,10 @@ fn score<'k>(route: &Route, count: u32, logits: Val<'k>, correction: Option<Val<
     };
     each(b, count, route.experts, |at| {
         let at_scores = place(to.scores, at.column);
-        let score = match sum {
-            Some(sum) => at_scores.load(wide, 8) / sum,
-            None => sigmoid(at.load(logits).to(wide)),
+        let score = match (route.scoring, sum) {
+            (_, Some(sum)) => at_scores.load(wide, 8) / sum,
+            (Scoring::Mixer, _) => at.load(logits).to(wide),
+            _ => sigmoid(at.load(logits).to(wide)),
         };
         at_scores.store(score, 8);
         let rank = correction.map_or(score, |correction| score + at.load(correction).to(wide));
@@ -92,17 +93,32 @@ fn drop_groups<'k>(route: &Route, b: &'k Builder<'k>, groups: Groups, on: &Scrat
     });
 }
 
+/// The softmax of a mixer's chosen logit over itself and those near it that may still be chosen; it takes the logit's place.
+fn mix<'k>(route: &Route, b: &'k Builder<'k>, from: &Scratch<'k>, expert: Val<'k>) {
+    let logit = number(from.scores, expert);
+    let sum = b.for_iter(0, route.experts as i64, 1, b.f64(1.0), |at, sum| {
+        let other = number(from.ranks, at);
+        let near = (logit - other).le(logit.max(other.abs()) * f64::from(route.margin)) & other.gt(OUT);
+        sum + near.select(exp(other - logit), 0.0)
+    });
+    place(from.scores, expert).store(b.f64(1.0) / sum, 8);
+}
+
 /// Chooses experts and writes a row of the routing.
 fn choose<'k>(route: &Route, b: &'k Builder<'k>, from: &Scratch<'k>, row: Val<'k>) {
     let (experts, choices) = (route.experts as i64, route.choices as i64);
     let sum = b.for_iter(0, choices, 1, b.f64(0.0), |choice, sum| {
         let expert = take_best(b, from.ranks, experts);
         row.at(choice * 4).store(expert.to(I32), 4);
+        if route.scoring == Scoring::Mixer {
+            mix(route, b, from, expert);
+        }
         sum + number(from.scores, expert)
     });
     b.for_(0, choices, 1, |choice| {
         let score = number(from.scores, entry(row, choice));
-        let share = route.normalize.map_or(score, |eps| score / (sum + f64::from(eps)));
+        let share =
+            route.normalize.map_or(score, |Divisor { eps, floor }| score / (sum + f64::from(eps)).max(f64::from(floor)));
         row.at((choice + choices) * 4).store((share * f64::from(route.scale)).to(F32), 4);
     });
 }
@@ -202,8 +218,10 @@ mod tests {
             top_groups: groups.top,
             group_score: groups.worth,
             normalize: kernel.normalize.is_some(),
-            eps: kernel.normalize.unwrap_or(0.0),
+            eps: kernel.normalize.unwrap_or_default().eps,
+            floor: kernel.normalize.unwrap_or_default().floor,
             scale: kernel.scale,
+            margin: kernel.margin,
         };
         let value = ParamValue::Float(Matrix::new(correction.len(), correction.to_vec()));
         let params = BTreeMap::from([(name, Arc::new(value))]);
@@ -238,7 +256,7 @@ mod tests {
     }
 
     fn route(scoring: Scoring, choices: u64, experts: u64) -> Route {
-        Route { experts, choices, scoring, correction: false, groups: None, normalize: None, scale: 1.0 }
+        Route { experts, choices, scoring, correction: false, groups: None, normalize: None, scale: 1.0, margin: 0.0 }
     }
 
     /// Logits of many sizes, with equal ones in every row.
@@ -253,17 +271,22 @@ mod tests {
 
     #[test]
     fn every_attribute_chooses_as_the_reference_does() {
-        use Scoring::{Sigmoid, Softmax};
+        use Scoring::{Mixer, Sigmoid, Softmax};
+        let over = |eps, floor| Some(Divisor { eps, floor });
         let groups = |count, top, worth| Some(Groups { count, top, worth });
         let kernels = [
             route(Softmax, 2, 8),
             route(Softmax, 1, 1),
-            Route { normalize: Some(0.0), ..route(Softmax, 4, 60) },
-            Route { normalize: Some(1e-20), scale: 2.5, correction: true, ..route(Sigmoid, 3, 24) },
+            Route { normalize: over(0.0, 0.0), ..route(Softmax, 4, 60) },
+            Route { normalize: over(1e-20, 0.0), scale: 2.5, correction: true, ..route(Sigmoid, 3, 24) },
             Route { groups: groups(4, 2, GroupScore::Two), correction: true, ..route(Sigmoid, 5, 24) },
             Route { groups: groups(8, 3, GroupScore::Best), scale: 16.0, ..route(Softmax, 6, 40) },
             Route { groups: groups(6, 2, GroupScore::Two), ..route(Softmax, 2, 6) },
             Route { correction: true, ..route(Softmax, 35, 35) },
+            Route { normalize: over(0.0, 0.3), correction: true, ..route(Softmax, 2, 16) },
+            Route { margin: 0.5, ..route(Mixer, 2, 16) },
+            Route { margin: 2.0, normalize: over(1e-3, 0.9), scale: 0.7, ..route(Mixer, 3, 11) },
+            Route { margin: 0.02, ..route(Mixer, 5, 5) },
         ];
         for kernel in kernels {
             check(&kernel, &logits(7, kernel.experts as usize));
@@ -272,7 +295,7 @@ mod tests {
 
     #[test]
     fn far_and_equal_logits() {
-        let kernel = Route { normalize: Some(0.0), ..route(Scoring::Softmax, 3, 5) };
+        let kernel = Route { normalize: Some(Divisor::default()), ..route(Scoring::Softmax, 3, 5) };
         check(&kernel, &[-300.0, -300.0, -300.0, -300.0, -300.0, 88.0, -88.0, 1e30, -1e30, 0.0, 0.0, 1e-30, -1e-30, 0.0, -0.0]);
     }
 
@@ -281,7 +304,8 @@ mod tests {
     fn what_is_no_number_chooses_experts_that_exist() {
         let nan = f32::NAN;
         let groups = Some(Groups { count: 3, top: 1, worth: GroupScore::Two });
-        for kernel in [route(Scoring::Softmax, 2, 6), Route { groups, ..route(Scoring::Sigmoid, 2, 6) }] {
+        let mixer = Route { margin: 0.02, ..route(Scoring::Mixer, 2, 6) };
+        for kernel in [route(Scoring::Softmax, 2, 6), Route { groups, ..route(Scoring::Sigmoid, 2, 6) }, mixer] {
             let all = [[nan; 6], [nan, 1.0, nan, nan, 2.0, nan], [f32::NEG_INFINITY; 6], [f32::INFINITY; 6]].concat();
             run(&kernel, [Arg::rows(&all, 6), Arg::zeros(4, 4)], [4, 0, 0, 0], 4, |_, args| {
                 for row in rows(&args[1], 4).chunks(4) {

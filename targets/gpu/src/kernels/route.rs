@@ -10,7 +10,7 @@ use crate::isa::Isa;
 use q35_dialects::q35::{GroupScore, Scoring};
 use q35_launch::Spec;
 use q35_launch::layout::{entry, routing_stride, row_at};
-use q35_launch::spec::{Groups, Route};
+use q35_launch::spec::{Divisor, Groups, Route};
 use q35_mlir::builder::Val;
 use q35_mlir::math::{exp, sigmoid};
 use q35_mlir::types::{F32, F64, I32, I64};
@@ -85,7 +85,7 @@ impl<'k> Row<'_, 'k> {
         let correction = self.route.correction.then(|| call.arg(1));
         let (lanes, lane) = call.members(Team::Wave);
         let sum = match self.route.scoring {
-            Scoring::Sigmoid => None,
+            Scoring::Sigmoid | Scoring::Mixer => None,
             Scoring::Softmax => {
                 let none = b.f32(f32::NEG_INFINITY);
                 let largest =
@@ -100,9 +100,10 @@ impl<'k> Row<'_, 'k> {
             }
         };
         call.each(Team::Wave, self.experts(), |at| {
-            let score = match sum {
-                Some(sum) => number(self.scores, at) / sum,
-                None => sigmoid(logit(at).to(F64)),
+            let score = match (self.route.scoring, sum) {
+                (_, Some(sum)) => number(self.scores, at) / sum,
+                (Scoring::Mixer, _) => logit(at).to(F64),
+                _ => sigmoid(logit(at).to(F64)),
             };
             put(self.scores, at, score);
             let rank = correction.map_or(score, |correction| score + correction.at(at * 4).load(F32, 4).to(F64));
@@ -158,6 +159,22 @@ impl<'k> Row<'_, 'k> {
         call.barrier();
     }
 
+    /// The softmax of a mixer's chosen logit over itself and those near it that may still be chosen; it takes the logit's place.
+    fn mix(&self, expert: Val<'k>) {
+        let (call, b) = (self.call, self.call.b);
+        let (lanes, lane) = call.members(Team::Wave);
+        let logit = number(self.scores, expert);
+        let sum = b.for_iter(lane, self.experts(), i64::from(lanes), b.f64(0.0), |at, sum: Val<'k>| {
+            let other = number(self.ranks, at);
+            let near = (logit - other).le(logit.max(other.abs()) * f64::from(self.route.margin)) & other.gt(OUT);
+            sum + near.select(exp(other - logit), 0.0)
+        });
+        let sum = call.wave_all(sum, |a: Val<'k>, b| a + b) + 1.0;
+        call.barrier();
+        b.if_(lane.eq(0), || put(self.scores, expert, b.f64(1.0) / sum));
+        call.barrier();
+    }
+
     /// Chooses experts and writes a row of the routing.
     fn choose(&self) {
         let (call, b, route) = (self.call, self.call.b, self.route);
@@ -166,13 +183,85 @@ impl<'k> Row<'_, 'k> {
         let sum = b.for_iter(0, choices, 1, b.f64(0.0), |choice, sum: Val<'k>| {
             let expert = self.take_best(self.ranks, self.experts());
             b.if_(call.lane().eq(0), || row.at(choice * 4).store(expert.to(I32), 4));
+            if route.scoring == Scoring::Mixer {
+                self.mix(expert);
+            }
             sum + number(self.scores, expert)
         });
         call.barrier();
         call.each(Team::Wave, choices, |choice| {
             let score = number(self.scores, entry(row, choice));
-            let share = route.normalize.map_or(score, |eps| score / (sum + f64::from(eps)));
+            let divisor = |Divisor { eps, floor }| (sum + f64::from(eps)).max(f64::from(floor));
+            let share = route.normalize.map_or(score, |by| score / divisor(by));
             row.at((choice + choices) * 4).store((share * f64::from(route.scale)).to(F32), 4);
         });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::testing::{Arg, GPUS, Random, floats, run};
+    use q35_dialects::data::{Data, Matrix, ParamValue};
+    use q35_dialects::interp::{Env, StepInput};
+    use q35_dialects::q35::{self, Op};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    const ROWS: usize = 5;
+
+    fn check(op: q35::Route, experts: usize) {
+        let choices = op.choices as usize;
+        let mut logits = Random(experts as u64).numbers(ROWS * experts, 4.0);
+        for (row, logits) in logits.chunks_mut(experts).enumerate() {
+            logits[experts - 1] = logits[row % experts];
+        }
+        let correction = Random(9).numbers(experts, 0.2);
+        let name = op.correction.iter().cloned();
+        let value = || Arc::new(ParamValue::Float(Matrix::new(experts, correction.clone())));
+        let params = name.map(|name| (name, value())).collect::<BTreeMap<_, _>>();
+        let (input, mut caches) = (StepInput::default(), BTreeMap::new());
+        let mut env = Env { input: &input, params: &params, caches: &mut caches };
+        let expected = Op::from(op.clone()).eval(&[&Data::Act(Matrix::new(experts, logits.clone()))], &mut env).unwrap();
+        let expected = expected.routing();
+        let kernel = Route {
+            experts: experts as u64,
+            choices: choices as u64,
+            scoring: op.scoring,
+            correction: op.correction.is_some(),
+            groups: (op.groups > 1).then_some(Groups { count: op.groups, top: op.top_groups, worth: op.group_score }),
+            normalize: op.normalize.then_some(Divisor { eps: op.eps, floor: op.floor }),
+            scale: op.scale,
+            margin: op.margin,
+        };
+        let corrections = kernel.correction.then(|| Arg::floats(&correction));
+        let stride = routing_stride(choices);
+        let args: Vec<Arg> =
+            [Some(Arg::rows(&logits, experts)), corrections, Some(Arg::space(ROWS * stride))].into_iter().flatten().collect();
+        for gpu in &GPUS {
+            let after = run(gpu, &kernel, &args, [ROWS as i64, 0, 0, 0]);
+            for (row, found) in after.last().unwrap().chunks(stride).enumerate() {
+                let found = floats(&found[..8 * choices]);
+                for (choice, (got, weight)) in found[..choices].iter().zip(&found[choices..]).enumerate() {
+                    let (at, what) = (row * choices + choice, format!("{} {} row {row}", gpu.name, kernel.name()));
+                    assert_eq!(got.to_bits(), expected.chosen[at], "{what}");
+                    let error = (weight - expected.weights[at]).abs();
+                    assert!(error <= 1.2e-7 * expected.weights[at].abs(), "{what}: {weight}, not {}", expected.weights[at]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_scoring_chooses_and_weighs_as_the_reference_does() {
+        use Scoring::{Mixer, Sigmoid, Softmax};
+        let plain = q35::Route::plain;
+        let corrected = |scoring, choices| q35::Route { correction: Some("c".into()), ..plain(scoring, choices) };
+        check(q35::Route { normalize: true, floor: 0.3, ..corrected(Softmax, 2) }, 40);
+        let groups = q35::Route { groups: 4, top_groups: 2, group_score: GroupScore::Two, ..corrected(Sigmoid, 3) };
+        check(q35::Route { normalize: true, eps: 1e-20, scale: 2.5, ..groups }, 24);
+        check(q35::Route { margin: 0.5, ..plain(Mixer, 2) }, 16);
+        check(q35::Route { margin: 2.0, normalize: true, eps: 1e-3, floor: 0.9, ..plain(Mixer, 3) }, 70);
     }
 }

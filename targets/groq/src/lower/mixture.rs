@@ -138,6 +138,7 @@ impl Schedule {
         };
         let logits = self.each(logits, &only);
         let scores = match op.scoring {
+            Scoring::Mixer => unreachable!("refused by the check"),
             Scoring::Sigmoid => self.each(&logits, &|expr, _, x| sigmoid(expr, x)),
             Scoring::Softmax => {
                 let copies = logits.iter().map(|word| self.copy(*word)).collect();
@@ -222,7 +223,11 @@ impl Schedule {
             let mut weight = expr.word(score);
             if let Some(total) = total {
                 let (total, eps) = (expr.word(total), expr.float(op.eps));
-                let total = expr.op(AluOp::AddF, total, eps);
+                let mut total = expr.op(AluOp::AddF, total, eps);
+                if op.floor > 0.0 {
+                    let floor = expr.float(op.floor);
+                    total = expr.op(AluOp::MaxF, total, floor);
+                }
                 let root = expr.unary(AluOp::Rsqrt, total);
                 let inverse = expr.op(AluOp::MulF, root, root);
                 weight = expr.op(AluOp::MulF, weight, inverse);

@@ -4,7 +4,7 @@ use super::attention_heads;
 use super::layout::LANES;
 use super::linear::{Q8_COLUMNS, SPLIT_COLUMNS};
 use super::pointwise::has_activation;
-use q35_dialects::q35::Op;
+use q35_dialects::q35::{Op, Scoring};
 use q35_dialects::{Graph, Ty};
 use q35_format::{Codec, Group};
 use q35_graph::NodeId;
@@ -71,9 +71,11 @@ pub(crate) fn refusal(request: &Request<'_>, id: NodeId) -> Option<String> {
         }
         Op::Route(op) => {
             let from = graph.operand(id, 0).map(|value| &graph.node(value.node).op);
-            unless(op.groups == 1, format!("experts that are chosen from {} groups", op.groups)).or_else(|| {
-                unless(matches!(from, Some(Op::Linear(_))), "a routing by something else than a layer's outputs".to_owned())
-            })
+            unless(op.groups == 1, format!("experts that are chosen from {} groups", op.groups))
+                .or_else(|| unless(op.scoring != Scoring::Mixer, "experts that a sparse mixer chooses".to_owned()))
+                .or_else(|| {
+                    unless(matches!(from, Some(Op::Linear(_))), "a routing by something else than a layer's outputs".to_owned())
+                })
         }
         Op::Linear(_) | Op::ExpertLinear(_) => {
             let packed = request.params.get(node.op.layer_weight()?)?;

@@ -29,7 +29,7 @@ pub use linear::{Experts, Linear};
 pub use pointwise::{Operation, Pointwise};
 pub use rms_norm::{NormWeight, RmsNorm};
 pub use rope::{Rope, Rotary};
-pub use route::{Combine, Groups, Route, SortByExpert};
+pub use route::{Combine, Divisor, Groups, Route, SortByExpert};
 
 use q35_bundle::Size;
 use q35_dialects::Rows;

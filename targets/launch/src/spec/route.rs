@@ -18,10 +18,21 @@ pub struct Route {
     pub correction: bool,
     /// Groups of experts, those that may be chosen from, and what a group is worth; absent where all may.
     pub groups: Option<Groups>,
-    /// What is added to the sum that weights are divided by; absent where they are not.
-    pub normalize: Option<f32>,
+    /// What weights are divided by; absent where they are not.
+    pub normalize: Option<Divisor>,
     /// Factor of the weights.
     pub scale: f32,
+    /// How far below a chosen logit others are near it, for a mixer.
+    pub margin: f32,
+}
+
+/// The sum of a row's scores plus `eps`, but `floor` where that is larger.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Divisor {
+    /// Added to the sum.
+    pub eps: f32,
+    /// The least divisor.
+    pub floor: f32,
 }
 
 /// Choice among groups before the choice among experts.
@@ -42,8 +53,12 @@ impl Spec for Route {
         if let Some(Groups { count, top, worth }) = self.groups {
             name += &format!("_{top}_of_{count}_groups_by_{}", word(worth));
         }
-        if let Some(eps) = self.normalize {
+        if let Some(Divisor { eps, floor }) = self.normalize {
             name += &format!("_normalized_{}", bits(eps));
+            name += &if floor > 0.0 { format!("_from_{}", bits(floor)) } else { String::new() };
+        }
+        if self.scoring == Scoring::Mixer {
+            name += &format!("_within_{}", bits(self.margin));
         }
         format!("{name}_{}", bits(self.scale))
     }

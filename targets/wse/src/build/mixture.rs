@@ -51,6 +51,9 @@ impl Builder<'_> {
 
     pub(super) fn route(&mut self, id: NodeId, op: &Route) -> Result<(), String> {
         let graph = self.request.graph;
+        if op.scoring == Scoring::Mixer {
+            return Err("a sparse mixer chooses experts, for which there is no code".to_owned());
+        }
         let logits = self.operand(id, 0)?;
         let x = input(graph, id)?;
         let x = self.values.get(&x).copied().ok_or_else(|| "its experts read a vector that lies elsewhere".to_owned())?;
@@ -70,6 +73,7 @@ impl Builder<'_> {
             corrected: correction.is_some(),
             normalize: op.normalize,
             eps: op.eps,
+            floor: op.floor,
             scale: op.scale,
         };
         let kernel = &mut self.built.kernel;

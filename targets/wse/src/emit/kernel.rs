@@ -173,7 +173,7 @@ impl Printer<'_> {
                 "  .two = {}, .sigmoid = {}, .corrected = {}, .normalize = {},",
                 r.two, r.sigmoid, r.corrected, r.normalize
             ));
-            self.line(format!("  .eps = {}, .scale = {},", float(r.eps), float(r.scale)));
+            self.line(format!("  .eps = {}, .floor = {}, .scale = {},", float(r.eps), float(r.floor), float(r.scale)));
             self.line("});");
         }
         if let Role::Router(Routing { choices, .. }) | Role::Expert { choices, .. } = kernel.role {

@@ -8,7 +8,7 @@ use q35_graph::Value;
 use std::collections::{BTreeSet, HashMap};
 
 /// What a run keeps to: cached and new tokens of a sequence are no more than the context, and so their positions are below it.
-pub(super) struct Limits<'g> {
+pub(in crate::raise) struct Limits<'g> {
     grid: Option<&'g Grid>,
     context: u64,
 }
@@ -27,7 +27,7 @@ pub(super) enum Open {
 }
 
 impl<'g> Limits<'g> {
-    pub(super) fn new(grid: Option<&'g Grid>, context: u64) -> Self {
+    pub(in crate::raise) fn new(grid: Option<&'g Grid>, context: u64) -> Self {
         Self { grid, context }
     }
 
@@ -37,20 +37,25 @@ impl<'g> Limits<'g> {
         if let Some(number) = self.at(self.context, eval, element) {
             return Ok(number);
         }
-        // What holds for a context holds for every shorter one. A context of one token decides much, but is of no use.
+        Err(Open::Depends { on: dependencies(&eval.sym, element), context: self.settled_within(eval, element) })
+    }
+
+    /// The longest context for which an expression is always the same number, if that is longer than one token, which is of no use.
+    pub(in crate::raise) fn settled_within(&self, eval: &mut Eval, expr: Id) -> Option<u64> {
+        // What holds for a context holds for every shorter one.
         let (mut good, mut open) = (1, self.context);
         while open - good > 1 {
             let middle = good + (open - good) / 2;
-            match self.at(middle, eval, element) {
+            match self.at(middle, eval, expr) {
                 Some(_) => good = middle,
                 None => open = middle,
             }
         }
-        Err(Open::Depends { on: dependencies(&eval.sym, element), context: Some(good).filter(|good| *good > 1) })
+        Some(good).filter(|good| *good > 1)
     }
 
     /// The number that an expression always is if runs keep to a context.
-    fn at(&self, context: u64, eval: &mut Eval, expr: Id) -> Option<f64> {
+    pub(in crate::raise) fn at(&self, context: u64, eval: &mut Eval, expr: Id) -> Option<f64> {
         if let (Some(grid), None) = (self.grid, eval.sym.as_number(expr)) {
             let bounded = bounds(grid, context, eval, expr);
             let expr = eval.sym.subst(expr, &bounded);
@@ -109,7 +114,7 @@ fn collect_positions(grid: &Grid, eval: &Eval, expr: Id, found: &mut Vec<Id>) {
     }
 }
 
-fn is_position(grid: &Grid, eval: &Eval, expr: Id) -> bool {
+pub(in crate::raise) fn is_position(grid: &Grid, eval: &Eval, expr: Id) -> bool {
     match eval.sym.node(expr) {
         Node::Load(base, _) => grid.positions.is_some() && eval.value_of(*base) == grid.positions,
         Node::Fold(Combine::Max, _, body) => is_position(grid, eval, *body),

@@ -9,7 +9,7 @@
 //!
 //! This module must not know what the branches hold.
 
-mod condition;
+pub(super) mod condition;
 mod splice;
 
 use super::inputs::{self, Grid};
