@@ -8,10 +8,11 @@ use q35_dialects::wse::Program;
 use std::collections::BTreeMap;
 
 /// The modules that programs share, as they are.
-const MODULES: [(&str, &str); 7] = [
+const MODULES: [(&str, &str); 8] = [
     ("chain.csl", include_str!("../../csl/chain.csl")),
     ("comm.csl", include_str!("../../csl/comm.csl")),
     ("gemv.csl", include_str!("../../csl/gemv.csl")),
+    ("total.csl", include_str!("../../csl/total.csl")),
     ("vector.csl", include_str!("../../csl/vector.csl")),
     ("attention.csl", include_str!("../../csl/attention.csl")),
     ("route.csl", include_str!("../../csl/route.csl")),
