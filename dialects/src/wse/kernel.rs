@@ -229,8 +229,8 @@ impl Kernel {
             Role::Layers => 0,
         };
         let [outputs, inputs] = self.largest;
-        // Per output of a product: code, upper, value, factor. Per input: its f16 of each token, and an f32.
-        let products = 5 * outputs + (tokens + 2) * inputs + 2 * tokens;
+        // Per output of a product: code, upper, value, factor. Of each token: its inputs in f16, and what starts its sum.
+        let products = 5 * outputs + tokens * (inputs + 2);
         routing + buffers + arenas + self.attentions.iter().map(attention).sum::<u64>() + products + 16
     }
 }

@@ -3,11 +3,12 @@
 
 use crate::Wse;
 use crate::build::{Built, Grid, Heads, build, heads};
+use crate::emit;
 use crate::segments::{Kind, Prologue, Segment, segments};
 use q35_diag::{Diagnostic, Diagnostics, Result};
 use q35_dialects::attr::Attr;
 use q35_dialects::q35::{Embed, Op};
-use q35_dialects::wse::{Arena, Buffer, Call, Kernel, Program, Region, Role};
+use q35_dialects::wse::{Arena, Buffer, Kernel, Program, Region, Role};
 use q35_dialects::{Graph, Ty};
 use q35_graph::{NodeId, Value};
 use q35_target::{Request, cannot};
@@ -18,10 +19,8 @@ use std::collections::BTreeMap;
 const CEILING: u64 = 48_128;
 /// Stack, and what comes with every program that talks to the host; estimates.
 const RESERVED: u64 = 4_096 + 2_048;
-/// Bytes of code per statement, and statements of the shared modules; estimates.
-const CODE: [u64; 2] = [14, 330];
-/// Statements of the modules for mixtures of experts.
-const MIXTURE: u64 = 80;
+/// Bytes of code per statement: an estimate.
+const CODE: u64 = 14;
 
 /// Most tokens of a step.
 pub(crate) const LARGEST_BLOCK: u64 = 16;
@@ -60,23 +59,9 @@ pub(crate) struct Mapped {
     pub(crate) tokens: u64,
 }
 
-/// Statements of a call: its own, and a loop over tokens.
-fn statements(call: &Call) -> u64 {
-    match call {
-        Call::Comment(_) => 0,
-        Call::Attend { .. } => 8,
-        Call::Norm { .. } | Call::Spread { .. } => 5,
-        Call::Rotate { x, dim, .. } | Call::HeadNorm { x, dim, .. } => 1 + x.len / dim,
-        Call::Gather { .. } => 3,
-        _ => 2,
-    }
-}
-
 /// Words of variables that fit beside code and stack.
 pub(crate) fn room(kernel: &Kernel) -> u64 {
-    let mixture = if kernel.role == Role::Layers { 0 } else { MIXTURE };
-    let own: u64 = kernel.calls.iter().map(statements).sum();
-    (CEILING - RESERVED - CODE[0] * (CODE[1] + mixture + own)) / 2
+    (CEILING - RESERVED).saturating_sub(CODE * emit::statements(kernel)) / 2
 }
 
 fn fits(built: &Built) -> bool {

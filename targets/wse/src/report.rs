@@ -133,7 +133,9 @@ pub(crate) fn json(mapped: &Mapped) -> String {
         let regions: Vec<Value> = program
             .regions
             .iter()
-            .map(|region| {
+            .zip(&wafer.held)
+            .map(|(region, held)| {
+                let built = &wafer.built[held.built];
                 let kernel = &program.kernels[region.kernel];
                 let (arenas, all) = bytes(kernel);
                 let arenas: Map<String, Value> =
@@ -142,6 +144,8 @@ pub(crate) fn json(mapped: &Mapped) -> String {
                 let cycles = |tokens: u64| predict::region(kernel, program.width, program.stream, tokens, copies);
                 json!({
                     "program": kernel.name,
+                    "nodes": built.nodes,
+                    "layers_cached": built.caches.iter().map(|cache| cache.layer).collect::<Vec<u32>>(),
                     "top": region.top,
                     "rows": region.height,
                     "pes": program.width * region.height,

@@ -235,6 +235,16 @@ fn routes_survive_the_text() {
     assert_eq!(layout.images.len(), 4, "one program per parity of column and row");
 }
 
+/// The estimate of a program's code counts what the reader counts.
+#[test]
+fn statements_are_those_of_the_text() {
+    for block in [1, 4] {
+        let gemv = Gemv::new(Axis::Columns, Coding::Split, [4, 3], [12, 128]).block(block, 0..1);
+        let (estimate, read) = (crate::emit::statements(&gemv.program.kernels[0]), gemv.layout().images[0].code_lines as u64);
+        assert!((read..read + 8).contains(&estimate), "{estimate}, read {read}");
+    }
+}
+
 /// 4096 x 4096, within 1.5 of the larger of computation and wavelets; with `Q35_FULL=1` under every policy and depth.
 #[test]
 fn a_large_product_is_near_its_bound() {

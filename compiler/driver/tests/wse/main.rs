@@ -171,6 +171,30 @@ fn blocks_give_the_same_bits_under_every_policy() {
     }
 }
 
+/// What a report predicts of a token and of a block is near what the model of the fabric takes; its regions are all PEs.
+#[test]
+fn a_report_says_what_steps_take() {
+    let compiled = compile("tests/data/llama-mha--dynamo/model.onnx", 32);
+    let text = std::fs::read(compiled.bundle.join("wse/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let regions = report["wafers"][0]["regions"].as_array().unwrap();
+    let pes: u64 = regions.iter().map(|region| region["pes"].as_u64().unwrap()).sum();
+    assert_eq!(report["pes"], pes);
+    assert!(regions.iter().all(|region| region["nodes"][0].as_str().is_some_and(|name| !name.is_empty())));
+    for (step, tokens) in [("token", 1), ("block", 16)] {
+        assert_eq!(report["steps"][step]["tokens"], tokens);
+        let predicted: u64 = ["compute", "fabric"].iter().map(|phase| report["steps"][step][phase].as_u64().unwrap()).sum();
+        let mut wafer = compiled.session(FabricSettings::default());
+        let chunk = Chunk { slot: 0, tokens: &PROMPT[..tokens], positions: None, want: Want::Last };
+        wafer.step(&[chunk]).unwrap_or_else(|e| panic!("{e}"));
+        let described = wafer.describe();
+        let before = described.split(" cycles, of which").next().unwrap();
+        let cycles: u64 = before.rsplit(", ").next().unwrap().parse().unwrap();
+        println!("{step}: {predicted} cycles predicted, {cycles} taken");
+        assert!(predicted * 2 < cycles * 3 && cycles * 2 < predicted * 3, "{step}: {predicted} predicted, {cycles} taken");
+    }
+}
+
 /// The program of the host as the bundle has it, against a stand-in for the SDK.
 #[test]
 fn the_hosts_program_decodes_the_same_tokens() {

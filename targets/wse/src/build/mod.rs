@@ -43,6 +43,8 @@ pub(crate) struct Built {
     pub(crate) tensors: BTreeMap<String, WeightTensor>,
     /// Logits per row of PEs, where the logits are made here.
     pub(crate) logits: u64,
+    /// The model's names of the first node and of the last.
+    pub(crate) nodes: [String; 2],
 }
 
 /// What fills a part of an arena.
@@ -82,6 +84,8 @@ pub(crate) fn build(
     }
     let (mut wrong, mut refused) = (Vec::new(), BTreeSet::new());
     builder.lives(segments);
+    let names = [builder.order.first(), builder.order.last()];
+    builder.built.nodes = names.map(|id| id.map_or(String::new(), |id| request.graph.node(*id).name.clone()));
     for segment in segments {
         builder.call(Call::Comment(purpose(request, segment).to_owned()));
         for id in &segment.nodes {

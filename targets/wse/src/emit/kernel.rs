@@ -52,6 +52,37 @@ pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
     printer.out
 }
 
+/// Statements of a PE program, of each of its modules by `of`.
+pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
+    /// Of helpers, of what a step begins and ends with, of its end.
+    const FRAME: u64 = 14;
+    let printer = Printer { kernel, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
+    let work = kernel.calls.iter().filter(|call| !matches!(call, Call::Comment(_)));
+    let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).collect();
+    let uses = |module: &str| lines.iter().any(|line| line.text().contains(&format!("{module}.")));
+    let loops = lines.chunk_by(|a, b| a.is_each() == b.is_each()).filter(|run| run[0].is_each() && printer.several());
+    let modules = ["gemv", "vector"].into_iter().filter(|module| uses(module)).map(&of);
+    let role = match kernel.role {
+        Role::Layers => 0,
+        Role::Router(_) => of("experts") + of("route"),
+        Role::Expert { .. } => of("experts"),
+    };
+    let attentions = kernel.attentions.len() as u64 * of("attention");
+    FRAME + lines.len() as u64 + loops.count() as u64 + of("comm") + modules.sum::<u64>() + attentions + role
+}
+
+impl Line {
+    fn is_each(&self) -> bool {
+        matches!(self, Each(_))
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Each(text) | Once(text) => text,
+        }
+    }
+}
+
 impl Printer<'_> {
     fn line(&mut self, text: impl AsRef<str>) {
         let _ = writeln!(self.out, "{}", text.as_ref());
@@ -315,9 +346,8 @@ impl Printer<'_> {
     /// Statements, those for each token that follow each other in one loop.
     fn lines(&mut self, lines: &[Line]) {
         let count = self.count();
-        let each = |line: &Line| matches!(line, Each(_));
-        for run in lines.chunk_by(|a, b| each(a) == each(b)) {
-            let looped = each(&run[0]) && self.several();
+        for run in lines.chunk_by(|a, b| a.is_each() == b.is_each()) {
+            let looped = run[0].is_each() && self.several();
             if looped {
                 self.line(format!("  for (@range(u16, {count})) |t| {{"));
             }
