@@ -1,4 +1,5 @@
-//! What one PE does: buffers in its memory, and calls in order. Lengths are per PE.
+//! What one PE does: buffers in its memory, and calls in order. Lengths are per PE, and per token: a step works on a block of tokens, a call on
+//! each of them, and buffers hold one token's numbers after the other's.
 
 /// Along which axis of its region a vector is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +17,20 @@ pub enum Axis {
 pub struct Buffer {
     /// Its name in the text.
     pub name: String,
-    /// Elements.
+    /// Elements of a token.
     pub len: u64,
+    /// Whether all tokens use the same elements, one after the other: scratch.
+    pub scratch: bool,
 }
 
-/// Elements `at .. at + len` of a buffer.
+impl Buffer {
+    /// A buffer with elements of each token.
+    pub fn new(name: &str, len: u64) -> Self {
+        Self { name: name.to_owned(), len, scratch: false }
+    }
+}
+
+/// Elements `at .. at + len` of a buffer, of each token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Index of the buffer.
@@ -187,6 +197,8 @@ pub struct Kernel {
     pub name: String,
     /// Rows of its regions.
     pub height: u64,
+    /// Tokens that its buffers hold: those of a step; 1 where a step's last token is all it works on.
+    pub tokens: u64,
     /// Columns that sum in a chain before the last of each group do: the width for one chain; else even.
     pub group: u64,
     /// What its regions are.
@@ -206,22 +218,21 @@ pub struct Kernel {
 impl Kernel {
     /// Words of 16 bits of all variables of the program.
     pub fn data_words(&self) -> u64 {
-        let buffers: u64 = self.buffers.iter().map(|buffer| 2 * buffer.len).sum();
+        let tokens = self.tokens.max(1);
+        let buffers: u64 = self.buffers.iter().map(|buffer| 2 * buffer.len * if buffer.scratch { 1 } else { tokens }).sum();
         let arenas: u64 = Arena::ALL.iter().map(|arena| arena.words() * self.arenas[*arena as usize].max(1)).sum();
+        // Scores, largest score, numerators and denominators of each token; a query.
         let attention = |a: &Attention| {
-            2 * a.heads * a.entries + a.heads * a.dim + a.entries + 2 * a.heads + 2 * (a.heads * a.dim + a.heads)
+            tokens * (2 * a.heads * a.entries + 2 * a.heads + 2 * (a.heads * a.dim + a.heads)) + a.heads * a.dim
         };
         let routing = match self.role {
-            Role::Router(routing) => 6 * routing.experts + 2 * routing.groups[0],
-            Role::Layers | Role::Expert { .. } => 0,
+            Role::Router(routing) => 6 * routing.experts + 2 * routing.groups[0] + 3 * tokens,
+            Role::Expert { .. } => 3 * tokens,
+            Role::Layers => 0,
         };
-        // Per output of a product: code, upper, value, factor.
-        routing
-            + buffers
-            + arenas
-            + self.attentions.iter().map(attention).sum::<u64>()
-            + 5 * self.largest[0]
-            + self.largest[1]
-            + 16
+        let [outputs, inputs] = self.largest;
+        // Per output of a product: code, upper, value, factor. Of each token: its inputs in f16, and what starts its sum.
+        let products = 5 * outputs + tokens * (inputs + 2);
+        routing + buffers + arenas + self.attentions.iter().map(attention).sum::<u64>() + products + 16
     }
 }

@@ -37,7 +37,7 @@ pub struct Region {
 pub struct Export {
     /// The name.
     pub name: &'static str,
-    /// Type of the elements; `None` for a function.
+    /// Type of the elements; `None` for a function, which takes the number of tokens, `u16`.
     pub elem: Option<&'static str>,
 }
 
@@ -54,7 +54,7 @@ pub const EXPORTS: &[Export] = &[
 ];
 
 /// A program.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
     /// Columns.
     pub width: u64,
@@ -62,14 +62,23 @@ pub struct Program {
     pub regions: Vec<Region>,
     /// Distinct PE programs.
     pub kernels: Vec<Kernel>,
-    /// f32 numbers of the stream: a piece of the residual, cosines, sines, the index of the token.
+    /// f32 numbers of a token in the stream: a piece of the residual, cosines, sines, the index of the token.
     pub stream: u64,
+    /// The piece of the residual: so many of them.
+    pub piece: u64,
+    /// Most tokens of a step: consecutive ones of a sequence.
+    pub tokens: u64,
 }
 
 impl Program {
     /// Rows.
     pub fn height(&self) -> u64 {
         self.regions.iter().map(|region| region.height).sum()
+    }
+
+    /// Whether a region is one of the experts below a router.
+    pub fn is_expert(&self, region: &Region) -> bool {
+        matches!(self.kernels[region.kernel].role, Role::Expert { .. })
     }
 
     /// PEs.

@@ -66,7 +66,7 @@ pub struct WaferRegion {
     pub caches: Vec<WaferCache>,
 }
 
-/// What the host does before each step: row `token` of a table, and the angles of its position.
+/// What the host does for each token of a step: its row of a table, and the angles of its position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostInput {
     /// The table: 8-bit integers, a row per token.
@@ -95,6 +95,8 @@ pub struct WaferProgram {
     /// Regions from north to south. The first takes the stream from the host; of the last wafer the last has the logits, of every other the
     /// stream for the next wafer.
     pub regions: Vec<WaferRegion>,
+    /// Most tokens of a step that the first region takes: the last ones.
+    pub tokens: u64,
 }
 
 /// Programs for as many wafers as a model takes. A model of the chip runs them; they have not run on silicon.
@@ -110,6 +112,8 @@ pub struct WseDevice {
     pub logits: u64,
     /// Tokens the cache holds.
     pub context: u64,
+    /// Most tokens of a step: consecutive ones of the sequence, of which the last one gets logits.
+    pub tokens: u64,
 }
 
 impl WseDevice {

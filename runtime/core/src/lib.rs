@@ -44,6 +44,8 @@ pub struct Options {
     pub max_memory: Option<u64>,
     /// Records every step and launch.
     pub recorder: Option<profile::Recorder>,
+    /// How a wafer's fabric behaves where the chip's documentation is silent: what a sound program computes does not depend on it.
+    pub fabric: q35_fabric::Settings,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             max_tokens: 256,
             max_memory: None,
             recorder: None,
+            fabric: q35_fabric::Settings::default(),
         }
     }
 }

@@ -125,5 +125,5 @@ pub enum Expr {
     /// `[*]T`, possibly to constants.
     PointerType(Box<Expr>),
     /// `fn(T) R`
-    FunctionType,
+    FunctionType(Vec<Expr>),
 }

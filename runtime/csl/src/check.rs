@@ -9,8 +9,16 @@
 //! 6. No two queues of one kind of a PE carry one color.
 //! 7. The routes of a color form no cycle.
 //! 8. Local task ids lie in the pool that is free on the WSE-3: 8 to 20 and 24 to 26.
-//! 9. Every name the host knows is exported by every PE with the same type, and nothing else is exported.
+//! 9. Every name the host knows is exported by every PE with the same type, as a variable where the host may write, and nothing else is exported.
 //! 10. Variables, stack and the estimate of code fit the memory of a PE.
+//! 11. Where a color starts or is delivered, some operation of the PE's code is over its queue.
+//! 12. A local task that the code names is bound.
+//!
+//! What the rules of the notes ask besides is not a matter of the layout. The reader refuses it where it is written: a color configured or a queue
+//! initialized twice, queues outside 2 to 7, names that are exported twice, functions of the host that take other things than numbers, switches and
+//! filters, strides, extents and offsets beyond their types, builtins that are not on the list. The fabric refuses it when it happens: operands of
+//! different extents, two operations on one queue, two fabric sources, a queue that nobody initialized, a task to activate and one to unblock at one
+//! end, an unblocked command stream before the last operation on wavelets has ended or for the second time, wavelets that are left, deadlocks.
 
 use crate::Layout;
 use crate::image::Image;
@@ -30,6 +38,20 @@ pub const MEMCPY: usize = 2_048;
 /// Bytes a program takes: variables, code (estimated), stack.
 pub fn memory(image: &Image) -> [usize; 3] {
     [2 * image.data_words, MEMCPY + CODE_PER_LINE * image.code_lines, STACK]
+}
+
+/// Distinct programs from which on it is worth a remark.
+const MANY: usize = 256;
+
+/// What is allowed, and not as it should be.
+pub fn remarks(layout: &Layout) -> Vec<String> {
+    let count = layout.images.len();
+    let what = || {
+        format!(
+            "{count} distinct programs, each of which is compiled and loaded by itself: coordinates can be found at run time"
+        )
+    };
+    (count > MANY).then(what).into_iter().collect()
 }
 
 /// Every violation, in the order of rules.
@@ -60,6 +82,7 @@ pub fn check(layout: &Layout) -> Vec<String> {
             no(4, format!("{} has {} sources", at(), config.rx.count_ones()));
         }
     }
+    let used: Vec<[BTreeSet<u8>; 2]> = layout.images.iter().map(Image::queues_used).collect();
     for (pe, tile) in layout.tiles.iter().enumerate() {
         let Some(image) = tile.map(|tile| &layout.images[tile]) else { continue };
         let bound = [(&image.input_queues, "input"), (&image.output_queues, "output")];
@@ -75,6 +98,10 @@ pub fn check(layout: &Layout) -> Vec<String> {
             for color in (0..24).filter(|color| routed(*color) && !colors.contains(color)) {
                 no(5, format!("PE {} has a route of color {color}, and no {kind} queue for it", layout.show(pe)));
             }
+            let used = &used[tile.unwrap_or(0)][usize::from(kind == "output")];
+            for (queue, color) in queues.iter().filter(|(queue, color)| routed(**color) && !used.contains(queue)) {
+                no(11, format!("color {color} of PE {}: nothing is over {kind} queue {queue}", layout.show(pe)));
+            }
         }
     }
     for color in cycles(layout) {
@@ -84,14 +111,21 @@ pub fn check(layout: &Layout) -> Vec<String> {
         for id in image.tasks.keys().filter(|id| !matches!(id, 8..=20 | 24..=26)) {
             no(8, format!("{file} binds local task {id}"));
         }
+        for id in image.tasks_named().into_iter().filter(|id| !image.tasks.contains_key(id)) {
+            no(12, format!("{file} names local task {id}, which is bound to nothing"));
+        }
         for (name, export) in &layout.exports {
             let own = match (image.symbols.get(name), image.functions.get(name)) {
                 (Some(symbol), None) => Some(Type::Pointer(symbol.elem)),
-                (None, Some(_)) => Some(Type::Void),
+                (None, Some(function)) => Some(image.type_of(*function)),
                 _ => None,
             };
+            let mutable = image.symbols.get(name).is_some_and(|symbol| symbol.mutable);
             if own.as_ref() != Some(&export.ty) {
                 no(9, format!("{file} does not export '{name}' as the layout says"));
+            } else if mutable != export.mutable {
+                let is = |mutable: bool| if mutable { "mutable" } else { "const" };
+                no(9, format!("{file} exports '{name}' as {}, and the layout as {}", is(mutable), is(export.mutable)));
             }
         }
         for name in image.symbols.keys().chain(image.functions.keys()).filter(|name| !layout.exports.contains_key(*name)) {

@@ -418,7 +418,10 @@ impl Compiler<'_> {
                 Type::Elem(elem) => self.emit(Ins::Push(Value::Type(Type::Pointer(elem)))),
                 _ => return Err(Fault::new("pointers point to numbers of 16 or 32 bits")),
             },
-            Expr::FunctionType => self.emit(Ins::Push(Value::Type(Type::Void))),
+            Expr::FunctionType(params) => {
+                let params = params.iter().map(|param| self.ty(param)).collect::<Result<Vec<Type>>>()?;
+                self.emit(Ins::Push(Value::Type(Type::Function(params.into()))));
+            }
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! One PE program with its parameters: code, memory, queues, tasks, exports.
 
-use crate::ast::{Expr, File, Function, ItemKind, Statement};
+use crate::ast::{Expr, File, Function, ItemKind, Statement, StatementKind};
 use crate::compile::{self, Binding, Names, words};
-use crate::layout::Sources;
-use crate::value::{Elem, Type, Value};
-use crate::vm::{Code, Machine, State, Stop};
+use crate::layout::{Sources, only};
+use crate::value::{Dsd, Elem, Place, Type, Value};
+use crate::vm::{Code, Ins, Machine, State, Stop};
 use crate::{Fault, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Words of 16 bits in a PE's memory: 48 KiB.
@@ -21,6 +21,8 @@ pub struct Symbol {
     pub elem: Elem,
     /// Number of elements.
     pub len: usize,
+    /// Whether the pointer is a variable: the host may write through it.
+    pub mutable: bool,
 }
 
 /// A program that is ready to run on a PE.
@@ -53,6 +55,38 @@ impl Image {
     /// What code runs on.
     pub fn state<'a>(&'a self, memory: &'a mut [u16], globals: &'a mut [Value], at: (i64, i64)) -> State<'a> {
         State { code: &self.code, memory, globals, at }
+    }
+
+    /// Every value that stands in the code.
+    fn constants(&self) -> impl Iterator<Item = &Value> {
+        self.code.iter().flat_map(|code| &code.ins).filter_map(|(ins, _)| match ins {
+            Ins::Push(value) => Some(value),
+            _ => None,
+        })
+    }
+
+    /// Input and output queues that operations of the code are over.
+    pub fn queues_used(&self) -> [BTreeSet<u8>; 2] {
+        let mut used = [BTreeSet::new(), BTreeSet::new()];
+        for value in self.constants().chain(&self.globals) {
+            match value {
+                Value::Dsd(Dsd { place: Place::FabricIn { queue }, .. }) => used[0].insert(*queue),
+                Value::Dsd(Dsd { place: Place::FabricOut { queue }, .. }) => used[1].insert(*queue),
+                _ => false,
+            };
+        }
+        used
+    }
+
+    /// Local tasks that the code names.
+    pub fn tasks_named(&self) -> BTreeSet<u8> {
+        let task = |value: &Value| if let Value::Task(id) = value { Some(*id) } else { None };
+        self.constants().filter_map(task).collect()
+    }
+
+    /// The type of a function.
+    pub fn type_of(&self, function: usize) -> Type {
+        Type::Function(self.code[function].params.as_slice().into())
     }
 
     /// Evaluates a file with parameters as a PE program.
@@ -239,7 +273,7 @@ impl<'a> Builder<'a> {
         let mut globals = self.image.globals.clone();
         let (mut memory, at) = (Vec::new(), (-1, -1));
         let mut state = State { code: &code, memory: &mut memory, globals: &mut globals, at };
-        machine.start(&state, index)?;
+        machine.start(&state, index, &[])?;
         let result = loop {
             match machine.run(&mut state)? {
                 Stop::Done(value) => break value,
@@ -259,6 +293,7 @@ impl<'a> Builder<'a> {
             for item in &syntax.items {
                 if let ItemKind::Comptime(body) = &item.kind {
                     self.run_block(module, body, item.line, &mut |this, name, args| this.declare(name, &args))?;
+                    self.variables_exported(module, body);
                 }
             }
         }
@@ -266,6 +301,26 @@ impl<'a> Builder<'a> {
             elem.of(value)?;
         }
         Ok(())
+    }
+
+    /// Marks the exported pointers that are variables. Their values alone do not say so.
+    fn variables_exported(&mut self, module: usize, body: &[Statement]) {
+        for statement in body {
+            match &statement.kind {
+                StatementKind::If(_, then, other) => {
+                    self.variables_exported(module, then);
+                    self.variables_exported(module, other);
+                }
+                StatementKind::Expr(Expr::Builtin(name, args)) if name == "export_symbol" => {
+                    let [Expr::Name(pointer), Expr::Text(name)] = &args[..] else { continue };
+                    let variable = matches!(self.lookup(module, pointer), Some(Binding::Global(..)));
+                    if let Some(symbol) = self.image.symbols.get_mut(name) {
+                        symbol.mutable = variable;
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     fn declare(&mut self, name: &'static str, args: &[Value]) -> Result<()> {
@@ -280,6 +335,7 @@ impl<'a> Builder<'a> {
                 let Some(Value::Color(color)) = fields.field("color") else {
                     return Err(Fault::new("a queue is initialized with a color"));
                 };
+                only(fields, &["color"])?;
                 let (table, id) = match queue {
                     Value::InputQueue(id) => (&mut self.image.input_queues, id),
                     Value::OutputQueue(id) => (&mut self.image.output_queues, id),
@@ -290,7 +346,7 @@ impl<'a> Builder<'a> {
                 }
             }
             ("export_symbol", [Value::Pointer { base, elem, len }, Value::Text(name)]) => {
-                let symbol = Symbol { base: *base, elem: *elem, len: *len };
+                let symbol = Symbol { base: *base, elem: *elem, len: *len, mutable: false };
                 if self.image.symbols.insert(name.to_string(), symbol).is_some() {
                     return twice(&format!("symbol '{name}' is exported"));
                 }
@@ -325,7 +381,7 @@ fn stem(file: &str) -> &str {
 }
 
 fn count(body: &[Statement]) -> usize {
-    use crate::ast::StatementKind::{For, If, While};
+    use StatementKind::{For, If, While};
     body.iter()
         .map(|statement| match &statement.kind {
             If(_, then, other) => 1 + count(then) + count(other),

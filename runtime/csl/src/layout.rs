@@ -37,7 +37,7 @@ pub struct Config {
 /// A name that the host knows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
-    /// Type of the pointer, [`Type::Void`] for a function.
+    /// Type of the pointer or of the function.
     pub ty: Type,
     /// Whether the host may write through it.
     pub mutable: bool,
@@ -132,16 +132,21 @@ impl Layout {
             ("set_color_config", [x, y, Value::Color(color), fields]) => {
                 let pe = self.pe(x, y)?;
                 let routes = fields.field("routes").ok_or_else(|| Fault::new("a color config has routes"))?;
+                // Switches, filters and teardown are not understood: a program that has them is not the one that would be checked.
+                only(fields, &["routes"])?;
+                only(routes, &["rx", "tx"])?;
                 let config = Config { rx: directions(routes.field("rx"))?, tx: directions(routes.field("tx"))? };
                 if self.configs.insert((pe, *color), config).is_some() {
                     return Err(Fault::new(format!("color {color} is configured twice at PE {}", self.show(pe))));
                 }
             }
             ("export_name", [Value::Text(name), Value::Type(ty), rest @ ..]) => {
-                let mutable = match rest {
-                    [] => false,
-                    [flag] => flag.truth()?,
-                    _ => return Err(Fault::new("too many arguments")),
+                let mutable = match (ty, rest) {
+                    (Type::Pointer(_), [flag]) => flag.truth()?,
+                    (Type::Pointer(_), _) => return Err(Fault::new(format!("'{name}' is not said to be mutable or not"))),
+                    (Type::Function(params), []) => callable(params).map(|()| false)?,
+                    (Type::Function(_), _) => return Err(Fault::new(format!("'{name}' is a function, and not mutable"))),
+                    _ => return Err(Fault::new(format!("'{name}' is neither a pointer nor a function"))),
                 };
                 if self.exports.insert(name.to_string(), Export { ty: ty.clone(), mutable }).is_some() {
                     return Err(Fault::new(format!("'{name}' is exported twice")));
@@ -179,6 +184,25 @@ impl Layout {
             format!("{} {} color {color}: rx {} tx {}\n", pe % self.width, pe / self.width, words(config.rx), words(config.tx))
         };
         self.configs.iter().map(line).collect()
+    }
+}
+
+/// That a struct has these fields alone.
+pub(crate) fn only(fields: &Value, known: &[&str]) -> Result<()> {
+    match fields.fields().iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        Some((name, _)) => Err(Fault::new(format!("the field '{name}' is not understood here"))),
+        None => Ok(()),
+    }
+}
+
+/// Most parameters of a function that the host calls.
+const PARAMS: usize = 15;
+
+/// That the host can call a function with these parameters.
+fn callable(params: &[Type]) -> Result<()> {
+    match params.len() <= PARAMS && params.iter().all(|param| matches!(param, Type::Elem(_))) {
+        true => Ok(()),
+        false => Err(Fault::new(format!("a host passes at most {PARAMS} numbers of 16 or 32 bits"))),
     }
 }
 

@@ -355,9 +355,11 @@ impl Parser {
             Token::Float(value) => Ok(Expr::Float(value)),
             Token::Text(text) => Ok(Expr::Text(text)),
             Token::Word(word) if word == "fn" => {
-                self.arguments()?;
-                self.ty()?;
-                Ok(Expr::FunctionType)
+                let params = self.arguments()?;
+                match self.ty()? {
+                    Expr::Name(result) if result == "void" => Ok(Expr::FunctionType(params)),
+                    _ => Err(Fault::new("functions that the host calls return nothing")),
+                }
             }
             Token::Word(word) => Ok(Expr::Name(word)),
             Token::Builtin(name) => Ok(Expr::Builtin(name, self.arguments()?)),

@@ -113,6 +113,8 @@ pub enum Type {
     Bool,
     /// `void`
     Void,
+    /// `fn(T, ...)void`: a function that the host calls.
+    Function(Arc<[Type]>),
     /// `mem1d_dsd`
     Mem1d,
     /// `fabin_dsd`
@@ -329,6 +331,14 @@ impl Value {
         match self {
             Self::Dsd(dsd) => Ok(*dsd),
             other => Err(Fault::new(format!("{} where a DSD is wanted", other.kind()))),
+        }
+    }
+
+    /// The fields of a struct.
+    pub fn fields(&self) -> &[(String, Value)] {
+        match self {
+            Self::Struct(fields) => fields,
+            _ => &[],
         }
     }
 

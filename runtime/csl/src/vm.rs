@@ -115,9 +115,10 @@ impl Machine {
         self.frames.is_empty()
     }
 
-    /// Starts a function without arguments.
-    pub fn start(&mut self, state: &State<'_>, function: usize) -> Result<()> {
-        self.enter(state.code, function, 0)
+    /// Starts a function.
+    pub fn start(&mut self, state: &State<'_>, function: usize, args: &[Value]) -> Result<()> {
+        self.stack.extend_from_slice(args);
+        self.enter(state.code, function, args.len())
     }
 
     fn enter(&mut self, code: &[Arc<Code>], function: usize, args: usize) -> Result<()> {

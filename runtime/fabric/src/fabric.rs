@@ -203,7 +203,8 @@ impl Fabric {
     }
 
     /// Runs an exported function on every PE until each has let the host go on, and nothing moves any more.
-    pub fn launch(&mut self, function: &str) -> Result<Report, Error> {
+    pub fn launch(&mut self, function: &str, args: &[u16]) -> Result<Report, Error> {
+        let args: Vec<Value> = args.iter().map(|arg| Value::Int((*arg).into())).collect();
         let start = self.cycle;
         self.hops = 0;
         for at in 0..self.pes.len() {
@@ -215,7 +216,7 @@ impl Fabric {
             (pe.unblocked, pe.compute, pe.fabric, pe.busy) = (false, 0, 0, start);
             let Pe { memory, globals, machine, .. } = pe;
             let state = image.state(memory, globals, (0, 0));
-            machine.start(&state, index).map_err(|fault| Error { pe: None, cycle: start, what: fault.to_string() })?;
+            machine.start(&state, index, &args).map_err(|fault| Error { pe: None, cycle: start, what: fault.to_string() })?;
             self.wake(at);
         }
         self.run()?;
@@ -469,7 +470,7 @@ impl Fabric {
             return Err(self.error(at, format!("task {id} is activated, and bound to nothing")));
         };
         let Pe { memory, globals, machine, .. } = pe;
-        let started = machine.start(&image.state(memory, globals, (0, 0)), function);
+        let started = machine.start(&image.state(memory, globals, (0, 0)), function, &[]);
         started.map_err(|fault| self.error(at, fault.to_string()))?;
         Ok(true)
     }
@@ -490,8 +491,10 @@ impl Fabric {
             Err(fault) => return Err(fail(self, fault)),
             Ok(Stop::Done(_)) => {}
             Ok(Stop::UnblockCmdStream) => {
-                if std::mem::replace(&mut pe.unblocked, true) {
-                    return Err(self.error(at, "the command stream is unblocked twice"));
+                let (again, early) = (std::mem::replace(&mut pe.unblocked, true), !pe.running.is_empty());
+                if again || early {
+                    let when = if again { "twice" } else { "before the last operation on wavelets has ended" };
+                    return Err(self.error(at, format!("the command stream is unblocked {when}")));
                 }
             }
             Ok(Stop::Task("activate", id)) => {
@@ -514,12 +517,25 @@ impl Fabric {
 
     /// Starts a vector operation. Whether the thread can go on.
     fn vector(&mut self, at: usize, vector: Vector, options: &Value) -> Result<bool, Error> {
+        const OPTIONS: [&str; 3] = ["async", "activate", "unblock"];
+        if let Some((name, _)) = options.fields().iter().find(|(name, _)| !OPTIONS.contains(&name.as_str())) {
+            return Err(self.error(at, format!("an operation with the option '{name}'")));
+        }
         let flag = |name: &str| options.field(name).cloned();
         let task = |name: &str| match flag(name) {
             Some(Value::Task(id)) => Some(id),
             _ => None,
         };
         let asynchronous = flag("async") == Some(Value::Bool(true));
+        let ends = [task("activate"), task("unblock")].into_iter().flatten().count();
+        if ends > usize::from(asynchronous) {
+            let what = if asynchronous {
+                "a task to activate and one to unblock"
+            } else {
+                "a task to go on with, and not asynchronous"
+            };
+            return Err(self.error(at, format!("an operation has {what}")));
+        }
         let start = self.pes[at].busy.max(self.cycle) + self.settings.startup;
         if !vector.on_fabric() {
             let cycles = vector.cycles();
@@ -532,6 +548,9 @@ impl Fabric {
                 pe.blocked.remove(&id);
             }
             return Ok(true);
+        }
+        if self.pes[at].unblocked {
+            return Err(self.error(at, "an operation on wavelets after the command stream is unblocked"));
         }
         let image = &self.layout.images[self.pes[at].image];
         for (queue, table, kind) in

@@ -89,7 +89,7 @@ fn run(width: usize, len: usize, settings: Settings, changes: &[(&str, &str)]) -
         let v: Vec<f32> = (0..len).map(|i| (x * len + i) as f32).collect();
         fabric.write((x, 0), "v", &v).map_err(|e| e.to_string())?;
     }
-    let report = fabric.launch("step").map_err(|e| e.to_string())?;
+    let report = fabric.launch("step", &[]).map_err(|e| e.to_string())?;
     let mut v = vec![0.0; len];
     fabric.read((width - 1, 0), "v", &mut v).map_err(|e| e.to_string())?;
     Ok((v, report))
@@ -140,7 +140,16 @@ fn every_mutation_of_the_text_is_caught() {
         ("x + 1, 0, odd, .{ .routes = RX_W_TX_R }", "x + 1, 0, even, .{ .routes = RX_W_TX_R }", "twice"),
         ("@get_color(1)", "@get_color(0)", "twice"),
         ("@get_color(1)", "@get_color(21)", "rule 2"),
+        (".{ .routes = RX_R_TX_E }", ".{ .routes = RX_R_TX_E, .filter = 1 }", "'filter'"),
+        (".tx = .{EAST} }", ".tx = .{EAST}, .pop_mode = 1 }", "'pop_mode'"),
         // Queues
+        (".output_queue = send_oq", ".output_queue = @get_output_queue(3)", "rule 11: color 0"),
+        (".input_queue = recv_iq", ".input_queue = @get_input_queue(3)", "rule 11: color 0"),
+        (
+            "@initialize_queue(recv_iq, .{ .color = recv })",
+            "@initialize_queue(recv_iq, .{ .color = recv, .depth = 1 })",
+            "'depth'",
+        ),
         ("@get_input_queue(2)", "@get_input_queue(1)", "outside 2..7"),
         ("  @initialize_queue(recv_iq, .{ .color = recv });\n", "", "rule 5"),
         ("@initialize_queue(recv_iq, .{ .color = recv })", "@initialize_queue(recv_iq, .{ .color = send })", "rule 5"),
@@ -155,7 +164,20 @@ fn every_mutation_of_the_text_is_caught() {
             "  sys_mod.unblock_cmd_stream();\n  sys_mod.unblock_cmd_stream();\n",
             "unblocked twice",
         ),
-        ("  @bind_local_task(exit_task, exit_task_id);\n", "", "bound to nothing"),
+        ("  @bind_local_task(exit_task, exit_task_id);\n", "", "rule 12"),
+        (
+            "@fmovs(out_dsd, v_dsd, .{ .async = true, .activate = exit_task_id })",
+            "@fmovs(out_dsd, v_dsd, .{ .async = true }); @activate(exit_task_id)",
+            "before the last operation",
+        ),
+        (
+            "task exit_task() void {\n",
+            "task exit_task() void {\n  sys_mod.unblock_cmd_stream();\n  @fmovs(out_dsd, v_dsd);\n",
+            "after the command stream",
+        ),
+        (".activate = exit_task_id", ".activate = exit_task_id, .unblock = exit_task_id", "one to unblock"),
+        (".{ .async = true, .activate = exit_task_id }", ".{ .activate = exit_task_id }", "not asynchronous"),
+        (".{ .async = true, .activate", ".{ .async = true, .ut_id = 3, .activate", "'ut_id'"),
         ("@get_local_task_id(8)", "@get_local_task_id(29)", "rule 8"),
         // Who sends, and who receives
         ("get_x_coord() == 0", "get_x_coord() == 1", "deadlock"),
@@ -170,6 +192,14 @@ fn every_mutation_of_the_text_is_caught() {
         (".base_address = &v", ".base_address = &w", "'w'"),
         ("@export_symbol(step)", "@export_symbol(exit_task)", "rule 9"),
         ("[*]f32, true", "[*]u16, true", "rule 9"),
+        ("[*]f32, true", "[*]f32, false", "as mutable, and the layout as const"),
+        ("var v_ptr", "const v_ptr", "as const, and the layout as mutable"),
+        ("[*]f32, true", "[*]f32", "mutable or not"),
+        ("fn()void", "fn(u16)void", "rule 9"),
+        ("fn()void", "fn([*]u16)void", "numbers of 16 or 32 bits"),
+        ("fn()void", "fn()void, true", "not mutable"),
+        ("fn()void", "fn()u16", "return nothing"),
+        ("\"step\", fn()void", "\"step\", u16", "neither a pointer nor a function"),
         ("param width: u16;", "param height: u16;", "no parameter 'width'"),
         ("var v: [LEN]f32;", "var v: [LEN]f32;\nvar big: [12000]f32;", "rule 10"),
     ];

@@ -5,10 +5,10 @@ Usage, in the folder wse/ of a bundle, after commands_wse3.sh has made out/:
 
     cs_python run.py --name out --tokens 1,2,3 --new 16 [--cmaddr IP:PORT]
 
-fabric.json says which bytes of which tensor go into which memory; ../weights.safetensors has the tensors. For each token the host
-sends its row of the embedding table, cosines and sines of its position, and its index in the cache to every row of the first region;
-one launch later the logits lie in the first column of the last region. A model on several wafers has a program for each; the host carries
-the stream from the last region of one to the first of the next.
+fabric.json says which bytes of which tensor go into which memory; ../weights.safetensors has the tensors. A step takes one token, or a block
+of a prompt. For each of them the host sends its row of the embedding table, cosines and sines of its position, and its index in the cache to
+every row of the first region; one launch later the logits of the last one lie in the first column of the last region. A model on several
+wafers has a program for each; the host carries the stream from the last region of one to the first of the next.
 """
 
 import argparse
@@ -55,13 +55,13 @@ class Wafer:
 
     SYMBOLS = ("weights", "scales", "vectors", "stream", "result")
 
-    def __init__(self, name, cmaddr, width, regions, tensors):
-        self.width, self.regions = width, regions
+    def __init__(self, name, cmaddr, width, wafer, tensors):
+        self.width, self.regions, self.tokens = width, wafer["regions"], wafer["tokens"]
         self.runner = SdkRuntime(name, cmaddr=cmaddr)
         self.symbols = {symbol: self.runner.get_id(symbol) for symbol in self.SYMBOLS}
         self.runner.load()
         self.runner.run()
-        for region in regions:
+        for region in self.regions:
             for array in region["arrays"]:
                 if array["pieces"]:
                     self.fill(region, array, tensors)
@@ -80,14 +80,15 @@ class Wafer:
         )
 
     def step(self, stream):
-        """Runs the streams of all columns, shape (width, numbers)."""
-        first = self.regions[0]
-        data = np.tile(stream, (first["height"], 1, 1)).astype(np.float32)
+        """Runs the streams of a block of tokens, shape (width, tokens, numbers). The first region may want the last ones only."""
+        first, count = self.regions[0], stream.shape[1]
+        wanted = stream[:, -self.tokens :].reshape(self.width, -1)
+        data = np.tile(wanted, (first["height"], 1, 1)).astype(np.float32)
         self.runner.memcpy_h2d(
             self.symbols["stream"], data.ravel(), 0, first["top"], self.width, first["height"], data.shape[-1],
             streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=MemcpyDataType.MEMCPY_32BIT, nonblock=False,
         )
-        self.runner.launch("step", nonblock=False)
+        self.runner.launch("step", np.uint16(count), nonblock=False)
 
     def read(self, symbol, width, height, count):
         """What PEs at the top left of the last region hold, shape (height, width, count)."""
@@ -107,10 +108,10 @@ class Model:
         self.wafers = []
         for wafer, cmaddr in zip(device["wafers"], cmaddrs):
             folder = Path(*Path(wafer["folder"]).parts[1:], name)
-            self.wafers.append(Wafer(str(folder), cmaddr, device["width"], wafer["regions"], tensors))
+            self.wafers.append(Wafer(str(folder), cmaddr, device["width"], wafer, tensors))
 
     def stream(self, token, index):
-        """The stream of every column: a piece of the residual, cosines, sines, the index."""
+        """A token's stream of every column: a piece of the residual, cosines, sines, the index."""
         source, width = self.device["input"], self.device["width"]
         hidden, piece = source["hidden"], source["piece"]
         row = self.tensors.bytes(source["table"])[token * hidden : (token + 1) * hidden].view(np.int8)
@@ -125,12 +126,13 @@ class Model:
         tail = np.concatenate([angles, np.array([index], dtype=np.float32)])
         return np.concatenate([residual.reshape(width, piece), np.tile(tail, (width, 1))], axis=1)
 
-    def step(self, token, index):
-        """Runs one token; returns its logits, padding included."""
-        stream = self.stream(token, index)
+    def step(self, tokens, index):
+        """Runs a block of tokens, the first of which has this index; returns the logits of the last one, padding included."""
+        stream = np.stack([self.stream(token, index + at) for at, token in enumerate(tokens)], axis=1)
         for wafer in self.wafers[:-1]:
             wafer.step(stream)
-            stream = wafer.read("stream", self.device["width"], 1, stream.shape[1])[0]
+            left = wafer.read("stream", self.device["width"], 1, stream[0].size)
+            stream = left.reshape(stream.shape)
         last = self.wafers[-1]
         last.step(stream)
         return last.read("result", 1, last.regions[-1]["height"], self.device["logits"]).ravel()
@@ -159,9 +161,12 @@ def main():
     if length > device["context"]:
         raise SystemExit(f"{length} tokens exceed the context of {device['context']}")
     model = Model(args.name, cmaddrs, device, tensors)
-    for index in range(length - 1):
-        logits = model.step(tokens[index], index)
-        if index + 1 == len(tokens):
+    done = 0
+    while len(tokens) < length:
+        block = tokens[done : done + device["tokens"]]
+        logits = model.step(block, done)
+        done += len(block)
+        if done == len(tokens):
             tokens.append(int(np.argmax(logits[:vocab])))
     model.stop()
     print(",".join(map(str, tokens)))

@@ -3,6 +3,7 @@
 
 use crate::Wse;
 use crate::build::{Built, Grid, Heads, build, heads};
+use crate::emit;
 use crate::segments::{Kind, Prologue, Segment, segments};
 use q35_diag::{Diagnostic, Diagnostics, Result};
 use q35_dialects::attr::Attr;
@@ -18,10 +19,13 @@ use std::collections::BTreeMap;
 const CEILING: u64 = 48_128;
 /// Stack, and what comes with every program that talks to the host; estimates.
 const RESERVED: u64 = 4_096 + 2_048;
-/// Bytes of code per statement, and statements of the shared modules; estimates.
-const CODE: [u64; 2] = [14, 300];
-/// Statements of the modules for mixtures of experts.
-const MIXTURE: u64 = 80;
+/// Bytes of code per statement: an estimate.
+const CODE: u64 = 14;
+
+/// Most tokens of a step.
+pub(crate) const LARGEST_BLOCK: u64 = 16;
+/// Tokens of a step where a prompt is taken in blocks, best first.
+const BLOCKS: &[u64] = &[LARGEST_BLOCK, 8, 4, 2];
 
 /// What a region holds.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +55,13 @@ pub(crate) struct Mapped {
     pub(crate) hidden: u64,
     pub(crate) piece: u64,
     pub(crate) half: u64,
+    /// Most tokens of a step.
+    pub(crate) tokens: u64,
 }
 
 /// Words of variables that fit beside code and stack.
 pub(crate) fn room(kernel: &Kernel) -> u64 {
-    let mixture = if kernel.role == Role::Layers { 0 } else { MIXTURE };
-    (CEILING - RESERVED - CODE[0] * (CODE[1] + mixture + kernel.calls.len() as u64)) / 2
+    (CEILING - RESERVED).saturating_sub(CODE * emit::statements(kernel)) / 2
 }
 
 fn fits(built: &Built) -> bool {
@@ -232,8 +237,18 @@ impl Mapper<'_> {
         Some(Stack { grid, wafers })
     }
 
+    /// A stack for the largest steps that need no more wafers than steps of one token.
+    fn best(&self, heights: &[u64]) -> Option<Stack> {
+        let one = self.search(heights, 1)?;
+        let body = self.all.len() - 1;
+        // Of a step's tokens the last segment works on the last alone: the first ones must be of no use to it.
+        let blocks = if body == 0 || self.attends(body) { &[] } else { BLOCKS };
+        let mut larger = blocks.iter().filter_map(|tokens| self.search(heights, *tokens));
+        Some(larger.find(|stack| stack.wafers.len() <= one.wafers.len()).unwrap_or(one))
+    }
+
     /// The fewest columns on which all regions fit one wafer, with the most rows per attention; else the stack of fewest wafers, and of fewest PEs.
-    fn search(&self, heights: &[u64]) -> Option<Stack> {
+    fn search(&self, heights: &[u64], tokens: u64) -> Option<Stack> {
         let blocks = self.hidden.div_ceil(32);
         // For each width the smallest pieces: they are even.
         let pieces: BTreeMap<u64, u64> = (1..=blocks).rev().map(|piece| (blocks.div_ceil(piece), 32 * piece)).collect();
@@ -243,7 +258,7 @@ impl Mapper<'_> {
         for widths in [pieces, wider] {
             for &height in heights {
                 for (&width, &piece) in widths.range(..=self.largest[0]) {
-                    let Some(stack) = self.stack(Grid { width, height, piece }) else { continue };
+                    let Some(stack) = self.stack(Grid { width, height, piece, tokens }) else { continue };
                     if stack.wafers.len() == 1 {
                         return Some(stack);
                     }
@@ -329,7 +344,7 @@ pub(crate) fn map(target: &Wse, request: &Request<'_>) -> Result<Mapped> {
     let errors = |height: u64| -> Vec<(NodeId, String)> {
         let grid = |at: usize| {
             let own = matches!(mapper.all[at].kind, Kind::Experts(_));
-            Grid { width: 1, height: if own { 1 } else { height }, piece: hidden.next_multiple_of(32) }
+            Grid { width: 1, height: if own { 1 } else { height }, piece: hidden.next_multiple_of(32), tokens: 1 }
         };
         (0..mapper.all.len()).filter_map(|at| mapper.build(grid(at), at, at + 1).err()).flatten().collect()
     };
@@ -344,17 +359,17 @@ pub(crate) fn map(target: &Wse, request: &Request<'_>) -> Result<Mapped> {
     if wrong.has_errors() {
         return Err(wrong);
     }
-    match mapper.search(&heights) {
+    match mapper.best(&heights) {
         None => Err(too_large(target, &mapper, heights[0]).into()),
         Some(Stack { grid, wafers }) => {
-            let Grid { width, piece, .. } = grid;
+            let Grid { width, piece, tokens, .. } = grid;
             let stream = piece + 2 * half + 1;
             let count = wafers.len();
             let wafers = wafers.iter().enumerate().map(|(number, cuts)| {
                 let built: Vec<Built> = cuts.iter().map(|cut| mapper.held(grid, cut)).collect();
-                assemble(width, stream, built, number + 1 == count)
+                assemble(Program { width, stream, piece, tokens, ..Program::default() }, built, number + 1 == count)
             });
-            Ok(Mapped { wafers: wafers.collect(), width, embed, rotary, hidden, piece, half })
+            Ok(Mapped { wafers: wafers.collect(), width, embed, rotary, hidden, piece, half, tokens })
         }
     }
 }
@@ -381,7 +396,7 @@ fn capacity(request: &Request<'_>, [columns, rows]: [u64; 2]) -> String {
 
 /// No number of columns is enough: of the segments that fit nowhere, the one that takes most, with its table.
 fn too_large(target: &Wse, mapper: &Mapper<'_>, height: u64) -> Diagnostic {
-    let grid = Grid { width: mapper.largest[0], height, piece: 32 };
+    let grid = Grid { width: mapper.largest[0], height, piece: 32, tokens: 1 };
     let alone = |at: usize| if mapper.attends(at) { mapper.fits(grid, at, at + 1) } else { mapper.lowest(grid, at).is_some() };
     let bad: Vec<usize> = (0..mapper.all.len()).filter(|at| !alone(*at)).collect();
     let all = bad.iter().filter_map(|at| Some((*at, mapper.build(grid, *at, at + 1).ok()?)));
@@ -408,10 +423,11 @@ fn rows_of_experts(graph: &Graph, segment: &Segment) -> Vec<u64> {
 
 /// Stacks the regions of a wafer and joins equal programs. The stream of all wafers but the last ends in a region: where experts are the last, in
 /// one that does nothing else.
-fn assemble(width: u64, stream: u64, mut built: Vec<Built>, last: bool) -> Wafer {
+fn assemble(empty: Program, mut built: Vec<Built>, last: bool) -> Wafer {
     if let Some(Built { kernel: Kernel { role: Role::Expert { .. }, .. }, .. }) = built.last() {
-        let buffers = [("stream", stream), ("result", 1)].map(|(name, len)| Buffer { name: name.to_owned(), len });
-        let kernel = Kernel { height: 1, group: width, buffers: buffers.into(), ..Kernel::default() };
+        let buffers = [("stream", empty.stream), ("result", 1)].map(|(name, len)| Buffer::new(name, len));
+        let tokens = empty.tokens;
+        let kernel = Kernel { height: 1, group: empty.width, tokens, buffers: buffers.into(), ..Kernel::default() };
         built.push(Built { kernel, copies: 1, ..Built::default() });
     }
     let (mut kernels, mut regions, mut held, mut top) = (Vec::<Kernel>::new(), Vec::new(), Vec::new(), 0);
@@ -441,5 +457,5 @@ fn assemble(width: u64, stream: u64, mut built: Vec<Built>, last: bool) -> Wafer
             top += height;
         }
     }
-    Wafer { program: Program { width, regions, kernels, stream }, built, held }
+    Wafer { program: Program { regions, kernels, ..empty }, built, held }
 }

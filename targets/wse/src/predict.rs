@@ -1,4 +1,4 @@
-//! What a token takes, predicted from the program object alone: cycles of computation and of the fabric, region by region.
+//! What a step of one token or of a block takes, predicted from the program object alone: cycles of computation and of the fabric, region by region.
 //!
 //! Computation: every vector operation takes a start-up and its elements by the published SIMD widths of the WSE-3; a scalar operation takes a
 //! cycle, a call of the math library 40. Sums take the closed forms of [`crate::reduction`]. Start-up, scalar and math costs are guesses:
@@ -6,7 +6,7 @@
 
 use crate::map::{Mapped, Wafer};
 use crate::reduction;
-use q35_dialects::wse::{Axis, Call, Kernel, Role};
+use q35_dialects::wse::{Axis, Call, Kernel, Program, Role};
 use std::ops::AddAssign;
 
 /// Cycles before the first element of a vector operation.
@@ -43,19 +43,42 @@ fn vector(n: u64, width: u64) -> u64 {
     STARTUP + n.div_ceil(width)
 }
 
-/// Decoding a column of `rows` weights and multiplying it: shifts and masks eight at a time, the product four.
-fn field(rows: u64, shifts: u64) -> u64 {
-    // Two calls, an element of the input and its index.
-    4 + (shifts + 1) * vector(rows, 8) + vector(rows, 4)
+/// Fields of a block of 32 inputs in 3.5 bits, and of 2 in 8 bits: how many there are, with how many shifts and masks each.
+const SPLIT: [(u64, u64); 3] = [(25, 2), (2, 1), (5, 4)];
+const BYTE: [(u64, u64); 2] = [(1, 2), (1, 1)];
+
+fn fields(split: bool) -> (&'static [(u64, u64)], u64) {
+    if split { (&SPLIT, 32) } else { (&BYTE, 2) }
 }
 
-fn product(rows: u64, inputs: u64, split: bool) -> u64 {
-    // Of the 32 fields of a block of 3.5-bit weights 25 lie inside a word, 2 at its top, 5 across two words; of two bytes one inside, one at the top.
-    let blocks = match split {
-        true => inputs.div_ceil(32) * (25 * field(rows, 2) + 2 * field(rows, 1) + 5 * field(rows, 4)),
-        false => inputs.div_ceil(2) * (field(rows, 2) + field(rows, 1)),
-    };
-    blocks + 2 * vector(rows, 4) + vector(rows, 1)
+/// Cycles per weight and token of a block by the published SIMD widths alone: shifts, masks and conversions of a weight are shared by the tokens,
+/// its product is each token's own.
+pub(crate) fn per_weight(split: bool, tokens: u64) -> f64 {
+    let (fields, inputs) = fields(split);
+    let decode: u64 = fields.iter().map(|(count, shifts)| count * (shifts + 1)).sum();
+    decode as f64 / 8.0 / inputs as f64 / tokens as f64 + 0.25
+}
+
+/// Decoding a column of `rows` weights and multiplying it with the inputs of each token: shifts and masks eight at a time, products four.
+fn field(rows: u64, shifts: u64, tokens: u64) -> u64 {
+    // Two calls, an input and its index, whether there are more tokens; of each token that follows, a loop, its input and its sums.
+    5 + (shifts + 1) * vector(rows, 8) + vector(rows, 4) + (tokens - 1) * (LOOP + 3 + vector(rows, 4))
+}
+
+/// A sum by halves.
+fn total(n: u64) -> u64 {
+    let halves = u64::from(n.trailing_zeros());
+    halves * (LOOP + 4 + STARTUP) + n.div_ceil(4) + (n >> halves) * (LOOP + 2)
+}
+
+fn squares(n: u64) -> u64 {
+    vector(n, 1) + total(n)
+}
+
+fn product(rows: u64, inputs: u64, split: bool, tokens: u64) -> u64 {
+    let (fields, block) = fields(split);
+    let blocks: u64 = fields.iter().map(|(count, shifts)| count * field(rows, *shifts, tokens)).sum();
+    inputs.div_ceil(block) * blocks + vector(rows, 4) + tokens * (2 * LOOP + vector(rows, 4) + vector(rows, 1))
 }
 
 /// A sum of `n` elements over `count` PEs, and its way back.
@@ -63,23 +86,26 @@ fn sum(count: u64, group: u64, n: u64) -> u64 {
     if count <= 1 { 0 } else { reduction::cycles(count, group, n) + n + count + 2 * STARTUP }
 }
 
-/// A call on the PE that does most, with half of the cache full.
-fn call(kernel: &Kernel, width: u64, call: &Call) -> Cycles {
+/// A call for a step's tokens on the PE that does most, with half of the cache full.
+fn call(kernel: &Kernel, width: u64, call: &Call, tokens: u64) -> Cycles {
     let height = kernel.height;
-    let row = |n: u64| sum(width, kernel.group, n);
-    let column = |n: u64| sum(height, height, n);
+    let row = |n: u64| sum(width, kernel.group, n * tokens);
+    let column = |n: u64| sum(height, height, n * tokens);
+    // Computation of a token; what the fabric takes for all.
     let (compute, fabric) = match call {
         Call::Comment(_) => (0, 0),
         Call::Norm { x, axis, .. } => {
             let fabric = if *axis == Axis::Columns { row(1) } else { column(1) };
-            (x.len * (LOOP + 4) + MATH + 2 * vector(x.len, 1), fabric)
+            (squares(x.len) + MATH + 2 * vector(x.len, 1), fabric)
         }
-        Call::HeadNorm { x, dim, .. } => (x.len / dim * (dim * (LOOP + 4) + MATH + 2 * vector(*dim, 1)), 0),
+        Call::HeadNorm { x, dim, .. } => (x.len / dim * (squares(*dim) + MATH + 2 * vector(*dim, 1)), 0),
         Call::Load { x, split } => {
             let convert = vector(x.len, 4);
-            (if *split { convert + 2 * vector(x.len / 2, 8) + x.len * (LOOP + 6) } else { convert }, 0)
+            (if *split { 2 * convert + 2 * vector(x.len / 2, 8) + total(x.len) } else { convert }, 0)
         }
-        Call::Product { matrix, .. } => (product(matrix.rows, matrix.inputs, matrix.split), 0),
+        Call::Product { matrix, .. } => {
+            return Cycles { compute: product(matrix.rows, matrix.inputs, matrix.split, tokens), fabric: 0 };
+        }
         Call::Scores { y, x, .. } => (x.len * (LOOP + 2 + vector(y.len, 4)), 0),
         Call::Sum { y, over } => (0, if *over == Axis::Columns { row(y.len) } else { column(y.len) }),
         Call::Gather { y, x } => (vector(y.len, 4) + vector(x.len, 4), column(y.len)),
@@ -88,13 +114,17 @@ fn call(kernel: &Kernel, width: u64, call: &Call) -> Cycles {
                 Role::Router(routing) => routing.choices,
                 Role::Layers | Role::Expert { .. } => 0,
             };
-            (logits.len * (3 * LOOP + MATH + 8 + choices * (LOOP + 3)), token.len)
+            (logits.len * (3 * LOOP + MATH + 8 + choices * (LOOP + 3)), tokens * token.len)
         }
         Call::Bias { y, .. } | Call::Add { y, .. } | Call::Move { y, .. } => (vector(y.len, 4), 0),
         Call::Times { y, .. } => (vector(y.len, 1), 0),
         Call::Sigmoid { .. } => (MATH, 0),
         Call::Rotate { x, dim, half, .. } => (x.len / dim * (4 * vector(*half, 1) + 2 * vector(*half, 4)), 0),
-        Call::Append { key, .. } => (key.len * (LOOP + 20), 0),
+        Call::Append { key, .. } => {
+            // Tokens of a step lie on neighbouring columns.
+            let here = tokens.div_ceil(width);
+            return Cycles { compute: here * (vector(key.len, 1) + vector(key.len, 4)), fabric: 0 };
+        }
         Call::Attend { module, .. } => {
             let a = kernel.attentions[*module];
             let seen = if a.window == 0 { a.entries } else { a.entries.min(a.window.div_ceil(width)) };
@@ -105,40 +135,59 @@ fn call(kernel: &Kernel, width: u64, call: &Call) -> Cycles {
         }
         Call::Swiglu { y, .. } => (y.len * (LOOP + 14 + MATH), 0),
     };
-    Cycles { compute, fabric }
+    Cycles { compute: tokens * compute, fabric }
 }
 
-/// What a region takes of a token that it works on, with the stream that reaches it.
-pub(crate) fn region(kernel: &Kernel, width: u64, stream: u64) -> Cycles {
-    let mut all = Cycles { compute: 0, fabric: stream + kernel.height };
+/// What a region takes of a step of so many tokens, with the stream that reaches it. An expert works on its share of them.
+pub(crate) fn region(kernel: &Kernel, width: u64, stream: u64, tokens: u64, experts: u64) -> Cycles {
+    let own = match kernel.role {
+        Role::Expert { choices, .. } => (tokens * choices).div_ceil(experts.max(1)).clamp(1, tokens),
+        Role::Layers | Role::Router(_) => tokens.min(kernel.tokens),
+    };
+    let mut all = Cycles { compute: 0, fabric: tokens * stream + kernel.height };
     for step in &kernel.calls {
-        all += call(kernel, width, step);
+        all += call(kernel, width, step, own);
     }
     all
 }
 
-/// What a token takes on a wafer: regions one after the other; the experts of a token work at the same time, and the stream passes all of them.
-pub(crate) fn wafer(wafer: &Wafer) -> Cycles {
+/// Regions of a program that are experts, by kernel: how many run it.
+pub(crate) fn copies(program: &Program, kernel: usize) -> u64 {
+    program.regions.iter().filter(|region| region.kernel == kernel).count() as u64
+}
+
+/// What a step takes on a wafer: regions one after the other; the experts of its tokens work at the same time, and the stream passes all of them.
+pub(crate) fn wafer(wafer: &Wafer, tokens: u64) -> Cycles {
     let program = &wafer.program;
     let mut all = Cycles::default();
-    let mut before = None;
-    for at in &program.regions {
-        let kernel = &program.kernels[at.kernel];
-        let again = matches!(kernel.role, Role::Expert { .. }) && before == Some(at.kernel);
-        before = Some(at.kernel);
-        match again {
-            true => all.fabric += kernel.height + 2 * STARTUP,
-            false => all += region(kernel, program.width, program.stream),
-        }
+    for run in program.regions.chunk_by(|a, b| a.kernel == b.kernel && program.is_expert(a)) {
+        let kernel = &program.kernels[run[0].kernel];
+        all += region(kernel, program.width, program.stream, tokens, run.len() as u64);
+        all.fabric += (run.len() as u64 - 1) * (kernel.height + 2 * STARTUP);
     }
     all
 }
 
-/// What a token takes on all wafers; the host's copies between them come on top.
-pub(crate) fn token(mapped: &Mapped) -> Cycles {
+/// What a step takes on all wafers; the host's copies between them come on top.
+pub(crate) fn step(mapped: &Mapped, tokens: u64) -> Cycles {
     let mut all = Cycles::default();
     for part in &mapped.wafers {
-        all += wafer(part);
+        all += wafer(part, tokens);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The figures of csl/gemv.csl.
+    #[test]
+    fn a_block_shares_what_decoding_costs() {
+        assert_eq!((per_weight(true, 1), per_weight(false, 1)), (0.65625, 0.5625));
+        assert_eq!(per_weight(true, 16), 0.25 + 0.40625 / 16.0);
+        let one = 16 * product(128, 128, true, 1);
+        let block = product(128, 128, true, 16);
+        assert!(block * 2 < one && block * 3 > one, "{block} {one}");
+    }
 }

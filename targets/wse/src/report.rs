@@ -1,10 +1,11 @@
 //! The program's size for people: a table of regions, cycles by phase, and a picture of the rectangles.
 
 use crate::build::row_sums;
-use crate::map::{Mapped, room};
+use crate::map::{LARGEST_BLOCK, Mapped, Wafer, room};
 use crate::predict::{self, CLOCK, Cycles};
 use crate::reduction;
 use q35_dialects::wse::{Arena, Kernel, LARGEST, Role};
+use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
 /// How the rows of a program sum.
@@ -20,19 +21,65 @@ fn sums(kernel: &Kernel, width: u64) -> String {
     }
 }
 
+/// What a step of one token takes, and one of a block.
+struct Speed {
+    token: Cycles,
+    block: Cycles,
+    tokens: u64,
+}
+
+impl Speed {
+    fn of(mapped: &Mapped) -> Self {
+        let tokens = mapped.tokens;
+        Self { token: predict::step(mapped, 1), block: predict::step(mapped, tokens), tokens }
+    }
+
+    /// Tokens per second one by one, and of a prompt.
+    fn rates(&self) -> [f64; 2] {
+        let rate = |tokens: u64, cycles: Cycles| (tokens * CLOCK) as f64 / cycles.all() as f64;
+        [rate(1, self.token), rate(self.tokens, self.block)]
+    }
+}
+
+/// Bytes of each arena, and of all variables, on each PE of a kernel.
+fn bytes(kernel: &Kernel) -> ([u64; 5], u64) {
+    (Arena::ALL.map(|arena| 2 * arena.words() * kernel.arenas[arena as usize]), 2 * kernel.data_words())
+}
+
 /// `report.md`: PEs, bytes and cycles by region.
 pub(crate) fn text(mapped: &Mapped) -> String {
-    let total = predict::token(mapped);
+    let speed = Speed::of(mapped);
+    let [one, prompt] = speed.rates();
+    let Speed { token, block, tokens } = speed;
     let pes: u64 = mapped.wafers.iter().map(|wafer| wafer.program.pes()).sum();
     let mut out = format!(
-        "# {pes} PEs on {}\n\nFor WSE-3, SDK 2.10. Figures of a model of the chip, not run on silicon; code and stack are estimates, cycles are predicted.\n\n\
-         A token takes {} cycles: {} of computation, {} of the fabric, with half of the cache full. At {:.1} GHz that is {:.0} tokens/s, without the host.\n",
+        "# {pes} PEs on {}\n\nFor WSE-3, SDK 2.10. Figures of a model of the chip, not run on silicon; code and stack are estimates, cycles are predicted, \
+         without the host, at {:.1} GHz, with half of the cache full.\n\n\
+         | a step of | cycles | computation | fabric | cycles per token | tokens/s |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
         count(mapped.wafers.len(), "wafer"),
-        total.all(),
-        total.compute,
-        total.fabric,
         CLOCK as f64 / 1e9,
-        CLOCK as f64 / total.all() as f64
+    );
+    for (what, cycles, of, rate) in [("one token", token, 1, one), ("a block of a prompt", block, tokens, prompt)] {
+        let _ = writeln!(
+            out,
+            "| {what}{} | {} | {} | {} | {} | {rate:.0} |",
+            if of > 1 { format!(", {of} tokens") } else { String::new() },
+            cycles.all(),
+            cycles.compute,
+            cycles.fabric,
+            cycles.all() / of
+        );
+    }
+    if let Some(remark) = remark(mapped) {
+        let _ = writeln!(out, "\n{remark}.");
+    }
+    let _ = writeln!(
+        out,
+        "\nCycles per weight and token by the published SIMD widths: 3.5 bits {:.3}, in a block {:.3}; 8 bits {:.3}, in a block {:.3}.",
+        predict::per_weight(true, 1),
+        predict::per_weight(true, tokens),
+        predict::per_weight(false, 1),
+        predict::per_weight(false, tokens)
     );
     for (number, wafer) in mapped.wafers.iter().enumerate() {
         let program = &wafer.program;
@@ -46,35 +93,106 @@ pub(crate) fn text(mapped: &Mapped) -> String {
         );
         for (number, region) in program.regions.iter().enumerate() {
             let kernel = &program.kernels[region.kernel];
-            let bytes = |arena: Arena| 2 * arena.words() * kernel.arenas[arena as usize];
+            let ([weights, scales, vectors, keys, values], all) = bytes(kernel);
             let _ = writeln!(
                 out,
-                "| {number} | {}.csl | {}-{} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {number} | {}.csl | {}-{} | {} | {weights} | {scales} | {vectors} | {} | {all} | {} |",
                 kernel.name,
                 region.top,
                 region.top + region.height - 1,
                 program.width * region.height,
-                bytes(Arena::Weights),
-                bytes(Arena::Scales),
-                bytes(Arena::Vectors),
-                bytes(Arena::Keys) + bytes(Arena::Values),
-                2 * kernel.data_words(),
+                keys + values,
                 2 * room(kernel)
             );
         }
-        out.push_str(
-            "\nCycles per token of the busiest PE of a region, and cycles of its sums over rows by the closed form:\n\n\
-             | program | regions | compute | fabric | idle | sums over rows |\n| --- | ---: | ---: | ---: | ---: | --- |\n",
+        let _ = write!(
+            out,
+            "\nCycles of the busiest PE of a region, for one token and for a block of {tokens}, and cycles of its sums over rows by the closed form:\n\n\
+             | program | regions | compute | fabric | idle | compute, block | fabric, block | idle, block | sums over rows |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n",
         );
         for (at, kernel) in program.kernels.iter().enumerate() {
-            let Cycles { compute, fabric } = predict::region(kernel, program.width, program.stream);
-            let regions = program.regions.iter().filter(|region| region.kernel == at).count();
-            let idle = total.all().saturating_sub(compute + fabric);
+            let copies = predict::copies(program, at);
+            let phases = [(1, token), (tokens, block)].map(|(tokens, all)| {
+                let Cycles { compute, fabric } = predict::region(kernel, program.width, program.stream, tokens, copies);
+                format!("{compute} | {fabric} | {}", all.all().saturating_sub(compute + fabric))
+            });
             let sums = sums(kernel, program.width);
-            let _ = writeln!(out, "| {}.csl | {regions} | {compute} | {fabric} | {idle} | {sums} |", kernel.name);
+            let _ = writeln!(out, "| {}.csl | {copies} | {} | {} | {sums} |", kernel.name, phases[0], phases[1]);
         }
     }
     out
+}
+
+/// `report.json`: the same for programs. Cycles are of the busiest PE; idle is what a step takes besides.
+pub(crate) fn json(mapped: &Mapped) -> String {
+    let speed = Speed::of(mapped);
+    let phases = |own: Cycles, all: Cycles| json!({ "compute": own.compute, "fabric": own.fabric, "idle": all.all().saturating_sub(own.all()) });
+    let wafer = |wafer: &Wafer| {
+        let program = &wafer.program;
+        let regions: Vec<Value> = program
+            .regions
+            .iter()
+            .zip(&wafer.held)
+            .map(|(region, held)| {
+                let built = &wafer.built[held.built];
+                let kernel = &program.kernels[region.kernel];
+                let (arenas, all) = bytes(kernel);
+                let arenas: Map<String, Value> =
+                    Arena::ALL.iter().zip(arenas).map(|(arena, bytes)| (arena.name().to_owned(), bytes.into())).collect();
+                let copies = predict::copies(program, region.kernel);
+                let cycles = |tokens: u64| predict::region(kernel, program.width, program.stream, tokens, copies);
+                json!({
+                    "program": kernel.name,
+                    "nodes": built.nodes,
+                    "layers_cached": built.caches.iter().map(|cache| cache.layer).collect::<Vec<u32>>(),
+                    "top": region.top,
+                    "rows": region.height,
+                    "pes": program.width * region.height,
+                    "bytes_per_pe": { "arenas": arenas, "variables": all, "room": 2 * room(kernel) },
+                    "cycles": { "token": phases(cycles(1), speed.token), "block": phases(cycles(speed.tokens), speed.block) },
+                })
+            })
+            .collect();
+        json!({ "columns": program.width, "rows": program.height(), "regions": regions })
+    };
+    let [token_rate, prompt_rate] = speed.rates();
+    let total = |cycles: Cycles, tokens: u64, rate: f64| {
+        json!({
+            "tokens": tokens,
+            "compute": cycles.compute,
+            "fabric": cycles.fabric,
+            "cycles_per_token": cycles.all() / tokens,
+            "tokens_per_second": rate.round(),
+        })
+    };
+    let weights =
+        |split: bool| json!({ "token": predict::per_weight(split, 1), "block": predict::per_weight(split, speed.tokens) });
+    let report = json!({
+        "label": "a model of the chip, not run on silicon",
+        "conventions": "WSE-3, SDK 2.10",
+        "clock_hz": CLOCK,
+        "pes": mapped.wafers.iter().map(|wafer| wafer.program.pes()).sum::<u64>(),
+        "steps": {
+            "token": total(speed.token, 1, token_rate),
+            "block": total(speed.block, speed.tokens, prompt_rate),
+        },
+        "remark": remark(mapped),
+        "cycles_per_weight_by_simd_width": { "split": weights(true), "q8": weights(false) },
+        "wafers": mapped.wafers.iter().map(wafer).collect::<Vec<Value>>(),
+    });
+    format!("{report:#}\n")
+}
+
+/// Why blocks are not larger.
+fn remark(mapped: &Mapped) -> Option<String> {
+    let tokens = match mapped.tokens {
+        LARGEST_BLOCK.. => return None,
+        1 => "token by token".to_owned(),
+        tokens => format!("in blocks of {tokens} tokens"),
+    };
+    let wafers = count(mapped.wafers.len(), "wafer");
+    Some(format!("Prompts are taken {tokens}: the sums of larger blocks do not fit the memories of {wafers}"))
 }
 
 /// The size of a program in a few lines.
@@ -90,8 +208,12 @@ pub(crate) fn outlook(mapped: &Mapped) -> Vec<(&'static str, String)> {
     for (bytes, pes) in held {
         (most, all) = (most.max(bytes), all + bytes * pes);
     }
-    let total = predict::token(mapped);
-    vec![
+    let speed = Speed::of(mapped);
+    let cycles = |of: Cycles, tokens: u64| {
+        format!("{}: {} compute, {} fabric", of.all() / tokens, of.compute / tokens, of.fabric / tokens)
+    };
+    let [token, prompt] = speed.rates();
+    let mut lines = vec![
         ("wafers", format!("{}, {} columns by {} rows", mapped.wafers.len(), mapped.width, rows.join(" + "))),
         ("PEs", pes.to_string()),
         (
@@ -102,16 +224,21 @@ pub(crate) fn outlook(mapped: &Mapped) -> Vec<(&'static str, String)> {
                 most as f64 / 1024.0
             ),
         ),
-        ("cycles per token, predicted", format!("{}: {} compute, {} fabric", total.all(), total.compute, total.fabric)),
+        ("cycles per token, predicted", cycles(speed.token, 1)),
+        (
+            "cycles per token of a prompt, predicted",
+            format!("{}, in blocks of {}", cycles(speed.block, speed.tokens), speed.tokens),
+        ),
         (
             "tokens/s, predicted",
             format!(
-                "{:.0} at {:.1} GHz (a model of the chip, not run on silicon)",
-                CLOCK as f64 / total.all() as f64,
+                "{token:.0}, of a prompt {prompt:.0}, at {:.1} GHz (a model of the chip, not run on silicon)",
                 CLOCK as f64 / 1e9
             ),
         ),
-    ]
+    ];
+    lines.extend(remark(mapped).map(|remark| ("remark", remark)));
+    lines
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -131,6 +131,7 @@ impl Wse {
         let sides = [
             ("run.py", emit::HOST.to_owned()),
             ("report.md", report::text(mapped)),
+            ("report.json", report::json(mapped)),
             ("placement.svg", report::picture(mapped)),
             ("commands_wse3.sh", emit::commands(mapped.wafers.iter().map(|wafer| &wafer.program), &device)),
         ];
@@ -189,6 +190,7 @@ impl Wse {
             folder: if mapped.wafers.len() == 1 { FOLDER.to_owned() } else { format!("{FOLDER}/wafer_{number}") },
             files: texts.keys().cloned().collect(),
             regions: wafer.program.regions.iter().zip(&wafer.held).map(|(at, held)| region(at, wafer, held)).collect(),
+            tokens: wafer.program.regions.first().map_or(1, |first| wafer.program.kernels[first.kernel].tokens),
         });
         let wafers = wafers.collect();
         let [codes, scales] = names;
@@ -206,6 +208,7 @@ impl Wse {
             },
             logits: mapped.wafers.last().and_then(|wafer| wafer.built.last()).map_or(0, |built| built.logits),
             context: request.context,
+            tokens: mapped.tokens,
         })
     }
 }

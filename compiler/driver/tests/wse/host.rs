@@ -27,6 +27,8 @@ struct Request {
     height: usize,
     #[serde(default)]
     count: usize,
+    #[serde(default)]
+    args: Vec<u16>,
     bytes: usize,
 }
 
@@ -52,7 +54,7 @@ fn answer(fabric: &mut Fabric, request: &Request, data: &[u8]) -> Result<Vec<u8>
         ("stop", _) => {}
         ("id", _) => known.map(|_| ())?,
         ("launch", _) => {
-            fabric.launch(&request.symbol).map_err(text)?;
+            fabric.launch(&request.symbol, &request.args).map_err(text)?;
         }
         ("h2d", _) if !known.clone()?.mutable => return Err(format!("'{}' is not mutable", request.symbol)),
         ("h2d", bits) => {

@@ -10,6 +10,7 @@ use q35_bundle::{Bundle, Device};
 use q35_diag::Result;
 use q35_dialects::Program;
 use q35_dialects::interp::{Session as Interpreter, StepInput};
+use q35_fabric::{Policy, Settings as FabricSettings};
 use q35_graph::Silent;
 use q35_import::synth::{Checkpoint, Fill, Stored, shape};
 use q35_runtime::{Chunk, Options, Session, Want};
@@ -76,15 +77,20 @@ fn texts(bundle: &Path) -> Vec<(String, String)> {
 }
 
 impl Compiled {
-    /// Decodes greedily beside the interpreter, which sees what the wafer chose. Gives all tokens.
-    fn decodes(&self, prompt: &[u32], count: usize) -> Vec<u32> {
+    fn session(&self, fabric: FabricSettings) -> Session {
         let bundle = Arc::new(Bundle::open(&self.bundle).unwrap());
+        let options = Options { capacity: self.context as usize, fabric, ..Options::default() };
+        Session::new(bundle, &options).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Decodes greedily beside the interpreter, which sees what the wafer chose; the prompt token by token, as all of its logits are wanted. The
+    /// same in blocks gives the same bits. Gives all tokens.
+    fn decodes(&self, prompt: &[u32], count: usize) -> Vec<u32> {
         let values = PackedValues::new(&self.model);
         let mut interpreter = Interpreter::new(&self.model.graph, &values);
-        let options = Options { capacity: self.context as usize, ..Options::default() };
-        let mut wafer = Session::new(bundle, &options).unwrap_or_else(|e| panic!("{e}"));
+        let mut wafer = self.session(FabricSettings::default());
         assert!(wafer.describe().contains("not run on silicon"));
-        let (mut tokens, mut at) = (prompt.to_vec(), 0);
+        let (mut tokens, mut at, mut last) = (prompt.to_vec(), 0, Vec::new());
         while at < prompt.len() + count {
             let expected = interpreter.step(&StepInput::sequence(&tokens[at..], at as u32)).unwrap();
             let chunk = Chunk { slot: 0, tokens: &tokens[at..], positions: None, want: Want::All };
@@ -99,12 +105,30 @@ impl Compiled {
             let rows: Vec<&[f32]> = found.rows().collect();
             let (chosen, wanted) = (best(rows[rows.len() - 1]), best(expected.row(rows.len() - 1)));
             assert_eq!(chosen, wanted, "token {} of {tokens:?}", tokens.len());
+            last.push(bits(rows[rows.len() - 1]));
             at = tokens.len();
             tokens.push(chosen);
         }
         println!("{}", wafer.describe());
+        self.takes_blocks(&tokens, &[prompt.len(), at], &[&last[0], &last[last.len() - 1]], FabricSettings::default());
         tokens
     }
+
+    /// Takes tokens up to each of these ends in blocks, and compares the logits behind them.
+    fn takes_blocks(&self, tokens: &[u32], ends: &[usize], expected: &[&Vec<u32>], fabric: FabricSettings) {
+        let (mut wafer, mut at) = (self.session(fabric), 0);
+        for (end, expected) in ends.iter().zip(expected) {
+            let chunk = Chunk { slot: 0, tokens: &tokens[at..*end], positions: None, want: Want::Last };
+            let found = wafer.step(&[chunk]).unwrap_or_else(|e| panic!("{e}"));
+            assert!(found.rows().map(bits).eq([(*expected).clone()]), "tokens {at} to {end} with {fabric:?}");
+            println!("{}", wafer.describe());
+            at = *end;
+        }
+    }
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
 #[test]
@@ -132,6 +156,49 @@ fn shared_heads_biases_norms_of_heads_and_windows() {
 #[test]
 fn experts_are_regions_that_work_on_the_tokens_that_chose_them() {
     compile("tests/data/qwen2moe--dynamo-batched-cache/model.onnx", 32).decodes(&PROMPT[..6], 3);
+}
+
+/// Blocks of a prompt give the bits of tokens one by one, whatever the fabric does where the documentation is silent.
+#[test]
+fn blocks_give_the_same_bits_under_every_policy() {
+    for model in ["llama-mha--dynamo", "qwen2moe--dynamo-batched-cache"] {
+        let compiled = compile(&format!("tests/data/{model}/model.onnx"), 32);
+        let mut alone = compiled.session(FabricSettings::default());
+        let mut single = |token: &u32| {
+            let chunk = Chunk { slot: 0, tokens: &[*token], positions: None, want: Want::Last };
+            let found = alone.step(&[chunk]).unwrap_or_else(|e| panic!("{e}"));
+            bits(found.rows().next().unwrap())
+        };
+        let expected: Vec<Vec<u32>> = PROMPT[..7].iter().map(&mut single).collect();
+        for (policy, depth) in [(Policy::Fixed, 1), (Policy::RoundRobin, 8), (Policy::Random(5), 2), (Policy::Random(6), 1)] {
+            let fabric = FabricSettings { policy, depth, ..FabricSettings::default() };
+            compiled.takes_blocks(&PROMPT, &[5, 7], &[&expected[4], &expected[6]], fabric);
+        }
+    }
+}
+
+/// What a report predicts of a token and of a block is near what the model of the fabric takes; its regions are all PEs.
+#[test]
+fn a_report_says_what_steps_take() {
+    let compiled = compile("tests/data/llama-mha--dynamo/model.onnx", 32);
+    let text = std::fs::read(compiled.bundle.join("wse/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let regions = report["wafers"][0]["regions"].as_array().unwrap();
+    let pes: u64 = regions.iter().map(|region| region["pes"].as_u64().unwrap()).sum();
+    assert_eq!(report["pes"], pes);
+    assert!(regions.iter().all(|region| region["nodes"][0].as_str().is_some_and(|name| !name.is_empty())));
+    for (step, tokens) in [("token", 1), ("block", 16)] {
+        assert_eq!(report["steps"][step]["tokens"], tokens);
+        let predicted: u64 = ["compute", "fabric"].iter().map(|phase| report["steps"][step][phase].as_u64().unwrap()).sum();
+        let mut wafer = compiled.session(FabricSettings::default());
+        let chunk = Chunk { slot: 0, tokens: &PROMPT[..tokens], positions: None, want: Want::Last };
+        wafer.step(&[chunk]).unwrap_or_else(|e| panic!("{e}"));
+        let described = wafer.describe();
+        let before = described.split(" cycles, of which").next().unwrap();
+        let cycles: u64 = before.rsplit(", ").next().unwrap().parse().unwrap();
+        println!("{step}: {predicted} cycles predicted, {cycles} taken");
+        assert!(predicted * 2 < cycles * 3 && cycles * 2 < predicted * 3, "{step}: {predicted} predicted, {cycles} taken");
+    }
 }
 
 /// The program of the host as the bundle has it, against a stand-in for the SDK.

@@ -50,7 +50,7 @@ fn as_zig(text: &str) -> String {
             Some(("layout", rest)) => format!("comptime {rest}"),
             _ => code.to_owned(),
         };
-        out.push_str(&code.replace("fn()void", "fn() void"));
+        out.push_str(&code.replace("fn(u16)void", "fn(u16) void"));
         out.push('\n');
     }
     out

@@ -1,5 +1,5 @@
-//! The fabric model as a device: memories filled from the weights file, one launch per token, logits read from the last region. A model of
-//! the chip, not run on silicon.
+//! The fabric model as a device: memories filled from the weights file, one launch per block of tokens, logits of the last one read from the last
+//! region. A model of the chip, not run on silicon.
 
 use super::{Batch, CacheSpan, Device};
 use crate::Options;
@@ -9,6 +9,7 @@ use q35_csl::{Layout, layout};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_fabric::{Fabric, Report, Settings};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A wafer with a program and its weights.
@@ -19,7 +20,8 @@ pub(super) struct Wafer {
     fabrics: Vec<Fabric>,
     /// Logits, before those that the vocabulary does not have are left out.
     logits: Vec<f32>,
-    /// What the last token took on each wafer.
+    /// Tokens of the last step, and what it took on each wafer.
+    last: usize,
     spent: Vec<Report>,
 }
 
@@ -65,8 +67,9 @@ impl Wafer {
             return Err(Diagnostic::error(Code::ContextFull, what).help("compile it with a longer --context").into());
         }
         sound(bundle, device)?;
-        let fabrics = device.wafers.iter().map(|wafer| load(bundle, wafer)).collect::<Result<Vec<Fabric>>>()?;
-        let mut wafer = Self { fabrics, bundle: bundle.clone(), device: device.clone(), logits: Vec::new(), spent: Vec::new() };
+        let fabrics = device.wafers.iter().map(|wafer| load(bundle, wafer, options.fabric)).collect::<Result<Vec<Fabric>>>()?;
+        let mut wafer =
+            Self { fabrics, bundle: bundle.clone(), device: device.clone(), logits: Vec::new(), last: 0, spent: Vec::new() };
         for (number, program) in device.wafers.iter().enumerate() {
             for region in &program.regions {
                 wafer.fill(number, region)?;
@@ -112,23 +115,30 @@ impl Wafer {
         stream.chunks_exact(input.piece as usize).flat_map(own).collect()
     }
 
-    /// Runs a token through all wafers: what leaves one enters the next.
-    fn token(&mut self, token: usize, position: i32, index: i32) -> Result<()> {
-        let mut stream = self.stream(token, position, index);
-        let columns = self.device.width as usize;
+    /// Runs consecutive tokens of a batch through all wafers: what leaves one enters the next.
+    fn block(&mut self, batch: &Batch<'_>, tokens: Range<usize>) -> Result<()> {
+        let (columns, len, count) = (self.device.width as usize, self.device.stream() as usize, tokens.len());
+        // A column's numbers of each token.
+        let mut streams = vec![Vec::with_capacity(count * len); columns];
+        for at in tokens {
+            let stream = self.stream(batch.tokens[at] as usize, batch.positions[at], batch.index[at]);
+            streams.iter_mut().zip(stream.chunks_exact(len)).for_each(|(column, part)| column.extend(part));
+        }
+        self.last = count;
         self.spent.clear();
         for (number, (fabric, wafer)) in self.fabrics.iter_mut().zip(&self.device.wafers).enumerate() {
             let height = wafer.regions.first().map_or(0, |region| region.height as usize);
-            for (column, part) in stream.chunks_exact(stream.len() / columns).enumerate() {
+            let skipped = count.saturating_sub(wafer.tokens as usize);
+            for (column, stream) in streams.iter().enumerate() {
                 for row in 0..height {
-                    fabric.write((column, row), "stream", part).map_err(refused)?;
+                    fabric.write((column, row), "stream", &stream[skipped * len..]).map_err(refused)?;
                 }
             }
-            self.spent.push(fabric.launch("step").map_err(refused)?);
+            self.spent.push(fabric.launch("step", &[count as u16]).map_err(refused)?);
             if number + 1 < self.device.wafers.len() {
                 let top = wafer.regions.last().map_or(0, |region| region.top as usize);
-                for (column, part) in stream.chunks_exact_mut(self.device.stream() as usize).enumerate() {
-                    fabric.read((column, top), "stream", part).map_err(refused)?;
+                for (column, stream) in streams.iter_mut().enumerate() {
+                    fabric.read((column, top), "stream", stream).map_err(refused)?;
                 }
             }
         }
@@ -168,7 +178,7 @@ impl Wafer {
 }
 
 /// Reads a wafer's program from its text and checks it.
-fn load(bundle: &Bundle, wafer: &WaferProgram) -> Result<Fabric> {
+fn load(bundle: &Bundle, wafer: &WaferProgram, settings: Settings) -> Result<Fabric> {
     let mut texts = BTreeMap::new();
     for file in &wafer.files {
         let bytes = bundle.read(&format!("{}/{file}", wafer.folder))?.unwrap_or_default();
@@ -176,7 +186,7 @@ fn load(bundle: &Bundle, wafer: &WaferProgram) -> Result<Fabric> {
         texts.insert(file.clone(), text);
     }
     let layout = layout::parse(&texts).and_then(|sources| Layout::build(&sources)).map_err(refused)?;
-    Ok(Fabric::new(layout, Settings::default()).map_err(refused)?)
+    Ok(Fabric::new(layout, settings).map_err(refused)?)
 }
 
 /// A piece of a tensor into an array; what the tensor lacks stays zero.
@@ -214,7 +224,8 @@ impl Device for Wafer {
             let (cycles, compute, fabric) = (sum(|r| r.cycles), sum(|r| r.compute), sum(|r| r.fabric));
             let idle = cycles.saturating_sub(compute + fabric);
             text += &format!(
-                "; last token {cycles} cycles, of which the busiest PE computes {compute}, awaits or moves wavelets {fabric}, idles {idle}"
+                "; last step, of {}, {cycles} cycles, of which the busiest PE computes {compute}, awaits or moves wavelets {fabric}, idles {idle}",
+                if self.last == 1 { "1 token".to_owned() } else { format!("{} tokens", self.last) }
             );
         }
         text
@@ -227,9 +238,14 @@ impl Device for Wafer {
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
         let vocab = self.bundle.manifest().model.vocab as usize;
         let mut out = logits.chunks_exact_mut(vocab);
-        for at in 0..batch.tokens.len() {
-            self.token(batch.tokens[at] as usize, batch.positions[at], batch.index[at])?;
-            for _ in batch.logit_rows.iter().filter(|row| **row as usize == at) {
+        let mut next = 0;
+        while next < batch.tokens.len() {
+            // Logits are those of a block's last token.
+            let wanted = batch.logit_rows.iter().map(|row| *row as usize + 1).filter(|end| *end > next).min();
+            let end = (next + self.device.tokens as usize).min(wanted.unwrap_or(batch.tokens.len()));
+            self.block(batch, next..end)?;
+            next = end;
+            for _ in batch.logit_rows.iter().filter(|row| **row as usize + 1 == end) {
                 let (Some(region), Some(fabric)) = (self.device.head(), self.fabrics.last()) else { break };
                 let chunk = self.device.logits as usize;
                 for (row, part) in self.logits.chunks_exact_mut(chunk).enumerate() {

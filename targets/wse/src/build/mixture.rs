@@ -39,7 +39,7 @@ impl Builder<'_> {
         };
         let piece = self.grid.piece;
         for (name, len) in [("stream", 1), ("routed", piece + 2 * choices)] {
-            self.built.kernel.buffers.push(Buffer { name: name.to_owned(), len });
+            self.built.kernel.buffers.push(Buffer::new(name, len));
             self.used.push(true);
         }
         let part = Part { buffer: 1, at: 0, len: piece };

@@ -22,12 +22,13 @@ use q35_graph::{NodeId, Value};
 use q35_target::{Arrangement, Request, Section, WeightTensor};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Columns, rows, and the columns of the residual that one column of PEs holds.
+/// Columns, rows, the columns of the residual that one column of PEs holds, and the tokens of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Grid {
     pub(crate) width: u64,
     pub(crate) height: u64,
     pub(crate) piece: u64,
+    pub(crate) tokens: u64,
 }
 
 /// A region's program and its memory.
@@ -42,6 +43,8 @@ pub(crate) struct Built {
     pub(crate) tensors: BTreeMap<String, WeightTensor>,
     /// Logits per row of PEs, where the logits are made here.
     pub(crate) logits: u64,
+    /// The model's names of the first node and of the last.
+    pub(crate) nodes: [String; 2],
 }
 
 /// What fills a part of an arena.
@@ -81,6 +84,8 @@ pub(crate) fn build(
     }
     let (mut wrong, mut refused) = (Vec::new(), BTreeSet::new());
     builder.lives(segments);
+    let names = [builder.order.first(), builder.order.last()];
+    builder.built.nodes = names.map(|id| id.map_or(String::new(), |id| request.graph.node(*id).name.clone()));
     for segment in segments {
         builder.call(Call::Comment(purpose(request, segment).to_owned()));
         for id in &segment.nodes {
@@ -176,7 +181,7 @@ impl<'a> Builder<'a> {
     /// The stream: a piece of the residual, the angles, the index.
     fn stream(&mut self, enters: Value) {
         let len = self.grid.piece + 2 * self.half + 1;
-        self.built.kernel.buffers.push(Buffer { name: "stream".to_owned(), len });
+        self.built.kernel.buffers.push(Buffer::new("stream", len));
         self.used.push(true);
         let part = Part { buffer: 0, at: 0, len: self.grid.piece };
         self.values.insert(enters, Place { part, axis: Axis::Columns, share: 1 });
@@ -213,7 +218,7 @@ impl<'a> Builder<'a> {
         let buffer = free.unwrap_or_else(|| {
             let count = buffers.iter().filter(|b| b.name.trim_end_matches(|c: char| c.is_ascii_digit()) == name).count();
             let name = if count == 0 { name.to_owned() } else { format!("{name}{}", count + 1) };
-            buffers.push(Buffer { name, len });
+            buffers.push(Buffer::new(&name, len));
             self.used.push(false);
             buffers.len() - 1
         });
@@ -295,7 +300,8 @@ impl<'a> Builder<'a> {
                     return Err("a row holds no whole heads".to_owned());
                 }
                 if !self.built.kernel.buffers.iter().any(|buffer| buffer.name == "turned") {
-                    self.buffer("turned", 2 * self.half);
+                    let turned = self.buffer("turned", 2 * self.half);
+                    self.built.kernel.buffers[turned.buffer].scratch = true;
                 }
                 let interleaved = op.style == RopeStyle::Interleaved;
                 self.call(Call::Rotate { x: x.part, dim: op.head_dim, half: self.half, interleaved });
@@ -421,13 +427,15 @@ impl<'a> Builder<'a> {
         }
         let kernel = &mut self.built.kernel;
         kernel.height = self.grid.height;
+        // Logits are made of a step's last token.
+        kernel.tokens = if last.leaves.is_none() { 1 } else { self.grid.tokens };
         kernel.group = match kernel.role {
             // The queue of the roots is that of the token.
             Role::Expert { .. } => self.grid.width,
             Role::Layers | Role::Router(_) => reduction::group(self.grid.width, &row_sums(kernel)),
         };
         if !kernel.buffers.iter().any(|buffer| buffer.name == "result") {
-            kernel.buffers.push(Buffer { name: "result".to_owned(), len: 1 });
+            kernel.buffers.push(Buffer::new("result", 1));
         }
         Ok(())
     }

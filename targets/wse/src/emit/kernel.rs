@@ -22,26 +22,65 @@ const COLORS: [&str; 9] = [
     "stream_recv",
 ];
 
+/// A statement of `step`.
+enum Line {
+    /// For each token, in a loop over `t`.
+    Each(String),
+    /// For all of them together, or for none.
+    Once(String),
+}
+
+use Line::{Each, Once};
+
 struct Printer<'a> {
     kernel: &'a Kernel,
     stream: u64,
     piece: u64,
+    /// Most tokens of a step.
+    tokens: u64,
     out: String,
 }
 
 pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
-    let half = kernel.calls.iter().find_map(|call| match call {
-        Call::Rotate { half, .. } => Some(*half),
-        _ => None,
-    });
-    let piece = program.stream - 1 - 2 * half.unwrap_or(0);
-    let mut printer = Printer { kernel, stream: program.stream, piece, out: String::new() };
+    let Program { stream, piece, tokens, .. } = *program;
+    let mut printer = Printer { kernel, stream, piece, tokens, out: String::new() };
     printer.step();
     let step = std::mem::take(&mut printer.out);
     printer.head(program, &step);
     printer.out.push_str(&step);
     printer.tail();
     printer.out
+}
+
+/// Statements of a PE program, of each of its modules by `of`.
+pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
+    /// Of helpers, of what a step begins and ends with, of its end.
+    const FRAME: u64 = 14;
+    let printer = Printer { kernel, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
+    let work = kernel.calls.iter().filter(|call| !matches!(call, Call::Comment(_)));
+    let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).collect();
+    let uses = |module: &str| lines.iter().any(|line| line.text().contains(&format!("{module}.")));
+    let loops = lines.chunk_by(|a, b| a.is_each() == b.is_each()).filter(|run| run[0].is_each() && printer.several());
+    let modules = ["gemv", "vector"].into_iter().filter(|module| uses(module)).map(&of);
+    let role = match kernel.role {
+        Role::Layers => 0,
+        Role::Router(_) => of("experts") + of("route"),
+        Role::Expert { .. } => of("experts"),
+    };
+    let attentions = kernel.attentions.len() as u64 * of("attention");
+    FRAME + lines.len() as u64 + loops.count() as u64 + of("comm") + modules.sum::<u64>() + attentions + role
+}
+
+impl Line {
+    fn is_each(&self) -> bool {
+        matches!(self, Each(_))
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Each(text) | Once(text) => text,
+        }
+    }
 }
 
 impl Printer<'_> {
@@ -53,13 +92,66 @@ impl Printer<'_> {
         &self.kernel.buffers[part.buffer].name
     }
 
-    /// A DSD over a part of a buffer.
+    /// Whether buffers hold several tokens.
+    fn several(&self) -> bool {
+        self.kernel.tokens > 1
+    }
+
+    /// The token of a loop.
+    fn t(&self) -> &'static str {
+        if self.several() { "t" } else { "0" }
+    }
+
+    /// How many tokens the calls work on.
+    fn count(&self) -> &'static str {
+        match self.kernel.role {
+            _ if !self.several() => "1",
+            Role::Expert { .. } => "count",
+            Role::Layers | Role::Router(_) => "tokens",
+        }
+    }
+
+    /// So many numbers of all tokens.
+    fn of_all(&self, len: u64) -> String {
+        match (self.several(), len) {
+            (false, _) => len.to_string(),
+            (true, 1) => self.count().to_owned(),
+            (true, _) => format!("{} * {len}", self.count()),
+        }
+    }
+
+    /// The first number of a part of a token.
+    fn at(&self, part: Part) -> String {
+        let buffer = &self.kernel.buffers[part.buffer];
+        match (self.several() && !buffer.scratch, buffer.len, part.at) {
+            (false, ..) => part.at.to_string(),
+            (true, 1, _) => "t".to_owned(),
+            (true, len, 0) => format!("t * {len}"),
+            (true, len, at) => format!("t * {len} + {at}"),
+        }
+    }
+
+    /// A DSD over a part of a buffer, of a token.
     fn dsd(&self, part: Part) -> String {
-        format!("part(&{}, {}, {})", self.name(part), part.at, part.len)
+        format!("part(&{}, {}, {})", self.name(part), self.at(part), part.len)
+    }
+
+    /// A DSD over a whole buffer, of all tokens, and how many numbers that is.
+    fn all(&self, part: Part) -> String {
+        debug_assert!((part.at, part.len) == (0, self.kernel.buffers[part.buffer].len), "tokens follow each other");
+        let all = self.of_all(part.len);
+        format!("part(&{}, 0, {all}), {all}", self.name(part))
     }
 
     fn pointer(&self, part: Part) -> String {
-        if part.at == 0 { format!("&{}", self.name(part)) } else { format!("&{}[{}]", self.name(part), part.at) }
+        match self.at(part).as_str() {
+            "0" => format!("&{}", self.name(part)),
+            at => format!("&{}[{at}]", self.name(part)),
+        }
+    }
+
+    fn element(&self, part: Part) -> String {
+        format!("{}[{}]", self.name(part), self.at(part))
     }
 
     /// Everything before `step`, of which what it uses.
@@ -75,6 +167,7 @@ impl Printer<'_> {
             self.line("// An expert: it works on the tokens that chose it, and adds to the stream on its way through.");
             self.line("//");
         }
+        self.line(format!("// A step takes up to {} tokens, one after the other in every buffer.", program.tokens));
         self.line("// The stream is this column's piece of the residual, then cosines and sines of the token's position, then its index in the cache.");
         self.line("// Colors: layout.csl. Queues: comm.csl. Local task: 8 exit_task.");
         self.line("");
@@ -107,7 +200,9 @@ impl Printer<'_> {
         self.line("");
         self.line("// Vectors of a step");
         for buffer in &kernel.buffers {
-            self.line(format!("var {}: [{}]f32;", buffer.name, buffer.len));
+            let tokens = if buffer.scratch { 1 } else { kernel.tokens };
+            let len = if tokens > 1 { format!("{tokens} * {}", buffer.len) } else { buffer.len.to_string() };
+            self.line(format!("var {}: [{len}]f32;", buffer.name));
         }
         self.line("");
         self.line("// Base addresses and extents are set at each use.");
@@ -129,6 +224,13 @@ impl Printer<'_> {
             self.line("}");
             self.line("");
         }
+        if step.contains("index(") {
+            self.line("// The index of a token in the cache");
+            self.line("fn index(t: u16) u16 {");
+            self.line(format!("  return @as(u16, stream[t * {} + {}]);", self.stream, self.stream - 1));
+            self.line("}");
+            self.line("");
+        }
     }
 
     fn imports(&mut self, step: &str) {
@@ -143,9 +245,10 @@ impl Printer<'_> {
         self.line("});");
         if step.contains("gemv.") {
             self.line(format!(
-                "const gemv = @import_module(\"gemv.csl\", .{{ .max_rows = {}, .max_inputs = {} }});",
+                "const gemv = @import_module(\"gemv.csl\", .{{ .max_rows = {}, .max_inputs = {}, .max_tokens = {} }});",
                 kernel.largest[0].max(1),
-                kernel.largest[1].max(2)
+                kernel.largest[1].max(2),
+                kernel.tokens
             ));
         }
         if step.contains("vector.") {
@@ -154,13 +257,14 @@ impl Printer<'_> {
         for (number, a) in kernel.attentions.iter().enumerate() {
             self.line(format!(
                 "const attention_{number} = @import_module(\"attention.csl\", .{{ .heads = {}, .kv_heads = {}, .dim = {}, .entries = {}, .scale = {}, \
-                 .window = {}, .comm = comm, .width = width }});",
+                 .window = {}, .max_tokens = {}, .comm = comm, .width = width }});",
                 a.heads,
                 a.kv_heads,
                 a.dim,
                 a.entries,
                 float(a.scale),
-                a.window
+                a.window,
+                kernel.tokens
             ));
         }
         if let Role::Router(r) = kernel.role {
@@ -179,7 +283,10 @@ impl Printer<'_> {
         if let Role::Router(Routing { choices, .. }) | Role::Expert { choices, .. } = kernel.role {
             let router = matches!(kernel.role, Role::Router(_));
             self.line("const experts = @import_module(\"experts.csl\", .{");
-            self.line(format!("  .router = {router}, .top = top, .height = height, .choices = {choices}, .token = token,"));
+            self.line(format!(
+                "  .router = {router}, .top = top, .height = height, .choices = {choices}, .token = token, .comm = comm,"
+            ));
+            self.line(format!("  .piece = {}, .stream = {}, .max_tokens = {},", self.piece, self.stream, kernel.tokens));
             self.line("});");
         }
     }
@@ -187,92 +294,129 @@ impl Printer<'_> {
     fn step(&mut self) {
         let kernel = self.kernel;
         let whole = Part { buffer: 0, at: 0, len: self.stream };
-        self.line("fn step() void {");
+        self.line("fn step(tokens: u16) void {");
         match kernel.role {
             Role::Expert { adds, .. } => {
                 let token = Part { buffer: 1, at: 0, len: kernel.buffers[1].len };
-                let pairs = Part { at: adds.len, ..token };
-                self.line(format!("  experts.receive_token({}, {});", self.dsd(token), token.len));
-                self.line(format!("  const weight = experts.weight({});", self.pointer(pairs)));
-                self.line("  if (weight == 0.0) {");
-                self.line(format!("    comm.pass_stream({}, exit_task_id);", self.stream));
-                self.line("    return;");
-                self.line("  }");
+                let len = if self.several() { format!("tokens * {}", token.len) } else { token.len.to_string() };
+                let name = self.name(token);
+                self.line(format!("  const count = experts.receive_tokens(part(&{name}, 0, {len}), &{name}, tokens);"));
+                let (given, param) = if self.several() { ("count", "count: u16") } else { ("", "") };
+                self.line(format!("  if (count > 0) work({given});"));
+                let by = kernel.buffers[adds.buffer].len;
+                self.line(format!(
+                    "  experts.add_to_stream(part(&{}, {}, {}), {by}, count, tokens);",
+                    self.name(adds),
+                    adds.at,
+                    adds.len
+                ));
+                self.line("  @activate(exit_task_id);");
+                self.line("}");
+                self.line("");
+                self.line("// What the expert makes of the tokens that chose it");
+                self.line(format!("fn work({param}) void {{"));
             }
             Role::Layers | Role::Router(_) => {
                 self.line("  if (!first) {");
-                self.line(format!("    comm.receive_stream({}, {});", self.dsd(whole), whole.len));
+                if self.several() || self.tokens == 1 {
+                    self.line(format!("    comm.receive_stream({});", self.all(whole)));
+                } else {
+                    self.line("    // Of all tokens the last one stays.");
+                    self.line("    for (@range(u16, tokens)) |t| {");
+                    self.line(format!("      comm.receive_stream({});", self.all(whole)));
+                    self.line("    }");
+                }
                 self.line("  }");
             }
         }
-        if !kernel.attentions.is_empty() {
-            self.line(format!("  const index = @as(u16, stream[{}]);", self.stream - 1));
-        }
-        for call in &kernel.calls {
-            let text = self.call(call);
-            self.line(text);
-        }
-        self.line("");
-        match kernel.role {
-            Role::Expert { adds, .. } => {
-                let y = self.dsd(adds);
-                self.line(format!("  @fmuls({y}, {y}, weight);"));
-                self.line(format!("  comm.add_to_stream({y}, {}, {}, exit_task_id);", adds.len, self.stream));
-            }
-            Role::Layers | Role::Router(_) => {
-                self.line("  if (last) {");
-                self.line("    @activate(exit_task_id);");
-                self.line("  } else {");
-                self.line(format!("    comm.send_stream({}, {}, exit_task_id);", self.dsd(whole), whole.len));
-                self.line("  }");
-            }
+        let lines: Vec<Line> = kernel.calls.iter().flat_map(|call| self.call(call)).collect();
+        self.lines(&lines);
+        if !matches!(kernel.role, Role::Expert { .. }) {
+            self.line("");
+            self.line("  if (last) {");
+            self.line("    @activate(exit_task_id);");
+            self.line("  } else {");
+            self.line(format!("    comm.send_stream({}, exit_task_id);", self.all(whole)));
+            self.line("  }");
         }
         self.line("}");
         self.line("");
     }
 
-    fn call(&self, call: &Call) -> String {
+    /// Statements, those for each token that follow each other in one loop.
+    fn lines(&mut self, lines: &[Line]) {
+        let count = self.count();
+        for run in lines.chunk_by(|a, b| a.is_each() == b.is_each()) {
+            let looped = run[0].is_each() && self.several();
+            if looped {
+                self.line(format!("  for (@range(u16, {count})) |t| {{"));
+            }
+            for Each(text) | Once(text) in run {
+                let indent = if looped { "    " } else { "  " };
+                match text.strip_prefix("//") {
+                    Some(comment) => self.line(format!("\n  //{comment}")),
+                    None => self.line(format!("{indent}{text}")),
+                }
+            }
+            if looped {
+                self.line("  }");
+            }
+        }
+    }
+
+    fn call(&self, call: &Call) -> Vec<Line> {
         let weights = |offset: &Option<u64>, len: u64| match offset {
             Some(offset) => format!("part(&vectors, {offset}, {len})"),
             None => "1.0".to_owned(),
         };
+        let t = self.t();
         match call {
-            Call::Comment(text) => format!("\n  // {text}"),
+            Call::Comment(text) => vec![Once(format!("// {text}"))],
             Call::Norm { y, x, weight, axis, count, eps } => {
                 let sum = if *axis == Axis::Columns { "row" } else { "column" };
-                format!(
-                    "  result[0] = vector.squares({}, {});\n  comm.sum_{sum}(part(&result, 0, 1), 1);\n  \
-                     vector.normalize({}, {}, {}, result[0], {count}.0, {});",
-                    self.pointer(*x),
-                    x.len,
-                    self.dsd(*y),
-                    self.dsd(*x),
-                    weights(weight, y.len),
-                    float(*eps)
-                )
+                let all = self.of_all(1);
+                vec![
+                    Each(format!(
+                        "result[{t}] = vector.squares({}, {}, {}, {});",
+                        self.dsd(*x),
+                        self.dsd(*y),
+                        self.pointer(*y),
+                        x.len
+                    )),
+                    Once(format!("comm.sum_{sum}(part(&result, 0, {all}), {all});")),
+                    Each(format!(
+                        "vector.normalize({}, {}, {}, result[{t}], {count}.0, {});",
+                        self.dsd(*y),
+                        self.dsd(*x),
+                        weights(weight, y.len),
+                        float(*eps)
+                    )),
+                ]
             }
             Call::HeadNorm { y, x, weight, dim, eps } => {
                 let head = |at: u64, part: &Part| Part { at: part.at + at * dim, len: *dim, ..*part };
-                let lines: Vec<String> = (0..y.len / dim)
-                    .map(|at| {
-                        let (y, x) = (head(at, y), head(at, x));
-                        format!(
-                            "  vector.normalize({}, {}, {}, vector.squares({}, {dim}), {dim}.0, {});",
-                            self.dsd(y),
-                            self.dsd(x),
-                            weights(weight, *dim),
-                            self.pointer(x),
-                            float(*eps)
-                        )
-                    })
-                    .collect();
-                lines.join("\n")
+                let line = |at: u64| {
+                    let (y, x) = (head(at, y), head(at, x));
+                    Each(format!(
+                        "vector.normalize({0}, {1}, {2}, vector.squares({1}, {0}, {3}, {dim}), {dim}.0, {4});",
+                        self.dsd(y),
+                        self.dsd(x),
+                        weights(weight, *dim),
+                        self.pointer(y),
+                        float(*eps)
+                    ))
+                };
+                (0..y.len / dim).map(line).collect()
             }
-            Call::Load { x, split } => format!("  gemv.load_{}({}, {});", coding(*split), self.dsd(*x), x.len),
-            Call::Product { y, matrix } => format!(
-                "  gemv.{}({}, tile({}, {}), factors({}, {}), {}, {}, {});",
+            Call::Load { x, split } => vec![Each(format!("gemv.load_{}({}, {t}, {});", coding(*split), self.dsd(*x), x.len))],
+            Call::Product { y, matrix } => vec![Once(format!(
+                "gemv.{}(part(&{}, {}, {}), {}, {}, tile({}, {}), factors({}, {}), {}, {}, {});",
                 coding(matrix.split),
-                self.dsd(*y),
+                self.name(*y),
+                y.at,
+                y.len,
+                self.count(),
+                self.kernel.buffers[y.buffer].len,
                 matrix.weights,
                 matrix.rows,
                 matrix.scales,
@@ -280,79 +424,87 @@ impl Printer<'_> {
                 matrix.rows,
                 matrix.stride,
                 matrix.inputs
-            ),
+            ))],
             Call::Sum { y, over } => {
                 let over = if *over == Axis::Columns { "row" } else { "column" };
-                format!("  comm.sum_{over}({}, {});", self.dsd(*y), y.len)
+                vec![Once(format!("comm.sum_{over}({});", self.all(*y)))]
             }
-            Call::Scores { y, x, weight } => format!(
-                "  vector.product({}, part(&vectors, {weight}, {}), {}, {}, {});",
+            Call::Scores { y, x, weight } => vec![Each(format!(
+                "vector.product({}, part(&vectors, {weight}, {}), {}, {}, {});",
                 self.dsd(*y),
                 y.len,
                 y.len,
                 self.pointer(*x),
                 x.len
-            ),
-            Call::Gather { y, x } => format!("  comm.gather_column({}, {}, {});", self.dsd(*y), self.dsd(*x), x.len),
+            ))],
+            Call::Gather { y, x } => vec![
+                Each(format!("comm.place_in_column({}, {}, {});", self.dsd(*y), self.dsd(*x), x.len)),
+                Once(format!("comm.sum_column({});", self.all(*y))),
+            ],
             Call::Spread { x, logits, correction, token } => {
                 let correction = correction.map_or_else(|| self.pointer(*logits), |at| format!("&vectors[{at}]"));
                 let pairs = Part { at: token.at + x.len, ..*token };
-                format!(
-                    "  @fmovs({}, {});\n  route.choose({}, {correction}, {});\n  experts.send_token({}, {});",
-                    self.dsd(Part { len: x.len, ..*token }),
-                    self.dsd(*x),
-                    self.pointer(*logits),
-                    self.pointer(pairs),
-                    self.dsd(*token),
-                    token.len
-                )
+                vec![
+                    Each(format!("@fmovs({}, {});", self.dsd(Part { len: x.len, ..*token }), self.dsd(*x))),
+                    Each(format!("route.choose({}, {correction}, {});", self.pointer(*logits), self.pointer(pairs))),
+                    Once(format!("experts.send_tokens({});", self.all(*token))),
+                ]
             }
             Call::Sigmoid { x } => {
-                let x = format!("{}[{}]", self.name(*x), x.at);
-                format!("  {x} = vector.sigmoid({x});")
+                let x = self.element(*x);
+                vec![Each(format!("{x} = vector.sigmoid({x});"))]
             }
             Call::Times { y, x, by } => {
-                format!("  @fmuls({}, {}, {}[{}]);", self.dsd(*y), self.dsd(*x), self.name(*by), by.at)
+                vec![Each(format!("@fmuls({}, {}, {});", self.dsd(*y), self.dsd(*x), self.element(*by)))]
             }
-            Call::Bias { y, vector } => format!("  @fadds({0}, {0}, part(&vectors, {vector}, {1}));", self.dsd(*y), y.len),
+            Call::Bias { y, vector } => {
+                vec![Each(format!("@fadds({0}, {0}, part(&vectors, {vector}, {1}));", self.dsd(*y), y.len))]
+            }
             Call::Rotate { x, dim, half, interleaved } => self.rotate(*x, *dim, *half, *interleaved),
-            Call::Append { module, key, value, keys, values } => format!(
-                "  attention_{module}.append(&keys[{keys}], &values[{values}], {}, {}, index);",
-                self.pointer(*key),
-                self.pointer(*value)
-            ),
-            Call::Attend { module, y, q, keys, values } => format!(
-                "  attention_{module}.attend({}, {}, &keys[{keys}], &values[{values}], index);",
-                self.dsd(*y),
-                self.dsd(*q)
-            ),
-            Call::Swiglu { y, gate, up } => {
-                format!("  vector.swiglu({}, {}, {}, {});", self.pointer(*y), self.pointer(*gate), self.pointer(*up), y.len)
+            Call::Append { module, key, value, keys, values } => vec![Each(format!(
+                "attention_{module}.append(&keys[{keys}], &values[{values}], {}, {}, index({t}));",
+                self.dsd(*key),
+                self.dsd(*value)
+            ))],
+            Call::Attend { module, y, q, keys, values } => {
+                let count = self.count();
+                vec![
+                    Each(format!("attention_{module}.score({}, &keys[{keys}], index({t}), {t});", self.dsd(*q))),
+                    Once(format!("attention_{module}.agree({count});")),
+                    Each(format!("attention_{module}.mix(&values[{values}], index({t}), {t});")),
+                    Once(format!("attention_{module}.gather({count});")),
+                    Each(format!("attention_{module}.finish({}, {t});", self.dsd(*y))),
+                ]
             }
-            Call::Add { y, a, b } => format!("  @fadds({}, {}, {});", self.dsd(*y), self.dsd(*a), self.dsd(*b)),
-            Call::Move { y, x } => format!("  @fmovs({}, {});", self.dsd(*y), self.dsd(*x)),
+            Call::Swiglu { y, gate, up } => {
+                vec![Each(format!(
+                    "vector.swiglu({}, {}, {}, {});",
+                    self.pointer(*y),
+                    self.pointer(*gate),
+                    self.pointer(*up),
+                    y.len
+                ))]
+            }
+            Call::Add { y, a, b } => vec![Each(format!("@fadds({}, {}, {});", self.dsd(*y), self.dsd(*a), self.dsd(*b)))],
+            Call::Move { y, x } => vec![Each(format!("@fmovs({}, {});", self.dsd(*y), self.dsd(*x)))],
         }
     }
 
     /// Cosines and sines stand behind the piece of the residual; the buffer `turned` is scratch.
-    fn rotate(&self, x: Part, dim: u64, half: u64, interleaved: bool) -> String {
+    fn rotate(&self, x: Part, dim: u64, half: u64, interleaved: bool) -> Vec<Line> {
         let name = self.name(x);
-        let (cos, sin) = (self.piece, self.piece + half);
-        let lines: Vec<String> = (0..x.len / dim)
-            .map(|head| {
-                let at = x.at + head * dim;
-                let (a, b) = if interleaved {
-                    (format!("pairs(&{name}, {at}, {half})"), format!("pairs(&{name}, {}, {half})", at + 1))
-                } else {
-                    (format!("part(&{name}, {at}, {half})"), format!("part(&{name}, {}, {half})", at + half))
-                };
-                format!(
-                    "  vector.rotate({a}, {b}, part(&stream, {cos}, {half}), part(&stream, {sin}, {half}), part(&turned, 0, {half}), \
-                     part(&turned, {half}, {half}));"
-                )
-            })
-            .collect();
-        lines.join("\n")
+        let angles = |at: u64| self.dsd(Part { buffer: 0, at, len: half });
+        let (cos, sin) = (angles(self.piece), angles(self.piece + half));
+        let line = |head: u64| {
+            let of = |at: u64| self.at(Part { at: x.at + head * dim + at, ..x });
+            let (what, second) = if interleaved { ("pairs", 1) } else { ("part", half) };
+            let (a, b) = (of(0), of(second));
+            Each(format!(
+                "vector.rotate({what}(&{name}, {a}, {half}), {what}(&{name}, {b}, {half}), {cos}, {sin}, part(&turned, 0, {half}), \
+                 part(&turned, {half}, {half}));"
+            ))
+        };
+        (0..x.len / dim).map(line).collect()
     }
 
     fn tail(&mut self) {

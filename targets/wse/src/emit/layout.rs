@@ -103,22 +103,19 @@ pub(super) fn text(program: &Program) -> String {
     for export in EXPORTS {
         line(&match export.elem {
             Some(elem) => format!("  @export_name(\"{}\", [*]{elem}, true);", export.name),
-            None => format!("  @export_name(\"{}\", fn()void);", export.name),
+            None => format!("  @export_name(\"{}\", fn(u16)void);", export.name),
         });
     }
     line("}");
     out
 }
 
-/// Neighbouring regions of experts, which differ in nothing but where they are; every other region by itself.
+/// Neighbouring regions of one program: they differ in nothing but where they are.
 fn runs(program: &Program) -> Vec<Range<usize>> {
-    let expert = |number: usize| matches!(program.kernels[program.regions[number].kernel].role, Role::Expert { .. });
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for number in 0..program.regions.len() {
-        match runs.last_mut() {
-            Some(run) if expert(number) && expert(run.start) => run.end = number + 1,
-            _ => runs.push(number..number + 1),
-        }
+    for run in program.regions.chunk_by(|a, b| a.kernel == b.kernel) {
+        let start = runs.last().map_or(0, |run| run.end);
+        runs.push(start..start + run.len());
     }
     runs
 }
@@ -131,11 +128,13 @@ fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) 
     let end = top + height * regions.len() as u64;
     let streams = [COLORS[6].name, COLORS[7].name];
     let [send, recv] = [streams[number % 2], streams[(number + 1) % 2]];
+    let several = regions.len() > 1;
+    let expert = matches!(kernel.role, Role::Expert { .. });
     match regions.len() {
         1 => line(&format!("  // Region {number}: rows {top} to {}", end - 1)),
         count => {
-            let last = number + count - 1;
-            line(&format!("  // Regions {number} to {last}, an expert each: rows {top} to {}, {height} each", end - 1));
+            let (last, what) = (number + count - 1, if expert { ", an expert each" } else { "" });
+            line(&format!("  // Regions {number} to {last}{what}: rows {top} to {}, {height} each", end - 1));
         }
     }
     line("  for (@range(u16, width)) |x| {");
@@ -147,17 +146,20 @@ fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) 
         line(&format!("      const root = x % {group} == {} or x == width - 1;", group - 1));
         line(&format!("      const group_even = x / {group} % 2 == 0;"));
     }
-    if regions.len() == 1 {
-        line(&format!("      const y_even = (y - {top}) % 2 == 0;"));
-    } else {
+    if several {
         line(&format!("      const y_even = (y - {top}) % {height} % 2 == 0;"));
         line(&format!("      const region_even = (y - {top}) / {height} % 2 == 0;"));
+    } else {
+        line(&format!("      const y_even = (y - {top}) % 2 == 0;"));
     }
     line(&format!("      @set_tile_code(x, y, \"{}.csl\", .{{", kernel.name));
     line("        .memcpy_params = memcpy.get_params(x),");
     line(&format!("        .width = width, .height = {height}, .top = {top}, .group = {group},"));
-    if !matches!(kernel.role, Role::Expert { .. }) {
-        line(&format!("        .first = {}, .last = {},", number == 0, number + 1 == program.regions.len()));
+    if !expert {
+        let (begins, ends) = (number == 0, numbers.end == program.regions.len());
+        let first = if several && begins { format!("y < {}", top + height) } else { begins.to_string() };
+        let last = if several && ends { format!("y >= {}", end - height) } else { ends.to_string() };
+        line(&format!("        .first = {first}, .last = {last},"));
     }
     if grouped {
         line(
@@ -172,11 +174,11 @@ fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) 
     line("        .column_send = if (y_even) column_even else column_odd,");
     line("        .column_recv = if (y_even) column_odd else column_even,");
     line("        .column_share = column_share,");
-    if regions.len() == 1 {
-        line(&format!("        .stream_send = {send}, .stream_recv = {recv},"));
-    } else {
+    if several {
         line(&format!("        .stream_send = if (region_even) {send} else {recv},"));
         line(&format!("        .stream_recv = if (region_even) {recv} else {send},"));
+    } else {
+        line(&format!("        .stream_send = {send}, .stream_recv = {recv},"));
     }
     if kernel.role != Role::Layers {
         line("        .token = token,");

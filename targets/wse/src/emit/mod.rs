@@ -4,14 +4,15 @@ mod kernel;
 mod layout;
 
 use q35_bundle::WseDevice;
-use q35_dialects::wse::Program;
+use q35_dialects::wse::{Kernel, Program};
 use std::collections::BTreeMap;
 
 /// The modules that programs share, as they are.
-const MODULES: [(&str, &str); 7] = [
+const MODULES: [(&str, &str); 8] = [
     ("chain.csl", include_str!("../../csl/chain.csl")),
     ("comm.csl", include_str!("../../csl/comm.csl")),
     ("gemv.csl", include_str!("../../csl/gemv.csl")),
+    ("total.csl", include_str!("../../csl/total.csl")),
     ("vector.csl", include_str!("../../csl/vector.csl")),
     ("attention.csl", include_str!("../../csl/attention.csl")),
     ("route.csl", include_str!("../../csl/route.csl")),
@@ -27,6 +28,15 @@ pub fn files(program: &Program) -> BTreeMap<String, String> {
         files.insert(format!("{}.csl", kernel.name), text);
     }
     files
+}
+
+/// Statements of each shared module, those of the modules that it imports included. The reader counts them too, and a test compares.
+const STATEMENTS: [(&str, u64); 6] =
+    [("comm", 104), ("gemv", 111), ("vector", 28), ("attention", 59), ("experts", 28), ("route", 47)];
+
+/// Statements of a PE program with its modules.
+pub(crate) fn statements(kernel: &Kernel) -> u64 {
+    kernel::statements(kernel, |module| STATEMENTS.iter().find(|(name, _)| *name == module).map_or(0, |(_, count)| *count))
 }
 
 /// The shared modules that a text imports, and those that these import.
