@@ -14,6 +14,7 @@ mod filetests;
 mod gpu;
 mod link;
 mod memory;
+mod page;
 mod program;
 mod traffic;
 
