@@ -354,7 +354,9 @@ def store(folder, model, reference):
         ids = np.concatenate([ids, [[tokens[-1]]]], 1)
     stored = {"prompt": prompt, "ref.tokens": np.array([tokens]), "ref.logits": np.array([rows])}
     save_file({k: np.ascontiguousarray(v) for k, v in stored.items()}, folder / "gen.safetensors")
-    meta = {"oracle": f"onnxruntime {ort.__version__}", "generator": "tests/generators/spelled.py", "suggested_atol": 1e-4}
+    types = sorted({TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer})
+    facts = {"opset_import": {"ai.onnx": model.opset_import[0].version}, "initializer_dtypes": {name: True for name in types}}
+    meta = {"oracle": f"onnxruntime {ort.__version__}", "generator": "tests/generators/spelled.py", "suggested_atol": 1e-4, "graph": facts}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 

@@ -37,21 +37,25 @@ pub struct Example {
 }
 
 /// Prefixes of dense models' names: the ones without experts.
-const DENSE: [&str; 6] = ["llama", "mistral", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
+const DENSE: [&str; 8] = ["gemma--", "llama", "mistral", "olmo--", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
 
 /// Mixtures of experts in forms that raise.
-const EXPERTS: [&str; 11] = [
+const EXPERTS: [&str; 15] = [
     "deepseek-v3--dynamo-batched",
     "deepseek-v3--hf-cache",
+    "ernie-moe--dynamo-batched",
+    "fused--spelled",
     "gptoss--genai-fp32",
     "lfm2moe--genai-int4",
     "mixtral--dynamo-batched",
     "mixtral--hf",
     "mixtral--ts-batched",
+    "phimoe--dynamo-batched",
     "qwen2moe--dynamo-batched-cache",
     "qwen3moe--hf",
     "qwen3moe--optimum-cache",
     "rustdoc-moe--dynamo",
+    "sinks--spelled",
 ];
 
 /// Every dense graph: those that travel with the repository, the small trained model, and the larger collection's other ones.
@@ -91,6 +95,18 @@ pub fn tiny_llama() -> Example {
     Example::new("rustdoc-llama--dynamo", folder.join("model.onnx"), folder)
 }
 
+/// What an example's `meta.json` says of its graph.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Version of the standard operator set, if it is known.
+    pub opset: Option<u64>,
+    /// Type of the stored weights: the narrowest.
+    pub weights: String,
+}
+
+/// Types of weights, the narrowest first.
+const WEIGHTS: [(&str, &str); 4] = [("UINT8", "4 bits"), ("BFLOAT16", "bf16"), ("FLOAT16", "f16"), ("FLOAT", "f32")];
+
 /// One stored case: graph inputs, and the logits a right answer has.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -114,6 +130,18 @@ impl Example {
     /// If the example's `meta.json` does not say.
     pub fn tolerance(&self) -> f32 {
         self.meta["suggested_atol"].as_f64().unwrap_or_else(|| panic!("{}: no suggested_atol", self.name)) as f32
+    }
+
+    /// What is known of the graph.
+    ///
+    /// # Panics
+    /// If the example's `meta.json` does not say what the type of its weights is.
+    pub fn facts(&self) -> Facts {
+        let graph = &self.meta["graph"];
+        let narrowest = |types: &serde_json::Map<_, _>| WEIGHTS.iter().find(|row| types.contains_key(row.0)).map(|row| row.1);
+        let stored = graph["initializer_dtypes"].as_object().and_then(narrowest).or(self.meta["weights"].as_str());
+        let weights = stored.unwrap_or_else(|| panic!("{}: weights of unknown type", self.name)).to_owned();
+        Facts { opset: graph["opset_import"]["ai.onnx"].as_u64(), weights }
     }
 
     /// The stored cases.
@@ -183,7 +211,7 @@ mod tests {
         assert!(dense.len() >= 14 && experts.len() >= 2, "{} {}", dense.len(), experts.len());
         for example in dense.into_iter().chain(experts) {
             assert!(example.model.is_file(), "{}", example.name);
-            assert!(example.tolerance() > 0.0);
+            assert!(example.tolerance() > 0.0 && !example.facts().weights.is_empty());
             let greedy = example.greedy().map(|(_, tokens)| tokens);
             assert!(!example.cases().is_empty() || greedy.is_some(), "{}", example.name);
             assert!(greedy.is_none_or(|tokens| !tokens.is_empty()), "{}", example.name);

@@ -16,6 +16,7 @@ mod install;
 mod library;
 mod link;
 mod memory;
+mod page;
 mod program;
 mod traffic;
 

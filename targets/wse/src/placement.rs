@@ -39,12 +39,13 @@ struct Regions {
 
 /// The figures of a mapped program.
 pub(crate) fn figures(mapped: &Mapped) -> serde_json::Value {
-    let total = predict::token(mapped);
+    let total = predict::step(mapped, 1);
     let wafers = mapped.wafers.iter().map(|wafer| {
         let program = &wafer.program;
         let regions = program.kernels.iter().enumerate().map(|(at, kernel)| {
             let of = || program.regions.iter().filter(|region| region.kernel == at);
-            let Cycles { compute, fabric } = predict::region(kernel, program.width, program.stream);
+            let copies = predict::copies(program, at);
+            let Cycles { compute, fabric } = predict::region(kernel, program.width, program.stream, 1, copies);
             Regions {
                 program: kernel.name.clone(),
                 regions: of().count(),
