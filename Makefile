@@ -52,8 +52,8 @@ install: build ## install commands, library, header, pages and completions under
 	@cargo build --release --quiet -p q35-capi
 	@scripts/install.sh target/release $(PREFIX)
 
-book: ## build docs/ with mdbook, if it is there
-	@if command -v mdbook > /dev/null; then mdbook build docs; else echo 'mdbook is not on this machine: docs/src can be read as it is'; fi
+book: ## pages of HTML of docs/
+	@cargo xtask book
 
 clean-demo: ## forget what demo and accuracy made
 	rm -rf $(OUT)

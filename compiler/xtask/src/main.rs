@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 mod accuracy;
 mod bench_peers;
+mod book;
 mod cache;
 mod shell;
 mod synth;
@@ -17,7 +18,7 @@ mod tools;
 type Chore = fn(&[String]) -> Result<(), String>;
 
 /// Name, what it does, and the function that does it.
-const CHORES: [(&str, &str, Chore); 4] = [
+const CHORES: [(&str, &str, Chore); 5] = [
     (
         "accuracy",
         "measure our codecs beside llama.cpp's types (an hour); --quick, --ablation, --no-peers, --known, --model FOLDER",
@@ -28,6 +29,7 @@ const CHORES: [(&str, &str, Chore); 4] = [
         "measure our bundles beside llama.cpp, ik_llama.cpp and ONNX Runtime, in rounds of minutes; --help",
         bench_peers::run,
     ),
+    ("book", "make pages of HTML of docs/, in target/book or the folder named", book::run),
     ("synth", "write a checkpoint with random weights, of a shape people deploy or any other; --help", synth::run),
     ("tables", "train the pair tables of w7 to w12 and a11 (minutes); --check compares with those checked in", tables::run),
 ];

@@ -48,7 +48,8 @@ impl Raiser<'_> {
 /// Rows of a table that are compared at a time.
 const ROWS_AT_ONCE: u64 = 256;
 
-/// A head that was stored once more, but is the embedding's table number by number, is that table. A few rows tell most others apart.
+/// A head that was stored once more, but is the embedding's table number by number, is that table. A few rows tell most others apart; rows of
+/// zeros, such as files of holes have, say nothing.
 fn tie_head(model: &mut Model) {
     let Some(logits) = head(model) else { return };
     let Op::Linear(linear) = &model.graph.node(logits).op else { return };
@@ -64,17 +65,16 @@ fn tie_head(model: &mut Model) {
     if (rows, cols) != (b.rows(), b.cols()) {
         return;
     }
-    let same = |from: u64, count: u64| {
-        let read = |view: &WeightView| {
-            let mut numbers = vec![0.0f32; (count * cols) as usize];
-            view.read_rows(from..from + count, &mut numbers);
-            numbers
-        };
-        read(a) == read(b)
+    let read = |view: &WeightView, from: u64, count: u64| {
+        let mut numbers = vec![0.0f32; (count * cols) as usize];
+        view.read_rows(from..from + count, &mut numbers);
+        numbers
     };
+    let same = |from: u64, count: u64| read(a, from, count) == read(b, from, count);
     let samples = [0, rows / 2, rows - 1];
-    let blocks = (0..rows).step_by(ROWS_AT_ONCE as usize);
-    if samples.into_iter().all(|row| same(row, 1)) && blocks.into_iter().all(|row| same(row, ROWS_AT_ONCE.min(rows - row))) {
+    let speaks = samples.into_iter().any(|row| read(a, row, 1).iter().any(|number| *number != 0.0));
+    let mut blocks = (0..rows).step_by(ROWS_AT_ONCE as usize);
+    if speaks && samples.into_iter().all(|row| same(row, 1)) && blocks.all(|row| same(row, ROWS_AT_ONCE.min(rows - row))) {
         if let Op::Linear(linear) = &mut model.graph.node_mut(logits).op {
             linear.weight = table;
         }
