@@ -10,17 +10,23 @@ use crate::program;
 use libtest_mimic::{Failed, Trial};
 use q35_tests::corpus::{self, Example};
 
-const CODECS: [(&str, &str); 9] = [
+/// Codecs with their groups: first those that every example is compiled with, a trellis of sums, one of a table, and arithmetic.
+const CODECS: [(&str, &str); 10] = [
+    ("a11", "row"),
+    ("w8", "128"),
+    ("split", "64"),
     ("f16", "row"),
     ("bf16", "row"),
     ("q8", "row"),
     ("split", "row"),
-    ("split", "64"),
     ("w7", "row"),
-    ("w8", "128"),
     ("w9", "row"),
     ("w10", "64"),
 ];
+/// How many they are.
+const EVERYWHERE: usize = 3;
+/// The example that is compiled with all of them; with `Q35_FULL=1` every one is.
+const ALL_CODECS: &str = "rustdoc-llama--dynamo";
 
 /// Examples with what is special: nothing, norms of queries and keys, a sliding window and biases, a trained model, experts with a shared one
 /// beside them.
@@ -41,11 +47,13 @@ const LATER: f64 = 1.5;
 const FLOAT: f64 = 1e-5;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let more = if std::env::var_os("Q35_FULL").is_some() { &MORE[..] } else { &[] };
+    let full = std::env::var_os("Q35_FULL").is_some();
+    let more = if full { &MORE[..] } else { &[] };
     let wanted = |example: &Example| EXAMPLES.iter().chain(more).any(|name| *name == example.name);
     let examples = corpus::dense().into_iter().chain(corpus::experts()).filter(wanted);
     let trial = |example: Example| {
-        CODECS.map(|(codec, group)| {
+        let codecs = if full || example.name == ALL_CODECS { &CODECS[..] } else { &CODECS[..EVERYWHERE] };
+        codecs.iter().map(move |&(codec, group)| {
             let (name, example) = (format!("codecs/{}/{codec}-{group}", example.name), example.clone());
             Trial::test(name, move || run(&example, codec, group).map_err(Failed::from))
         })

@@ -65,8 +65,6 @@ codes! {
         "Export the model again with an opset inside the range that the message names."
     205 NotALanguageModel "the graph is not a decoder that maps tokens to logits"
         "Export the model for text generation: token ids as input, logits as output."
-    206 DynamicAxis "an axis is dynamic where it must be fixed"
-        "Export the model again with the named axis fixed; batch, sequence and cache may stay dynamic."
     207 UnsupportedForm "a known op is used in a form that is not supported"
         "Export the model without the named form, or compile its checkpoint folder instead."
     208 UnknownArchitecture "an architecture is not known"

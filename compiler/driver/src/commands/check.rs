@@ -13,7 +13,7 @@ use crate::targets;
 use q35_diag::{Diagnostics, Result};
 use q35_dialects::{ParamRole, Program};
 use q35_graph::Silent;
-use q35_graph::source::{SourceGraph, SourceOp};
+use q35_graph::source::{Dim, SourceGraph, SourceOp};
 use q35_passes::raise;
 use q35_target::Request;
 use std::collections::BTreeMap;
@@ -83,6 +83,20 @@ fn inputs(graph: &SourceGraph) -> Vec<String> {
     graph.ids().filter_map(of).collect()
 }
 
+/// Names of the dimensions of inputs that are open until a program runs, in the order in which they are met.
+fn dynamic_axes(graph: &SourceGraph) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let inputs = graph.ids().map(|id| graph.node(id)).filter(|node| matches!(node.op, SourceOp::Input));
+    for dim in inputs.flat_map(|node| &node.results).flat_map(|ty| ty.dims.iter().flatten()) {
+        if let Dim::Named(name) = dim
+            && !names.contains(name)
+        {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
 /// What is known of a model before it is compiled.
 #[derive(serde::Serialize)]
 struct Finding {
@@ -102,6 +116,8 @@ struct Finding {
     tied: bool,
     /// What the graph takes, in its own words.
     inputs: Vec<String>,
+    /// Its dimensions that are open until a program runs.
+    dynamic_axes: Vec<String>,
     account: Account,
     target: String,
     /// What devices of the target would reach: a prediction, not measured.
@@ -132,6 +148,7 @@ impl Finding {
             cache_bytes: predict::cache_bytes(&account, batch, context),
             tied: account.role(ParamRole::Head).count == 0,
             inputs: inputs(&imported.graph),
+            dynamic_axes: dynamic_axes(&imported.graph),
             predicted: predict::predict(model, &account, &options.target, batch, context),
             target: options.target.clone(),
             account,
@@ -160,10 +177,14 @@ impl Finding {
         }
         let sequences = if self.batch == 1 { String::new() } else { format!("{} sequences of ", self.batch) };
         let tied = if self.tied { "\nthe head is the embedding's table" } else { "" };
+        let axes = match self.dynamic_axes[..] {
+            [] => String::new(),
+            ref names => format!("\ndynamic axes: {}", names.join(", ")),
+        };
         let lines = self.device.iter().map(|(name, value)| format!("{name}: {value}\n"));
         let device: String = lines.collect();
         format!(
-            "'{}' can be compiled for {}: {} nodes are {} ops in {} layers, vocabulary {}, context {}{tied}\n\n{table}\n\
+            "'{}' can be compiled for {}: {} nodes are {} ops in {} layers, vocabulary {}, context {}{tied}{axes}\n\n{table}\n\
              memory to run: {} of weights, {} of cache for {sequences}{} tokens ({} per token)\n{device}{}",
             self.name,
             self.target,

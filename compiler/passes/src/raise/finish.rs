@@ -74,10 +74,10 @@ fn tie_head(model: &mut Model) {
     let samples = [0, rows / 2, rows - 1];
     let speaks = samples.into_iter().any(|row| read(a, row, 1).iter().any(|number| *number != 0.0));
     let mut blocks = (0..rows).step_by(ROWS_AT_ONCE as usize);
-    if speaks && samples.into_iter().all(|row| same(row, 1)) && blocks.all(|row| same(row, ROWS_AT_ONCE.min(rows - row))) {
-        if let Op::Linear(linear) = &mut model.graph.node_mut(logits).op {
-            linear.weight = table;
-        }
+    let equal =
+        speaks && samples.into_iter().all(|row| same(row, 1)) && blocks.all(|row| same(row, ROWS_AT_ONCE.min(rows - row)));
+    if equal && let Op::Linear(linear) = &mut model.graph.node_mut(logits).op {
+        linear.weight = table;
     }
 }
 
