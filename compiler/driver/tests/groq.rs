@@ -86,6 +86,17 @@ fn same_greedy_tokens(model: &Path, count: usize) {
 }
 
 #[test]
+fn a_check_tells_the_speed_of_the_schedule() {
+    let program = pipeline::prepare(model(), &settings(64), &mut Silent).unwrap().model.program();
+    let request = Request::new(&program.graph, &program.params, "", 64);
+    let schedule = Groq.lower(&request, &mut Silent).unwrap().figures.remove("schedule").unwrap();
+    let [cycles, rate] = ["cycles_per_token", "tokens_per_second"].map(|name| schedule[name].as_f64().unwrap());
+    let label = "a model of the chip, not run on silicon";
+    let expected = format!("{rate:.0} tokens/s, {cycles} cycles per token as scheduled; {label}");
+    assert_eq!(Groq.outlook(&request).unwrap(), [("chips", "1".to_owned()), ("predicted", expected)]);
+}
+
+#[test]
 fn what_does_not_fit_is_said_before_anything_is_scheduled() {
     let prepared = pipeline::prepare(model(), &settings(1024), &mut Silent).unwrap();
     let program = prepared.model.program();

@@ -77,7 +77,7 @@ fn to_nearest(
 ) -> Result<Quantized> {
     let spec = spec(param)?;
     let mut packing = Packing::new(param, spec, block_numbers);
-    packing.rows(0..param.source.rows(), &Rounding::Nearest(Encoder::new(spec)), sink, progress)?;
+    packing.rows(0..param.source.rows(), &Rounding::Nearest(Box::new(Encoder::new(spec))), sink, progress)?;
     packing.finish(None)
 }
 
@@ -136,7 +136,7 @@ pub fn spec(param: &Param) -> Result<PackedSpec> {
 /// How rows become codes.
 enum Rounding {
     /// Each weight for itself, but for the trellis.
-    Nearest(Encoder),
+    Nearest(Box<Encoder>),
     /// Each weight after the errors of those before it.
     Compensated(Box<Compensator>),
 }

@@ -125,12 +125,20 @@ impl Target for Groq {
 
     fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
         self.check(request)?;
-        let Forecast { chips, tokens_per_second } = forecast::forecast(request, &Timing::tsp1());
+        let timing = Timing::tsp1();
+        let Forecast { chips, tokens_per_second } = forecast::forecast(request, &timing);
         let mut outlook = vec![("chips", chips.to_string())];
-        // What one chip does is scheduled and stands in the report: the prediction would promise more.
-        if chips > 1 {
-            outlook.push(("predicted", format!("{tokens_per_second:.0} tokens/s; {}", self.label().words())));
-        }
+        let label = self.label().words();
+        // What fits one chip is scheduled here and now, which is no guess; several chips are.
+        let predicted = match chips {
+            1 => {
+                let cycles = lower(request)?.program.data.cycles.max(1);
+                let rate = timing.clock_mhz as f64 * 1e6 / f64::from(cycles);
+                format!("{rate:.0} tokens/s, {cycles} cycles per token as scheduled; {label}")
+            }
+            _ => format!("{tokens_per_second:.0} tokens/s; {label}"),
+        };
+        outlook.push(("predicted", predicted));
         Ok(outlook)
     }
 
