@@ -70,7 +70,11 @@ fn tie_head(model: &mut Model) {
         view.read_rows(from..from + count, &mut numbers);
         numbers
     };
-    let same = |from: u64, count: u64| read(a, from, count) == read(b, from, count);
+    let same = |from: u64, count: u64| {
+        let equal = read(a, from, count) == read(b, from, count);
+        [a, b].into_iter().for_each(WeightView::release);
+        equal
+    };
     let samples = [0, rows / 2, rows - 1];
     let speaks = samples.into_iter().any(|row| read(a, row, 1).iter().any(|number| *number != 0.0));
     let mut blocks = (0..rows).step_by(ROWS_AT_ONCE as usize);
