@@ -40,20 +40,6 @@ pub fn memory(image: &Image) -> [usize; 3] {
     [2 * image.data_words, MEMCPY + CODE_PER_LINE * image.code_lines, STACK]
 }
 
-/// Distinct programs from which on it is worth a remark.
-const MANY: usize = 256;
-
-/// What is allowed, and not as it should be.
-pub fn remarks(layout: &Layout) -> Vec<String> {
-    let count = layout.images.len();
-    let what = || {
-        format!(
-            "{count} distinct programs, each of which is compiled and loaded by itself: coordinates can be found at run time"
-        )
-    };
-    (count > MANY).then(what).into_iter().collect()
-}
-
 /// Every violation, in the order of rules.
 pub fn check(layout: &Layout) -> Vec<String> {
     let mut found = Vec::new();

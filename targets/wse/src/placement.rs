@@ -29,7 +29,7 @@ struct OnWafer {
 #[derive(Serialize)]
 struct Regions {
     program: String,
-    regions: usize,
+    regions: u64,
     pes: u64,
     /// Variables of a processing element, and the room for them.
     bytes_per_pe: [u64; 2],
@@ -43,13 +43,13 @@ pub(crate) fn figures(mapped: &Mapped) -> serde_json::Value {
     let wafers = mapped.wafers.iter().map(|wafer| {
         let program = &wafer.program;
         let regions = program.kernels.iter().enumerate().map(|(at, kernel)| {
-            let of = || program.regions.iter().filter(|region| region.kernel == at);
+            let height: u64 = program.regions.iter().filter(|region| region.kernel == at).map(|region| region.height).sum();
             let copies = predict::copies(program, at);
             let Cycles { compute, fabric } = predict::region(kernel, program.width, program.stream, 1, copies);
             Regions {
                 program: kernel.name.clone(),
-                regions: of().count(),
-                pes: of().map(|region| program.width * region.height).sum(),
+                regions: copies,
+                pes: program.width * height,
                 bytes_per_pe: [2 * kernel.data_words(), 2 * room(kernel)],
                 compute_cycles: compute,
                 fabric_cycles: fabric,

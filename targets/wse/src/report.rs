@@ -5,6 +5,7 @@ use crate::map::{LARGEST_BLOCK, Mapped, Wafer, room};
 use crate::predict::{self, CLOCK, Cycles};
 use crate::reduction;
 use q35_dialects::wse::{Arena, Kernel, LARGEST, Role};
+use q35_target::Label;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
@@ -169,7 +170,7 @@ pub(crate) fn json(mapped: &Mapped) -> String {
     let weights =
         |split: bool| json!({ "token": predict::per_weight(split, 1), "block": predict::per_weight(split, speed.tokens) });
     let report = json!({
-        "label": "a model of the chip, not run on silicon",
+        "label": Label::ModelOfTheChip.words(),
         "conventions": "WSE-3, SDK 2.10",
         "clock_hz": CLOCK,
         "pes": mapped.wafers.iter().map(|wafer| wafer.program.pes()).sum::<u64>(),

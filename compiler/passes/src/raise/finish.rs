@@ -62,7 +62,7 @@ fn tie_head(model: &mut Model) {
     let (Some(a), Some(b)) = (model.params.get(&head), model.params.get(&table)) else { return };
     let (a, b) = (&a.source, &b.source);
     let (rows, cols) = (a.rows(), a.cols());
-    if (rows, cols) != (b.rows(), b.cols()) {
+    if rows == 0 || (rows, cols) != (b.rows(), b.cols()) {
         return;
     }
     let read = |view: &WeightView, from: u64, count: u64| {

@@ -225,16 +225,7 @@ mod tests {
         let mut env = Env { input: &input, params: &params, caches: &mut caches };
         let expected = Op::from(op.clone()).eval(&[&Data::Act(Matrix::new(experts, logits.clone()))], &mut env).unwrap();
         let expected = expected.routing();
-        let kernel = Route {
-            experts: experts as u64,
-            choices: choices as u64,
-            scoring: op.scoring,
-            correction: op.correction.is_some(),
-            groups: (op.groups > 1).then_some(Groups { count: op.groups, top: op.top_groups, worth: op.group_score }),
-            normalize: op.normalize.then_some(Divisor { eps: op.eps, floor: op.floor }),
-            scale: op.scale,
-            margin: op.margin,
-        };
+        let kernel = Route::of(&op, experts as u64);
         let corrections = kernel.correction.then(|| Arg::floats(&correction));
         let stride = routing_stride(choices);
         let args: Vec<Arg> =

@@ -8,8 +8,8 @@ use super::selection::{Made, Selection, size, spec, vector_spec};
 use super::{Arg, Form, Selected, Stored};
 use crate::kernels::{Kernels, Operand, Use};
 use crate::spec::{
-    Any, Append, Attention, Columns, Combine, Divisor, Embed, Experts, Groups, Hadamard, LatentAttention, LayerNorm, Linear,
-    Operation, Pointwise, RmsNorm, Rope, Rotary, Route, Scores, Select, SortByExpert,
+    Any, Append, Attention, Columns, Combine, Embed, Experts, Hadamard, LatentAttention, LayerNorm, Linear, Operation,
+    Pointwise, RmsNorm, Rope, Rotary, Route, Scores, Select, SortByExpert,
 };
 use q35_bundle::{CacheLayer, CachePart, Input};
 use q35_diag::Diagnostics;
@@ -221,16 +221,7 @@ impl<T: Kernels> Selection<'_, T> {
     }
 
     fn route(&mut self, id: NodeId, op: &q35::Route) -> Result<(Any, Vec<Arg>), String> {
-        let spec = Route {
-            experts: self.width(id, 0)?,
-            choices: op.choices.into(),
-            scoring: op.scoring,
-            correction: op.correction.is_some(),
-            groups: (op.groups > 1).then_some(Groups { count: op.groups, top: op.top_groups, worth: op.group_score }),
-            normalize: op.normalize.then_some(Divisor { eps: op.eps, floor: op.floor }),
-            scale: op.scale,
-            margin: op.margin,
-        };
+        let spec = Route::of(op, self.width(id, 0)?);
         let correction: Vec<&ParamName> = op.correction.iter().collect();
         Ok((Any::Route(spec), self.args(id, &correction)?))
     }

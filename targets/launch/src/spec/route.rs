@@ -3,7 +3,7 @@
 use super::{Spec, bits, word};
 use q35_bundle::Size;
 use q35_dialects::Rows;
-use q35_dialects::q35::{GroupScore, Scoring};
+use q35_dialects::q35::{self, GroupScore, Scoring};
 
 /// Chooses experts by logits; see the q35 op. Arguments: logits, the correction where there is one, the routing.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,22 @@ pub struct Groups {
     pub top: u64,
     /// What a group is worth.
     pub worth: GroupScore,
+}
+
+impl Route {
+    /// The choice that an op makes among `experts`.
+    pub fn of(op: &q35::Route, experts: u64) -> Self {
+        Self {
+            experts,
+            choices: op.choices.into(),
+            scoring: op.scoring,
+            correction: op.correction.is_some(),
+            groups: (op.groups > 1).then_some(Groups { count: op.groups, top: op.top_groups, worth: op.group_score }),
+            normalize: op.normalize.then_some(Divisor { eps: op.eps, floor: op.floor }),
+            scale: op.scale,
+            margin: op.margin,
+        }
+    }
 }
 
 impl Spec for Route {
