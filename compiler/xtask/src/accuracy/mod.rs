@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 /// Relative difference of the two f32 perplexities above which the two sides did not run one model.
 const SAME_MODEL: f64 = 1e-3;
+/// Our side.
+const OURS: &str = "q35";
 /// The other side.
 const PEER: &str = "llama.cpp";
 /// Tokens of a window.
@@ -36,6 +38,8 @@ struct Options {
     no_peers: bool,
     /// Only what was measured before.
     known: bool,
+    /// Beginnings of the names of our rows that are measured; the others are those of an earlier run. All where there is none.
+    rows: Vec<String>,
     models: Vec<PathBuf>,
 }
 
@@ -49,15 +53,23 @@ impl Options {
                 "--ablation" => options.ablation = true,
                 "--no-peers" => options.no_peers = true,
                 "--known" => options.known = true,
+                "--rows" => options.rows.extend(rest.next().ok_or("--rows needs names")?.split(',').map(str::to_owned)),
                 "--model" => options.models.push(rest.next().ok_or("--model needs a folder")?.into()),
                 other => {
                     return Err(format!(
-                        "unknown argument '{other}'; there are --quick, --ablation, --no-peers, --known, --model FOLDER"
+                        "unknown argument '{other}'; there are --quick, --ablation, --no-peers, --known, --rows NAME,..., --model FOLDER"
                     ));
                 }
             }
         }
         Ok(options)
+    }
+
+    /// Whether one of our rows is measured. The others are compared with f32.
+    fn measures(&self, row: &rows::Ours) -> bool {
+        let named =
+            self.rows.is_empty() || row.name == "f32" || self.rows.iter().any(|name| row.name.starts_with(name.as_str()));
+        named && (row.quick || !self.quick)
     }
 }
 
@@ -77,8 +89,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         let name = if options.quick { format!("{}-quick", model.name) } else { model.name.clone() };
         let out = if options.quick { cache.folder().join("results") } else { root.join("benchmarks/accuracy") };
+        let page = out.join(format!("{name}.json"));
         if !report.table.iter().any(|row| row.side == PEER) {
-            report.lend(&out.join(format!("{name}.json")), PEER);
+            report.lend(&page, PEER);
+        }
+        if !options.rows.is_empty() {
+            report.lend(&page, OURS);
+            report.sort(&rows::ours(&|codec| tools.runs(codec)).iter().map(|row| row.name.as_str()).collect::<Vec<_>>());
         }
         report.check_f32(SAME_MODEL)?;
         print!("{}", report.markdown());
@@ -107,11 +124,11 @@ fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root:
     }
     let side = ours::Side::new(tools, model, cache, report.sequences)?;
     let runs = |codec: Codec| tools.runs(codec);
-    let ours = rows::ours(&runs).into_iter().filter(|row| wanted(row.quick));
-    report.table = ours.map(|row| Row::new(&row.name, "q35", side.measure(&row))).chain(theirs).collect();
+    let ours = rows::ours(&runs).into_iter().filter(|row| options.measures(row));
+    report.table = ours.map(|row| Row::new(&row.name, OURS, side.measure(&row))).chain(theirs).collect();
     if options.ablation {
         for (topic, row) in rows::ablation(&runs) {
-            report.ablation.push((topic.to_owned(), Row::new(&row.name, "q35", side.measure(&row))));
+            report.ablation.push((topic.to_owned(), Row::new(&row.name, OURS, side.measure(&row))));
         }
     }
     Ok(report)
@@ -126,6 +143,10 @@ mod tests {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let options = Options::parse(&words("--quick --model a --model b")).unwrap();
         assert_eq!(options, Options { quick: true, models: vec!["a".into(), "b".into()], ..Options::default() });
+        let rows = Options::parse(&words("--rows a11,w8")).unwrap();
+        let measured: Vec<String> =
+            rows::ours(&|_| true).into_iter().filter(|row| rows.measures(row)).map(|row| row.name).collect();
+        assert_eq!(measured, ["f32", "w8", "a11", "w8 best", "a11 best", "w8 best, groups of 128"]);
         assert_eq!(Options::parse(&words("--model")).unwrap_err(), "--model needs a folder");
         assert!(Options::parse(&words("--fast")).unwrap_err().starts_with("unknown argument '--fast'"));
     }

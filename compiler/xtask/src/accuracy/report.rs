@@ -1,6 +1,6 @@
 //! The table as data, as Markdown and as JSON.
 
-use super::figure;
+use super::{OURS, figure};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::fs;
@@ -90,18 +90,27 @@ impl Report {
         }
     }
 
-    /// Puts the other side's rows of an earlier page in where this run has none, and says so. They are measured on the same text in the same windows, or left.
+    /// Puts those of a side's rows of an earlier page in that this run has not, and says so. They are measured on the same text in the same windows, or left.
     pub(super) fn lend(&mut self, earlier: &Path, side: &str) {
         let Some(earlier) = fs::read(earlier).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()) else {
             return;
         };
         let same = earlier.model == self.model && earlier.window == self.window && earlier.sequences == self.sequences;
-        let rows = earlier.table.into_iter().filter(|row| same && row.side == side && row.outcome.is_some());
-        let before = self.table.len();
-        self.table.extend(rows);
-        if self.table.len() > before {
-            self.notes.push(format!("The rows of {side} are those of an earlier run on the same model, texts and windows."));
+        let here = |row: &Row| self.table.iter().any(|own| own.side == row.side && own.name == row.name);
+        let lent = |row: &Row| same && row.side == side && row.outcome.is_some() && !here(row);
+        let rows: Vec<Row> = earlier.table.into_iter().filter(lent).collect();
+        if !rows.is_empty() {
+            let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+            let names = names.join("; ");
+            self.notes.push(format!("Rows of {side} from an earlier run on the same model, texts and windows: {names}."));
         }
+        self.table.extend(rows);
+    }
+
+    /// Our rows in the order of their names, and then the other side's as they are.
+    pub(super) fn sort(&mut self, names: &[&str]) {
+        let place = |row: &Row| if row.side == OURS { names.iter().position(|name| *name == row.name) } else { None };
+        self.table.sort_by_key(|row| place(row).unwrap_or(names.len()));
     }
 
     /// The f32 perplexities of both sides.
@@ -229,7 +238,16 @@ mod tests {
         now.lend(&page, "llama.cpp");
         // A row that failed is not lent.
         assert_eq!(now.table.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["f32", "F32"]);
-        assert_eq!(now.notes, ["The rows of llama.cpp are those of an earlier run on the same model, texts and windows."]);
+        assert_eq!(now.notes, ["Rows of llama.cpp from an earlier run on the same model, texts and windows: F32."]);
+        // What was measured is not lent again, and stands where its name does.
+        let names = |report: &Report| report.table.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+        let mut ours =
+            Report { table: vec![row("F32", "llama.cpp", 32.0, 0.0, 20.0), row("f32", OURS, 32.0, 0.0, 20.0)], ..report() };
+        ours.lend(&page, OURS);
+        let all = names(&ours);
+        assert!(all.iter().filter(|name| *name == "f32").count() == 1 && all.contains(&"w8 best".to_owned()), "{all:?}");
+        ours.sort(&["w8 best", "f32"]);
+        assert_eq!(names(&ours)[..2], ["w8 best", "f32"]);
         let mut other = Report { window: 128, table: vec![], ..report() };
         other.lend(&page, "llama.cpp");
         other.lend(&folder.path().join("none.json"), "llama.cpp");
