@@ -6,14 +6,17 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-full accuracy bench lint install book clean-demo
 
-PREFIX  ?= /usr/local
-OUT     := target/demo
-MODEL   := examples/tiny-llama/model.onnx
-TEXT    := examples/tiny-llama/test.txt
-Q35C    := target/release/q35c
-Q35     := target/release/q35
-SAMPLE  := $(OUT)/sample.txt
-RESULTS := f32 q8 split split-off w7 w8 w8-off w9 w10 a11
+PREFIX   ?= /usr/local
+PROFILE  ?= release
+PACKAGES ?= -p q35c -p q35
+BUILT    := target/$(PROFILE:dev=debug)
+OUT      := target/demo
+MODEL    := examples/tiny-llama/model.onnx
+TEXT     := examples/tiny-llama/test.txt
+Q35C     := $(BUILT)/q35c
+Q35      := $(BUILT)/q35
+SAMPLE   := $(OUT)/sample.txt
+RESULTS  := f32 q8 split split-off w7 w8 w8-off w9 w10 a11
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | column -t -s $$'\t'
@@ -21,8 +24,8 @@ help: ## list the targets
 setup: ## install LLVM and MLIR 22 if they are missing
 	@scripts/setup.sh
 
-build: setup ## build q35c and q35 in release mode
-	@cargo build --release --quiet -p q35c -p q35
+build: setup ## build q35c and q35, in release mode or as PROFILE says
+	@cargo build --profile $(PROFILE) --quiet $(PACKAGES)
 
 demo: build ## compile the small model, generate text, print sizes, speed and perplexity
 	@$(MAKE) --no-print-directory demo-print
@@ -48,9 +51,9 @@ lint: setup ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
+install: PACKAGES += -p q35-capi
 install: build ## install commands, library, header, pages and completions under PREFIX
-	@cargo build --release --quiet -p q35-capi
-	@scripts/install.sh target/release $(PREFIX)
+	@scripts/install.sh $(BUILT) $(PREFIX)
 
 book: ## pages of HTML of docs/
 	@cargo xtask book

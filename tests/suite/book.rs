@@ -2,7 +2,7 @@
 //!
 //! A fenced block of `sh` is run, the blocks of a page one after the other in one folder, which holds nothing but the examples and the crate that
 //! they build with; the commands are on the path, and a page that asks pkg-config finds the library installed. A block of `text` right after it is what it prints, on a machine without a GPU. Blocks
-//! of `console` are for machines that have more than a test may ask for.
+//! of `console` build the whole repository: continuous integration runs their commands one by one.
 
 use crate::install;
 use libtest_mimic::{Failed, Trial};
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let commands = PAGES.iter().filter(|_| cfg!(feature = "mlir"));
     let commands = commands.map(|page| Trial::test(format!("book/{page}"), move || run_page(page).map_err(Failed::from)));
     let mut trials: Vec<Trial> = commands.collect();
+    trials.push(Trial::test("book/what-builds-the-repository-is-run-too", || Ok(whole_builds()?)));
     trials.push(Trial::test("book/links-lead-somewhere", || Ok(links()?)));
     trials.push(Trial::test("book/every-page-is-in-the-summary", || Ok(summary()?)));
     trials.push(Trial::test("book/figures-are-what-the-table-says", || Ok(figures()?)));
@@ -80,6 +81,20 @@ fn run_page(page: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Every command of a `console` block is a line of what continuous integration runs.
+fn whole_builds() -> Result<(), String> {
+    let read = |page: &str| fs::read_to_string(corpus::root().join(page)).map_err(|e| format!("{page}: {e}"));
+    let run = read(".ci/run")?;
+    let mut left_out = Vec::new();
+    for page in PAGES {
+        for block in blocks(&read(page)?).iter().filter(|block| block.language == "console") {
+            let commands = block.text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
+            left_out.extend(commands.filter(|command| !run.lines().any(|line| line == *command)).map(str::to_owned));
+        }
+    }
+    if left_out.is_empty() { Ok(()) } else { Err(format!(".ci/run leaves out {left_out:?}")) }
 }
 
 /// Where a reader works: a folder, and beside it what was built and installed.
