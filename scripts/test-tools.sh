@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# Installs what some tests use and the build does not: valgrind, pkg-config and cmake, from Debian's packages. Tests that need one of them are
-# skipped, and say so, where it cannot be had.
+# Installs what some tests use and the build does not, from Debian's packages: valgrind, pkg-config, cmake, and what it takes to make and to run
+# programs for 64-bit Arm. Tests that need one of them are skipped, and say so, where it cannot be had.
 set -euo pipefail
 
-# Every one is a program and the package of that name.
-TOOLS=(valgrind pkg-config cmake)
+# Programs, and the packages that they are in.
+declare -A TOOLS=(
+    [valgrind]=valgrind
+    [pkg-config]=pkg-config
+    [cmake]=cmake
+    [qemu-aarch64]=qemu-user
+    [aarch64-linux-gnu-gcc]='gcc-aarch64-linux-gnu libc6-dev-arm64-cross'
+)
 
 missing=()
-for tool in "${TOOLS[@]}"; do
-    command -v "$tool" > /dev/null || missing+=("$tool")
+for tool in "${!TOOLS[@]}"; do
+    command -v "$tool" > /dev/null || read -ra missing <<< "${missing[*]} ${TOOLS[$tool]}"
 done
 ((${#missing[@]})) || exit 0
 

@@ -78,7 +78,8 @@ pub struct Shape {
     /// Columns that share a scale
     #[arg(long, value_enum, value_name = "row|64|128", default_value = "row")]
     pub group: GroupChoice,
-    /// Feature levels to make code for, of those that `q35c targets` lists; native is what this machine has; all unless said otherwise
+    /// Feature levels to make code for, of those that `q35c targets` lists; native is what this machine has; all of this machine's architecture
+    /// unless said otherwise
     #[arg(long, value_name = "LEVEL", value_delimiter = ',')]
     pub levels: Vec<String>,
     /// Longest context in tokens; the model's own unless said otherwise

@@ -52,6 +52,11 @@ pub fn symbol(kernel: &str, level: Level) -> String {
     format!("{kernel}__{}", level.name())
 }
 
+/// Whether a symbol is that of a kernel at a level.
+pub(crate) fn is_at(symbol: &str, level: Level) -> bool {
+    symbol.rsplit_once("__").is_some_and(|(_, name)| name == level.name())
+}
+
 /// Defines the kernel `name` (without suffix) at a level.
 pub fn define<F>(module: &KernelModule<'_>, name: &str, level: Level, body: F)
 where

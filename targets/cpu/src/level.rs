@@ -75,6 +75,11 @@ impl Level {
         Self::all().filter(move |level| ["", arch].contains(&level.facts().arch))
     }
 
+    /// The architecture that it is of, unless it is of every one.
+    pub fn arch(self) -> Option<&'static str> {
+        Some(self.facts().arch).filter(|arch| !arch.is_empty())
+    }
+
     /// What its kernels are written for.
     pub fn isa(self) -> Isa {
         self.isa

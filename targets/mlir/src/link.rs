@@ -1,8 +1,8 @@
-//! From an object file to a shared object, with LLVM's linker.
+//! From object files to one, and to a shared object, with LLVM's linker.
 //!
-//! What enters is position-independent code without undefined symbols (checked here: kernels call nothing); what leaves is a shared
-//! object whose bytes depend on the object and the soname only: no build id, no paths, no search for libraries. Its calls
-//! of itself stay inside it, whatever else a program has loaded under the same names.
+//! What enters is position-independent code without undefined symbols (checked here: kernels call nothing); what leaves are
+//! objects whose bytes depend on what entered and the soname only: no build id, no paths, no search for libraries. Calls
+//! of a shared object to itself stay inside it, whatever else a program has loaded under the same names.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,36 +52,39 @@ pub fn find_linker() -> Option<PathBuf> {
 pub fn shared_object(object: &[u8], soname: &str) -> Result<Vec<u8>, Diagnostic> {
     let undefined = undefined_symbols(object);
     assert!(undefined.is_empty(), "kernels refer to {undefined:?}");
-    let linker = find_linker().ok_or_else(|| {
-        Diagnostic::error(Code::ToolMissing, "LLVM 22's linker, ld.lld, is not on this machine")
-            .help("install the package lld-22, or set LLVM_SYS_221_PREFIX to the LLVM 22 prefix")
-    })?;
-    link_with(&linker, object, soname)
+    let shared = ["-shared", "-Bsymbolic", "--no-undefined", "--hash-style=gnu", "-z", "noexecstack", "-soname", soname];
+    link_with(&linker()?, &[object], &shared)
 }
 
-fn link_with(linker: &Path, object: &[u8], soname: &str) -> Result<Vec<u8>, Diagnostic> {
+/// One object file of several, whose symbols may refer to each other's.
+pub fn joined(objects: &[&[u8]]) -> Result<Vec<u8>, Diagnostic> {
+    link_with(&linker()?, objects, &["--relocatable"])
+}
+
+fn linker() -> Result<PathBuf, Diagnostic> {
+    find_linker().ok_or_else(|| {
+        Diagnostic::error(Code::ToolMissing, "LLVM 22's linker, ld.lld, is not on this machine")
+            .help("install the package lld-22, or set LLVM_SYS_221_PREFIX to the LLVM 22 prefix")
+    })
+}
+
+fn link_with(linker: &Path, objects: &[&[u8]], options: &[&str]) -> Result<Vec<u8>, Diagnostic> {
     let place = |error: std::io::Error| {
         Diagnostic::error(Code::CannotWrite, format!("the linker's temporary files cannot be written: {error}"))
             .at("folder", std::env::temp_dir().display())
     };
     let folder = tempfile::tempdir().map_err(place)?;
-    let (input, output) = (folder.path().join("kernels.o"), folder.path().join("kernels.so"));
-    std::fs::write(&input, object).map_err(place)?;
+    let output = folder.path().join("output");
+    let inputs: Vec<PathBuf> = (0..objects.len()).map(|at| folder.path().join(format!("{at}.o"))).collect();
+    for (input, object) in inputs.iter().zip(objects) {
+        std::fs::write(input, object).map_err(place)?;
+    }
     let run = Command::new(linker)
-        .args([
-            "-shared",
-            "-Bsymbolic",
-            "--build-id=none",
-            "--no-undefined",
-            "--hash-style=gnu",
-            "--threads=1",
-            "-z",
-            "noexecstack",
-        ])
-        .arg("-soname")
-        .arg(soname)
+        .args(["--build-id=none", "--threads=1"])
+        .args(options)
         .arg("-o")
-        .args([&output, &input])
+        .arg(&output)
+        .args(&inputs)
         .output()
         .map_err(|error| {
             Diagnostic::error(Code::ToolFailed, format!("the linker cannot be started: {error}")).at("file", linker.display())
@@ -101,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_linker_that_cannot_run_is_a_diagnostic() {
-        let error = link_with(Path::new("/nonexistent/ld.lld"), b"", "x.so").unwrap_err();
+        let error = link_with(Path::new("/nonexistent/ld.lld"), &[b""], &["-shared"]).unwrap_err();
         assert_eq!(error.code, Code::ToolFailed);
         assert_eq!(error.place.as_deref(), Some("file '/nonexistent/ld.lld'"));
     }
@@ -115,6 +118,6 @@ mod tests {
 
     fn shared_object_of_garbage() -> Diagnostic {
         let linker = find_linker().expect("the tests need LLVM 22's ld.lld");
-        link_with(&linker, b"not an object", "x.so").unwrap_err()
+        link_with(&linker, &[b"not an object"], &["-shared"]).unwrap_err()
     }
 }

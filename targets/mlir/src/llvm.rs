@@ -1,19 +1,22 @@
 //! From the llvm dialect to machine code.
 //!
 //! One module may hold functions for several feature levels: what a function may use is written on the function, the
-//! [`Machine`] only gives the least that all of them share.
+//! [`Machine`] only gives the least that all of them share. Functions that do not depend on each other can be made in parts, side by side: an
+//! object per part, to be [joined](crate::link::joined).
 
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::memory_buffer::MemoryBuffer;
-use inkwell::module::{FlagBehavior, Module};
+use inkwell::module::{FlagBehavior, Linkage, Module};
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
 };
+use rayon::prelude::*;
 
 use crate::builder::KernelModule;
 use crate::ffi;
+use std::ffi::CStr;
 
 /// Version of AMD's code objects, times a hundred: the oldest that a supported driver may have to read.
 const AMD_CODE_OBJECT: u64 = 500;
@@ -63,9 +66,7 @@ impl Emitted {
 
     fn with_module<R>(&self, f: impl FnOnce(&Module<'_>) -> R) -> R {
         let context = Context::create();
-        let buffer = MemoryBuffer::create_from_memory_range_copy(&self.bitcode, "kernels");
-        let module = Module::parse_bitcode_from_buffer(&buffer, &context);
-        f(&module.unwrap_or_else(|error| panic!("LLVM does not read what it wrote: {error}")))
+        f(&read(&self.bitcode, &context))
     }
 }
 
@@ -144,8 +145,45 @@ impl Machine {
 /// If LLVM refuses the module: a compiler bug.
 pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
     let context = Context::create();
+    make(&translate(module, machine, &context), machine)
+}
+
+/// The same in `parts` parts, on as many threads as rayon has: `part` says by its name where a symbol is defined, and the others see its name alone.
+/// What the module keeps to itself is in every part that uses it. The bytes do not depend on the number of threads.
+///
+/// # Panics
+/// If LLVM refuses the module: a compiler bug.
+pub fn emit_parts(
+    module: &KernelModule<'_>,
+    machine: &Machine,
+    parts: usize,
+    part: &(dyn Fn(&str) -> usize + Sync),
+) -> Vec<Emitted> {
+    let whole = bitcode(&translate(module, machine, &Context::create()));
+    let one = |this: usize| {
+        let context = Context::create();
+        let llvm = read(&whole, &context);
+        let elsewhere = |name: &CStr| part(&name.to_string_lossy()) != this;
+        for function in llvm.get_functions().filter(|function| function.count_basic_blocks() > 0) {
+            if function.get_linkage() == Linkage::External && elsewhere(function.get_name()) {
+                function.set_linkage(Linkage::AvailableExternally);
+            }
+        }
+        for global in llvm.get_globals().filter(|global| global.get_initializer().is_some()) {
+            if global.get_linkage() == Linkage::External && elsewhere(global.get_name()) {
+                global.set_linkage(Linkage::AvailableExternally);
+            }
+        }
+        run_passes(&llvm, "elim-avail-extern,globaldce", &machine.target_machine());
+        make(&llvm, machine)
+    };
+    (0..parts).into_par_iter().map(one).collect()
+}
+
+/// A module of the llvm dialect as LLVM's own, for a machine.
+fn translate<'l>(module: &KernelModule<'_>, machine: &Machine, context: &'l Context) -> Module<'l> {
     let target_machine = machine.target_machine();
-    let llvm = ffi::translate(module.mlir(), &context).unwrap_or_else(|| {
+    let llvm = ffi::translate(module.mlir(), context).unwrap_or_else(|| {
         let messages = module.context().take_messages();
         panic!("kernels do not translate to LLVM IR: {messages:?}")
     });
@@ -156,13 +194,34 @@ pub fn emit(module: &KernelModule<'_>, machine: &Machine) -> Emitted {
         llvm.add_basic_value_flag("amdhsa_code_object_version", FlagBehavior::Error, version);
     }
     verify(&llvm, "before optimisation");
-    llvm.run_passes("default<O3>", &target_machine, PassBuilderOptions::create())
-        .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
-    verify(&llvm, "after optimisation");
+    llvm
+}
+
+/// Optimises a module, and makes code of it.
+fn make(llvm: &Module<'_>, machine: &Machine) -> Emitted {
+    let target_machine = machine.target_machine();
+    run_passes(llvm, "default<O3>", &target_machine);
+    verify(llvm, "after optimisation");
     // Making code changes the module, into what cannot always be made code of again.
-    let bitcode = llvm.write_bitcode_to_memory().as_slice().to_vec();
-    let object = generate(&llvm, &target_machine, machine.output.file_type());
+    let bitcode = bitcode(llvm);
+    let object = generate(llvm, &target_machine, machine.output.file_type());
     Emitted { object, bitcode, machine: machine.clone() }
+}
+
+fn run_passes(module: &Module<'_>, passes: &str, target_machine: &TargetMachine) {
+    module
+        .run_passes(passes, target_machine, PassBuilderOptions::create())
+        .unwrap_or_else(|error| panic!("LLVM's optimiser failed: {error}"));
+}
+
+fn bitcode(module: &Module<'_>) -> Vec<u8> {
+    module.write_bitcode_to_memory().as_slice().to_vec()
+}
+
+fn read<'l>(bitcode: &[u8], context: &'l Context) -> Module<'l> {
+    let buffer = MemoryBuffer::create_from_memory_range_copy(bitcode, "kernels");
+    let module = Module::parse_bitcode_from_buffer(&buffer, context);
+    module.unwrap_or_else(|error| panic!("LLVM does not read what it wrote: {error}"))
 }
 
 fn generate(module: &Module<'_>, target_machine: &TargetMachine, kind: FileType) -> Vec<u8> {

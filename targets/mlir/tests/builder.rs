@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{load, machine};
+use common::{Loaded, load, load_in_parts, machine};
 use q35_mlir::builder::{Builder, FnAttrs, KernelModule, Val};
 use q35_mlir::context::Context;
 use q35_mlir::types::{BF16, Elem, F16, F32, F64, I8, I16, I32, I64, PTR, Ty};
@@ -301,16 +301,14 @@ fn undefined_symbols_do_not_pass() {
     let _ = link::shared_object(&llvm::emit(&module, &machine()).object, "x.so");
 }
 
-#[test]
-fn functions_call_each_other_and_through_addresses() {
-    let context = Context::new();
-    let module = KernelModule::new(&context);
+/// A constant and functions that call each other, directly and by their addresses.
+fn define_calls(module: &KernelModule<'_>) {
     module.routine("square", &[I64], I64, false, |_, args| args[0] * args[0]);
-    module.procedure("store_square", &[PTR, I64], false, |b, args| {
+    module.procedure("store_square", &[PTR, I64], true, |b, args| {
         args[0].store(b.call_for("square", &[args[1]], I64), 8);
     });
     module.constant("exported", &[7, 0, 0, 0], 4);
-    // y[0] = 9, y[1] = 16 by an address, y[2] = 1 where the address is null, y[3] exchanged for 1, y[4] what it was.
+    // y[0] = 9, y[1] = 16 by an address, y[2] = 1 where the address is null, y[3] exchanged for 1, y[4] what it was, y[5] = 25.
     module.function("calls", &XYN, &FnAttrs::default(), |b, args| {
         let [_, y, _] = *args else { unreachable!() };
         b.call("store_square", &[y, b.i64(3)]);
@@ -318,16 +316,37 @@ fn functions_call_each_other_and_through_addresses() {
         y.at(16).store(b.null().is_null().to_u(I64) + y.is_null().to_u(I64), 8);
         y.at(24).store(b.i64(6), 8);
         y.at(32).release(y.at(24).exchange(b.i64(1)), 8);
+        y.at(40).store(b.call_for("square", &[b.i64(5)], I64), 8);
     });
-    let mut y = [0i64; 5];
-    let loaded = load(module);
-    loaded.call("calls", &[0i64; 5], &mut y);
-    assert_eq!(y, [9, 16, 1, 1, 6]);
+}
+
+fn check_calls(loaded: &Loaded) {
+    let mut y = [0i64; 6];
+    loaded.call("calls", &[0i64; 6], &mut y);
+    assert_eq!(y, [9, 16, 1, 1, 6, 25]);
     // SAFETY: the constant is four bytes.
     let exported = unsafe { **loaded.library.get::<*const i32>(b"exported\0").unwrap() };
     assert_eq!(exported, 7);
     // SAFETY: it is only looked for.
     assert!(unsafe { loaded.library.get::<*const ()>(b"square\0") }.is_err());
+}
+
+#[test]
+fn functions_call_each_other_and_through_addresses() {
+    let context = Context::new();
+    let module = KernelModule::new(&context);
+    define_calls(&module);
+    check_calls(&load(module));
+}
+
+#[test]
+fn parts_call_each_other() {
+    for second in [&["calls"][..], &["store_square"], &["calls", "exported"], &[]] {
+        let context = Context::new();
+        let module = KernelModule::new(&context);
+        define_calls(&module);
+        check_calls(&load_in_parts(module, second));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -10,7 +10,7 @@
 
 mod kernels;
 
-use crate::abi::define;
+use crate::abi::{self, define};
 use crate::kernels::Kernel;
 use crate::level::Level;
 use crate::program::signature::{Described, signatures};
@@ -25,8 +25,8 @@ use q35_launch::lower as launch;
 use q35_mlir::builder::KernelModule;
 use q35_mlir::context::Context;
 use q35_mlir::link;
-use q35_mlir::llvm::{self, Machine};
-use q35_target::{Capabilities, Label, Lowered, Request, Target, WeightsFile, check_prefix, layer_input};
+use q35_mlir::llvm::{self, Emitted, Machine};
+use q35_target::{Capabilities, Label, Levels, Lowered, Request, Target, WeightsFile, check_prefix, layer_input};
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 
@@ -41,16 +41,31 @@ const EMIT: Pass =
 const LINK: Pass =
     Pass { name: "cpu-link", purpose: "Link the shared object, write its header", from: Stage::Asm, to: Stage::Bundle };
 
-/// The CPU: the architecture that this program runs on.
+/// The CPU: of the architecture that this program runs on, or of that of the levels chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu;
 
-fn levels() -> Vec<Level> {
-    Level::of(ARCH).collect()
+fn machine(arch: &str) -> Machine {
+    if arch == "aarch64" { Machine::aarch64_linux() } else { Machine::x86_64_linux() }
 }
 
-fn machine() -> Machine {
-    if ARCH == "aarch64" { Machine::aarch64_linux() } else { Machine::x86_64_linux() }
+/// The architecture that code is made for, and its levels, best first. A processor that has none of those chosen runs the last one.
+fn chosen(levels: Levels) -> Result<(&'static str, Vec<Level>)> {
+    let named: Vec<Level> = levels.among(Level::all()).filter(|level| *level != Level::BASE).collect();
+    let mut archs: Vec<&'static str> = named.iter().filter_map(|level| level.arch()).collect();
+    archs.dedup();
+    let arch = match archs[..] {
+        [arch] if levels != Levels::ALL => arch,
+        [_, _, ..] if levels != Levels::ALL => {
+            let what = format!("levels of different architectures are in one bundle: {}", archs.join(", "));
+            return Err(Diagnostic::error(Code::BadOption, what)
+                .at("option", "--levels")
+                .help("make a bundle for each")
+                .into());
+        }
+        _ => ARCH,
+    };
+    Ok((arch, named.into_iter().filter(|level| level.arch() == Some(arch)).chain([Level::BASE]).collect()))
 }
 
 impl Target for Cpu {
@@ -59,7 +74,7 @@ impl Target for Cpu {
     }
 
     fn description(&self) -> &'static str {
-        "object code and a shared object for this machine's architecture"
+        "object code and a shared object, for this machine's architecture unless --levels names another's"
     }
 
     fn label(&self) -> Label {
@@ -72,8 +87,8 @@ impl Target for Cpu {
             codecs: q35_launch::kernels::codecs(&CpuKernels),
             default_codec: Codec::A11,
             activations: Activations::Int8,
-            levels: levels().into_iter().map(Level::name).collect(),
-            native: levels().into_iter().find(|level| level.is_here()).map(Level::name),
+            levels: Level::all().map(Level::name).collect(),
+            native: Level::of(ARCH).find(|level| level.is_here()).map(Level::name),
         }
     }
 
@@ -86,15 +101,13 @@ impl Target for Cpu {
     }
 
     fn check(&self, request: &Request<'_>) -> Result<()> {
+        chosen(request.levels)?;
         launch::check(self, &CpuKernels, request)
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
-        // A processor without any of the levels chosen runs what every one of its architecture does.
-        let mut levels: Vec<Level> = request.levels.among(levels()).filter(|level| *level != Level::BASE).collect();
-        levels.push(Level::BASE);
-
+        let (arch, levels) = chosen(request.levels)?;
         let program = launch::lower(self, &CpuKernels, request, observer)?;
 
         observer.before(&BUILD);
@@ -111,23 +124,27 @@ impl Target for Cpu {
         launch::to_llvm(&mut module, observer);
 
         observer.before(&EMIT);
-        let emitted = llvm::emit(&module, &machine());
-        observer.after(&EMIT, &|| emitted.assembly());
+        // A part per level, and what has none.
+        let part = |function: &str| levels.iter().position(|level| abi::is_at(function, *level)).map_or(0, |at| 1 + at);
+        let emitted = llvm::emit_parts(&module, &machine(arch), 1 + levels.len(), &part);
+        observer.after(&EMIT, &|| emitted.iter().map(Emitted::assembly).collect());
 
         observer.before(&LINK);
-        let shared = link::shared_object(&emitted.object, "model.so")?;
+        let objects: Vec<&[u8]> = emitted.iter().map(|part| part.object.as_slice()).collect();
+        let linked = link::joined(&objects)?;
+        let shared = link::shared_object(&linked, "model.so")?;
         observer.after(&LINK, &|| header.clone());
 
         let object = "cpu/model.so".to_owned();
         let device = Device::Cpu(CpuDevice {
-            arch: ARCH.to_owned(),
+            arch: arch.to_owned(),
             object: object.clone(),
             prefix: request.prefix.to_owned(),
             levels: levels.iter().map(|level| level.requirements()).collect(),
         });
         let files = BTreeMap::from([
             ("cpu/model.h".to_owned(), header.into_bytes()),
-            ("cpu/model.o".to_owned(), emitted.object),
+            ("cpu/model.o".to_owned(), linked),
             (object, shared),
         ]);
         let figures = program.figures();

@@ -338,7 +338,7 @@ impl Machine {
                 })
                 .collect();
             let tiles = variant.tiles.eval(&dims).unwrap() as i64;
-            let symbol = CString::new(format!("t_{}", crate::abi::symbol(&variant.kernel, level))).unwrap();
+            let symbol = CString::new(format!("t_{}", abi::symbol(&variant.kernel, level))).unwrap();
             // SAFETY: the library defines its kernels with this signature, and the plan says how large the arguments are.
             unsafe {
                 let kernel: libloading::Symbol<'_, Function> = self.library.get(symbol.as_bytes_with_nul()).unwrap();
@@ -513,7 +513,7 @@ fn check_steps(m: &Maker, lowered: Lowered, level: Level) {
 }
 
 fn levels_here() -> impl Iterator<Item = Level> {
-    levels().into_iter().filter(|level| level.is_here())
+    Level::of(ARCH).filter(|level| level.is_here())
 }
 
 #[test]
@@ -573,8 +573,8 @@ fn equal_layers_share_kernels_and_bytes_repeat() {
     assert!(kernels.len() < launches);
     let header = String::from_utf8(first.files["cpu/model.h"].clone()).unwrap();
     for kernel in kernels {
-        for level in levels() {
-            assert!(header.contains(&format!("void t_{}(", crate::abi::symbol(kernel, level))), "{kernel}");
+        for level in Level::of(ARCH) {
+            assert!(header.contains(&format!("void t_{}(", abi::symbol(kernel, level))), "{kernel}");
         }
     }
 }
@@ -646,4 +646,20 @@ fn passes_connect_and_are_observed() {
     assert_eq!(watch.1, passes.iter().map(|pass| pass.name).collect::<Vec<_>>());
     assert!(watch.0.iter().all(|(_, printed)| *printed > 0));
     assert!(passes.windows(2).all(|pair| pair[0].to == pair[1].from));
+}
+
+#[test]
+fn levels_say_the_architecture() {
+    let place = |name: &str| Level::all().position(|level| level.name() == name).unwrap();
+    let of = |names: &[&str]| chosen(Levels::of(names.iter().map(|name| place(name))));
+    let names =
+        |names: &[&str]| of(names).map(|(arch, levels)| (arch, levels.into_iter().map(Level::name).collect::<Vec<_>>()));
+    assert_eq!(names(&["dotprod"]).unwrap(), ("aarch64", vec!["dotprod", "base"]));
+    assert_eq!(names(&["avx2", "base"]).unwrap(), ("x86_64", vec!["avx2", "base"]));
+    assert_eq!(names(&["base"]).unwrap(), (ARCH, vec!["base"]));
+    assert_eq!(chosen(Levels::ALL).unwrap(), (ARCH, Level::of(ARCH).collect()));
+    assert_eq!(
+        of(&["avx2", "dotprod"]).unwrap_err().to_string().trim(),
+        "error[Q35-0303]: levels of different architectures are in one bundle: x86_64, aarch64\n  at option '--levels'\n  help: make a bundle for each"
+    );
 }

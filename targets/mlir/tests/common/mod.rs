@@ -22,7 +22,19 @@ pub(crate) fn machine() -> llvm::Machine {
 pub(crate) fn load(mut module: KernelModule<'_>) -> Loaded {
     module.lower(|_, _| ());
     let emitted = llvm::emit(&module, &machine());
-    let shared = link::shared_object(&emitted.object, "libtest.so").unwrap();
+    load_object(&emitted.object.clone(), emitted)
+}
+
+/// Two parts, whose second one has the functions named.
+pub(crate) fn load_in_parts(mut module: KernelModule<'_>, second: &[&str]) -> Loaded {
+    module.lower(|_, _| ());
+    let mut parts = llvm::emit_parts(&module, &machine(), 2, &|name| usize::from(second.contains(&name)));
+    let joined = link::joined(&[&parts[0].object, &parts[1].object]).unwrap();
+    load_object(&joined, parts.remove(0))
+}
+
+fn load_object(object: &[u8], emitted: llvm::Emitted) -> Loaded {
+    let shared = link::shared_object(object, "libtest.so").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("libtest.so");
     std::fs::write(&path, shared).unwrap();
