@@ -182,6 +182,8 @@ pub(crate) use text;
 
 text! { q35_format::Codec q35_format::Group }
 
+words!(q35_bundle::CacheDtype { F32 = "f32", F16 = "f16" });
+
 /// Takes the field `name` out of `attrs`; an error says what is wrong with it.
 pub(crate) fn read<T: Attribute>(attrs: &Attrs, name: &str) -> Result<T, String> {
     T::from_attr(attrs.get(name)).ok_or_else(|| match attrs.get(name) {

@@ -176,7 +176,8 @@ pub(crate) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::q35::{Attention, Embed, Linear, Op};
+    use crate::q35::{Append, Attention, Embed, Linear, Op};
+    use q35_bundle::CacheDtype;
 
     /// Read, written, operations for M = 3 tokens, R = 2 logit rows, and 100 cache entries seen.
     fn cost(op: impl Into<Op>, operands: &[Ty], params: &BTreeMap<ParamName, Packed>) -> [u64; 3] {
@@ -201,11 +202,15 @@ mod tests {
         let embed = Embed { table: "t".into() };
         assert_eq!(cost(embed, &[Ty::Ids { rows: Rows::Tokens }], &params), [3 * (4 + 18), 3 * 16 * 4, 0]);
         let attention = |window| Attention { heads: 4, scale: 1.0, window, softcap: None, sinks: None };
-        let operands =
-            [Ty::Act { rows: Rows::Tokens, width: 12 }, Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 }];
-        for (window, seen) in [(None, 100), (Some(7), 7)] {
-            let expected = [3 * (12 * 4 + seen * 2 * (3 + 5) * 4), 3 * 20 * 4, 3 * 4 * seen * (2 * 3 + 2 * 5 + 2)];
-            assert_eq!(cost(attention(window), &operands, &params), expected);
+        for (dtype, bytes) in [(CacheDtype::F32, 4), (CacheDtype::F16, 2)] {
+            let act = |width| Ty::Act { rows: Rows::Tokens, width };
+            let cache = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5, dtype };
+            for (window, seen) in [(None, 100), (Some(7), 7)] {
+                let expected = [3 * (12 * 4 + seen * 2 * (3 + 5) * bytes), 3 * 20 * 4, 3 * 4 * seen * (2 * 3 + 2 * 5 + 2)];
+                assert_eq!(cost(attention(window), &[act(12), cache], &params), expected);
+            }
+            let append = Append { dtype, ..Append::plain(0, 2) };
+            assert_eq!(cost(append, &[act(6), act(10)], &params), [3 * 16 * 4, 3 * 16 * bytes, 0]);
         }
     }
 }

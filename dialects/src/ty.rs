@@ -4,7 +4,7 @@
 
 use crate::attr::text;
 use crate::decl::types;
-use q35_bundle::{Dim, Rows as Section, Size};
+use q35_bundle::{CacheDtype, Dim, Rows as Section, Size};
 use std::fmt;
 use std::str::FromStr;
 
@@ -116,6 +116,8 @@ types! {
         key_dim: u64,
         /// Columns of a value of one head.
         value_dim: u64,
+        /// Type of its elements, to which keys and values are rounded when they are written.
+        dtype: CacheDtype,
     }
     /// Which experts each row goes to, i32, and with what weights, f32.
     Routing = "routing" {
@@ -176,7 +178,7 @@ mod tests {
             Ty::Act { rows: Rows::Logits, width: 7 },
             Ty::Quant { rows: Rows::Tokens, width: 1 << 40 },
             Ty::Rotary { half: 3 },
-            Ty::Cache { layer: 1, kv_heads: 2, key_dim: 3, value_dim: 4 },
+            Ty::Cache { layer: 1, kv_heads: 2, key_dim: 3, value_dim: 4, dtype: CacheDtype::F16 },
             Ty::Routing { rows: Rows::Tokens, experts: 8, choices: 2 },
         ];
         for ty in types {

@@ -68,7 +68,7 @@ fn every_op(eps: f32, seed: u64, name: &str) -> Program {
     let q = g.op("q", Linear { weight: "w".into(), bias: Some("b".into()) }, &[rounded]);
     let q = g.op("q rope", Rope { head_dim: 4, style: RopeStyle::Interleaved }, &[q, rotary]);
     let k = g.op("k", Columns { start: 4, len: 4 }, &[q]);
-    let cache = g.op("cache", Append { layer: 0, kv_heads: 1 }, &[k, k]);
+    let cache = g.op("cache", Append::plain(0, 1), &[k, k]);
     let attention = Attention { heads: 2, scale: eps, window: Some(3), softcap: Some(50.0), sinks: Some("s".into()) };
     let y = g.op("attention", attention, &[q, cache]);
     let y = g.op("plain attention", Attention { heads: 2, scale: 0.5, window: None, softcap: None, sinks: None }, &[y, cache]);

@@ -60,7 +60,7 @@ fn invariant_3_output() {
 fn invariants_4_and_7_caches() {
     let text = broken(|m| {
         let id = named(m, "model.layers.1.self_attn.cache");
-        m.graph.node_mut(id).op = Op::Append(Append { layer: 0, kv_heads: 2 });
+        m.graph.node_mut(id).op = Op::Append(Append::plain(0, 2));
         m.reinfer().unwrap();
     });
     let expected = "invariant 4: 'model.layers.0.self_attn.cache', 'model.layers.1.self_attn.cache' all append to layer 0\n\
@@ -68,7 +68,7 @@ fn invariants_4_and_7_caches() {
     assert_eq!(text, expected);
     let text = broken(|m| {
         let id = named(m, "model.layers.1.self_attn.cache");
-        m.graph.node_mut(id).op = Op::Append(Append { layer: 5, kv_heads: 2 });
+        m.graph.node_mut(id).op = Op::Append(Append::plain(5, 2));
         m.reinfer().unwrap();
     });
     assert_eq!(text, "invariant 4: the cache has layers [0, 5]");

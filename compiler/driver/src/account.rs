@@ -52,8 +52,8 @@ impl Account {
         }
         for id in model.graph.ids() {
             for ty in &model.graph.node(id).results {
-                if let Ty::Cache { kv_heads, key_dim, value_dim, .. } = *ty {
-                    account.cache_bytes_per_token += 4 * kv_heads * (key_dim + value_dim);
+                if let Ty::Cache { kv_heads, key_dim, value_dim, dtype, .. } = *ty {
+                    account.cache_bytes_per_token += dtype.bytes() * kv_heads * (key_dim + value_dim);
                 }
             }
         }

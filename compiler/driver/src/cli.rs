@@ -5,6 +5,7 @@ use crate::passes;
 use crate::size;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use q35_bundle::CacheDtype;
 use q35_graph::Stage;
 use std::path::PathBuf;
 
@@ -78,6 +79,9 @@ pub struct Shape {
     /// Columns that share a scale
     #[arg(long, value_enum, value_name = "row|64|128", default_value = "row")]
     pub group: GroupChoice,
+    /// Element type of the KV cache; what `q35c targets` says unless said otherwise
+    #[arg(long, value_name = "f32|f16", value_parser = PossibleValuesParser::new(CACHE_DTYPES))]
+    pub kv_cache_dtype: Option<String>,
     /// Feature levels to make code for, of those that `q35c targets` lists; native is what this machine has; all of this machine's architecture
     /// unless said otherwise
     #[arg(long, value_name = "LEVEL", value_delimiter = ',')]
@@ -92,6 +96,9 @@ pub struct Shape {
 
 /// The codecs that `--codec` takes.
 pub const CODECS: [&str; 13] = ["auto", "split", "w7", "w8", "w9", "w10", "w11", "w12", "a11", "q8", "f16", "bf16", "f32"];
+
+/// The element types that `--kv-cache-dtype` takes.
+const CACHE_DTYPES: [&str; 2] = [CacheDtype::F32.name(), CacheDtype::F16.name()];
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -334,6 +341,7 @@ mod tests {
             &["q35c"][..],
             &["q35c", "compile"],
             &["q35c", "compile", "m", "--codec", "w6"],
+            &["q35c", "compile", "m", "--kv-cache-dtype", "int8"],
             &["q35c", "compile", "m", "--max-memory", "lots"],
             &["q35c", "compile", "m", "--prefix", "1a"],
             &["q35c", "compile", "m", "--dump-after", "no-such-pass"],

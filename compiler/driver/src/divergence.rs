@@ -1,21 +1,22 @@
 //! How far apart two evaluations of one graph are, op by op.
 //!
-//! The float model and the quantized model are the same graph with other parameters; with activations rounded to int8 or not. Both are
+//! The float model and the quantized model are the same graph with other parameters; with activations rounded to int8 or not, and with keys and values rounded to half precision or not. Both are
 //! run by the interpreter on the same step, and wherever an op leaves activations, the distance between the two is taken relative to
 //! the size of the float model's.
 
+use q35_bundle::CacheDtype;
 use q35_diag::Result;
 use q35_dialects::Graph;
 use q35_dialects::data::{Data, Matrix};
 use q35_dialects::interp::{ParamValues, Session, StepInput};
-use q35_dialects::q35::Op;
+use q35_dialects::q35::{Op, assign_cache_dtype};
 use q35_graph::{NodeId, Value};
 use std::collections::BTreeMap;
 
 /// Activations after every op that computes from parameters or mixes tokens, by node.
 pub type Trace = BTreeMap<NodeId, Matrix>;
 
-/// The graph without the rounding of activations: what the model would compute with integers nowhere.
+/// The graph without the rounding of activations, and of keys and values: what the model would compute in f32 everywhere.
 pub fn without_rounding(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
     let rounding: Vec<NodeId> = graph.ids().filter(|&id| matches!(graph.node(id).op, Op::Quantize(_))).collect();
@@ -25,6 +26,7 @@ pub fn without_rounding(graph: &Graph) -> Graph {
         }
     }
     graph.drop_dead(|_| false);
+    assign_cache_dtype(&mut graph, CacheDtype::F32);
     graph
 }
 

@@ -1,6 +1,7 @@
 //! What the user decides about a compile's result, made consistent.
 
 use crate::cli::{GroupChoice, Shape, Switch};
+use q35_bundle::CacheDtype;
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_format::{Codec, Group};
 use q35_passes::model::WeightOptions;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 /// Options that shape the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Codec, groups and rotation.
+    /// Codec, groups, rotation, and the KV cache.
     pub weights: WeightOptions,
     /// Longest context, if the user said so.
     pub context: Option<u64>,
@@ -39,9 +40,10 @@ impl Settings {
             refuse("--rotate", format!("target '{target}' has no rotation"), "leave it out".to_owned());
         }
         problems.extend(contradictions(shape, codec));
+        let kv_cache = problems.absorb(kv_cache(shape, target, capabilities)).unwrap_or_default();
         let levels = problems.absorb(levels(&shape.levels, target, capabilities)).unwrap_or(Levels::ALL);
         let rotate = wanted.map_or(pairs && turns, |switch| switch == Switch::On);
-        let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations };
+        let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations, kv_cache };
         problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory, levels })
     }
 
@@ -52,12 +54,13 @@ impl Settings {
 
     /// For the manifest: what shaped the result, by name.
     pub fn recorded(&self, context: u64) -> BTreeMap<String, String> {
-        let WeightOptions { codec, group, rotate, activations } = self.weights;
+        let WeightOptions { codec, group, rotate, activations, kv_cache } = self.weights;
         let rotate = if rotate { "on" } else { "off" };
         [
             ("activations", activations.name().to_owned()),
             ("codec", codec.to_string()),
             ("group", group.to_string()),
+            ("kv-cache-dtype", kv_cache.to_string()),
             ("rotate", rotate.to_owned()),
             ("context", context.to_string()),
         ]
@@ -78,6 +81,8 @@ impl Settings {
             group: get("group")?.parse().ok()?,
             rotate,
             activations: get("activations")?.parse().ok()?,
+            // Bundles that do not say it are older than the choice.
+            kv_cache: get("kv-cache-dtype").map_or(Some(CacheDtype::F32), |name| name.parse().ok())?,
         };
         Some(Self { weights, context: Some(get("context")?.parse().ok()?), max_memory: None, levels: Levels::ALL })
     }
@@ -87,6 +92,24 @@ impl Settings {
 fn named(shape: &Shape) -> Option<Codec> {
     let parse = |word: &str| word.parse().unwrap_or_else(|e| unreachable!("the command line takes known codecs only: {e}"));
     (shape.codec != "auto").then(|| parse(&shape.codec))
+}
+
+/// The element type of the KV cache: what the user names, or the first that the target has.
+fn kv_cache(shape: &Shape, target: &str, capabilities: &Capabilities) -> Result<CacheDtype> {
+    let known = &capabilities.kv_cache;
+    let parse =
+        |name: &String| name.parse().unwrap_or_else(|()| unreachable!("the command line takes known element types only"));
+    let Some(wanted) = shape.kv_cache_dtype.as_ref().map(parse) else {
+        return Ok(known.first().copied().unwrap_or_default());
+    };
+    if known.contains(&wanted) {
+        return Ok(wanted);
+    }
+    let known: Vec<&str> = known.iter().map(|dtype| dtype.name()).collect();
+    Err(Diagnostic::error(Code::BadOption, format!("target '{target}' has no KV cache in {wanted}"))
+        .at("option", "--kv-cache-dtype")
+        .help(format!("it has one in {}", known.join(", ")))
+        .into())
 }
 
 /// The feature levels of some names; all of them where none is named.
@@ -138,7 +161,7 @@ mod tests {
     use q35_dialects::Activations;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
-        Shape { codec: codec.to_owned(), rotate, group, levels: vec![], context: None, max_memory: None }
+        Shape { codec: codec.to_owned(), rotate, group, kv_cache_dtype: None, levels: vec![], context: None, max_memory: None }
     }
 
     /// A machine of integers that cannot run `w10`.
@@ -149,6 +172,7 @@ mod tests {
             codecs,
             default_codec: Codec::W8,
             activations: Activations::Int8,
+            kv_cache: vec![CacheDtype::F32],
             levels: vec!["brass", "wood"],
             native: Some("wood"),
         }
@@ -163,7 +187,13 @@ mod tests {
         let weights = |codec, rotate| settings(&shape(codec, rotate, GroupChoice::Row)).unwrap().weights;
         assert_eq!(
             weights("auto", None),
-            WeightOptions { codec: Codec::W8, group: Group::Row, rotate: true, activations: Activations::Int8 }
+            WeightOptions {
+                codec: Codec::W8,
+                group: Group::Row,
+                rotate: true,
+                activations: Activations::Int8,
+                kv_cache: CacheDtype::F32
+            }
         );
         assert!(!weights("w8", Some(Switch::Off)).rotate);
         assert!(!weights("f32", None).rotate);
@@ -193,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn the_cache_is_in_an_element_type_that_the_target_has() {
+        let asked = |name: &str| Shape { kv_cache_dtype: Some(name.to_owned()), ..shape("w8", None, GroupChoice::Row) };
+        assert_eq!(settings(&asked("f32")).unwrap().weights.kv_cache, CacheDtype::F32);
+        assert_eq!(
+            settings(&asked("f16")).unwrap_err().to_string(),
+            "error[Q35-0303]: target 'abacus' has no KV cache in f16\n  at option '--kv-cache-dtype'\n  help: it has one in f32"
+        );
+        let both = Capabilities { kv_cache: CacheDtype::ALL.to_vec(), ..capabilities() };
+        let settings = Settings::new(&asked("f16"), "abacus", &both).unwrap();
+        let recorded = settings.recorded(1024);
+        assert_eq!(recorded["kv-cache-dtype"], "f16");
+        assert_eq!(Settings::from_recorded(&recorded).unwrap().weights, settings.weights);
+    }
+
+    #[test]
     fn levels_are_those_that_the_target_has() {
         let chosen = |names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -212,6 +257,9 @@ mod tests {
         let settings: Settings = settings(&shape("split", None, GroupChoice::Columns128)).unwrap();
         assert_eq!(Settings::from_recorded(&settings.recorded(1024)).unwrap().weights, settings.weights);
         let text = format!("{:?}", settings.recorded(1024));
-        assert_eq!(text, r#"{"activations": "int8", "codec": "split", "context": "1024", "group": "128", "rotate": "on"}"#);
+        assert_eq!(
+            text,
+            r#"{"activations": "int8", "codec": "split", "context": "1024", "group": "128", "kv-cache-dtype": "f32", "rotate": "on"}"#
+        );
     }
 }

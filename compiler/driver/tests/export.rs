@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use q35_bundle::CacheDtype;
 use q35_dialects::values::read;
 use q35_dialects::{Activations, Model};
 use q35_format::{Codec, Group};
@@ -19,7 +20,13 @@ fn example(name: &str) -> PathBuf {
 }
 
 fn float() -> Settings {
-    let weights = WeightOptions { codec: Codec::F32, group: Group::Row, rotate: false, activations: Activations::Float };
+    let weights = WeightOptions {
+        codec: Codec::F32,
+        group: Group::Row,
+        rotate: false,
+        activations: Activations::Float,
+        kv_cache: CacheDtype::F32,
+    };
     Settings { weights, context: None, max_memory: None, levels: Levels::ALL }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use q35_bundle::Bundle;
+use q35_bundle::{Bundle, CacheDtype};
 use q35_dialects::interp::{Session as Interpreter, StepInput};
 use q35_format::{Codec, Group};
 use q35_graph::Silent;
@@ -24,7 +24,8 @@ fn model() -> &'static Path {
 
 fn settings(context: u64) -> Settings {
     let activations = Groq.capabilities().activations;
-    let weights = WeightOptions { codec: Codec::Split, group: Group::Row, rotate: true, activations };
+    let weights =
+        WeightOptions { codec: Codec::Split, group: Group::Row, rotate: true, activations, kv_cache: CacheDtype::F32 };
     Settings { weights, context: Some(context), max_memory: None, levels: Levels::ALL }
 }
 

@@ -51,7 +51,7 @@ fn the_plain_spelling_is_what_it_should_be() {
 %7 = rotary(%6) {inv_freq = @rotary.inv_freq, scale = 1.0} : angles<4>
 %8 = rope(%3, %7) {head_dim = 8, style = halves} : act<tokens, 16>
 %9 = rope(%4, %7) {head_dim = 8, style = halves} : act<tokens, 16>
-%10 = append(%9, %5) {kv_heads = 2, layer = 0} : cache<0, 2, 8, 8>
+%10 = append(%9, %5) {dtype = f32, kv_heads = 2, layer = 0} : cache<0, 2, 8, 8, f32>
 %11 = attention(%8, %10) {heads = 2, scale = 0.5} : act<tokens, 16>
 %12 = select(%11) : act<logits, 16>
 %13 = linear(%12) {weight = @layers.0.attention.out.weight} : act<logits, 16>

@@ -37,6 +37,14 @@ pub(super) fn layout(cache: &Ty) -> (u64, u64, u64) {
     }
 }
 
+/// Bytes of an element of the cache.
+pub(super) fn element_bytes(cache: &Ty) -> u64 {
+    match cache {
+        Ty::Cache { dtype, .. } => dtype.bytes(),
+        other => unreachable!("the declaration excludes {other}"),
+    }
+}
+
 /// The entries that a token at `index` of a slot sees.
 pub(super) fn seen(
     entries: &BTreeMap<(u32, u32), Entry>,
@@ -92,7 +100,7 @@ impl Semantics for Attention {
             None => (n, vec![Dim::Tokens, Dim::Capacity]),
         };
         let mut cost = Cost::elementwise(operands, result, 0).reading(&self.sinks, params);
-        cost.read.0.push(per_entry(4 * kv_heads * (key_dim + value_dim)));
+        cost.read.0.push(per_entry(element_bytes(&operands[1]) * kv_heads * (key_dim + value_dim)));
         cost.operations = Size(vec![per_entry(self.heads * (2 * key_dim + 2 * value_dim + 2))]);
         cost
     }
@@ -142,6 +150,7 @@ mod tests {
     use super::*;
     use crate::q35::Append;
     use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
+    use q35_bundle::CacheDtype;
 
     fn op() -> Attention {
         Attention { heads: 4, scale: 0.5, window: None, softcap: None, sinks: None }
@@ -159,7 +168,7 @@ mod tests {
         bench.input.slots = slots.to_vec();
         bench.input.index = index.to_vec();
         let (q, k, v) = (wave(5 * 12, 0.7), wave(5 * 6, 1.3), wave(5 * 4, 2.1));
-        let cache = bench.eval(Append { layer: 0, kv_heads: 2 }, &[&act(6, &k), &act(4, &v)]);
+        let cache = bench.eval(Append::plain(0, 2), &[&act(6, &k), &act(4, &v)]);
         let y = bench.eval(op.clone(), &[&act(12, &q), &cache]);
         let mut expected = Vec::new();
         for m in 0..5 {
@@ -200,7 +209,7 @@ mod tests {
         let mut bench = Bench::default();
         bench.input.slots = vec![1];
         bench.input.index = vec![2];
-        let cache = bench.eval(Append { layer: 0, kv_heads: 1 }, &[&act(4, &[0.0; 4]), &act(1, &[0.0])]);
+        let cache = bench.eval(Append::plain(0, 1), &[&act(4, &[0.0; 4]), &act(1, &[0.0])]);
         let query = act(16, &[0.0; 16]);
         let error = bench.try_eval(op(), &[&query, &cache]).unwrap_err().to_string();
         assert_eq!(error, "error[Q35-0604]: slot 1 of the cache holds 1 of the 3 entries that a token sees at index 2");
@@ -208,7 +217,7 @@ mod tests {
 
     #[test]
     fn heads_must_fit_the_cache() {
-        let cache = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5 };
+        let cache = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 5, dtype: CacheDtype::F32 };
         assert_eq!(infer(op(), &[tokens(12), cache], &[]), Ok(tokens(20)));
         assert_eq!(
             infer(op(), &[tokens(16), cache], &[]),

@@ -1,6 +1,6 @@
 //! Causal attention over a cache of latent vectors.
 
-use super::attention::{layout, seen, softmax};
+use super::attention::{element_bytes, layout, seen, softmax};
 use crate::attr::ParamName;
 use crate::data::{CacheRef, Data, Matrix, ParamValue};
 use crate::decl::op;
@@ -101,7 +101,7 @@ impl Semantics for LatentAttention {
             (bytes, products) = (bytes + packed.bytes(), products + packed.rows * packed.cols);
         }
         let mut cost = Cost::elementwise(operands, result, 0);
-        cost.read.0.extend([(bytes, Vec::new()), per_entry(4 * (latent + rotated))]);
+        cost.read.0.extend([(bytes, Vec::new()), per_entry(element_bytes(&operands[1]) * (latent + rotated))]);
         cost.operations = Size(vec![per_entry(self.heads * (4 * latent + 2 * rotated + 2)), (2 * products, vec![Dim::Tokens])]);
         cost
     }
@@ -126,6 +126,7 @@ mod tests {
     use super::*;
     use crate::q35::testing::{Bench, act, infer, near, numbers, tokens};
     use crate::q35::{Append, Attention};
+    use q35_bundle::CacheDtype;
 
     fn op() -> LatentAttention {
         LatentAttention { keys: "k".into(), values: "v".into(), heads: 2, scale: 0.5, window: None, softcap: None }
@@ -143,7 +144,7 @@ mod tests {
         bench.input.slots = vec![0, 5, 0, 0];
         bench.input.index = vec![0, 0, 1, 2];
         let (q, c, r) = (wave(4 * 8, 0.7), wave(4 * 3, 1.3), wave(4 * 2, 2.1));
-        let cache = bench.eval(Append { layer: 0, kv_heads: 1 }, &[&act(3, &c), &act(2, &r)]);
+        let cache = bench.eval(Append::plain(0, 1), &[&act(3, &c), &act(2, &r)]);
         let y = bench.eval(op.clone(), &[&act(8, &q), &cache]);
 
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
@@ -157,7 +158,7 @@ mod tests {
             }
         }
         let plain = Attention { heads: op.heads, scale: op.scale, window: op.window, softcap: op.softcap, sinks: None };
-        let cache = bench.eval(Append { layer: 1, kv_heads: 2 }, &[&act(8, &keys), &act(8, &values)]);
+        let cache = bench.eval(Append::plain(1, 2), &[&act(8, &keys), &act(8, &values)]);
         let wanted = bench.eval(plain, &[&act(8, &q), &cache]);
         let wanted: Vec<f64> = numbers(&wanted).iter().map(|x| f64::from(*x)).collect();
         near(numbers(&y), &wanted, 2e-6);
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn weights_must_fit_the_cache() {
-        let cache = Ty::Cache { layer: 0, kv_heads: 1, key_dim: 3, value_dim: 2 };
+        let cache = Ty::Cache { layer: 0, kv_heads: 1, key_dim: 3, value_dim: 2, dtype: CacheDtype::F32 };
         let params = [("k", 4, 3), ("v", 8, 3)];
         assert_eq!(infer(op(), &[tokens(8), cache], &params), Ok(tokens(8)));
         assert_eq!(
@@ -187,7 +188,7 @@ mod tests {
             infer(op(), &[tokens(8), cache], &[("k", 4, 3), ("v", 7, 3)]),
             Err("the 7 rows of @v do not divide into 2 heads".into())
         );
-        let heads = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 2 };
+        let heads = Ty::Cache { layer: 0, kv_heads: 2, key_dim: 3, value_dim: 2, dtype: CacheDtype::F32 };
         assert_eq!(infer(op(), &[tokens(8), heads], &params), Err("the cache has 2 heads, not one of latent vectors".into()));
     }
 }

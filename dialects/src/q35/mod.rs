@@ -27,6 +27,7 @@ mod softcap;
 mod tokens;
 
 pub use activation::Activation;
+pub use append::assign_cache_dtype;
 pub use rope::RopeStyle;
 pub use route::{GroupScore, Scoring};
 

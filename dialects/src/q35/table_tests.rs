@@ -16,7 +16,7 @@ pub(crate) fn samples() -> Vec<Op> {
         Linear { weight: name("w"), bias: Some(name("b")) }.into(),
         Rotary { inv_freq: name("f"), scale: 1.25 }.into(),
         Rope { head_dim: 16, style: RopeStyle::Interleaved }.into(),
-        Append { layer: 3, kv_heads: 2 }.into(),
+        Append { layer: 3, kv_heads: 2, dtype: q35_bundle::CacheDtype::F16 }.into(),
         Attention { heads: 4, scale: 0.1, window: Some(9), softcap: Some(50.0), sinks: Some(name("s")) }.into(),
         LatentAttention { keys: name("k"), values: name("v"), heads: 4, scale: 0.1, window: Some(9), softcap: Some(50.0) }
             .into(),

@@ -109,7 +109,7 @@ pub fn decoder(config: &Config, source: impl FnMut(&str, u64, u64) -> WeightView
         let rope = Rope { head_dim: c.head_dim, style: RopeStyle::Halves };
         let q = b.op(&at("self_attn.q_rope"), rope.clone(), &[q, rotary]);
         let k = b.op(&at("self_attn.k_rope"), rope, &[k, rotary]);
-        let cache = b.op(&at("self_attn.cache"), Append { layer, kv_heads: c.kv_heads }, &[k, v]);
+        let cache = b.op(&at("self_attn.cache"), Append::plain(layer, c.kv_heads), &[k, v]);
         let scale = 1.0 / (c.head_dim as f32).sqrt();
         let attention = Attention { heads: c.heads, scale, window: None, softcap: None, sinks: None };
         let y = b.op(&at("self_attn"), attention, &[q, cache]);

@@ -23,7 +23,7 @@ pub use device::{CpuDevice, CudaDevice, CudaLevel, Device, Level, RocmDevice, Ro
 pub use interface::{Interface, Port, PositionRule, Role};
 pub use manifest::{FileEntry, Manifest, ModelFacts, SCHEMA, WeightEntry};
 pub use mapped::Tensor;
-pub use plan::{Binding, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Size, Step, Variant, row_stride};
+pub use plan::{Binding, CacheDtype, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Size, Step, Variant, row_stride};
 pub use reader::{Bundle, Verify};
 pub use safetensors::tensor::Dtype;
 pub use tensors::{ALIGN, TensorSpec, WeightsLayout};

@@ -5,6 +5,8 @@
 //! plan holds for any `M` and `R`: a buffer's address is `base + rows * offset_per_row`.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 /// The sizes only known at run time, in the order in which kernels get them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -145,7 +147,56 @@ pub struct Step {
     pub args: Vec<Binding>,
 }
 
-/// One layer of the KV cache: keys `[slot][kv_head][capacity][key_dim]`, values alike, f32.
+/// The element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheDtype {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision: a number becomes the nearest one, the even one of two; what is larger than [`Self::F16_MAX`] becomes that, so that no
+    /// number becomes infinite.
+    F16,
+}
+
+impl CacheDtype {
+    /// Every element type.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// The largest number of half precision.
+    pub const F16_MAX: f32 = 65504.0;
+
+    /// Bytes of an element.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// Its name, as options and types spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+impl fmt::Display for CacheDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for CacheDtype {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == text).ok_or(())
+    }
+}
+
+/// One layer of the KV cache: keys `[slot][kv_head][capacity][key_dim]`, values alike, without gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheLayer {
     /// Heads of keys and values.
@@ -156,6 +207,29 @@ pub struct CacheLayer {
     pub value_dim: u64,
     /// Tokens that a token sees, itself included; `None` for all.
     pub window: Option<u64>,
+    /// Type of an element; a manifest that does not say it means f32.
+    #[serde(default)]
+    pub dtype: CacheDtype,
+}
+
+impl CacheLayer {
+    /// Columns of a key or a value.
+    pub fn columns(&self, part: CachePart) -> u64 {
+        match part {
+            CachePart::Key => self.key_dim,
+            CachePart::Value => self.value_dim,
+        }
+    }
+
+    /// Bytes of one half of an entry, all heads.
+    pub fn half_bytes(&self, part: CachePart) -> u64 {
+        self.dtype.bytes().saturating_mul(self.kv_heads).saturating_mul(self.columns(part))
+    }
+
+    /// Bytes of an entry, all heads.
+    pub fn entry_bytes(&self) -> u64 {
+        self.half_bytes(CachePart::Key).saturating_add(self.half_bytes(CachePart::Value))
+    }
 }
 
 /// Where everything lies.
@@ -178,6 +252,11 @@ pub fn row_stride(width: u64) -> Option<u64> {
 }
 
 impl MemoryPlan {
+    /// Bytes that an entry takes in all layers of the cache.
+    pub fn cache_entry_bytes(&self) -> u64 {
+        self.cache.iter().fold(0, |sum, layer| sum.saturating_add(layer.entry_bytes()))
+    }
+
     /// Bytes of arena for a step of `tokens` tokens and `logit_rows` wanted rows; `None` on overflow.
     pub fn arena_bytes(&self, tokens: u64, logit_rows: u64) -> Option<u64> {
         tokens.checked_mul(self.bytes_per_token)?.checked_add(logit_rows.checked_mul(self.bytes_per_logit_row)?)
@@ -194,5 +273,19 @@ mod tests {
         assert_eq!(size.eval(&[2, 0, 5, 7]), Some(41));
         assert_eq!(Size::per(u64::MAX, Dim::Tokens).eval(&[2, 0, 0, 0]), None);
         assert_eq!(serde_json::to_string(&size).unwrap(), r#"[[3,["tokens"]],[1,["slots","capacity"]]]"#);
+    }
+
+    #[test]
+    fn a_layer_of_the_cache_is_counted_in_its_element_type() {
+        let layer = |dtype| CacheLayer { kv_heads: 2, key_dim: 3, value_dim: 5, window: None, dtype };
+        let plan = MemoryPlan { cache: CacheDtype::ALL.map(layer).to_vec(), ..MemoryPlan::default() };
+        assert_eq!(plan.cache[0].half_bytes(CachePart::Value), 40);
+        assert_eq!(plan.cache[1].half_bytes(CachePart::Key), 12);
+        assert_eq!(plan.cache_entry_bytes(), 64 + 32);
+        let text = serde_json::to_string(&plan.cache[1]).unwrap();
+        assert_eq!(text, r#"{"kv_heads":2,"key_dim":3,"value_dim":5,"window":null,"dtype":"f16"}"#);
+        let old: CacheLayer = serde_json::from_str(&text.replace(r#","dtype":"f16""#, "")).unwrap();
+        assert_eq!(old, plan.cache[0]);
+        assert_eq!(CacheDtype::ALL.map(|dtype| dtype.name().parse()), CacheDtype::ALL.map(Ok));
     }
 }

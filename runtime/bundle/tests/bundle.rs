@@ -33,7 +33,7 @@ fn manifest() -> Manifest {
         plan: MemoryPlan {
             bytes_per_token: 64,
             bytes_per_logit_row: 64,
-            cache: vec![CacheLayer { kv_heads: 1, key_dim: 4, value_dim: 4, window: None }],
+            cache: vec![CacheLayer { kv_heads: 1, key_dim: 4, value_dim: 4, window: None, dtype: CacheDtype::F32 }],
             logits_offset_per_row: 0,
         },
         steps: vec![Step {

@@ -179,7 +179,7 @@ fn summary(bundle: &Bundle) -> Summary {
         effective_bits: if weights == 0 { 0.0 } else { bits / weights as f64 },
         steps: manifest.steps.len(),
         kernels: variants.map(|v| &v.kernel).collect::<BTreeSet<_>>().len(),
-        cache_bytes_per_token: manifest.plan.cache.iter().map(|l| 4 * l.kv_heads * (l.key_dim + l.value_dim)).sum(),
+        cache_bytes_per_token: manifest.plan.cache_entry_bytes(),
         arena_bytes_per_token: manifest.plan.bytes_per_token,
         arena_bytes_per_logit_row: manifest.plan.bytes_per_logit_row,
     }

@@ -1,7 +1,7 @@
 //! What every target does.
 
 use crate::Arrangement;
-use q35_bundle::{Device, MemoryPlan, Step, TensorSpec, WeightsLayout};
+use q35_bundle::{CacheDtype, Device, MemoryPlan, Step, TensorSpec, WeightsLayout};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::q35::Op;
 use q35_dialects::{Activations, Graph, Packed, ParamName, Ty};
@@ -39,6 +39,8 @@ pub struct Capabilities {
     pub default_codec: Codec,
     /// What its linear layers multiply packed weights with.
     pub activations: Activations,
+    /// Element types of the KV cache.
+    pub kv_cache: Vec<CacheDtype>,
     /// Names of feature levels, best first.
     pub levels: Vec<&'static str>,
     /// The one that the machine which compiles would run, where it can be what runs the code.

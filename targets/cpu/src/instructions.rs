@@ -1,11 +1,31 @@
 //! The instructions that kernels name because plain IR has no word for them, and what each of them computes.
 //!
 //! One table. A kernel of a level asks for an instruction by its row; in the level's plain form it gets the definition instead, so that
-//! the kernel runs on machines that do not have the instruction. The definitions are written lane by lane and are slow.
+//! the kernel runs on machines that do not have the instruction. The definitions are written lane by lane and are slow. Conversions of half
+//! precision have words in plain IR; where a machine lacks them, arithmetic stands in, because a kernel calls no library.
 
 use crate::level::Level;
 use q35_mlir::builder::Val;
-use q35_mlir::types::{Elem, I8, I16, I32, I64, Ty};
+use q35_mlir::math::{f16_bits_to_f32, f32_to_f16_bits};
+use q35_mlir::types::{Elem, F16, F32, I8, I16, I32, I64, Ty};
+
+impl Level {
+    /// The f32 values of binary16 bits (i16), exact.
+    pub(crate) fn halves_to_f32<'k>(self, bits: Val<'k>) -> Val<'k> {
+        match self.has_half() {
+            true => bits.bitcast(bits.ty().with_elem(F16.elem)).to(F32),
+            false => f16_bits_to_f32(bits),
+        }
+    }
+
+    /// The binary16 bits (i16) nearest to f32 values, of two the even ones.
+    pub(crate) fn f32_to_halves<'k>(self, values: Val<'k>) -> Val<'k> {
+        match self.has_half() {
+            true => values.to(F16).bitcast(values.ty().with_elem(I16.elem)),
+            false => f32_to_f16_bits(values),
+        }
+    }
+}
 
 /// An instruction.
 pub(crate) struct Instruction {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use q35_bundle::CacheDtype;
 use q35_dialects::data::ParamValue;
 use q35_dialects::interp::{Session, StepInput};
 use q35_dialects::q35::{self, Op, RopeStyle};
@@ -41,7 +42,7 @@ impl Decoder {
         let [q, k, v] = [("q", heads), ("k", kv_heads), ("v", kv_heads)].map(|(name, of)| m.linear(name, n, of * head_dim));
         let style = RopeStyle::Halves;
         let [q, k] = [q, k].map(|x| m.add(q35::Rope { head_dim, style }, &[x, rotary]));
-        let cache = m.add(q35::Append { layer: 0, kv_heads }, &[k, v]);
+        let cache = m.add(q35::Append::plain(0, kv_heads), &[k, v]);
         let attention = q35::Attention { heads, scale: 0.3, window: None, softcap: None, sinks: None };
         let a = m.add(attention, &[q, cache]);
         let o = m.linear("o", a, HIDDEN);
@@ -144,8 +145,12 @@ fn source(name: &str) -> PathBuf {
 #[test]
 fn the_executor_agrees_with_the_interpreter() {
     let folder = tempfile::tempdir().unwrap();
-    for (codec, tolerance) in [(Codec::F32, 2e-5), (Codec::W7, 2e-4)] {
-        let decoder = Decoder::new(codec, 67);
+    let single = CacheDtype::F32;
+    for (codec, dtype, tolerance) in
+        [(Codec::F32, single, 2e-5), (Codec::W7, single, 2e-4), (Codec::F32, CacheDtype::F16, 2e-4)]
+    {
+        let mut decoder = Decoder::new(codec, 67);
+        q35::assign_cache_dtype(&mut decoder.graph, dtype);
         let (object, weights) = decoder.write("tiny_", folder.path(), "include");
         let (source, include) = (source("logits.c"), include(&folder.path().join("include")));
         let program = Watched::build(&folder.path().join("logits"), &arguments(&source, &[&object], &include)).unwrap();
@@ -170,7 +175,7 @@ fn the_executor_agrees_with_the_interpreter() {
             for (found, expected) in found.iter().zip(&expected[3..]) {
                 assert_eq!(found.len(), expected.len());
                 for (x, y) in expected.iter().zip(found) {
-                    assert!((x - y).abs() <= tolerance, "{codec}: {y}, not {x}");
+                    assert!((x - y).abs() <= tolerance, "{codec}, cache in {dtype}: {y}, not {x}");
                 }
             }
         }
@@ -200,7 +205,9 @@ fn a_layer_computes_what_the_format_says() {
 #[test]
 fn every_wrong_call_has_its_status() {
     let folder = tempfile::tempdir().unwrap();
-    let (tiny, tiny_weights) = Decoder::new(Codec::Split, 67).write("tiny_", folder.path(), "include");
+    let mut tiny = Decoder::new(Codec::Split, 67);
+    q35::assign_cache_dtype(&mut tiny.graph, CacheDtype::F16);
+    let (tiny, tiny_weights) = tiny.write("tiny_", folder.path(), "include");
     let (other, other_weights) = Decoder::new(Codec::Q8, 70).write("other_", folder.path(), "include/other");
     let (source, headers) = (source("bad_input.c"), include(&folder.path().join("include")));
     let program = Watched::build(&folder.path().join("bad_input"), &arguments(&source, &[&tiny, &other], &headers)).unwrap();

@@ -1,7 +1,7 @@
 //! From a program to a bundle's PTX: the passes that GPUs share, then this target's own.
 
 use crate::level::{LEVELS, Level};
-use q35_bundle::{CudaDevice, Device};
+use q35_bundle::{CacheDtype, CudaDevice, Device};
 use q35_diag::Result;
 use q35_dialects::Activations;
 use q35_format::Codec;
@@ -56,6 +56,7 @@ impl Target for Cuda {
             codecs: gpu::codecs(&ISA),
             default_codec: Codec::W8,
             activations: Activations::Float,
+            kv_cache: vec![CacheDtype::F32],
             levels: LEVELS.iter().map(|level| level.name).collect(),
             native: None,
         }

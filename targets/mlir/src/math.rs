@@ -184,3 +184,22 @@ pub fn f16_bits_to_f32<'k>(bits: Val<'k>) -> Val<'k> {
     let value = magnitude.ge(0x7c00).select(special, finite).bitcast(int);
     (value | ((wide & 0x8000) << 16)).bitcast(float)
 }
+
+/// The IEEE binary16 bits (i16) nearest to an f32 value, of two the even ones, subnormals included; overflow gives infinity: for processors
+/// without the conversion.
+pub fn f32_to_f16_bits(x: Val<'_>) -> Val<'_> {
+    let int = x.ty().with_elem(I32.elem);
+    assert_eq!(x.ty().elem, F32.elem, "binary16 of {}", x.ty());
+    let bits = x.bitcast(int);
+    let magnitude = bits & 0x7fff_ffff;
+    // The exponent's bias is smaller by 112. Half a unit less a bit carries upwards exactly from more than a half, the bit that is last
+    // afterwards from a half too.
+    let last = magnitude.shr_u(13) & 1;
+    let normal = (magnitude + (0xfff - (112 << 23)) + last).shr_u(13).min(0x7c00);
+    // Between 1/2 and 1 the numbers of single precision are as far apart as the subnormals here: the addition rounds.
+    let half = x.builder().constant(x.ty(), 0.5);
+    let subnormal = (x.abs() + half).bitcast(int) - half.bitcast(int);
+    let finite = magnitude.lt(113 << 23).select(subnormal, normal);
+    let nearest = magnitude.gt(0x7f80_0000).select(finite.builder().constant(int, 0x7e00i64), finite);
+    (nearest | (bits.shr_u(16) & 0x8000)).to(I16)
+}

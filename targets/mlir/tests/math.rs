@@ -145,6 +145,27 @@ fn sine_and_cosine_of_large_angles() {
     }
 }
 
+/// The numbers of single precision around every number of half precision and around the middle between two of them, and a sample of all.
+#[test]
+fn every_rounding_to_half_precision() {
+    let around = |x: f32| [x.to_bits().wrapping_sub(1), x.to_bits(), x.to_bits() + 1].map(f32::from_bits);
+    let mut x = floats(40_009);
+    for bits in 0..0x7c00u16 {
+        let (low, high) = (half::f16::from_bits(bits).to_f32(), half::f16::from_bits(bits + 1).to_f32());
+        // Beyond the largest number is the first that is rounded to infinity.
+        let middle = if high.is_finite() { (low + high) / 2.0 } else { 65520.0 };
+        x.extend([around(low), around(middle), around(-low), around(-middle)].as_flattened());
+    }
+    x.resize(x.len().next_multiple_of(16), 0.5);
+    for result in evaluate::<f32, u16>(F32, I16, &x, math::f32_to_f16_bits) {
+        for (&x, &got) in x.iter().zip(&result) {
+            let exact = half::f16::from_f32(x);
+            let is_nan = x.is_nan() && half::f16::from_bits(got).is_nan();
+            assert!(got == exact.to_bits() || is_nan, "{x:e} ({:#010x}): {got:#06x}, not {exact}", x.to_bits());
+        }
+    }
+}
+
 #[test]
 fn every_half_precision_number() {
     let x: Vec<u16> = (0..=u16::MAX).collect();

@@ -4,7 +4,7 @@ use crate::host::{self, Host};
 use crate::level::{LEVELS, Level};
 use crate::object::Metadata;
 use crate::report;
-use q35_bundle::{Device, Dim, RocmDevice, RocmLevel};
+use q35_bundle::{CacheDtype, Device, Dim, RocmDevice, RocmLevel};
 use q35_diag::Result;
 use q35_dialects::Activations;
 use q35_format::Codec;
@@ -71,6 +71,7 @@ impl Target for Rocm {
             codecs: gpu::codecs(FIRST.isa),
             default_codec: Codec::W8,
             activations: Activations::Float,
+            kv_cache: vec![CacheDtype::F32],
             levels: LEVELS.iter().map(|level| level.name).collect(),
             native: None,
         }

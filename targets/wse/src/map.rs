@@ -285,7 +285,9 @@ fn classes(request: &Request<'_>, all: &[Segment]) -> Vec<usize> {
             other => format!("{name} {other:?}"),
         });
         let results = node.results.iter().map(|ty| match *ty {
-            Ty::Cache { kv_heads, key_dim, value_dim, .. } => Ty::Cache { layer: 0, kv_heads, key_dim, value_dim },
+            Ty::Cache { kv_heads, key_dim, value_dim, dtype, .. } => {
+                Ty::Cache { layer: 0, kv_heads, key_dim, value_dim, dtype }
+            }
             other => other,
         });
         format!("{} {:?} {:?}", node.op.name(), attrs.collect::<Vec<_>>(), results.collect::<Vec<_>>())

@@ -5,7 +5,9 @@ use crate::emit;
 use crate::map::{Held, Mapped, Wafer, map};
 use crate::weights::Coding;
 use crate::{placement, report};
-use q35_bundle::{Array, CacheLayer, Device, HostInput, MemoryPlan, Piece, WaferProgram, WaferRegion, WseDevice, row_stride};
+use q35_bundle::{
+    Array, CacheDtype, CacheLayer, Device, HostInput, MemoryPlan, Piece, WaferProgram, WaferRegion, WseDevice, row_stride,
+};
 use q35_diag::Result;
 use q35_dialects::q35::Op;
 use q35_dialects::wse::{Arena, LARGEST, Region};
@@ -87,6 +89,7 @@ impl Target for Wse {
             codecs: vec![Codec::Split],
             default_codec: Codec::Split,
             activations: Activations::Float,
+            kv_cache: vec![CacheDtype::F16],
             levels: vec!["wse3"],
             native: None,
         }
@@ -235,8 +238,9 @@ fn plan(request: &Request<'_>) -> MemoryPlan {
     let mut cache: BTreeMap<u32, CacheLayer> = BTreeMap::new();
     let mut vocab = 1;
     for id in request.graph.ids() {
-        if let Some(Ty::Cache { layer, kv_heads, key_dim, value_dim }) = request.graph.node(id).results.first().copied() {
-            cache.insert(layer, CacheLayer { kv_heads, key_dim, value_dim, window: None });
+        if let Some(Ty::Cache { layer, kv_heads, key_dim, value_dim, dtype }) = request.graph.node(id).results.first().copied()
+        {
+            cache.insert(layer, CacheLayer { kv_heads, key_dim, value_dim, window: None, dtype });
         }
     }
     if let Some((_, value)) = request.graph.outputs.first()

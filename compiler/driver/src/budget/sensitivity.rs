@@ -127,6 +127,7 @@ mod tests {
             codec: "w8".to_owned(),
             rotate: None,
             group: GroupChoice::Row,
+            kv_cache_dtype: None,
             levels: vec![],
             context: None,
             max_memory: None,

@@ -112,7 +112,7 @@ pub struct Row {
     pub what: String,
     /// The float model against the dequantized model.
     pub quantization: f64,
-    /// The part of it that the rounding of activations has: dequantized weights, activations as they are against rounded.
+    /// The part of it that the rounding of activations, and of keys and values, has: dequantized weights, the rest as it is against rounded.
     pub activations: f64,
     /// The dequantized model against the artifact.
     pub code_generation: f64,

@@ -13,6 +13,7 @@ struct Row {
     levels: Vec<&'static str>,
     codecs: Vec<String>,
     default_codec: String,
+    kv_cache: Vec<&'static str>,
     ops: Vec<&'static str>,
 }
 
@@ -29,6 +30,7 @@ pub fn run(options: &Json) -> Result<String> {
                 levels: can.levels,
                 codecs: can.codecs.iter().map(ToString::to_string).collect(),
                 default_codec: can.default_codec.to_string(),
+                kv_cache: can.kv_cache.iter().map(|dtype| dtype.name()).collect(),
                 ops: can.ops,
             }
         })
@@ -44,6 +46,7 @@ fn listing(rows: &[Row]) -> String {
         table.row(["", "levels", &row.levels.join(" ")]);
         table.row(["", "codecs", &row.codecs.join(" ")]);
         table.row(["", "auto", &row.default_codec]);
+        table.row(["", "KV cache", &row.kv_cache.join(" ")]);
         table.row(["", "ops", &row.ops.join(" ")]);
     }
     table.to_string()

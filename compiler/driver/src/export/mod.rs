@@ -13,7 +13,7 @@ use crate::pipeline::{self, Prepared};
 use crate::settings::Settings;
 use crate::stored::StoredValues;
 use names::Names;
-use q35_bundle::Bundle;
+use q35_bundle::{Bundle, CacheDtype};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::interp::ParamValues;
 use q35_dialects::model::Transform;
@@ -90,7 +90,13 @@ pub struct Exported {
 
 /// Nothing rounded, nothing rotated: parameters as the file has them.
 fn float() -> Settings {
-    let weights = WeightOptions { codec: Codec::F32, group: Group::Row, rotate: false, activations: Activations::Float };
+    let weights = WeightOptions {
+        codec: Codec::F32,
+        group: Group::Row,
+        rotate: false,
+        activations: Activations::Float,
+        kv_cache: CacheDtype::F32,
+    };
     Settings { weights, context: None, max_memory: None, levels: Levels::ALL }
 }
 

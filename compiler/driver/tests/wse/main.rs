@@ -46,6 +46,7 @@ fn settings(codec: &str, context: u64) -> Result<Settings> {
         codec: codec.to_owned(),
         rotate: None,
         group: GroupChoice::Row,
+        kv_cache_dtype: None,
         levels: vec![],
         context: Some(context),
         max_memory: None,

@@ -5,6 +5,7 @@
 //! from or which target comes next.
 
 mod assign_codecs;
+mod assign_kv_cache;
 mod drop_dead;
 mod fold_rotations;
 mod quantize_activations;
@@ -12,6 +13,7 @@ mod rotate;
 #[cfg(test)]
 mod testing;
 
+use q35_bundle::CacheDtype;
 use q35_dialects::{Activations, Model, verify};
 use q35_format::{Codec, Group};
 use q35_graph::{Observer, Pass, Stage};
@@ -19,7 +21,7 @@ use q35_graph::{Observer, Pass, Stage};
 /// The seed of every rotation: with one seed, rotations of one block meet and cancel wherever they come from.
 pub const ROTATION_SEED: u64 = 0x5133_355f_726f_7461;
 
-/// How weights are stored, and what they meet.
+/// How weights and the KV cache are stored, and what weights meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightOptions {
     /// Codec of the linear layers.
@@ -30,6 +32,8 @@ pub struct WeightOptions {
     pub rotate: bool,
     /// What layers in an integer codec multiply their weights with.
     pub activations: Activations,
+    /// Element type of the KV cache.
+    pub kv_cache: CacheDtype,
 }
 
 /// A pass over the model graph.
@@ -47,6 +51,7 @@ const fn row(name: &'static str, purpose: &'static str, run: fn(&mut Model, &Wei
 /// The passes, in the order in which they run.
 pub const PASSES: &[ModelPass] = &[
     row("assign-codecs", "Give every parameter its codec and group", assign_codecs::run),
+    row("assign-kv-cache", "Give every layer of the KV cache its element type", assign_kv_cache::run),
     row("rotate", "Rotate the inputs of layers in a pair codec, and their weights against them", rotate::run),
     row("fold-rotations", "Merge rotations into neighbouring weights and norms", fold_rotations::run),
     row("quantize-activations", "Round the inputs of integer layers once per value", quantize_activations::run),

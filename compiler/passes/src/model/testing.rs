@@ -1,7 +1,7 @@
 //! A small model, and whether two models are the same function.
 
 use super::WeightOptions;
-use q35_bundle::{Interface, ModelFacts, PositionRule};
+use q35_bundle::{CacheDtype, Interface, ModelFacts, PositionRule};
 use q35_dialects::Activations;
 use q35_dialects::attr::ParamName;
 use q35_dialects::data::{Matrix, ParamValue};
@@ -25,7 +25,7 @@ const EXPERTS: u64 = 3;
 const VOCAB: u64 = 11;
 
 pub(super) fn options(codec: Codec) -> WeightOptions {
-    WeightOptions { codec, group: Group::Row, rotate: true, activations: Activations::Int8 }
+    WeightOptions { codec, group: Group::Row, rotate: true, activations: Activations::Int8, kv_cache: CacheDtype::F32 }
 }
 
 pub(super) fn count(model: &Model, op: &str) -> usize {
@@ -114,7 +114,7 @@ fn decoder(tied: bool, feed_forward: impl FnOnce(&mut Builder, Value) -> Value) 
     let rotary = b.add("rotary", Rotary { inv_freq, scale: 1.0 }, &[positions]);
     let q = b.add("rope_q", Rope { head_dim: HEAD, style: RopeStyle::Halves }, &[q, rotary]);
     let k = b.add("rope_k", Rope { head_dim: HEAD, style: RopeStyle::Halves }, &[k, rotary]);
-    let cache = b.add("append", Append { layer: 0, kv_heads: KV_HEADS }, &[k, v]);
+    let cache = b.add("append", Append::plain(0, KV_HEADS), &[k, v]);
     let attention = Attention { heads: HEADS, scale: 0.35, window: None, softcap: None, sinks: None };
     let a = b.add("attention", attention, &[q, cache]);
     let o = b.linear("o", a, HIDDEN, HEADS * HEAD, true);

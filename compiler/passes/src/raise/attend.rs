@@ -91,7 +91,7 @@ impl Raiser<'_> {
             None => None,
         };
         let layer = self.layers.len() as u32;
-        let cache = self.add(Append { layer, kv_heads: sharing.kv_heads }, &[k, v])?;
+        let cache = self.add(Append::plain(layer, sharing.kv_heads), &[k, v])?;
         let op =
             Attention { heads: a.heads, scale: scale as f32, window: mask.window, softcap: a.softcap.map(|c| c as f32), sinks };
         let attended = self.add(op, &[q, cache])?;

@@ -44,7 +44,7 @@ impl Raiser<'_> {
             }
         };
         let layer = self.layers.len() as u32;
-        let cache = self.add(Append { layer, kv_heads }, &[k, v])?;
+        let cache = self.add(Append::plain(layer, kv_heads), &[k, v])?;
         let scale = match call.float("scale", 0.0) {
             0.0 => (1.0 / (head_dim as f64).sqrt()) as f32,
             scale => scale,

@@ -97,7 +97,7 @@ impl Raiser<'_> {
         let value_scale = values.factor * of_values.1 / cached;
 
         let layer = self.layers.len() as u32;
-        let cache = self.add(Append { layer, kv_heads: 1 }, &[c, part])?;
+        let cache = self.add(Append::plain(layer, 1), &[c, part])?;
         let [keys_name, values_name] = [&keys, &values].map(|x| self.expanding(x));
         let op = LatentAttention {
             keys: keys_name,

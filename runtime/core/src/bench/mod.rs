@@ -10,7 +10,7 @@ pub use plan::Plan;
 use crate::{Chunk, Options, Session, Want, traffic};
 use energy::Meter;
 use plan::{Decode, Prefill};
-use q35_bundle::{Bundle, CachePart};
+use q35_bundle::Bundle;
 use q35_console::memory;
 use q35_diag::Result;
 use serde::Serialize;
@@ -87,7 +87,12 @@ pub fn bench(bundle: &Arc<Bundle>, options: &Options, plan: &Plan, mut progress:
         peak_resident_bytes: None,
     };
     let meter = Meter::open();
-    let feasible = plan.feasible(facts.context as usize, plan::cache_bytes(bundle), memory::available(), &mut report.skipped);
+    let feasible = plan.feasible(
+        facts.context as usize,
+        bundle.manifest().plan.cache_entry_bytes(),
+        memory::available(),
+        &mut report.skipped,
+    );
     let prompt: Vec<u32> = (0..facts.context).map(|i| (i * 7919 % facts.vocab) as u32).collect();
 
     if let Some(capacity) = feasible.prefill.iter().map(|case| case.tokens).max() {
@@ -142,8 +147,7 @@ fn fill(session: &mut Session, slot: usize, count: usize) -> Result<()> {
     let layers = session.bundle().manifest().plan.cache.clone();
     session.fill(slot, count, |layer, part| {
         let layer = &layers[layer];
-        let columns = if part == CachePart::Key { layer.key_dim } else { layer.value_dim };
-        let numbers = layer.kv_heads as usize * count * columns as usize;
+        let numbers = layer.kv_heads as usize * count * layer.columns(part) as usize;
         (0..numbers).map(|n| (n.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 65_536.0 - 0.5).collect()
     })
 }

@@ -1,6 +1,5 @@
 //! What is measured, and what of it this machine and this bundle allow.
 
-use q35_bundle::Bundle;
 use std::time::Duration;
 
 /// What to measure, and for how long.
@@ -51,12 +50,6 @@ pub(super) struct Decode {
 pub(super) struct Feasible {
     pub(super) prefill: Vec<Prefill>,
     pub(super) decode: Vec<Decode>,
-}
-
-/// Bytes that an entry takes in all layers of the cache.
-pub(super) fn cache_bytes(bundle: &Bundle) -> u64 {
-    let layers = bundle.manifest().plan.cache.iter();
-    layers.map(|layer| layer.kv_heads.saturating_mul(layer.key_dim.saturating_add(layer.value_dim)).saturating_mul(4)).sum()
 }
 
 impl Plan {

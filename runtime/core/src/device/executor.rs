@@ -6,7 +6,8 @@
 use super::{Batch, Block, CacheSpan, Device, Machine, Operand, Weight};
 use crate::Options;
 use crate::profile::{Recorder, What};
-use q35_bundle::{Binding, Bundle, CacheLayer, CachePart, Dim, Input, MemoryPlan, Rows, Step, row_stride};
+use half::f16;
+use q35_bundle::{Binding, Bundle, CacheDtype, CachePart, Dim, Input, MemoryPlan, Rows, Step, row_stride};
 use q35_diag::{Code, Diagnostic, Result};
 use std::sync::Arc;
 
@@ -28,14 +29,6 @@ pub struct Executor<M> {
 /// Bytes between the starts of two arrays of the inputs block, for `max` elements each.
 fn input_stride(max: u64) -> u64 {
     (max * 4).next_multiple_of(q35_bundle::ALIGN)
-}
-
-/// Columns of one half of a layer.
-fn columns(layer: &CacheLayer, part: CachePart) -> u64 {
-    match part {
-        CachePart::Key => layer.key_dim,
-        CachePart::Value => layer.value_dim,
-    }
 }
 
 impl<M: Machine> Executor<M> {
@@ -60,8 +53,8 @@ impl<M: Machine> Executor<M> {
         let mut cache = Vec::new();
         for layer in &manifest.plan.cache {
             let mut half = |part| {
-                let sizes = [slots, capacity, layer.kv_heads, columns(layer, part)];
-                let bytes = sizes.into_iter().try_fold(4u64, u64::checked_mul).ok_or_else(too_large)?;
+                let sizes = [slots, capacity, layer.half_bytes(part)];
+                let bytes = sizes.into_iter().try_fold(1u64, u64::checked_mul).ok_or_else(too_large)?;
                 machine.allocate(bytes)
             };
             cache.push([half(CachePart::Key)?, half(CachePart::Value)?]);
@@ -104,13 +97,54 @@ impl<M: Machine> Executor<M> {
         }
     }
 
-    /// Block, offset and length in bytes of every head's part of `span`.
-    fn pieces(&self, span: CacheSpan) -> (Block, Vec<u64>, usize) {
+    /// Where every head's part of `span` is.
+    fn pieces(&self, span: CacheSpan) -> Pieces {
         let layer = &self.plan().cache[span.layer];
-        let columns = columns(layer, span.part);
         assert!((span.slot as u64) < self.slots && (span.first + span.count) as u64 <= self.capacity, "span outside the cache");
-        let head = |h: u64| ((span.slot as u64 * layer.kv_heads + h) * self.capacity + span.first as u64) * columns * 4;
-        (self.cache[span.layer][span.part as usize], (0..layer.kv_heads).map(head).collect(), span.count * columns as usize * 4)
+        let (columns, dtype) = (layer.columns(span.part), layer.dtype);
+        let entry = |h: u64| (span.slot as u64 * layer.kv_heads + h) * self.capacity + span.first as u64;
+        Pieces {
+            block: self.cache[span.layer][span.part as usize],
+            offsets: (0..layer.kv_heads).map(|head| entry(head) * columns * dtype.bytes()).collect(),
+            numbers: span.count * columns as usize,
+            dtype,
+        }
+    }
+}
+
+/// Consecutive entries of one half of a layer in one slot, head by head.
+struct Pieces {
+    block: Block,
+    /// Per head the bytes before its piece.
+    offsets: Vec<u64>,
+    /// Numbers of a piece.
+    numbers: usize,
+    dtype: CacheDtype,
+}
+
+impl Pieces {
+    fn bytes(&self) -> usize {
+        self.numbers * self.dtype.bytes() as usize
+    }
+}
+
+/// Numbers as the cache stores them.
+fn to_stored(dtype: CacheDtype, numbers: &[f32]) -> Vec<u8> {
+    let half = |x: f32| f16::from_f32(x.clamp(-CacheDtype::F16_MAX, CacheDtype::F16_MAX)).to_ne_bytes();
+    match dtype {
+        CacheDtype::F32 => to_bytes(numbers, f32::to_ne_bytes),
+        CacheDtype::F16 => to_bytes(numbers, half),
+    }
+}
+
+/// Numbers from how the cache stores them.
+fn from_stored(dtype: CacheDtype, numbers: &mut [f32], bytes: &[u8]) {
+    match dtype {
+        CacheDtype::F32 => fill(numbers, bytes),
+        CacheDtype::F16 => {
+            let (halves, _) = bytes.as_chunks::<2>();
+            numbers.iter_mut().zip(halves).for_each(|(number, half)| *number = f16::from_ne_bytes(*half).to_f32());
+        }
     }
 }
 
@@ -186,22 +220,22 @@ impl<M: Machine> Device for Executor<M> {
     }
 
     fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>> {
-        let (block, offsets, bytes) = self.pieces(span);
-        let mut data = vec![0.0; offsets.len() * bytes / 4];
-        let mut piece = vec![0; bytes];
-        for (head, offset) in offsets.into_iter().enumerate() {
-            self.machine.read(block, offset, &mut piece)?;
-            fill(&mut data[head * bytes / 4..][..bytes / 4], &piece);
+        let pieces = self.pieces(span);
+        let mut data = vec![0.0; pieces.offsets.len() * pieces.numbers];
+        let mut bytes = vec![0; pieces.bytes()];
+        for (head, offset) in pieces.offsets.iter().enumerate() {
+            self.machine.read(pieces.block, *offset, &mut bytes)?;
+            from_stored(pieces.dtype, &mut data[head * pieces.numbers..][..pieces.numbers], &bytes);
         }
         Ok(data)
     }
 
     fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
-        let (block, offsets, bytes) = self.pieces(span);
-        assert_eq!(data.len() * 4, offsets.len() * bytes, "the data does not fill the span");
-        for (head, offset) in offsets.into_iter().enumerate() {
-            let piece = &data[head * bytes / 4..][..bytes / 4];
-            self.machine.write(block, offset, &to_bytes(piece, f32::to_ne_bytes))?;
+        let pieces = self.pieces(span);
+        assert_eq!(data.len(), pieces.offsets.len() * pieces.numbers, "the data does not fill the span");
+        for (head, offset) in pieces.offsets.iter().enumerate() {
+            let piece = &data[head * pieces.numbers..][..pieces.numbers];
+            self.machine.write(pieces.block, *offset, &to_stored(pieces.dtype, piece))?;
         }
         Ok(())
     }

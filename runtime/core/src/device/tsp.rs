@@ -81,8 +81,7 @@ impl Tsp {
     /// Heads, and columns of each.
     fn columns(&self, span: &CacheSpan) -> (usize, usize) {
         let layer = &self.bundle.manifest().plan.cache[span.layer];
-        let columns = if span.part == CachePart::Key { layer.key_dim } else { layer.value_dim };
-        (layer.kv_heads as usize, columns as usize)
+        (layer.kv_heads as usize, layer.columns(span.part) as usize)
     }
 }
 

@@ -151,7 +151,7 @@ fn output<'a>(name: &'a str, shape: Vec<usize>, data: &[f32]) -> Output<'a> {
 /// Heads and columns of one half of a layer.
 fn extents(bundle: &Bundle, layer: usize, part: CachePart) -> [usize; 2] {
     let cache = &bundle.manifest().plan.cache[layer];
-    [cache.kv_heads as usize, if part == CachePart::Key { cache.key_dim } else { cache.value_dim } as usize]
+    [cache.kv_heads as usize, cache.columns(part) as usize]
 }
 
 /// Reads the caches of the file, which must agree on their length.

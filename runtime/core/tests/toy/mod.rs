@@ -120,7 +120,7 @@ pub fn manifest() -> Manifest {
         plan: MemoryPlan {
             bytes_per_token: 128,
             bytes_per_logit_row: 128,
-            cache: vec![CacheLayer { kv_heads: 2, key_dim: 2, value_dim: 2, window: None }],
+            cache: vec![CacheLayer { kv_heads: 2, key_dim: 2, value_dim: 2, window: None, dtype: CacheDtype::F32 }],
             logits_offset_per_row: 64,
         },
         steps: vec![

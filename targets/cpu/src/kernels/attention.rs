@@ -7,6 +7,7 @@ use q35_launch::spec::Attention;
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 
+use super::cached::Cached;
 use super::columns::{each, fold};
 use super::scores::{Weighted, weighted_sum};
 use super::{Kernel, entry, lanes, row_at};
@@ -21,22 +22,23 @@ impl Kernel for Attention {
         let sinks = self.sinks.then(|| call.arg(5));
         let y = call.arg(5 + usize::from(self.sinks));
         let capacity = call.dim(Dim::Capacity);
-        let (key_bytes, value_bytes) = (4 * self.key_dim as i64, 4 * self.value_dim as i64);
+        let cached = Cached { dtype: self.dtype, level };
+        let (key_bytes, value_bytes) = (cached.bytes(self.key_dim), cached.bytes(self.value_dim));
         call.for_tiles(|tile| {
             let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
             let cached_head = entry(slots, token) * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64);
             let (keys, values) = (keys.at(cached_head * capacity * key_bytes), values.at(cached_head * capacity * value_bytes));
-            let query = row_at(query, token, self.heads * self.key_dim).at(head * key_bytes);
-            let y = row_at(y, token, self.heads * self.value_dim).at(head * value_bytes);
+            let query = row_at(query, token, self.heads * self.key_dim).at(head * (4 * self.key_dim as i64));
+            let y = row_at(y, token, self.heads * self.value_dim).at(head * (4 * self.value_dim as i64));
 
             let sink = sinks.map(|sinks| sinks.at(head * 4).load(F32, 4));
-            let weighted = Weighted { rows: values, width: self.value_dim, sum: y };
+            let weighted = Weighted { cached, rows: values, width: self.value_dim, sum: y };
             let total = weighted_sum(&self.scores, count, entry(index, token), sink, weighted, |entries| {
                 let zeros = b.constant(F32.x(count), 0.0);
                 fold(b, count, self.key_dim, vec![zeros; count as usize], |at, sums| {
                     let query = at.load(query);
                     let key = |entry: Val<'k>| keys.at(entry * key_bytes);
-                    sums.iter().zip(entries).map(|(&sum, &entry)| at.load(key(entry)).mul_add(query, sum)).collect()
+                    sums.iter().zip(entries).map(|(&sum, &entry)| cached.load(at, key(entry)).mul_add(query, sum)).collect()
                 })
             });
             let inverse = b.f32(1.0) / total;
@@ -47,8 +49,9 @@ impl Kernel for Attention {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::super::testing::{Arg, cached_numbers, close, numbers, rows, run};
     use super::*;
+    use q35_bundle::CacheDtype;
     use q35_launch::spec::Scores;
 
     const SLOTS: [i32; 5] = [1, 0, 1, 2, 0];
@@ -69,8 +72,8 @@ mod tests {
                 [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
             Case {
                 query: numbers(SLOTS.len() * heads * key_dim, 3.0),
-                keys: numbers(3 * kv_heads * CAPACITY * key_dim, 2.0),
-                values: numbers(3 * kv_heads * CAPACITY * value_dim, 4.0),
+                keys: cached_numbers(spec.dtype, 3 * kv_heads * CAPACITY * key_dim, 2.0),
+                values: cached_numbers(spec.dtype, 3 * kv_heads * CAPACITY * value_dim, 4.0),
                 sinks: numbers(heads, 2.0),
                 spec,
             }
@@ -111,8 +114,8 @@ mod tests {
                 Arg::rows(&self.query, heads * key_dim),
                 Arg::ints(&SLOTS),
                 Arg::ints(&INDEX),
-                Arg::floats(&self.keys),
-                Arg::floats(&self.values),
+                Arg::cached(self.spec.dtype, &self.keys),
+                Arg::cached(self.spec.dtype, &self.values),
                 Arg::floats(&self.sinks),
                 Arg::zeros(SLOTS.len(), width),
             ];
@@ -127,7 +130,12 @@ mod tests {
 
     fn plain(heads: u64, kv_heads: u64, key_dim: u64, value_dim: u64) -> Attention {
         let scale = 1.0 / (key_dim as f32).sqrt();
-        Attention { heads, kv_heads, key_dim, value_dim, scores: Scores { scale, window: None, softcap: None }, sinks: false }
+        let scores = Scores { scale, window: None, softcap: None };
+        Attention { heads, kv_heads, key_dim, value_dim, dtype: CacheDtype::F32, scores, sinks: false }
+    }
+
+    fn halves(plain: Attention) -> Attention {
+        Attention { dtype: CacheDtype::F16, ..plain }
     }
 
     fn with_scores(plain: Attention, window: Option<u64>, softcap: Option<f32>) -> Attention {
@@ -138,6 +146,7 @@ mod tests {
     fn head_groups_and_odd_sizes() {
         for (heads, kv_heads, key_dim, value_dim) in [(1, 1, 1, 1), (4, 4, 16, 16), (6, 2, 20, 24), (4, 1, 64, 37)] {
             Case::new(plain(heads, kv_heads, key_dim, value_dim)).check();
+            Case::new(halves(plain(heads, kv_heads, key_dim, value_dim))).check();
         }
     }
 
@@ -152,7 +161,7 @@ mod tests {
     fn soft_caps_and_sinks() {
         Case::new(with_scores(plain(2, 2, 24, 8), None, Some(2.5))).check();
         Case::new(Attention { sinks: true, ..plain(4, 2, 16, 16) }).check();
-        Case::new(Attention { sinks: true, ..with_scores(plain(4, 2, 16, 16), Some(4), Some(10.0)) }).check();
+        Case::new(Attention { sinks: true, ..with_scores(halves(plain(4, 2, 16, 16)), Some(4), Some(10.0)) }).check();
     }
 
     #[test]

@@ -42,12 +42,13 @@ impl<'k> Lanes<'k> {
         Lanes { column: self.column / 2, count: self.count / 2, mask: self.mask.map(|mask| mask.shuffle(mask, &evens)) }
     }
 
-    /// Writes these columns of a row of f32.
+    /// Writes these columns of a row of numbers as wide as those of `value`, without gaps.
     pub(super) fn store(self, row: Val<'k>, value: Val<'k>) {
-        let address = row.at(self.column * 4);
+        let bytes = value.ty().bytes() / self.count;
+        let address = row.at(self.column * i64::from(bytes));
         match self.mask {
-            None => address.store(value, 4),
-            Some(mask) => address.store_masked(value, 4, mask),
+            None => address.store(value, bytes),
+            Some(mask) => address.store_masked(value, bytes, mask),
         }
     }
 }

@@ -9,6 +9,7 @@ use q35_launch::spec::LatentAttention;
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 
+use super::cached::Cached;
 use super::columns::{each, fold};
 use super::scores::{Weighted, weighted_sum};
 use super::table::TableRows;
@@ -35,7 +36,7 @@ impl Kernel for LatentAttention {
         let values = TableRows::new(self.values, call, 5 + self.keys.args(), self.latent);
         let y = call.arg(5 + self.keys.args() + self.values.args());
         let capacity = call.dim(Dim::Capacity);
-        let (latent_bytes, rotated_bytes) = (4 * self.latent as i64, 4 * self.rotated as i64);
+        let cached = Cached { dtype: self.dtype, level };
         let (key_dim, value_dim, query_dim) = (self.key_dim as i64, self.value_dim as i64, self.rotated + self.key_dim);
         let vector = || b.alloca(4 * self.latent as u32, 64);
         let (absorbed, sum) = (vector(), vector());
@@ -43,23 +44,23 @@ impl Kernel for LatentAttention {
         call.for_tiles(|tile| {
             let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
             let slot = entry(slots, token) * capacity;
-            let (latents, parts) = (latents.at(slot * latent_bytes), parts.at(slot * rotated_bytes));
+            let (latents, parts) = (latents.at(slot * cached.bytes(self.latent)), parts.at(slot * cached.bytes(self.rotated)));
             let turned = row_at(query, token, self.heads * query_dim).at(head * (4 * query_dim as i64));
-            let plain = turned.at(rotated_bytes);
+            let plain = turned.at(4 * self.rotated as i64);
             let y = row_at(y, token, self.heads * self.value_dim).at(head * (4 * value_dim));
 
             each(b, count, self.latent, |at| {
                 let add = |row: Val<'k>, sum| keys.load(at, head * key_dim + row).mul_add(plain.at(row * 4).load(F32, 4), sum);
                 at.store(absorbed, b.for_iter(0, key_dim, 1, zeros, add));
             });
-            let weighted = Weighted { rows: latents, width: self.latent, sum };
+            let weighted = Weighted { cached, rows: latents, width: self.latent, sum };
             let total = weighted_sum(&self.scores, count, entry(index, token), None, weighted, |entries| {
                 let halves = [(turned, parts, self.rotated), (absorbed, latents, self.latent)];
-                halves.into_iter().fold(vec![zeros; count as usize], |dots, (of_query, cached, width)| {
+                halves.into_iter().fold(vec![zeros; count as usize], |dots, (of_query, rows, width)| {
                     fold(b, count, width, dots, |at, dots| {
                         let query = at.load(of_query);
-                        let row = |entry: Val<'k>| cached.at(entry * (4 * width as i64));
-                        dots.iter().zip(entries).map(|(&dot, &entry)| at.load(row(entry)).mul_add(query, dot)).collect()
+                        let row = |entry: Val<'k>| rows.at(entry * cached.bytes(width));
+                        dots.iter().zip(entries).map(|(&dot, &entry)| cached.load(at, row(entry)).mul_add(query, dot)).collect()
                     })
                 })
             });
@@ -80,8 +81,9 @@ impl Kernel for LatentAttention {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Arg, close, numbers, rows, run};
+    use super::super::testing::{Arg, cached_numbers, close, numbers, rows, run};
     use super::*;
+    use q35_bundle::CacheDtype;
     use q35_dialects::ParamName;
     use q35_dialects::data::{CacheRef, Data, Matrix, ParamValue};
     use q35_dialects::interp::{Entry, Env, StepInput};
@@ -98,7 +100,7 @@ mod tests {
     fn plain(heads: u64, latent: u64, rotated: u64, key_dim: u64, value_dim: u64) -> LatentAttention {
         let (keys, values) = (Table::F32, Table::F32);
         let scores = Scores { scale: 0.4, window: None, softcap: None };
-        LatentAttention { heads, latent, rotated, key_dim, value_dim, keys, values, scores }
+        LatentAttention { heads, latent, rotated, dtype: CacheDtype::F32, key_dim, value_dim, keys, values, scores }
     }
 
     fn with_scores(plain: LatentAttention, window: Option<u64>, softcap: Option<f32>) -> LatentAttention {
@@ -129,7 +131,8 @@ mod tests {
         let [heads, latent, rotated] = [spec.heads, spec.latent, spec.rotated].map(|n| n as usize);
         let (query_width, width) = (heads * (rotated + spec.key_dim as usize), heads * spec.value_dim as usize);
         let query = numbers(SLOTS.len() * query_width, 2.0);
-        let (latents, parts) = (numbers(3 * CAPACITY * latent, 1.5), numbers(3 * CAPACITY * rotated, 2.0));
+        let (latents, parts) = (3 * CAPACITY * latent, 3 * CAPACITY * rotated);
+        let (latents, parts) = (cached_numbers(spec.dtype, latents, 1.5), cached_numbers(spec.dtype, parts, 2.0));
         let keys = matrix(spec.keys, spec.heads * spec.key_dim, spec.latent);
         let values = matrix(spec.values, spec.heads * spec.value_dim, spec.latent);
 
@@ -153,8 +156,13 @@ mod tests {
         let wanted: Vec<f64> = wanted.act().data.iter().map(|x| f64::from(*x)).collect();
 
         let ints = |all: [u32; 5]| Arg::ints(&all.map(|n| n as i32));
-        let mut args =
-            vec![Arg::rows(&query, query_width), ints(SLOTS), ints(INDEX), Arg::floats(&latents), Arg::floats(&parts)];
+        let mut args = vec![
+            Arg::rows(&query, query_width),
+            ints(SLOTS),
+            ints(INDEX),
+            Arg::cached(spec.dtype, &latents),
+            Arg::cached(spec.dtype, &parts),
+        ];
         for (table, packed) in [(spec.keys, &keys), (spec.values, &values)] {
             args.push(Arg::bytes(&packed.codes));
             args.extend((table.args() > 1).then(|| Arg::bytes(&packed.scales)));
@@ -171,7 +179,9 @@ mod tests {
         for (heads, latent, rotated, key_dim, value_dim) in
             [(1, 1, 1, 1, 1), (3, 16, 16, 16, 16), (2, 35, 6, 11, 21), (5, 32, 8, 12, 3), (2, 7, 20, 5, 40)]
         {
-            check(&plain(heads, latent, rotated, key_dim, value_dim));
+            let spec = plain(heads, latent, rotated, key_dim, value_dim);
+            check(&spec);
+            check(&LatentAttention { dtype: CacheDtype::F16, ..spec });
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod append;
 mod attention;
+mod cached;
 mod chain;
 mod columns;
 mod combine;
@@ -84,6 +85,7 @@ mod tests {
     use super::testing::{Arg, numbers, rows, run};
     use super::*;
     use crate::abi::define;
+    use q35_bundle::CacheDtype;
     use q35_dialects::Rows;
     use q35_dialects::q35::{Activation, GroupScore, RopeStyle, Scoring};
     use q35_format::{Group, ScaleType};
@@ -131,8 +133,8 @@ mod tests {
     fn every_kernel_compiles_for_another_architecture() {
         let scores = Scores { scale: 0.3, window: Some(9), softcap: Some(3.0) };
         let kernels: [&dyn Kernel; 13] = [
-            &Append { kv_heads: 2, key_dim: 12, value_dim: 8 },
-            &Attention { heads: 4, kv_heads: 2, key_dim: 12, value_dim: 8, scores, sinks: true },
+            &Append { kv_heads: 2, key_dim: 12, value_dim: 8, dtype: CacheDtype::F16 },
+            &Attention { heads: 4, kv_heads: 2, key_dim: 12, value_dim: 8, dtype: CacheDtype::F16, scores, sinks: true },
             &Embed { width: 70, table: Table::Q8(Group::Columns(64), ScaleType::F16), as_weight: true },
             &Embed { width: 70, table: Table::Bf16, as_weight: false },
             &Hadamard { width: 96, block: 32, seed: 1, inverse: true },
@@ -140,6 +142,7 @@ mod tests {
                 heads: 4,
                 latent: 70,
                 rotated: 6,
+                dtype: CacheDtype::F16,
                 key_dim: 12,
                 value_dim: 8,
                 keys: Table::Q8(Group::Columns(64), ScaleType::F16),

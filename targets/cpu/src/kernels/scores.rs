@@ -8,11 +8,13 @@ use q35_mlir::builder::Val;
 use q35_mlir::math::{exp, tanh};
 use q35_mlir::types::{F32, I64};
 
+use super::cached::Cached;
 use super::columns::each;
 
-/// Rows of f32, one per entry, and where their weighted sum goes.
+/// Rows of the cache, one per entry, and where their weighted sum goes.
 #[derive(Clone, Copy)]
 pub(super) struct Weighted<'k> {
+    pub(super) cached: Cached,
     pub(super) rows: Val<'k>,
     pub(super) width: u64,
     pub(super) sum: Val<'k>,
@@ -30,7 +32,7 @@ pub(super) fn weighted_sum<'k>(
 ) -> Val<'k> {
     let b = last.builder();
     let first = of.window.map_or(b.i64(0), |window| (last - (i64::try_from(window).unwrap_or(i64::MAX) - 1)).max(0));
-    let Weighted { rows, width, sum: y } = weighted;
+    let Weighted { cached, rows, width, sum: y } = weighted;
     let zeros = b.constant(F32.x(count), 0.0);
     each(b, count, width, |at| at.store(y, zeros));
     let seen = sink.map_or((b.f32(f32::NEG_INFINITY), b.f32(0.0)), |sink| (sink, b.f32(1.0)));
@@ -46,9 +48,10 @@ pub(super) fn weighted_sum<'k>(
         let new_top = top.max(scores.max_lane());
         let (shares, shrink) = (exp(scores - new_top), exp(top - new_top));
         each(b, count, width, |at| {
-            let row = |entry: Val<'k>| rows.at(entry * (4 * width as i64));
-            let add =
-                |sum: Val<'k>, (lane, &entry): (usize, &Val<'k>)| at.load(row(entry)).mul_add(shares.lane(lane as u32), sum);
+            let row = |entry: Val<'k>| rows.at(entry * cached.bytes(width));
+            let add = |sum: Val<'k>, (lane, &entry): (usize, &Val<'k>)| {
+                cached.load(at, row(entry)).mul_add(shares.lane(lane as u32), sum)
+            };
             at.store(y, entries.iter().enumerate().fold(at.load(y) * shrink, add));
         });
         (new_top, total * shrink + shares.sum())

@@ -4,6 +4,8 @@ use crate::abi::define;
 use crate::kernels::Kernel;
 use crate::level::Level;
 use crate::linear::testing::{Guarded, Random, compile, levels};
+use half::f16;
+use q35_bundle::CacheDtype;
 use q35_launch::layout::act_stride;
 
 /// One kernel argument.
@@ -23,6 +25,14 @@ impl Arg {
     /// f32 without padding.
     pub(crate) fn floats(content: &[f32]) -> Self {
         Self::bytes(&content.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<_>>())
+    }
+
+    /// Rows of the cache, whose numbers its element type has.
+    pub(crate) fn cached(dtype: CacheDtype, content: &[f32]) -> Self {
+        match dtype {
+            CacheDtype::F32 => Self::floats(content),
+            CacheDtype::F16 => Self::bytes(&content.iter().flat_map(|v| f16::from_f32(*v).to_ne_bytes()).collect::<Vec<_>>()),
+        }
     }
 
     /// i32.
@@ -71,6 +81,12 @@ pub(crate) fn rows(arg: &Arg, width: usize) -> Vec<f32> {
 /// Numbers in [-scale, scale).
 pub(crate) fn numbers(count: usize, scale: f32) -> Vec<f32> {
     Random(count as u64).units(count).into_iter().map(|v| v * scale).collect()
+}
+
+/// The same as a cache holds them.
+pub(crate) fn cached_numbers(dtype: CacheDtype, count: usize, scale: f32) -> Vec<f32> {
+    let stored = |x: f32| if dtype == CacheDtype::F16 { f16::from_f32(x).to_f32() } else { x };
+    numbers(count, scale).into_iter().map(stored).collect()
 }
 
 /// Asserts that every number is within `tolerance` (relative, and absolute below 1) of the exact one.

@@ -8,8 +8,7 @@ use crate::level::Level;
 use q35_format::{Codec, ScaleType};
 use q35_launch::layout::act_stride;
 use q35_mlir::builder::{Builder, Val};
-use q35_mlir::math::f16_bits_to_f32;
-use q35_mlir::types::{BF16, F16, F32, I16, I64, Ty};
+use q35_mlir::types::{BF16, F32, I16, I64, Ty};
 
 /// Sixteen outputs.
 pub(super) const OUTPUTS: Ty = F32.x(TILE as u32);
@@ -168,11 +167,7 @@ impl<'k> Frame<'k> {
     }
 
     fn halves(&self, at: Val<'k>) -> Val<'k> {
-        if self.level.has_half() {
-            at.load(F16.x(TILE as u32), 2).to(F32)
-        } else {
-            f16_bits_to_f32(at.load(I16.x(TILE as u32), 2))
-        }
+        self.level.halves_to_f32(at.load(I16.x(TILE as u32), 2))
     }
 
     /// Finishes and stores a tile's outputs of row `row` of a chunk: times the activation scale, plus the bias.

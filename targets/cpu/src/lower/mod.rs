@@ -16,7 +16,7 @@ use crate::level::Level;
 use crate::program::signature::{Described, signatures};
 use crate::program::{self, Facts, Steps};
 use kernels::CpuKernels;
-use q35_bundle::{CpuDevice, Device};
+use q35_bundle::{CacheDtype, CpuDevice, Device};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::{Activations, q35};
 use q35_format::Codec;
@@ -87,6 +87,7 @@ impl Target for Cpu {
             codecs: q35_launch::kernels::codecs(&CpuKernels),
             default_codec: Codec::A11,
             activations: Activations::Int8,
+            kv_cache: CacheDtype::ALL.to_vec(),
             levels: Level::all().map(Level::name).collect(),
             native: Level::of(ARCH).find(|level| level.is_here()).map(Level::name),
         }

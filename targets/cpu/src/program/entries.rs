@@ -6,7 +6,7 @@ use super::walk::{RUN, unless};
 use super::{Object, processor};
 use q35_bundle::{ALIGN, CachePart, Input, row_stride};
 use q35_mlir::builder::{Builder, KernelModule, Val};
-use q35_mlir::types::{F32, I32, I64, PTR};
+use q35_mlir::types::{F32, I16, I32, I64, PTR};
 
 /// Bytes of a saved state before the cache: the mark, and the length.
 const STATE_HEAD: i64 = 16;
@@ -238,7 +238,7 @@ fn sequences(module: &KernelModule<'_>, object: &Object<'_>) {
 
 /// Saving and restoring the cache of a slot.
 fn states(module: &KernelModule<'_>, object: &Object<'_>) {
-    let cell = layout::cell_bytes(object.plan) as i64;
+    let cell = object.plan.cache_entry_bytes() as i64;
     let arguments = object.arguments;
     module.routine(&object.symbol("state_size"), &[I32], I64, true, |b, args| {
         let tokens = args[0].to(I64);
@@ -253,7 +253,7 @@ fn states(module: &KernelModule<'_>, object: &Object<'_>) {
         let table: Vec<u8> = layout::halves(object.plan)
             .flat_map(|(layer, part)| {
                 let of = &object.plan.cache[layer];
-                [layout::cache_offset(object.plan, layer, part), of.kv_heads, layout::columns(of, part)]
+                [layout::cache_offset(object.plan, layer, part), of.kv_heads, of.columns(part) * of.dtype.bytes()]
             })
             .flat_map(u64::to_le_bytes)
             .collect();
@@ -261,13 +261,13 @@ fn states(module: &KernelModule<'_>, object: &Object<'_>) {
         let table = b.table(&table, 8);
         b.for_iter(0, halves, 1, state.at(STATE_HEAD), |half, outside| {
             let fact = |at: i64| table.at(half * 24).at(8 * at).load(I64, 8);
-            let (offset, heads, columns) = (fact(0), fact(1), fact(2));
-            let numbers = length * columns;
+            let (offset, heads, row) = (fact(0), fact(1), fact(2));
+            let bytes = length * row;
             b.for_iter(0, heads, 1, outside, |at, outside| {
-                let entry = (slot * heads + at) * capacity * columns * 4;
+                let entry = (slot * heads + at) * capacity * row;
                 let inside = head.base(Base::Cache).at(cells * offset).at(entry);
-                b.if_else(save.ne(0), || copy(b, inside, outside, numbers), || copy(b, outside, inside, numbers));
-                outside.at(numbers * 4)
+                b.if_else(save.ne(0), || copy(b, inside, outside, bytes), || copy(b, outside, inside, bytes));
+                outside.at(bytes)
             })
         });
     });
@@ -307,9 +307,9 @@ fn states(module: &KernelModule<'_>, object: &Object<'_>) {
     });
 }
 
-/// Copies numbers of 32 bits.
-fn copy<'k>(b: &'k Builder<'k>, from: Val<'k>, to: Val<'k>, numbers: Val<'k>) {
-    b.for_(0, numbers, 1, |at| to.at(at * 4).store(from.at(at * 4).load(I32, 1), 1));
+/// Copies so many bytes of elements of the cache, of which the shortest have two.
+fn copy<'k>(b: &'k Builder<'k>, from: Val<'k>, to: Val<'k>, bytes: Val<'k>) {
+    b.for_(0, bytes, 2, |at| to.at(at).store(from.at(at).load(I16, 1), 1));
 }
 
 /// An array of the inputs.

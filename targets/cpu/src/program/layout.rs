@@ -10,14 +10,12 @@
 //! ```
 //!
 //! Every part begins at a multiple of 64 bytes. So do the halves of every layer of the cache, because the entries of a slot are rounded up
-//! to [`ENTRIES`].
+//! to as many as have halves of whole 64 bytes whatever their columns are.
 
 use q35_bundle::{ALIGN, CacheLayer, CachePart, MemoryPlan};
 use q35_mlir::builder::{Builder, Operand, Val};
 use q35_mlir::types::{I64, PTR};
 
-/// Entries to which the capacity of a slot is rounded up: so many f32 are 64 bytes.
-const ENTRIES: i64 = 16;
 /// Most slots.
 pub(super) const MOST_SLOTS: i64 = 1 << 16;
 /// Most tokens of a step.
@@ -93,22 +91,14 @@ pub(super) enum Word {
 
 /// Bytes of the cache's part before one half of a layer, per cell.
 pub(super) fn cache_offset(plan: &MemoryPlan, layer: usize, part: CachePart) -> u64 {
-    let both = |layer: &CacheLayer| half_bytes(layer, CachePart::Key) + half_bytes(layer, CachePart::Value);
-    let before: u64 = plan.cache[..layer].iter().map(both).sum();
-    before + if part == CachePart::Value { half_bytes(&plan.cache[layer], CachePart::Key) } else { 0 }
+    let before: u64 = plan.cache[..layer].iter().map(CacheLayer::entry_bytes).sum();
+    before + if part == CachePart::Value { plan.cache[layer].half_bytes(CachePart::Key) } else { 0 }
 }
 
-/// Bytes of one half of a layer in a cell.
-pub(super) fn half_bytes(layer: &CacheLayer, part: CachePart) -> u64 {
-    4 * layer.kv_heads * columns(layer, part)
-}
-
-/// Columns of one half of a layer.
-pub(super) fn columns(layer: &CacheLayer, part: CachePart) -> u64 {
-    match part {
-        CachePart::Key => layer.key_dim,
-        CachePart::Value => layer.value_dim,
-    }
+/// Entries to which the capacity of a slot is rounded up: so many of the shortest elements are 64 bytes.
+fn entries(plan: &MemoryPlan) -> i64 {
+    let shortest = plan.cache.iter().map(|layer| layer.dtype.bytes()).min().unwrap_or(ALIGN);
+    (ALIGN / shortest) as i64
 }
 
 /// Both halves of every layer, in the order in which they lie.
@@ -116,14 +106,9 @@ pub(super) fn halves(plan: &MemoryPlan) -> impl Iterator<Item = (usize, CachePar
     (0..plan.cache.len()).flat_map(|layer| [(layer, CachePart::Key), (layer, CachePart::Value)])
 }
 
-/// Bytes of all halves of all layers in a cell.
-pub(super) fn cell_bytes(plan: &MemoryPlan) -> u64 {
-    plan.cache.iter().map(|layer| half_bytes(layer, CachePart::Key) + half_bytes(layer, CachePart::Value)).sum()
-}
-
 /// Most cells of a cache that can be counted in bytes.
 pub(super) fn most_cells(plan: &MemoryPlan) -> i64 {
-    (MOST_BYTES / cell_bytes(plan).max(1)).min(1 << 50) as i64
+    (MOST_BYTES / plan.cache_entry_bytes().max(1)).min(1 << 50) as i64
 }
 
 /// A context of which the address is known.
@@ -217,13 +202,13 @@ pub(super) struct Parts<'k> {
 pub(super) fn parts<'k>(b: &'k Builder<'k>, plan: &MemoryPlan, arguments: usize, sizes: Sizes<'k>) -> Parts<'k> {
     let up = |value: Val<'k>, to: i64| (value + (to - 1)) & -to;
     let align = ALIGN as i64;
-    let capacity = up(sizes.limit, ENTRIES);
+    let capacity = up(sizes.limit, entries(plan));
     let cells = sizes.slots * capacity;
     let input_bytes = up(sizes.max_tokens * 4, align);
     let inputs = up(sizes.slots * 16, align) + head_bytes(arguments);
     let tokens = inputs + input_bytes * 5;
     let rows = tokens + sizes.max_tokens * plan.bytes_per_token as i64;
     let cache = rows + sizes.max_rows * plan.bytes_per_logit_row as i64;
-    let end = up(cache + cells * b.i64(cell_bytes(plan) as i64), align);
+    let end = up(cache + cells * b.i64(plan.cache_entry_bytes() as i64), align);
     Parts { capacity, cells, input_bytes, inputs, tokens, rows, cache, end }
 }

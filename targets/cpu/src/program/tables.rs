@@ -102,11 +102,11 @@ fn terms(size: &Size) -> Vec<[i64; TERM]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use q35_bundle::{CacheLayer, CachePart, Input};
+    use q35_bundle::{CacheDtype, CacheLayer, CachePart, Input};
 
     #[test]
     fn a_step_is_what_the_page_says() {
-        let layer = CacheLayer { kv_heads: 2, key_dim: 3, value_dim: 5, window: None };
+        let layer = CacheLayer { kv_heads: 2, key_dim: 3, value_dim: 5, window: None, dtype: CacheDtype::F32 };
         let plan = MemoryPlan { cache: vec![layer; 2], ..MemoryPlan::default() };
         let few = Variant { max_rows: Some(7), kernel: "few".into(), tiles: Size::constant(9) };
         let tiles = Size(vec![(4, vec![Dim::Tokens, Dim::Slots]), (1, vec![Dim::LogitRows])]);

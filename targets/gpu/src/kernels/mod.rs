@@ -22,9 +22,10 @@ pub use pack::Pack;
 use crate::abi::Call;
 use crate::isa::Isa;
 use hadamard::LONGEST_BLOCK;
+use q35_bundle::CacheDtype;
 use q35_launch::Spec;
 use q35_launch::layout::{entry, row_at};
-use q35_launch::spec::Any;
+use q35_launch::spec::{Any, Append, Attention};
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 use std::rc::Rc;
@@ -56,6 +57,9 @@ pub trait Kernel: Spec {
 /// The kernel of a spec, or why there is none.
 pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
     Ok(match spec {
+        Any::Append(Append { dtype, .. }) | Any::Attention(Attention { dtype, .. }) if dtype != CacheDtype::F32 => {
+            return Err(format!("a KV cache in {dtype} has no kernel on GPUs, which keep it in f32"));
+        }
         Any::Append(spec) => Rc::new(spec),
         Any::Attention(spec) => Rc::new(spec),
         Any::Columns(spec) => Rc::new(spec),

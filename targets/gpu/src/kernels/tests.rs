@@ -1,6 +1,7 @@
 use super::*;
 use crate::linear::geometry::{BLOCK, SPAN, packed_place, packed_stride};
 use crate::testing::{Arg, Gpu, Random, close, floats, rows, run};
+use q35_bundle::CacheDtype;
 use q35_dialects::q35::{Activation, RopeStyle};
 use q35_format::rotate;
 use q35_launch::layout::act_stride;
@@ -118,7 +119,9 @@ fn positions_turn_pairs(gpu: &Gpu) {
 fn entries_are_appended_and_attended_to(gpu: &Gpu) {
     let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
     let scores = Scores { scale: 0.3, window: None, softcap: None };
-    let plain = |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, scores, sinks: false };
+    let dtype = CacheDtype::F32;
+    let plain =
+        |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, dtype, scores, sinks: false };
     let cases = [
         plain(4, 2, 24, 24),
         plain(2, 1, 64, 40),
@@ -159,7 +162,7 @@ fn entries_are_appended_and_attended_to(gpu: &Gpu) {
         close(&rows(after.last().unwrap(), heads * value_dim), &exact, 2e-5, &spec.name());
     }
 
-    let append = Append { kv_heads: 2, key_dim: 5, value_dim: 3 };
+    let append = Append { kv_heads: 2, key_dim: 5, value_dim: 3, dtype };
     let (key, value) = (Random(10).numbers(4 * 10, 1.0), Random(11).numbers(4 * 6, 1.0));
     let space = |dim: usize| Arg::space(2 * 2 * capacity * dim * 4);
     let args = [Arg::rows(&key, 10), Arg::rows(&value, 6), Arg::ints(&slots), Arg::ints(&index), space(5), space(3)];
@@ -172,6 +175,13 @@ fn entries_are_appended_and_attended_to(gpu: &Gpu) {
             assert_eq!(cache[place * dim + at % dim], *v);
         }
     }
+}
+
+#[test]
+fn a_cache_in_half_precision_is_refused() {
+    let spec = Append { kv_heads: 2, key_dim: 5, value_dim: 3, dtype: CacheDtype::F16 };
+    let reason = of(Any::Append(spec)).err().unwrap();
+    assert_eq!(reason, "a KV cache in f16 has no kernel on GPUs, which keep it in f32");
 }
 
 fn elements_one_by_one(gpu: &Gpu) {

@@ -41,7 +41,7 @@ use layout::Layout;
 pub use linear::Form;
 use linear::{Experts, Layer};
 use mixture::Chosen;
-use q35_bundle::{CacheLayer, Device, MemoryPlan, TspDevice, row_stride};
+use q35_bundle::{CacheDtype, CacheLayer, Device, MemoryPlan, TspDevice, row_stride};
 use q35_diag::{Diagnostics, Result};
 use q35_dialects::q35::Op;
 use q35_dialects::{Activations, Graph, Packed, ParamName, Ty};
@@ -103,6 +103,7 @@ impl Target for Groq {
             codecs: vec![Codec::Split, Codec::Q8],
             default_codec: Codec::Split,
             activations: Activations::Int8,
+            kv_cache: vec![CacheDtype::F32],
             levels: vec!["tsp1"],
             native: None,
         }
@@ -180,13 +181,13 @@ fn plan(request: &Request<'_>) -> MemoryPlan {
     let mut logits = 0;
     for id in graph.ids() {
         match graph.node(id).results.first() {
-            Some(Ty::Cache { layer, kv_heads, key_dim, value_dim }) => {
+            Some(Ty::Cache { layer, kv_heads, key_dim, value_dim, dtype }) => {
                 let window = graph.ids().find_map(|user| match &graph.node(user).op {
                     Op::Attention(op) if graph.operand(user, 1).is_some_and(|v| v.node == id) => op.window,
                     _ => None,
                 });
                 let (kv_heads, key_dim, value_dim) = (*kv_heads, *key_dim, *value_dim);
-                cache.insert(*layer, CacheLayer { kv_heads, key_dim, value_dim, window });
+                cache.insert(*layer, CacheLayer { kv_heads, key_dim, value_dim, window, dtype: *dtype });
             }
             Some(ty) if graph.outputs.iter().any(|(_, value)| value.node == id) => logits = ty.matrix().map_or(0, |(_, w)| w),
             _ => {}

@@ -4,6 +4,7 @@ use super::attention_heads;
 use super::layout::LANES;
 use super::linear::{Q8_COLUMNS, SPLIT_COLUMNS};
 use super::pointwise::has_activation;
+use q35_bundle::CacheDtype;
 use q35_dialects::q35::{Op, Scoring};
 use q35_dialects::{Graph, Ty};
 use q35_format::{Codec, Group};
@@ -106,6 +107,7 @@ pub(crate) fn refusal(request: &Request<'_>, id: NodeId) -> Option<String> {
                 format!("heads of {} columns that are not turned whole, or are no power of two", op.head_dim),
             )
         }
+        Op::Append(op) if op.dtype != CacheDtype::F32 => Some(format!("a KV cache in {}: it is kept in f32", op.dtype)),
         Op::Append(op) => match operand(graph, id, 0).matrix() {
             Some((_, keys)) if keys == width(graph, id, 1) => {
                 let dim = keys / op.kv_heads;

@@ -78,7 +78,7 @@ fn build(mut toy: Toy, shape: Shape, seed: u64) -> Toy {
         }
         let q = toy.add(Rope { head_dim: dim as u64, style }, &[q, rotary]);
         let k = toy.add(Rope { head_dim: dim as u64, style }, &[k, rotary]);
-        let cache = toy.add(Append { layer, kv_heads: kv_heads as u64 }, &[k, v]);
+        let cache = toy.add(Append::plain(layer, kv_heads as u64), &[k, v]);
         let scale = 1.0 / (dim as f32).sqrt();
         let attention = Attention { heads: heads as u64, scale, window: None, softcap: None, sinks: None };
         let y = toy.add(attention, &[q, cache]);

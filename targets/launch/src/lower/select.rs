@@ -11,7 +11,7 @@ use crate::spec::{
     Any, Append, Attention, Columns, Combine, Embed, Experts, Hadamard, LatentAttention, LayerNorm, Linear, Operation,
     Pointwise, RmsNorm, Rope, Rotary, Route, Scores, Select, SortByExpert,
 };
-use q35_bundle::{CacheLayer, CachePart, Input};
+use q35_bundle::{CacheDtype, CacheLayer, CachePart, Input};
 use q35_diag::Diagnostics;
 use q35_dialects::q35::{self, Op};
 use q35_dialects::{Packed, ParamName, Rows, Ty};
@@ -167,19 +167,19 @@ impl<T: Kernels> Selection<'_, T> {
     }
 
     fn append(&mut self, id: NodeId, op: &q35::Append) -> Result<(Any, Vec<Arg>), String> {
-        let Ty::Cache { layer, kv_heads, key_dim, value_dim } = self.result(id)? else {
+        let Ty::Cache { layer, kv_heads, key_dim, value_dim, dtype } = self.result(id)? else {
             return Err("its result is no cache".into());
         };
-        debug_assert_eq!((layer, kv_heads), (op.layer, op.kv_heads));
-        self.selected.cache.insert(layer, CacheLayer { kv_heads, key_dim, value_dim, window: None });
+        debug_assert_eq!((layer, kv_heads, dtype), (op.layer, op.kv_heads, op.dtype));
+        self.selected.cache.insert(layer, CacheLayer { kv_heads, key_dim, value_dim, window: None, dtype });
         let mut args = vec![self.read(id, 0)?, self.read(id, 1)?, Arg::Input(Input::Slots), Arg::Input(Input::Index)];
         args.extend(cache(layer));
-        Ok((Any::Append(Append { kv_heads, key_dim, value_dim }), args))
+        Ok((Any::Append(Append { kv_heads, key_dim, value_dim, dtype }), args))
     }
 
-    /// The arguments of attention up to the cache's halves; heads, columns of a key and columns of a value in the cache.
-    fn attended(&mut self, id: NodeId, window: Option<u64>) -> Result<(Vec<Arg>, [u64; 3]), String> {
-        let Ty::Cache { layer, kv_heads, key_dim, value_dim } = self.operand_ty(id, 1)? else {
+    /// The arguments of attention up to the cache's halves; heads, columns of a key and columns of a value in the cache, and its element type.
+    fn attended(&mut self, id: NodeId, window: Option<u64>) -> Result<(Vec<Arg>, [u64; 3], CacheDtype), String> {
+        let Ty::Cache { layer, kv_heads, key_dim, value_dim, dtype } = self.operand_ty(id, 1)? else {
             return Err("its second operand is no cache".into());
         };
         if let Some(cache) = self.selected.cache.get_mut(&layer) {
@@ -187,27 +187,28 @@ impl<T: Kernels> Selection<'_, T> {
         }
         let mut args = vec![self.read(id, 0)?, Arg::Input(Input::Slots), Arg::Input(Input::Index)];
         args.extend(cache(layer));
-        Ok((args, [kv_heads, key_dim, value_dim]))
+        Ok((args, [kv_heads, key_dim, value_dim], dtype))
     }
 
     fn attention(&mut self, id: NodeId, op: &q35::Attention) -> Result<(Any, Vec<Arg>), String> {
-        let (mut args, [kv_heads, key_dim, value_dim]) = self.attended(id, op.window)?;
+        let (mut args, [kv_heads, key_dim, value_dim], dtype) = self.attended(id, op.window)?;
         if let Some(name) = &op.sinks {
             args.push(self.vector(name)?);
         }
         args.push(self.write(id)?);
         let scores = Scores { scale: op.scale, window: op.window, softcap: op.softcap };
-        let spec = Attention { heads: op.heads, kv_heads, key_dim, value_dim, scores, sinks: op.sinks.is_some() };
+        let spec = Attention { heads: op.heads, kv_heads, key_dim, value_dim, dtype, scores, sinks: op.sinks.is_some() };
         Ok((Any::Attention(spec), args))
     }
 
     fn latent_attention(&mut self, id: NodeId, op: &q35::LatentAttention) -> Result<(Any, Vec<Arg>), String> {
-        let (mut args, [_, latent, rotated]) = self.attended(id, op.window)?;
+        let (mut args, [_, latent, rotated], dtype) = self.attended(id, op.window)?;
         let [keys, values] = [self.packed(&op.keys)?, self.packed(&op.values)?];
         let spec = LatentAttention {
             heads: op.heads,
             latent,
             rotated,
+            dtype,
             key_dim: keys.rows / op.heads,
             value_dim: values.rows / op.heads,
             keys: self.table(&keys, EXPANSION)?,

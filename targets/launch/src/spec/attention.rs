@@ -1,10 +1,11 @@
 //! The KV cache and causal attention over it, plain or of latent vectors.
 
 use super::{Spec, Table, bits};
-use q35_bundle::Size;
+use q35_bundle::{CacheDtype, Size};
 use q35_dialects::Rows;
 
-/// Writes token `m`'s key and value as entry `index[m]` of slot `slots[m]`. A cache half is `[slot][head][capacity][columns]` f32 without gaps.
+/// Writes token `m`'s key and value as entry `index[m]` of slot `slots[m]`. A cache half is `[slot][head][capacity][columns]` without gaps,
+/// numbers rounded to its element type as the q35 op says.
 /// Arguments: key, value, slots (i32), index (i32), the layer's keys, the layer's values. A tile is a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
@@ -14,11 +15,21 @@ pub struct Append {
     pub key_dim: u64,
     /// Columns of a value.
     pub value_dim: u64,
+    /// Element type of the cache.
+    pub dtype: CacheDtype,
+}
+
+/// An element type's part of a symbol, which is the end of it: that of a cache in f32 does not say so.
+fn of_cache(dtype: CacheDtype) -> &'static str {
+    match dtype {
+        CacheDtype::F32 => "",
+        CacheDtype::F16 => "_cached_f16",
+    }
 }
 
 impl Spec for Append {
     fn name(&self) -> String {
-        format!("append_{}_heads_of_{}_{}", self.kv_heads, self.key_dim, self.value_dim)
+        format!("append_{}_heads_of_{}_{}{}", self.kv_heads, self.key_dim, self.value_dim, of_cache(self.dtype))
     }
 
     fn args(&self) -> usize {
@@ -64,6 +75,8 @@ pub struct Attention {
     pub key_dim: u64,
     /// Columns of a value.
     pub value_dim: u64,
+    /// Element type of the cache.
+    pub dtype: CacheDtype,
     /// Scores of entries.
     pub scores: Scores,
     /// Whether every head has a score that takes part in the softmax only.
@@ -77,7 +90,7 @@ impl Spec for Attention {
         if self.sinks {
             name += "_sinks";
         }
-        name
+        name + of_cache(self.dtype)
     }
 
     fn args(&self) -> usize {
@@ -99,6 +112,8 @@ pub struct LatentAttention {
     pub latent: u64,
     /// Columns of a rotated part.
     pub rotated: u64,
+    /// Element type of the cache.
+    pub dtype: CacheDtype,
     /// Columns of a head's query, and rows of its keys' matrix, besides the rotated part.
     pub key_dim: u64,
     /// Columns of a head's result, and rows of its values' matrix.
@@ -115,7 +130,7 @@ impl Spec for LatentAttention {
     fn name(&self) -> String {
         let sizes = format!("{}_heads_of_{}_{}_{}", self.heads, self.rotated, self.key_dim, self.value_dim);
         let tables = format!("{}_{}", self.keys.name(), self.values.name());
-        format!("latent_attention_{sizes}_on_{}_by_{tables}_{}", self.latent, self.scores.name())
+        format!("latent_attention_{sizes}_on_{}_by_{tables}_{}{}", self.latent, self.scores.name(), of_cache(self.dtype))
     }
 
     fn args(&self) -> usize {

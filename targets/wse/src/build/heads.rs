@@ -1,7 +1,7 @@
 //! Heads, the cache and attention: each row of PEs has its heads, each column every n-th entry of the cache.
 
 use super::{Builder, Place};
-use q35_bundle::WaferCache;
+use q35_bundle::{CacheDtype, WaferCache};
 use q35_dialects::Ty;
 use q35_dialects::q35::Op;
 use q35_dialects::wse::{Arena, Attention, Axis, Call};
@@ -44,9 +44,13 @@ pub(crate) fn heads(request: &Request<'_>) -> Heads {
 impl Builder<'_> {
     pub(super) fn append(&mut self, id: NodeId, layer: u32) -> Result<(), String> {
         let (key, value) = (self.operand(id, 0)?, self.operand(id, 1)?);
-        let Some(Ty::Cache { kv_heads, key_dim, value_dim, .. }) = self.request.graph.node(id).results.first().copied() else {
+        let Some(Ty::Cache { kv_heads, key_dim, value_dim, dtype, .. }) = self.request.graph.node(id).results.first().copied()
+        else {
             return Err("it makes no cache".to_owned());
         };
+        if dtype != CacheDtype::F16 {
+            return Err(format!("its KV cache is in {dtype}, and a wafer keeps it in f16"));
+        }
         if key_dim != value_dim {
             return Err("keys and values have different columns".to_owned());
         }
