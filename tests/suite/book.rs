@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 const PAGES: &[&str] = &["README.md", "examples/README.md", "docs/src/linking.md", "docs/src/report.md"];
 
 /// Programs that commands use and a machine may lack: blocks that name one of them are then left out.
-const TOOLS: &[&str] = &["pkg-config", "python3", "c++"];
+const TOOLS: &[&str] = &["pkg-config", "python3", "c++", "aarch64-linux-gnu-gcc", "qemu-aarch64"];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let commands = PAGES.iter().filter(|_| cfg!(feature = "mlir"));

@@ -13,11 +13,8 @@ use std::sync::OnceLock;
 
 pub(crate) fn trials() -> Vec<Trial> {
     type Row = (&'static str, fn() -> Result<(), String>);
-    let table: [Row; 3] = [
-        ("a-c-program-says-what-the-runtime-says", same_tokens),
-        ("a-program-for-arm-says-what-the-runtime-says", other_architecture),
-        ("the-runtime-refuses-every-wrong-call", wrong_calls),
-    ];
+    let table: [Row; 2] =
+        [("a-c-program-says-what-the-runtime-says", same_tokens), ("the-runtime-refuses-every-wrong-call", wrong_calls)];
     table.into_iter().map(|(name, run)| Trial::test(format!("link/{name}"), move || run().map_err(Failed::from))).collect()
 }
 
@@ -68,40 +65,6 @@ fn same_tokens() -> Result<(), String> {
         None => Ok(()),
         Some(said) => Err(format!("the program says {said}, the runtime {expected}")),
     }
-}
-
-/// What makes and what runs programs for 64-bit Arm elsewhere.
-const CROSS_COMPILER: &str = "aarch64-linux-gnu-gcc";
-const EMULATOR: &str = "qemu-aarch64";
-/// Processors: one with dot products of bytes, and one without.
-const PROCESSORS: [&str; 2] = ["max", "cortex-a53"];
-
-/// A bundle made for another architecture than this one: the tokens that this machine's bundle gives.
-fn other_architecture() -> Result<(), String> {
-    let missing = [CROSS_COMPILER, EMULATOR].into_iter().find(|tool| watched::run(tool, &["--version"]).is_err());
-    if let Some(tool) = missing {
-        eprintln!("link: SKIPPED, there is no {tool} here; scripts/test-tools.sh installs what can be had");
-        return Ok(());
-    }
-    let (folder, here) = (tempfile::tempdir().map_err(text)?, compiled()?);
-    let at = |name: &str| folder.path().join(name);
-    let (model, bundle, built) = (here.with_file_name("model.onnx"), at("arm.q35"), at("generate"));
-    let levels = ["--levels", "dotprod", "--codec", "w8"];
-    let args = [&["compile", path(&model), "--quiet", "-o", path(&bundle)], &levels[..]].concat();
-    program::run("q35c", &args).success()?;
-    let (object, include) = (bundle.join("cpu/model.o"), format!("-I{}", bundle.join("cpu").display()));
-    let source = corpus::root().join("examples/c/generate.c");
-    watched::run(CROSS_COMPILER, &["-static", path(&source), path(&object), &include, "-lm", "-lpthread", "-o", path(&built)])?;
-    let expected = program::run("q35", &["run", path(here), "--tokens", "3,1,4,1,5,9,2,6", "-n", "12"]).success()?;
-    let weights = bundle.join("weights.safetensors");
-    for processor in PROCESSORS {
-        let prompt = ["3", "1", "4", "1", "5", "9", "2", "6"];
-        let said = watched::run(EMULATOR, &[&["-cpu", processor, path(&built), path(&weights), "12"], &prompt[..]].concat())?;
-        if said != expected {
-            return Err(format!("on {processor} the program says {said}, the runtime here {expected}"));
-        }
-    }
-    Ok(())
 }
 
 /// Writes a bundle's manifest anew, with the hash that it then has.
