@@ -325,7 +325,7 @@ fn check_calls(loaded: &Loaded) {
     loaded.call("calls", &[0i64; 6], &mut y);
     assert_eq!(y, [9, 16, 1, 1, 6, 25]);
     // SAFETY: the constant is four bytes.
-    let exported = unsafe { **loaded.library.get::<*const i32>(b"exported\0").unwrap() };
+    let exported = unsafe { **loaded.library.get::<*const i32>(b"exported\0").expect("it is exported") };
     assert_eq!(exported, 7);
     // SAFETY: it is only looked for.
     assert!(unsafe { loaded.library.get::<*const ()>(b"square\0") }.is_err());
