@@ -79,7 +79,7 @@ pub struct Shape {
     /// Columns that share a scale
     #[arg(long, value_enum, value_name = "row|64|128", default_value = "row")]
     pub group: GroupChoice,
-    /// Element type of the KV cache; what `q35c targets` says unless said otherwise
+    /// Element type of the KV cache; of those that `q35c targets` lists, f16 beside rounded weights and f32 beside float ones unless said otherwise
     #[arg(long, value_name = "f32|f16", value_parser = PossibleValuesParser::new(CACHE_DTYPES))]
     pub kv_cache_dtype: Option<String>,
     /// Feature levels to make code for, of those that `q35c targets` lists; native is what this machine has; all of this machine's architecture

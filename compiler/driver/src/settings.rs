@@ -40,7 +40,7 @@ impl Settings {
             refuse("--rotate", format!("target '{target}' has no rotation"), "leave it out".to_owned());
         }
         problems.extend(contradictions(shape, codec));
-        let kv_cache = problems.absorb(kv_cache(shape, target, capabilities)).unwrap_or_default();
+        let kv_cache = problems.absorb(kv_cache(shape, codec, target, capabilities)).unwrap_or_default();
         let levels = problems.absorb(levels(&shape.levels, target, capabilities)).unwrap_or(Levels::ALL);
         let rotate = wanted.map_or(pairs && turns, |switch| switch == Switch::On);
         let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations, kv_cache };
@@ -94,13 +94,15 @@ fn named(shape: &Shape) -> Option<Codec> {
     (shape.codec != "auto").then(|| parse(&shape.codec))
 }
 
-/// The element type of the KV cache: what the user names, or the first that the target has.
-fn kv_cache(shape: &Shape, target: &str, capabilities: &Capabilities) -> Result<CacheDtype> {
+/// The element type of the KV cache: what the user names. Otherwise, of those that the target has, half precision beside weights that are
+/// rounded far more coarsely, and single precision beside those that are not.
+fn kv_cache(shape: &Shape, codec: Codec, target: &str, capabilities: &Capabilities) -> Result<CacheDtype> {
     let known = &capabilities.kv_cache;
     let parse =
         |name: &String| name.parse().unwrap_or_else(|()| unreachable!("the command line takes known element types only"));
     let Some(wanted) = shape.kv_cache_dtype.as_ref().map(parse) else {
-        return Ok(known.first().copied().unwrap_or_default());
+        let best = if codec.has_scales() { CacheDtype::F16 } else { CacheDtype::F32 };
+        return Ok(known.iter().copied().find(|dtype| *dtype == best).or(known.first().copied()).unwrap_or_default());
     };
     if known.contains(&wanted) {
         return Ok(wanted);
@@ -231,6 +233,11 @@ mod tests {
             "error[Q35-0303]: target 'abacus' has no KV cache in f16\n  at option '--kv-cache-dtype'\n  help: it has one in f32"
         );
         let both = Capabilities { kv_cache: CacheDtype::ALL.to_vec(), ..capabilities() };
+        let unsaid = |codec, capabilities: &Capabilities| {
+            Settings::new(&shape(codec, None, GroupChoice::Row), "abacus", capabilities).unwrap().weights.kv_cache
+        };
+        assert_eq!([unsaid("w8", &both), unsaid("f32", &both)], [CacheDtype::F16, CacheDtype::F32]);
+        assert_eq!(unsaid("w8", &capabilities()), CacheDtype::F32);
         let settings = Settings::new(&asked("f16"), "abacus", &both).unwrap();
         let recorded = settings.recorded(1024);
         assert_eq!(recorded["kv-cache-dtype"], "f16");
