@@ -40,6 +40,16 @@ pub(super) struct Turned {
     pub passes: bool,
     /// First of the columns that are rotated, if any are; in `before` they come first.
     pub rotated_from: Option<u64>,
+    /// The norm of what the rotation gives, if it is the last.
+    pub norm: Option<NormAfter>,
+}
+
+/// A root mean square norm of rotated columns.
+pub(super) struct NormAfter {
+    /// One factor per column, if they are not all the same.
+    pub weight: Option<ParamName>,
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
 /// A cosine or sine of an angle, or an element of a table of them.
@@ -105,7 +115,10 @@ impl Raiser<'_> {
                 return self.fault("rotates columns in no regular way");
             }
             let (factor, before) = self.content(whole);
-            return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true, rotated_from: None });
+            return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true, rotated_from: None, norm: None });
+        }
+        if let Some(turned) = self.normed_after(whole, d, width)? {
+            return Ok(turned);
         }
         self.on_behalf(&[whole], |r| {
             let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([width]).collect();
@@ -348,7 +361,46 @@ impl Raiser<'_> {
             rotation: Some(rotation),
             passes: seen.passing.is_some(),
             rotated_from: Some(0),
+            norm: None,
         })
+    }
+
+    /// A product of rotated columns, the norm of all of them, and a constant vector.
+    fn normed_after(&mut self, whole: Id, d: Id, width: u64) -> Res<Option<Turned>> {
+        let (factor, rest) = self.eval.sym.coefficient(whole);
+        let factors = self.eval.sym.factors(rest);
+        let turns = |r: &Self, (f, p): &(Id, Power)| *p == Power::ONE && r.eval.sym.contains(*f, d) && r.has_trig(*f);
+        let Some(&(inner, _)) = factors.iter().find(|f| turns(self, f)) else { return Ok(None) };
+        let found = factors.iter().find_map(|(f, p)| {
+            let squares = if *p == Power::MINUS_HALF && self.has_trig(*f) { self.squares(*f) } else { None };
+            squares.filter(|squares| squares.group == width).map(|squares| (*f, squares))
+        });
+        let Some((norm, squares)) = found else { return Ok(None) };
+        let others: Vec<(Id, Power)> = factors.into_iter().filter(|(f, _)| ![inner, norm].contains(f)).collect();
+        let weight = self.eval.sym.powers(&others);
+        let columns = self.eval.sym.number(width as f64);
+        let square = self.eval.sym.pow(inner, Power::integer(2));
+        let wanted = self.eval.sym.fold(Combine::Sum, d, columns, square);
+        let summed = self.eval.sym.scaled(wanted, squares.scale);
+        let summed = self.eval.sym.plus(summed, squares.offset);
+        if summed != norm || self.is_varying(weight) {
+            return self.fault("scales rotated columns by a norm of something else");
+        }
+        let turned = self.unrotate(&|r, at| Ok(r.moved(inner, d, at)), width)?;
+        if turned.norm.is_some() || turned.rotated_from.is_some_and(|start| start > 0) {
+            return self.fault("normalizes rotated columns in no regular way");
+        }
+        // scale sum(x^2) + e = scale n (mean(x^2) + eps); the norm of `factor` times a rotation is that of the rotation, but for eps.
+        let n = width as f64;
+        let (inside, weight) = self.eval.sym.coefficient(weight);
+        let constant = self.eval.sym.as_number(weight);
+        let outside = factor * inside * constant.unwrap_or(1.0) / (squares.scale * n).sqrt() * turned.factor.signum();
+        let weight = match constant {
+            Some(_) => None,
+            None => Some(self.vector(weight, d, width, "a norm's weight")?),
+        };
+        let eps = (squares.offset / (squares.scale * n * turned.factor * turned.factor)) as f32;
+        Ok(Some(Turned { factor: outside, norm: Some(NormAfter { weight, eps }), ..turned }))
     }
 
     /// An angle is a position times a frequency per pair.
