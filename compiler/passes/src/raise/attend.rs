@@ -128,7 +128,7 @@ impl Raiser<'_> {
     }
 
     /// Applies the rotation and the norm behind it, if there is one; then neither is left. Also gives the factor that the value lacks now.
-    fn normed(&mut self, value: Value, factor: f64, turned: &mut Turned, head_dim: u64) -> Res<(Value, f64)> {
+    pub(super) fn normed(&mut self, value: Value, factor: f64, turned: &mut Turned, head_dim: u64) -> Res<(Value, f64)> {
         let Some(NormAfter { weight, eps }) = turned.norm.take() else { return Ok((value, factor)) };
         let value = self.turned(value, turned, head_dim, 1.0)?;
         turned.rotation = None;

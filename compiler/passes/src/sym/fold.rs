@@ -50,7 +50,13 @@ impl Arena {
         });
         let bound = self.intern(Node::Bound(level + 1, extent));
         let body = self.subst(body, &HashMap::from([(var, bound)]));
-        self.intern(Node::Fold(combine, bound, body))
+        if combine == Combine::Max {
+            return self.intern(Node::Fold(combine, bound, body));
+        }
+        // Which term of a sum comes first may be another one now.
+        let (c, body) = self.content(body);
+        let fold = self.intern(Node::Fold(combine, bound, body));
+        self.scaled(fold, c)
     }
 
     /// A constant factor and the rest; the first term of a sum of real numbers has none of its own, as in products.
