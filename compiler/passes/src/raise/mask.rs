@@ -51,12 +51,10 @@ impl Raiser<'_> {
         self.fault(format!("has a mask that is neither causal, nor a window, nor padding: {text}"))
     }
 
-    /// A comparison of `t` with the token's own index. Positions that are given rise by one along a sequence, so those of two tokens are as far
-    /// apart as the tokens are.
+    /// A comparison of `t` with the token's own index.
     fn bound(&mut self, part: Id, t: Id) -> Option<Bound> {
         let Node::NonNegative(gap) = *self.eval.sym.node(part) else { return None };
         let own = self.grid.column(&mut self.eval.sym);
-        let gap = self.by_index(gap, own, t)?;
         // own - t + c >= 0
         let ahead = self.eval.sym.linear(&[(gap, 1.0), (own, -1.0), (t, 1.0)], 0.0);
         if let Some(c) = self.eval.sym.as_int(ahead) {
@@ -65,20 +63,6 @@ impl Raiser<'_> {
         // t - own + w - 1 >= 0
         let behind = self.eval.sym.linear(&[(gap, 1.0), (own, 1.0), (t, -1.0)], 1.0);
         self.eval.sym.as_int(behind).filter(|w| *w > 0).map(|w| Bound::Window(w as u64))
-    }
-
-    /// A difference of the positions of two tokens, as one of their indices; anything else as it is.
-    fn by_index(&mut self, gap: Id, own: Id, t: Id) -> Option<Id> {
-        let (Some(positions), None) = (self.grid.positions, self.grid.past) else { return Some(gap) };
-        let [at_own, at_t] = [self.grid.s, t].map(|at| [self.grid.b, at]);
-        let [of_own, of_t] = [self.eval.element(positions, &at_own).ok()?, self.eval.element(positions, &at_t).ok()?];
-        let (terms, _) = self.eval.sym.terms(gap);
-        let coefficient = |of: Id| terms.iter().find(|(term, _)| *term == of).map_or(0.0, |(_, c)| *c);
-        // One position alone says nothing of an index.
-        if coefficient(of_own) + coefficient(of_t) != 0.0 {
-            return None;
-        }
-        Some(self.eval.sym.subst(gap, &[(of_own, own), (of_t, t)].into_iter().collect()))
     }
 
     /// `mask[b, t] != 0`.
