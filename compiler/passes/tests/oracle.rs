@@ -158,16 +158,16 @@ struct Outcome {
     missed: Vec<String>,
 }
 
-fn outcome(case: &common::Case) -> Outcome {
+fn outcome(case: &common::Case) -> Result<Outcome, String> {
     let common::Case { name, graph, folder } = case;
     let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("meta.json")).unwrap()).unwrap();
     let atol = meta["suggested_atol"].as_f64().unwrap();
     let (family, exporter) = name.split_once("--").or_else(|| name.split_once('/')).unwrap();
-    let imported = q35_import::open(graph).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let imported = q35_import::open(graph).map_err(|e| format!("{name}: {e}"))?;
     let config: Option<serde_json::Value> =
         std::fs::read(folder.join("config.json")).ok().map(|bytes| serde_json::from_slice(&bytes).unwrap());
     let context = config.and_then(|config| config["max_position_embeddings"].as_u64());
-    let model = raise(&imported.graph, &Options { name: name.clone(), context }).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let model = raise(&imported.graph, &Options { name: name.clone(), context }).map_err(|e| format!("{name}: {e}"))?;
     let params = values(&model);
     let mut missed = Vec::new();
     let bytes = std::fs::read(folder.join("gen.safetensors")).unwrap();
@@ -203,7 +203,31 @@ fn outcome(case: &common::Case) -> Outcome {
         count(&["route"]),
         if cached { "the graph's" } else { "new" },
     );
-    Outcome { name: name.clone(), row, missed }
+    Ok(Outcome { name: name.clone(), row, missed })
+}
+
+/// `Q35_GRAPHS=FOLDER` names a folder laid out as the corpus is: what becomes of each of its graphs is printed, and of each checkpoint whose
+/// folder has results too. `Q35_ONLY` is a part of the names that are wanted.
+#[test]
+fn graphs_of_a_folder() {
+    let Some(folder) = std::env::var_os("Q35_GRAPHS") else { return };
+    let only = std::env::var("Q35_ONLY").unwrap_or_default();
+    let mut found = common::cases(std::path::Path::new(&folder));
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.join("model.safetensors").is_file() && folder.join("meta.json").is_file() {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            found.push(common::Case { name, graph: folder.clone(), folder });
+        }
+    }
+    let mut wrong = 0;
+    for case in found.iter().filter(|case| case.name.contains(&only)) {
+        let found = std::panic::catch_unwind(|| outcome(case)).unwrap_or_else(|_| Err("panics".to_owned()));
+        let found = found.and_then(|o| if o.missed.is_empty() { Ok(o.row) } else { Err(o.missed.join("; ")) });
+        wrong += usize::from(found.is_err());
+        println!("{} {}: {}", if found.is_ok() { "PASS" } else { "FAIL" }, case.name, found.unwrap_or_else(|e| e));
+    }
+    assert!(wrong == 0, "{wrong} graphs are not what they should be");
 }
 
 const PAGE_HEAD: &str = "\
@@ -222,7 +246,7 @@ decoded; for graphs spelled out by `tests/generators`: ONNX Runtime) gave; greed
 
 #[test]
 fn every_graph_gives_its_stored_logits() {
-    let outcomes: Vec<Outcome> = common::present().iter().map(outcome).collect();
+    let outcomes: Vec<Outcome> = common::present().iter().map(|case| outcome(case).unwrap_or_else(|e| panic!("{e}"))).collect();
     let missed: Vec<String> = outcomes.iter().flat_map(|o| o.missed.clone()).collect();
     assert!(missed.is_empty(), "{}", missed.join("\n"));
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../GRAPHS.md");

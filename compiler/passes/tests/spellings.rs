@@ -299,6 +299,44 @@ fn a_part_of_the_columns_may_turn_in_neighbouring_pairs() {
     }
 }
 
+/// Queries and keys may be normalized after they rotated, before they go into the cache.
+#[test]
+fn norms_may_follow_rotations() {
+    let normed = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let turned = plain_rope(w, x, ids, frequencies);
+        let weight = w.weights(&[WIDTH]);
+        plain_norm(w, turned, weight)
+    };
+    let found = model(&Spelling { rope: normed, ..PLAIN });
+    let text = ops(&found);
+    for wanted in [
+        "%7 = rope(%3, %6) {head_dim = 8, style = halves} : act<tokens, 16>\n%8 = rms_norm(%7) {eps = 1e-5, group = 8, weight = ",
+        "%9 = rope(%4, %6) {head_dim = 8, style = halves} : act<tokens, 16>\n%10 = rms_norm(%9) {eps = 1e-5, group = 8, weight = ",
+        "%12 = append(%10, %11) {kv_heads = 2, layer = 0}",
+        "%13 = attention(%8, %12) {heads = 2, scale = 0.5}",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\nis not in\n{text}");
+    }
+    // Without a weight, and of a length that the cosines have.
+    let plain = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let (half, one) = (w.number(0.5), w.weights(&[1]));
+        let turned = plain_rope(w, x, ids, frequencies);
+        let turned = w.op("Mul", &[turned, half]);
+        plain_norm(w, turned, one)
+    };
+    assert!(ops(&model(&Spelling { rope: plain, ..PLAIN })).contains("rms_norm(%7) {eps = 4e-5, group = 8}"));
+    let of_another = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let (turned, two, eps, axis) = (plain_rope(w, x, ids, frequencies), w.number(2.0), w.number(1e-5), w.ints(&[-1]));
+        let other = w.op("Add", &[turned, x]);
+        let square = w.op("Pow", &[other, two]);
+        let mean = w.op("ReduceMean", &[square, axis]);
+        let shifted = w.op("Add", &[mean, eps]);
+        let root = w.op("Sqrt", &[shifted]);
+        w.op("Div", &[turned, root])
+    };
+    assert!(errors(&Spelling { rope: of_another, ..PLAIN }).contains("scales rotated columns by a norm of something else"));
+}
+
 #[test]
 fn a_rotation_by_other_rules_is_refused() {
     // The sine's sign is turned round in both halves.

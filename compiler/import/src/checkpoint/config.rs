@@ -66,6 +66,7 @@ config! {
         layer_types: Vec<String>,
         // Rotations.
         partial_rotary_factor: f64,
+        rotary_dim: u64,
         rope_theta: f64,
         rope_local_base_freq: f64,
         rope_scaling: Rope,
@@ -105,6 +106,7 @@ config! {
         mlp_only_layers: Vec<u64>,
         decoder_sparse_step: u64,
         first_k_dense_replace: u64,
+        num_dense_layers: u64,
         moe_layer_freq: u64,
         moe_layer_start_index: u64,
         moe_layer_end_index: u64,
@@ -122,6 +124,7 @@ config! {
         rope_theta: f64,
         partial_rotary_factor: f64,
         factor: f64,
+        alpha: f64,
         low_freq_factor: f64,
         high_freq_factor: f64,
         original_max_position_embeddings: u64,

@@ -28,7 +28,7 @@ pub(super) fn has_experts(config: &Config, facts: &ExpertFacts, layer: u64) -> R
             !dense && (layer + 1).is_multiple_of(every("decoder_sparse_step", config.decoder_sparse_step)?)
         }
         ExpertLayers::AfterDense => {
-            layer >= config.first_k_dense_replace.unwrap_or(0)
+            layer >= config.first_k_dense_replace.or(config.num_dense_layers).unwrap_or(0)
                 && layer.is_multiple_of(every("moe_layer_freq", config.moe_layer_freq)?)
         }
         ExpertLayers::Between => {

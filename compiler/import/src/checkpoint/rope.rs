@@ -6,7 +6,7 @@
 //! (Ding et al. 2024), and cosines and sines by one number or, in Phi-3.5-MoE, by one for each list of factors.
 //!
 //! Two kinds depend on the length of the text, and a compiled model has one set of frequencies for all texts. `dynamic` changes nothing up to
-//! `max_position_embeddings`, and no context is compiled beyond that. `longrope` has two lists of factors, for texts within the original context
+//! `max_position_embeddings`, and no context is compiled beyond that; one with an `alpha` has another base for all lengths (HunYuan). `longrope` has two lists of factors, for texts within the original context
 //! and for longer ones: the context that is compiled for decides, so a model that is compiled for its long context uses the long factors for short
 //! texts too.
 
@@ -40,8 +40,14 @@ fn original(rope: &Rope, config: &Config) -> Option<u64> {
 /// The rotation that `rope` describes.
 pub(super) fn rotation(rope: &Rope, at: Setting<'_>) -> Result<Rotation, Diagnostic> {
     let config = at.config;
-    let theta = rope.rope_theta.or(config.rope_theta).unwrap_or(10_000.0);
-    let partial = rope.partial_rotary_factor.or(config.partial_rotary_factor).unwrap_or(at.partial);
+    let mut theta = rope.rope_theta.or(config.rope_theta).unwrap_or(10_000.0);
+    if let ("dynamic", Some(alpha)) = (rope.kind(), rope.alpha) {
+        // Whatever the length of the text, the base is that of one `alpha` times as long.
+        let columns = at.head_dim as f64;
+        theta *= positive("alpha", Some(alpha))?.powf(columns / (columns - 2.0));
+    }
+    let columns = config.rotary_dim.map(|columns| columns as f64 / at.head_dim as f64);
+    let partial = rope.partial_rotary_factor.or(config.partial_rotary_factor).or(columns).unwrap_or(at.partial);
     let half = (at.head_dim as f64 * partial / 2.0) as u64;
     if !(theta > 1.0 && theta.is_finite() && half >= 1 && 2 * half <= at.head_dim) {
         return Err(wrong(format!("rope_theta {theta} with partial_rotary_factor {partial} rotates nothing")));

@@ -274,12 +274,25 @@ const ERNIE_EXPERTS: ExpertFacts = ExpertFacts {
     layers: ExpertLayers::Between,
     ..QWEN_EXPERTS
 };
+const LFM2_EXPERTS: ExpertFacts = ExpertFacts {
+    module: "feed_forward",
+    layout: ExpertLayout::Apart(["w1", "w3", "w2"]),
+    scoring: Scoring::Sigmoid,
+    correction: Some(("expert_bias", &[])),
+    normalize: Normalize::Configured(true),
+    eps: 1e-6,
+    layers: ExpertLayers::AfterDense,
+    ..QWEN_EXPERTS
+};
+const MINIMAX_EXPERTS: ExpertFacts =
+    ExpertFacts { scoring: Scoring::Sigmoid, correction: Some(("e_score_correction_bias", &[])), ..MIXTRAL_EXPERTS };
 
 /// Every family there is, in alphabetical order.
 pub(crate) const FAMILIES: &[Family] = &[
     Family { model_type: "arcee", gated: false, activation: Activation::SquaredRelu, ..LLAMA },
     COHERE,
     Family { model_type: "cohere2", window: Window::AllBut(4), rotates: Rotates::Windowed, ..COHERE },
+    Family { model_type: "cwm", biases: BiasRule::Never, ..LLAMA },
     DEEPSEEK_V2,
     Family { model_type: "deepseek_v3", experts: Some(DEEPSEEK_V3_EXPERTS), ..DEEPSEEK_V2 },
     Family { model_type: "dots1", experts: Some(DEEPSEEK_V3_EXPERTS), window: Window::AllBut(2), ..QWEN3 },
@@ -293,6 +306,11 @@ pub(crate) const FAMILIES: &[Family] = &[
         window: Window::AllBut(4),
         rotates: Rotates::Windowed,
         ..LLAMA
+    },
+    Family {
+        model_type: "flex_olmo",
+        experts: Some(ExpertFacts { whole_width: true, layers: ExpertLayers::All, ..QWEN_EXPERTS }),
+        ..OLMO2
     },
     GEMMA,
     GEMMA2,
@@ -338,7 +356,47 @@ pub(crate) const FAMILIES: &[Family] = &[
     GRANITE,
     Family { model_type: "granitemoe", experts: Some(GRANITE_EXPERTS), ..GRANITE },
     Family { model_type: "helium", turn: Turn::Neighbours, ..LLAMA },
+    Family {
+        model_type: "hunyuan_v1_dense",
+        qk_norm: QkNorm::Turned,
+        names: Names { qk_norms: ["query_layernorm", "key_layernorm"], ..Names::LLAMA },
+        ..LLAMA
+    },
+    Family { model_type: "internlm3", ..LLAMA },
+    Family { model_type: "iquestcoder", ..LLAMA },
+    Family {
+        model_type: "jais2",
+        norm: LAYER_NORM,
+        eps: EpsRule::LayerNorm,
+        gated: false,
+        activation: Activation::SquaredRelu,
+        ..LLAMA
+    },
+    Family {
+        model_type: "lfm2_moe",
+        eps: EpsRule::Norm,
+        norms: LayerNorms { attention: [Some("operator_norm"), None], ffn: [Some("ffn_norm"), None] },
+        biases: BiasRule::Never,
+        qk_norm: QkNorm::Heads,
+        names: Names {
+            attention_out: "out_proj",
+            last_norm: "model.embedding_norm",
+            ffn: "feed_forward",
+            gated: ["w1", "w3", "w2"],
+            qk_norms: ["q_layernorm", "k_layernorm"],
+            ..Names::LLAMA
+        },
+        experts: Some(LFM2_EXPERTS),
+        ..LLAMA
+    },
     LLAMA,
+    Family {
+        model_type: "minimax_m2",
+        biases: BiasRule::Never,
+        qk_norm: QkNorm::Whole,
+        experts: Some(MINIMAX_EXPERTS),
+        ..LLAMA
+    },
     Family { model_type: "ministral", ..MISTRAL },
     MISTRAL,
     Family { model_type: "mixtral", experts: Some(MIXTRAL_EXPERTS), ..MISTRAL },
@@ -371,7 +429,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         activation: Activation::GeluTanh,
         partial: 0.5,
         biases: BiasRule::Everywhere,
-        names: Names { attention_out: "dense", last_norm: "model.final_layernorm", ungated: ["fc1", "fc2"] },
+        names: Names { attention_out: "dense", last_norm: "model.final_layernorm", ungated: ["fc1", "fc2"], ..Names::LLAMA },
         ..LLAMA
     },
     Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true }, ..MISTRAL },
@@ -387,6 +445,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family { model_type: "qwen3_moe", experts: Some(QWEN_EXPERTS), ..QWEN3 },
     Family { model_type: "seed_oss", ..LLAMA },
     Family { model_type: "smollm3", window: Window::Switched, rotates: Rotates::Marked, ..LLAMA },
+    Family { model_type: "solar_open", experts: Some(DEEPSEEK_V3_EXPERTS), ..LLAMA },
     Family {
         model_type: "stablelm",
         norm: LAYER_NORM,
@@ -406,6 +465,12 @@ pub(crate) const FAMILIES: &[Family] = &[
         names: Names { ungated: ["c_fc", "c_proj"], ..Names::LLAMA },
         ..LLAMA
     },
+    Family {
+        model_type: "vaultgemma",
+        norms: LayerNorms { attention: [Some("input_layernorm"), None], ffn: [Some("pre_feedforward_layernorm"), None] },
+        ..GEMMA2
+    },
+    Family { model_type: "youtu", experts: None, ..DEEPSEEK_V2 },
 ];
 
 /// Architectures that are known, and what of them cannot be computed.
@@ -423,7 +488,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("granitemoehybrid", "state space layers"),
     ("jamba", "state space layers"),
     ("lfm2", "short convolutions"),
-    ("lfm2_moe", "short convolutions"),
     ("llama4", "images"),
     ("llama4_text", "chunked attention"),
     ("mamba", "state space layers"),

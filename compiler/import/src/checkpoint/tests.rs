@@ -102,6 +102,10 @@ fn configurations_that_are_refused() {
                 "original_max_position_embeddings": 8}"#,
             "error[Q35-0111]: the rope's short_factor is not 2 positive numbers, one for each frequency",
         ),
+        (
+            r#", "rope_scaling": {"rope_type": "dynamic", "alpha": -1.0}"#,
+            "error[Q35-0111]: the rope's alpha is missing or not positive",
+        ),
         (r#", "clip_qkv": 8.0"#, "error[Q35-0207]: clip_qkv is 8, but there is no op for bounds of queries, keys and values"),
         (
             r#", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}"#,
@@ -123,11 +127,19 @@ fn configurations_that_are_refused() {
     };
     assert_eq!(
         rewrite(r#"{"model_type": "bert"}"#),
-        "error[Q35-0208]: checkpoints of model type 'bert' are not known; arcee, cohere, cohere2, deepseek_v2, deepseek_v3, dots1, ernie4_5, \
-         ernie4_5_moe, exaone4, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_oss, granite, granitemoe, helium, llama, \
-         ministral, mistral, mixtral, nemotron, olmo, olmo2, olmo3, olmoe, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, \
-         qwen3_moe, seed_oss, smollm3, stablelm, starcoder2 are\n  \
+        "error[Q35-0208]: checkpoints of model type 'bert' are not known; arcee, cohere, cohere2, cwm, deepseek_v2, deepseek_v3, dots1, \
+         ernie4_5, ernie4_5_moe, exaone4, flex_olmo, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_oss, granite, granitemoe, helium, \
+         hunyuan_v1_dense, internlm3, iquestcoder, jais2, lfm2_moe, llama, minimax_m2, ministral, mistral, mixtral, nemotron, olmo, olmo2, \
+         olmo3, olmoe, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, qwen3_moe, seed_oss, smollm3, solar_open, stablelm, starcoder2, \
+         vaultgemma, youtu are\n  \
          at file 'DIR/config.json'\n  help: export the model to ONNX and compile that"
+    );
+    assert_eq!(
+        rewrite(
+            r#"{"model_type": "lfm2_moe", "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "layer_types": ["conv"]}"#
+        ),
+        "error[Q35-0207]: layer_types has layers of type 'conv', but there is no op for short convolutions\n  \
+         at file 'DIR/config.json'"
     );
     assert_eq!(
         rewrite(r#"{"model_type": "bamba"}"#),

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::families::wrong;
 use super::table::Window;
-use q35_diag::Diagnostic;
+use q35_diag::{Code, Diagnostic};
 
 /// The window of each layer.
 pub(super) fn windows(config: &Config, rule: Window, layers: u64) -> Result<Vec<Option<u64>>, Diagnostic> {
@@ -22,6 +22,10 @@ pub(super) fn windows(config: &Config, rule: Window, layers: u64) -> Result<Vec<
                 ("sliding_attention", None) => {
                     Err(wrong("layer_types has a layer with a window, but sliding_window is not given".into()))
                 }
+                ("conv", _) => Err(Diagnostic::error(
+                    Code::UnsupportedForm,
+                    "layer_types has layers of type 'conv', but there is no op for short convolutions",
+                )),
                 (other, _) => Err(wrong(format!("layer type '{other}' is not known"))),
             })
             .collect();

@@ -19,20 +19,26 @@ impl Write<'_> {
         let (queries, keys) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let [mut q, mut k, v] = self.linears(name, x, m.hidden, parts, m.fused.qkv.then_some("qkv_proj"), m.biases.qkv);
+        let [q_norm, k_norm] = m.names.qk_norms.map(|norm| format!("{name}.{norm}"));
         if a.qk_norm == QkNorm::Whole {
-            q = self.norm(&format!("{name}.q_norm"), &q, queries, m.eps);
-            k = self.norm(&format!("{name}.k_norm"), &k, keys, m.eps);
+            q = self.norm(&q_norm, &q, queries, m.eps);
+            k = self.norm(&k_norm, &k, keys, m.eps);
         }
         self.w.enter(name);
         let [mut q, mut k, v] = [q, k, v].map(|x| self.split_heads(&x, a.head_dim, shared));
         if a.qk_norm == QkNorm::Heads {
-            q = self.norm(&format!("{name}.q_norm"), &q, a.head_dim, m.eps);
-            k = self.norm(&format!("{name}.k_norm"), &k, a.head_dim, m.eps);
+            q = self.norm(&q_norm, &q, a.head_dim, m.eps);
+            k = self.norm(&k_norm, &k, a.head_dim, m.eps);
         }
         self.w.enter(name);
         let [mut q, mut k, v] = [q, k, v].map(|x| self.heads_first(&x));
         if let Some(angles) = layer.rotation.map(|at| &shared.angles[at]) {
             [q, k] = [q, k].map(|x| self.rotate(&x, a.head_dim, a.turn, angles, shared));
+        }
+        if a.qk_norm == QkNorm::Turned {
+            q = self.norm(&q_norm, &q, a.head_dim, m.eps);
+            k = self.norm(&k_norm, &k, a.head_dim, m.eps);
+            self.w.enter(name);
         }
         let [k, v] = [k, v].map(|x| self.repeat(&x, a, shared));
         let sinks = format!("{name}.sinks");

@@ -77,8 +77,8 @@ impl Write<'_> {
 
     fn ffn(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
         match &at.ffn {
-            Ffn::Dense(width) => self.gated(&format!("{layer}.mlp"), x, *width),
-            Ffn::Ungated(width) => self.ungated(&format!("{layer}.mlp"), x, *width),
+            Ffn::Dense(width) => self.gated(&format!("{layer}.{}", self.model.names.ffn), x, *width),
+            Ffn::Ungated(width) => self.ungated(&format!("{layer}.{}", self.model.names.ffn), x, *width),
             Ffn::Experts(experts) => self.experts(&format!("{layer}.{}", experts.module), x, experts, shared),
         }
     }

@@ -126,11 +126,12 @@ impl Write<'_> {
     /// A dense gated unit.
     pub(super) fn gated(&mut self, module: &str, x: &str, width: u64) -> String {
         let m = self.model;
-        let parts = [("gate_proj", width), ("up_proj", width)];
+        let [gate, up, down] = m.names.gated;
+        let parts = [(gate, width), (up, width)];
         let [gate, up] = self.linears(module, x, m.hidden, parts, m.fused.gate_up.then_some("gate_up_proj"), m.biases.ffn);
         self.w.enter(module);
         let product = self.gate(&gate, &up);
-        self.linear(&format!("{module}.down_proj"), &product, width, m.hidden, m.biases.ffn)
+        self.linear(&format!("{module}.{down}"), &product, width, m.hidden, m.biases.ffn)
     }
 
     /// A dense unit without a gate.

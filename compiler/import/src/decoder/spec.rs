@@ -66,13 +66,26 @@ pub(crate) struct Names {
     pub(crate) attention_out: &'static str,
     /// The norm behind all layers.
     pub(crate) last_norm: &'static str,
+    /// A dense feed-forward part.
+    pub(crate) ffn: &'static str,
+    /// Its gate, what that gates, and the way out.
+    pub(crate) gated: [&'static str; 3],
     /// The two linear layers of a feed-forward part that has no gate.
     pub(crate) ungated: [&'static str; 2],
+    /// The norms of queries and of keys.
+    pub(crate) qk_norms: [&'static str; 2],
 }
 
 impl Names {
     /// LLaMA's.
-    pub(crate) const LLAMA: Self = Self { attention_out: "o_proj", last_norm: "model.norm", ungated: ["up_proj", "down_proj"] };
+    pub(crate) const LLAMA: Self = Self {
+        attention_out: "o_proj",
+        last_norm: "model.norm",
+        ffn: "mlp",
+        gated: ["gate_proj", "up_proj", "down_proj"],
+        ungated: ["up_proj", "down_proj"],
+        qk_norms: ["q_norm", "k_norm"],
+    };
 }
 
 /// Names of the norms before and after a layer's attention and feed-forward part, where there are any; what comes after is added to the residual
@@ -126,7 +139,7 @@ pub(crate) struct Heads {
     pub(crate) scale: f32,
     /// Bound of the scores.
     pub(crate) softcap: Option<f32>,
-    /// Norms of queries and keys before they rotate.
+    /// Norms of queries and keys.
     pub(crate) qk_norm: QkNorm,
     /// Whether each head has a score that belongs to no token.
     pub(crate) sinks: bool,
@@ -141,6 +154,8 @@ pub(crate) enum QkNorm {
     Absent,
     /// Head by head, one weight for all.
     Heads,
+    /// The same, after they rotated.
+    Turned,
     /// All heads together.
     Whole,
 }

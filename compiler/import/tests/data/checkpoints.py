@@ -35,6 +35,7 @@ CASES = {
                                           moe_layer_start_index=1, moe_layer_end_index=1, moe_layer_interval=1,
                                           moe_norm_min=0.6)),
     "exaone4": ("exaone4", dict(HEADS, **WINDOW, layer_types=["sliding_attention", "full_attention"])),
+    "flex_olmo": ("flex_olmo", dict(hidden_size=24, num_experts=4, num_experts_per_tok=2, intermediate_size=16)),
     "gemma": ("gemma", HEADS),
     "gemma2": ("gemma2", dict(HEADS, **WINDOW, query_pre_attn_scalar=16, attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
     "gemma3_text": ("gemma3_text", dict(HEADS, **WINDOW, query_pre_attn_scalar=24, layer_types=["sliding_attention", "full_attention"])),
@@ -47,7 +48,14 @@ CASES = {
     "granitemoe": ("granitemoe", dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.25, logits_scaling=2.0,
                                       num_local_experts=6, num_experts_per_tok=2, intermediate_size=24)),
     "helium": ("helium", dict(head_dim=8)),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", dict(hidden_size=24, head_dim=8, rope_parameters=dict(rope_type="dynamic", alpha=50.0, factor=1.0,
+                                                                                                   rope_theta=10000.0))),
+    "jais2": ("jais2", dict(hidden_size=24, head_dim=8, intermediate_size=24, layer_norm_eps=1e-5)),
+    "lfm2_moe": ("lfm2_moe", dict(hidden_size=24, intermediate_size=24, num_attention_heads=3, num_key_value_heads=1, moe_intermediate_size=16,
+                                  num_experts=4, num_experts_per_tok=2, num_dense_layers=1, norm_eps=1e-5, routed_scaling_factor=1.5,
+                                  layer_types=["full_attention", "full_attention"])),
     "llama": ("llama", dict(HEADS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "minimax_m2": ("minimax_m2", dict(hidden_size=24, head_dim=8, intermediate_size=16, num_local_experts=4, num_experts_per_tok=2, rotary_dim=4)),
     "ministral": ("ministral", dict(HEADS, **WINDOW, rope_parameters=dict(rope_type="default", rope_theta=10000.0),
                                     layer_types=["sliding_attention", "full_attention"])),
     "nemotron": ("nemotron", {}),
@@ -65,21 +73,25 @@ CASES = {
     "smollm3": ("smollm3", dict(num_hidden_layers=4, hidden_size=32, intermediate_size=32)),
     "stablelm": ("stablelm", dict(use_qkv_bias=True)),
     "starcoder2": ("starcoder2", dict(WINDOW, use_bias=True)),
+    "vaultgemma": ("vaultgemma", dict(hidden_size=24, head_dim=8, intermediate_size=24, **WINDOW, query_pre_attn_scalar=16,
+                                      attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
+    "youtu": ("youtu", dict(hidden_size=24, intermediate_size=24, q_lora_rank=16, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=8,
+                            v_head_dim=12, num_key_value_heads=4, head_dim=8, tie_word_embeddings=True)),
 }
 
 
 def fill(model):
     generator = torch.Generator().manual_seed(5)
-    corrections = [(name, b) for name, b in model.named_buffers() if "e_score_correction_bias" in name]
+    corrections = [(name, b) for name, b in model.named_buffers() if "e_score_correction_bias" in name or "expert_bias" in name]
     for name, p in list(model.named_parameters()) + corrections:
         noise = torch.randn(p.shape, generator=generator)
-        if "e_score_correction_bias" in name:
+        if "e_score_correction_bias" in name or "expert_bias" in name:
             p.data = noise * 0.3
         elif p.dim() >= 2:
             p.data = noise * (0.5 if "embed" in name else 1.3 / p.shape[-1] ** 0.5)
         elif "norm" in name:
             # Some families store what a norm's factor is above 1.
-            around = 0.0 if "bias" in name or type(model).__name__.startswith(("Gemma", "Nemotron")) else 1.0
+            around = 0.0 if "bias" in name or type(model).__name__.startswith(("Gemma", "Nemotron", "VaultGemma")) else 1.0
             p.data = around + 0.2 * noise
         else:
             p.data = 0.3 * noise

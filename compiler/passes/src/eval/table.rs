@@ -104,6 +104,7 @@ const TABLE: &[Row] = &[
     row("IsNaN", TRUTH, Each(1, |s, _| s.truth(false))),
     row("Where", Of(1), Each(3, |s, x| s.select(x[0], x[1], x[2]))),
     row("Cast", By(ew::cast_kind), Own(shapes::same_shape, ew::cast)),
+    row("CastLike", Of(1), Own(shapes::same_shape, ew::cast)),
     row("Identity", Of(0), Own(shapes::same_shape, view::identity)),
     row("Dropout", Of(0), Own(shapes::same_shape, view::identity)),
     row("Reshape", Of(0), Own(view::reshape_shape, view::reshape)),

@@ -46,6 +46,7 @@ const FORMS: &[Form] = &[
     |r, ask| r.loaded(ask),
     |r, ask| r.picked_columns(ask),
     |r, ask| r.norm(ask),
+    |r, ask| r.rotated(ask),
     |r, ask| r.glu(ask),
     |r, ask| r.combined(ask),
     |r, ask| r.sum(ask),

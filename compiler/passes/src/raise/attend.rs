@@ -3,10 +3,10 @@
 //! Keys and values are asked for at two kinds of entries: at a new token they give what is appended, at a past one they have to be the
 //! cache itself. Scaling on either side, repeated heads and rotations are seen through; a graph without a cache gets one.
 
-use super::rope::Turned;
+use super::rope::{NormAfter, Turned};
 use super::{Layer, Raiser, Res};
 use crate::sym::{Id, Node};
-use q35_dialects::q35::{Append, Attention, Rope};
+use q35_dialects::q35::{Append, Attention, RmsNorm, Rope};
 use q35_graph::Value;
 use q35_graph::source::SourceOp;
 
@@ -56,8 +56,8 @@ impl Raiser<'_> {
         let past_factor = key_past.as_ref().map_or(1.0, |p| p.factor);
         let value_factor = value_past.as_ref().map_or(1.0, |p| p.factor);
 
-        let query = self.unrotate(&|r, d| (a.query)(r, h, s, d), a.key_dim)?;
-        let keys = self.unrotate(
+        let mut query = self.unrotate(&|r, d| (a.query)(r, h, s, d), a.key_dim)?;
+        let mut keys = self.unrotate(
             &|r, d| {
                 let x = (a.key)(r, h, own, d)?;
                 r.per_kv_head(&sharing, x, h)
@@ -70,6 +70,8 @@ impl Raiser<'_> {
         }
         let (q, q_factor) = self.flat_activation(query.before, h, query.column, a.heads, a.key_dim)?;
         let (k, k_factor) = self.flat_activation(keys.before, sharing.g, keys.column, sharing.kv_heads, a.key_dim)?;
+        let (q, q_factor) = self.normed(q, q_factor, &mut query, a.key_dim)?;
+        let (k, k_factor) = self.normed(k, k_factor, &mut keys, a.key_dim)?;
         let value_here = self.per_kv_head(&sharing, value, h)?;
         let (v, v_factor) = self.flat_activation(value_here, sharing.g, e, sharing.kv_heads, a.value_dim)?;
 
@@ -123,6 +125,17 @@ impl Raiser<'_> {
         let Some(rotation) = &turned.rotation else { return Ok(value) };
         let rotary = self.rotary(rotation, scale * rotation.ratio)?;
         self.on_behalf(&[turned.whole], |r| r.add(Rope { head_dim, style: rotation.style }, &[value, rotary]))
+    }
+
+    /// Applies the rotation and the norm behind it, if there is one; then neither is left. Also gives the factor that the value lacks now.
+    pub(super) fn normed(&mut self, value: Value, factor: f64, turned: &mut Turned, head_dim: u64) -> Res<(Value, f64)> {
+        let Some(NormAfter { weight, eps }) = turned.norm.take() else { return Ok((value, factor)) };
+        let value = self.turned(value, turned, head_dim, 1.0)?;
+        turned.rotation = None;
+        // The norm of `factor x` is that of x with another eps, and the sign.
+        let norm = RmsNorm { weight, eps: (f64::from(eps) / (factor * factor)) as f32, group: head_dim };
+        let value = self.on_behalf(&[turned.whole], |r| r.add(norm, &[value]))?;
+        Ok((value, factor.signum()))
     }
 
     /// The cache input behind keys or values at past entries.

@@ -71,6 +71,9 @@ impl Raiser<'_> {
         let s = self.grid.s;
         let query = self.unrotate(&|r, d| (a.query)(r, h, s, d), a.key_dim)?;
         let turned = self.unrotate(&|r, d| rotated(r, own, d), stop - start)?;
+        if query.norm.is_some() || turned.norm.is_some() {
+            return self.fault("normalizes what it rotated beside a latent, which is not supported");
+        }
         if query.rotated_from != Some(start) || turned.rotated_from != Some(0) {
             return self.fault("rotates other columns of queries than of keys");
         }

@@ -10,15 +10,15 @@ use q35_dialects::q35::{LayerNorm, Op, RmsNorm};
 use q35_graph::Value;
 
 /// What the summed squares of a norm are.
-struct Squares {
+pub(super) struct Squares {
     /// Square at `bound`, and the factor of all of them.
     body: Id,
-    scale: f64,
+    pub(super) scale: f64,
     bound: Id,
     /// How many are summed.
-    group: u64,
+    pub(super) group: u64,
     /// Added to the sum.
-    offset: f64,
+    pub(super) offset: f64,
 }
 
 impl Raiser<'_> {
@@ -37,20 +37,25 @@ impl Raiser<'_> {
     /// A product with one factor `(sum over a group of x^2 + e)^(-1/2)`, and what is added to it.
     fn normalized(&mut self, ask: Ask, bias: Option<Id>) -> Res<Option<Made>> {
         let factors = self.eval.sym.factors(ask.expr);
-        let found = factors.iter().enumerate().find_map(|(at, (f, p))| {
-            let squares = if *p == Power::MINUS_HALF { self.squares(*f) } else { None };
-            squares.map(|squares| (at, squares))
-        });
-        let Some((at, Squares { body, scale, bound, group, offset })) = found else { return Ok(None) };
-        let others: Vec<(Id, Power)> = factors.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| *f).collect();
-        let others = self.eval.sym.powers(&others);
-        // The root of the summed square, at this column, is what is normalized.
-        let roots: Vec<(Id, Power)> = self.eval.sym.factors(body).iter().map(|(f, p)| (*f, p.half())).collect();
-        let other = self.eval.sym.powers(&roots);
-        let group_size = self.eval.sym.number(group as f64);
-        let (_, within) = self.eval.sym.div_mod(ask.column, group_size);
-        let x = self.moved(other, bound, within);
-        let weight = self.eval.sym.quotient(others, x);
+        let mut found = None;
+        for (at, (f, p)) in factors.iter().enumerate() {
+            let Some(squares) = (if *p == Power::MINUS_HALF { self.squares(*f) } else { None }) else { continue };
+            let others: Vec<(Id, Power)> = factors.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| *f).collect();
+            let others = self.eval.sym.powers(&others);
+            // The root of the summed square, at this column, is what is normalized.
+            let roots: Vec<(Id, Power)> = self.eval.sym.factors(squares.body).iter().map(|(f, p)| (*f, p.half())).collect();
+            let other = self.eval.sym.powers(&roots);
+            let group_size = self.eval.sym.number(squares.group as f64);
+            let (_, within) = self.eval.sym.div_mod(ask.column, group_size);
+            let x = self.moved(other, squares.bound, within);
+            let weight = self.eval.sym.quotient(others, x);
+            // What is normalized may be a norm itself.
+            found = Some((squares, other, within, x, weight));
+            if !self.is_varying(weight) {
+                break;
+            }
+        }
+        let Some((Squares { scale, bound, group, offset, .. }, other, within, x, weight)) = found else { return Ok(None) };
         if self.is_varying(weight) {
             return self.fault("scales by a norm of something else");
         }
@@ -147,7 +152,7 @@ impl Raiser<'_> {
     }
 
     /// What `sum(body) + offset` sums.
-    fn squares(&self, id: Id) -> Option<Squares> {
+    pub(super) fn squares(&self, id: Id) -> Option<Squares> {
         let (terms, offset) = self.eval.sym.terms(id);
         let [(fold, 1.0)] = terms[..] else { return None };
         let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return None };

@@ -83,6 +83,17 @@ impl Raiser<'_> {
         whole && !rows.is_empty() && rows.iter().all(|(f, p)| *p == Power::ONE && !self.has_trig(*f) && self.reads_raised(*f))
     }
 
+    /// Whether an expression is the norm of such a row, as families have that normalize what is added.
+    fn is_norm_of_plain(&mut self, term: Id, column: Id, width: u64) -> bool {
+        let factors = self.eval.sym.factors(term);
+        let is_norm =
+            |r: &Self, f: Id, p: Power| p == Power::MINUS_HALF && r.squares(f).is_some_and(|squares| squares.group == width);
+        let Some(at) = factors.iter().position(|(f, p)| is_norm(self, *f, *p)) else { return false };
+        let others = factors.into_iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| f);
+        let varying: Vec<(Id, Power)> = others.filter(|(f, _)| self.is_varying(*f)).collect();
+        matches!(varying[..], [(x, Power::ONE)] if self.is_plain(x, column, width))
+    }
+
     /// Whether an expression depends on something raised.
     fn reads_raised(&self, expr: Id) -> bool {
         !self.eval.sym.visit(expr, |_, node| !matches!(node, Node::Load(base, _) if self.raised.contains_key(base)))
@@ -97,7 +108,8 @@ impl Raiser<'_> {
             return true;
         }
         let [(term, _)] = varying[..] else { return false };
-        if fixed.is_empty() && constant == 0.0 && self.is_weighed(term, column) {
+        if fixed.is_empty() && constant == 0.0 && (self.is_weighed(term, column) || self.is_norm_of_plain(term, column, width))
+        {
             return true;
         }
         let whole = match self.raised_load(term) {

@@ -5,7 +5,7 @@
 //! and the unrotated element `x`. Rotated columns come first in it; where the graph had them elsewhere, or paired them otherwise, `x` is one
 //! formula per piece, and whoever makes it puts its columns in that order.
 
-use super::activation::is_one;
+use super::activation::{Ask, Made, is_one};
 use super::{Raiser, Res};
 use crate::sym::{Base, Combine, Func, Id, Kind, Node, Power};
 use q35_bundle::PositionRule;
@@ -40,6 +40,16 @@ pub(super) struct Turned {
     pub passes: bool,
     /// First of the columns that are rotated, if any are; in `before` they come first.
     pub rotated_from: Option<u64>,
+    /// The norm of what the rotation gives, if it is the last.
+    pub norm: Option<NormAfter>,
+}
+
+/// A root mean square norm of rotated columns.
+pub(super) struct NormAfter {
+    /// One factor per column, if they are not all the same.
+    pub weight: Option<ParamName>,
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
 /// A cosine or sine of an angle, or an element of a table of them.
@@ -50,10 +60,11 @@ enum Trig {
     Table(Id),
 }
 
-/// One piece of columns.
+/// One piece of columns: `own cos + partner sin`, or one that is not rotated. A sum has no coefficient of its own that would stay the same from
+/// column to column, so coefficients are left where they are.
 enum Piece {
-    Passing { factor: f64, rest: Id },
-    Rotated { factor: f64, own: Id, partner: Id, minus: bool, cos: Trig, sin: Trig },
+    Passing(Id),
+    Rotated { own: Id, partner: Id, cos: Trig, sin: Trig },
 }
 
 /// Columns of one piece.
@@ -82,7 +93,7 @@ struct Seen {
 /// The stretches that are not rotated: variable, width, element.
 fn passing(pieces: &[Stretch]) -> impl Iterator<Item = (Id, u64, Id)> + '_ {
     pieces.iter().filter_map(|s| match s.piece {
-        Piece::Passing { rest, .. } => Some((s.i, s.len, rest)),
+        Piece::Passing(whole) => Some((s.i, s.len, whole)),
         Piece::Rotated { .. } => None,
     })
 }
@@ -105,7 +116,19 @@ impl Raiser<'_> {
                 return self.fault("rotates columns in no regular way");
             }
             let (factor, before) = self.content(whole);
-            return Ok(Turned { whole, before, column: d, factor, rotation: None, passes: true, rotated_from: None });
+            return Ok(Turned {
+                whole,
+                before,
+                column: d,
+                factor,
+                rotation: None,
+                passes: true,
+                rotated_from: None,
+                norm: None,
+            });
+        }
+        if let Some(turned) = self.normed_after(whole, d, width)? {
+            return Ok(turned);
         }
         self.on_behalf(&[whole], |r| {
             let edges: Vec<u64> = [0].into_iter().chain(breaks).chain([width]).collect();
@@ -150,17 +173,20 @@ impl Raiser<'_> {
             Node::Load(base, index) => {
                 let table =
                     matches!(self.eval.sym.base(*base), Base::Constant(..)) && self.eval.sym.base(*base).kind() == Kind::Real;
-                (table && index.iter().any(|at| self.eval.sym.contains(*at, self.grid.s))).then_some(Trig::Table(id))
+                // What belongs to a choice of experts is not a token's by its position.
+                let by_position = |at: &Id| {
+                    self.eval.sym.contains(*at, self.grid.s) && self.eval.sym.visit(*at, |id, _| self.chosen(id).is_none())
+                };
+                (table && index.iter().any(by_position)).then_some(Trig::Table(id))
             }
             _ => None,
         }
     }
 
-    /// Reads a piece: `factor * rest`, or a rotation.
+    /// Reads a piece.
     fn piece(&mut self, expr: Id, i: Id) -> Res<Piece> {
         if !self.has_trig(expr) {
-            let (factor, rest) = self.content(expr);
-            return Ok(Piece::Passing { factor, rest });
+            return Ok(Piece::Passing(expr));
         }
         let (terms, constant) = self.eval.sym.terms(expr);
         let mut parts = Vec::new();
@@ -172,7 +198,8 @@ impl Raiser<'_> {
                 .find_map(|(at, (f, p))| (*p == Power::ONE).then(|| Some((at, self.trig(*f)?))).flatten());
             let Some((at, trig)) = found else { return self.fault("rotates only a part of its columns' terms") };
             let rest: Vec<(Id, Power)> = factors.into_iter().enumerate().filter(|(j, _)| *j != at).map(|(_, f)| f).collect();
-            parts.push((trig, c, self.eval.sym.powers(&rest)));
+            let rest = self.eval.sym.powers(&rest);
+            parts.push((trig, self.eval.sym.scaled(rest, c)));
         }
         let &[first, second] = &parts[..] else { return self.fault("rotates columns in no regular way") };
         if constant != 0.0 {
@@ -184,10 +211,7 @@ impl Raiser<'_> {
             Trig::Table(load) => self.starts_at_one(load, i),
         };
         let (cos, sin) = if first_is_cos { (first, second) } else { (second, first) };
-        if !is_one((cos.1 / sin.1).abs()) {
-            return self.fault("scales cosine and sine differently");
-        }
-        Ok(Piece::Rotated { factor: cos.1, own: cos.2, partner: sin.2, minus: cos.1 * sin.1 < 0.0, cos: cos.0, sin: sin.0 })
+        Ok(Piece::Rotated { own: cos.1, partner: sin.1, cos: cos.0, sin: sin.0 })
     }
 
     /// Pairs are columns `start + i` and `start + half + i`; all others pass.
@@ -208,18 +232,19 @@ impl Raiser<'_> {
             return self.fault("rotates halves of different width");
         }
         let (
-            Piece::Rotated { factor, own: own0, partner: partner0, minus: true, cos, sin },
-            Piece::Rotated { factor: factor1, own: own1, partner: partner1, minus: false, cos: cos1, sin: sin1 },
+            Piece::Rotated { own: own0, partner: partner0, cos, sin },
+            Piece::Rotated { own: own1, partner: partner1, cos: cos1, sin: sin1 },
         ) = (&pieces[low].piece, &pieces[high].piece)
         else {
             return self.fault(IRREGULAR);
         };
         let same_angles = self.same_table(*cos1, *cos, i0, half)? && self.same_table(*sin1, *sin, i0, half)?;
-        if (own0, own1) != (partner1, partner0) || !is_one(factor1 / factor) || !same_angles {
+        let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
+        if !same_angles || !self.is_turned([own0, own1], partners) {
             return self.fault(IRREGULAR);
         }
-        let (factor, cos, sin, own) = (*factor, *cos, *sin, [*own0, *own1]);
-        let passing = self.passing_factor(&pieces)?;
+        let (factor, own) = self.shared_factor([own0, own1]);
+        let passing = self.passing_factor(&mut pieces, own[0], i0, start)?;
         let before = self.before_halves(&pieces, own, i0, half, d);
         let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half };
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
@@ -289,24 +314,26 @@ impl Raiser<'_> {
             sides.push(self.piece(expr, i)?);
         }
         let [
-            Piece::Rotated { factor, own: own0, partner: partner0, minus: true, cos, sin },
-            Piece::Rotated { factor: factor1, own: own1, partner: partner1, minus: false, cos: cos1, sin: sin1 },
+            Piece::Rotated { own: own0, partner: partner0, cos, sin },
+            Piece::Rotated { own: own1, partner: partner1, cos: cos1, sin: sin1 },
         ] = &sides[..]
         else {
             return self.fault(IRREGULAR);
         };
-        let columns = self.eval.sym.number(width as f64);
-        let column = self.eval.sym.var("turned", columns);
-        let (even, odd, halved) =
-            (self.eval.sym.scaled(i, 2.0), self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(column, 0.5));
-        let own = self.moved(*own0, i, halved);
-        let [at_even, at_odd] = [even, odd].map(|c| self.moved(own, column, c));
-        let same = cos == cos1 && sin == sin1 && is_one(factor1 / factor);
-        if !same || (at_even, at_odd) != (*own0, *own1) || (at_odd, at_even) != (*partner0, *partner1) {
+        let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
+        if cos != *cos1 || sin != *sin1 || !self.is_turned([own0, own1], partners) {
             return self.fault(IRREGULAR);
         }
-        let (factor, cos, sin) = (*factor, *cos, *sin);
-        let passing_factor = self.passing_factor(&pieces)?;
+        let columns = self.eval.sym.number(width as f64);
+        let column = self.eval.sym.var("turned", columns);
+        let (odd, halved) = (self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(column, 0.5));
+        let (factor, [own0, own1]) = self.shared_factor([own0, own1]);
+        let own = self.moved(own0, i, halved);
+        let at_odd = self.moved(own, column, odd);
+        if !self.eval.sym.is_similar(at_odd, own1) {
+            return self.fault(IRREGULAR);
+        }
+        let passing_factor = self.passing_factor(&mut pieces, own, column, start)?;
         let parts: Vec<(Id, u64, Id)> = [(column, width, own)].into_iter().chain(passing(&pieces)).collect();
         let before = self.piecewise(&parts, d);
         let style = RopeStyle::Interleaved;
@@ -314,16 +341,37 @@ impl Raiser<'_> {
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
     }
 
-    /// The one factor of the columns that are not rotated, if there are any.
-    fn passing_factor(&self, pieces: &[Stretch]) -> Res<Option<f64>> {
+    /// Whether the partners of two columns are each other, the first with the other sign.
+    fn is_turned(&mut self, own: [Id; 2], partners: [Id; 2]) -> bool {
+        let minus = self.eval.sym.scaled(own[1], -1.0);
+        self.eval.sym.is_similar(partners[0], minus) && self.eval.sym.is_similar(partners[1], own[0])
+    }
+
+    /// A factor of two elements, and what is left of them.
+    fn shared_factor(&mut self, own: [Id; 2]) -> (f64, [Id; 2]) {
+        let (factor, first) = self.content(own[0]);
+        let second = match self.content(own[1]) {
+            (other, rest) if is_one(other / factor) => rest,
+            _ => self.eval.sym.scaled(own[1], 1.0 / factor),
+        };
+        (factor, [first, second])
+    }
+
+    /// Takes the one factor of the columns that are not rotated, if there are any, out of them. The rotated ones are `own`, a function of `column`
+    /// counted from `start`, times one of theirs.
+    fn passing_factor(&mut self, pieces: &mut [Stretch], own: Id, column: Id, start: u64) -> Res<Option<f64>> {
         let mut passing = None;
         for stretch in pieces {
-            if let Piece::Passing { factor, .. } = stretch.piece {
-                if passing.is_some_and(|p: f64| !is_one(p / factor)) {
-                    return self.fault("scales columns that are not rotated differently");
-                }
-                passing = Some(factor);
+            let Piece::Passing(whole) = stretch.piece else { continue };
+            let at = self.eval.sym.plus(stretch.i, stretch.start as f64 - start as f64);
+            let expected = self.moved(own, column, at);
+            let ((factor, rest), (by, same)) = (self.content(whole), self.content(expected));
+            let (factor, rest) = if rest == same { (factor / by, expected) } else { (factor, rest) };
+            if passing.is_some_and(|p: f64| !is_one(p / factor)) {
+                return self.fault("scales columns that are not rotated differently");
             }
+            passing = Some(factor);
+            stretch.piece = Piece::Passing(rest);
         }
         Ok(passing)
     }
@@ -348,7 +396,93 @@ impl Raiser<'_> {
             rotation: Some(rotation),
             passes: seen.passing.is_some(),
             rotated_from: Some(0),
+            norm: None,
         })
+    }
+
+    /// Rotated heads that are no part of an attention spelled out.
+    pub(super) fn rotated(&mut self, ask: Ask) -> Res<Option<Made>> {
+        if !self.has_trig(ask.expr) {
+            return Ok(None);
+        }
+        let mut head_dim = 0;
+        self.eval.sym.visit(ask.expr, |_, node| {
+            if let Node::Div(x, n) | Node::Mod(x, n) = node
+                && *x == ask.column
+                && let Some(n) = self.eval.sym.as_int(*n)
+            {
+                head_dim = head_dim.max(n as u64);
+            }
+            true
+        });
+        // The columns of one head have no number of their head, only, may be, of their pair.
+        let head_dim = if head_dim <= 2 { ask.width } else { head_dim };
+        if !ask.width.is_multiple_of(head_dim) {
+            return Ok(None);
+        }
+        let heads = ask.width / head_dim;
+        let count = self.eval.sym.number(heads as f64);
+        let h = self.eval.sym.var("h", count);
+        let columns = self.eval.sym.number(head_dim as f64);
+        let d = self.eval.sym.var("d", columns);
+        let at = self.eval.sym.linear(&[(h, head_dim as f64), (d, 1.0)], 0.0);
+        let head = self.moved(ask.expr, ask.column, at);
+        let (breaks, parity) = self.breaks(head, d, head_dim);
+        if breaks.is_empty() && !parity {
+            return Ok(None);
+        }
+        let mut turned = self.unrotate(
+            &|r, d| {
+                let at = r.eval.sym.linear(&[(h, head_dim as f64), (d, 1.0)], 0.0);
+                Ok(r.moved(ask.expr, ask.column, at))
+            },
+            head_dim,
+        )?;
+        if turned.rotation.is_none() || turned.rotated_from.is_some_and(|start| start > 0) {
+            return self.fault("rotates columns in no regular way");
+        }
+        let (value, factor) = self.flat_activation(turned.before, h, turned.column, heads, head_dim)?;
+        let (value, factor) = self.normed(value, factor, &mut turned, head_dim)?;
+        let value = self.turned(value, &turned, head_dim, 1.0)?;
+        Ok(Some((value, factor * turned.factor)))
+    }
+
+    /// A product of rotated columns, the norm of all of them, and a constant vector.
+    fn normed_after(&mut self, whole: Id, d: Id, width: u64) -> Res<Option<Turned>> {
+        let (factor, rest) = self.eval.sym.coefficient(whole);
+        let factors = self.eval.sym.factors(rest);
+        let turns = |r: &Self, (f, p): &(Id, Power)| *p == Power::ONE && r.eval.sym.contains(*f, d) && r.has_trig(*f);
+        let Some(&(inner, _)) = factors.iter().find(|f| turns(self, f)) else { return Ok(None) };
+        let found = factors.iter().find_map(|(f, p)| {
+            let squares = if *p == Power::MINUS_HALF && self.has_trig(*f) { self.squares(*f) } else { None };
+            squares.filter(|squares| squares.group == width).map(|squares| (*f, squares))
+        });
+        let Some((norm, squares)) = found else { return Ok(None) };
+        let others: Vec<(Id, Power)> = factors.into_iter().filter(|(f, _)| ![inner, norm].contains(f)).collect();
+        let weight = self.eval.sym.powers(&others);
+        let columns = self.eval.sym.number(width as f64);
+        let square = self.eval.sym.pow(inner, Power::integer(2));
+        let wanted = self.eval.sym.fold(Combine::Sum, d, columns, square);
+        let summed = self.eval.sym.scaled(wanted, squares.scale);
+        let summed = self.eval.sym.plus(summed, squares.offset);
+        if summed != norm || self.is_varying(weight) {
+            return self.fault("scales rotated columns by a norm of something else");
+        }
+        let turned = self.unrotate(&|r, at| Ok(r.moved(inner, d, at)), width)?;
+        if turned.norm.is_some() || turned.rotated_from.is_some_and(|start| start > 0) {
+            return self.fault("normalizes rotated columns in no regular way");
+        }
+        // scale sum(x^2) + e = scale n (mean(x^2) + eps); the norm of `factor` times a rotation is that of the rotation, but for eps.
+        let n = width as f64;
+        let (inside, weight) = self.eval.sym.coefficient(weight);
+        let constant = self.eval.sym.as_number(weight);
+        let outside = factor * inside * constant.unwrap_or(1.0) / (squares.scale * n).sqrt() * turned.factor.signum();
+        let weight = match constant {
+            Some(_) => None,
+            None => Some(self.vector(weight, d, width, "a norm's weight")?),
+        };
+        let eps = (squares.offset / (squares.scale * n * turned.factor * turned.factor)) as f32;
+        Ok(Some(Turned { factor: outside, norm: Some(NormAfter { weight, eps }), ..turned }))
     }
 
     /// An angle is a position times a frequency per pair.

@@ -23,7 +23,7 @@ impl Arena {
                 Combine::Max => body,
             };
         }
-        if let (Combine::Sum, (c, rest)) = (combine, self.coefficient(body))
+        if let (Combine::Sum, (c, rest)) = (combine, self.content(body))
             && c != 1.0
         {
             let inner = self.fold(combine, var, extent, rest);
@@ -50,7 +50,23 @@ impl Arena {
         });
         let bound = self.intern(Node::Bound(level + 1, extent));
         let body = self.subst(body, &HashMap::from([(var, bound)]));
-        self.intern(Node::Fold(combine, bound, body))
+        if combine == Combine::Max {
+            return self.intern(Node::Fold(combine, bound, body));
+        }
+        // Which term of a sum comes first may be another one now.
+        let (c, body) = self.content(body);
+        let fold = self.intern(Node::Fold(combine, bound, body));
+        self.scaled(fold, c)
+    }
+
+    /// A constant factor and the rest; the first term of a sum of real numbers has none of its own, as in products.
+    fn content(&mut self, body: Id) -> (f64, Id) {
+        let (c, rest) = self.coefficient(body);
+        if self.is_integer(rest) {
+            return (c, rest);
+        }
+        let (content, monic) = self.monic(rest);
+        (c * content, monic)
     }
 
     /// The largest of a body that grows, or shrinks, evenly with `var`, which takes at least one value: where it ends, or begins.
@@ -182,5 +198,10 @@ mod tests {
         let load = a.load(base, &[k, i]);
         let double = a.scaled(load, 2.0);
         assert_eq!(a.fold(Combine::Sum, i, n, double), twice);
+        // So for a sum of several terms.
+        let other = a.load(base, &[i, k]);
+        let (both, doubled) = (a.linear(&[(load, 1.0), (other, 3.0)], 0.0), a.linear(&[(load, 2.0), (other, 6.0)], 0.0));
+        let sum = a.fold(Combine::Sum, i, n, both);
+        assert_eq!(a.fold(Combine::Sum, i, n, doubled), a.scaled(sum, 2.0));
     }
 }

@@ -1,6 +1,6 @@
 //! Sums: coefficient times term, and a constant.
 
-use super::{Arena, Id, Node, Number};
+use super::{Arena, Id, Node, Number, Power};
 
 impl Arena {
     /// The terms and the constant of an expression, as a sum.
@@ -44,6 +44,7 @@ impl Arena {
         }
         merged.retain(|(_, c)| *c != 0.0);
         self.join_remainders(&mut merged, &mut sum);
+        self.leave_remainders(&mut merged, &mut sum);
         match (merged.as_slice(), sum) {
             ([], _) => self.number(sum),
             ([(id, c)], 0.0) if *c == 1.0 => *id,
@@ -85,6 +86,47 @@ impl Arena {
             terms.retain(|(_, c)| *c != 0.0);
             terms.sort_unstable_by_key(|(id, _)| *id);
         }
+    }
+
+    /// `c * x - c * d * div(x, d)` is `c * mod(x, d)`.
+    fn leave_remainders(&self, terms: &mut Vec<(Id, f64)>, constant: &mut f64) {
+        let mut at = 0;
+        while let Some(&(term, k)) = terms.get(at) {
+            at += 1;
+            let Some((x, c, remainder)) = self.multiple_of_quotient(term, -k) else { continue };
+            let (parts, inner) = self.terms(x);
+            let has = |(part, by): &(Id, f64)| *part != term && terms.contains(&(*part, c * by));
+            if parts.is_empty() || !parts.iter().all(has) {
+                continue;
+            }
+            terms.retain(|(t, _)| *t != term && !parts.iter().any(|(part, _)| part == t));
+            *constant -= c * inner;
+            match terms.iter_mut().find(|(t, _)| *t == remainder) {
+                Some((_, total)) => *total += c,
+                None => terms.push((remainder, c)),
+            }
+            terms.retain(|(_, c)| *c != 0.0);
+            terms.sort_unstable_by_key(|(id, _)| *id);
+            at = 0;
+        }
+    }
+
+    /// `x`, `c` and `mod(x, d)` of `k * term`, which is `c * d * div(x, d)`.
+    fn multiple_of_quotient(&self, term: Id, k: f64) -> Option<(Id, f64, Id)> {
+        let factors = self.factors(term);
+        factors.iter().enumerate().find_map(|(at, (factor, power))| {
+            let Node::Div(x, d) = *self.node(*factor) else { return None };
+            let remainder = *self.ids.get(&Node::Mod(x, d))?;
+            let (by, divisor) = match self.as_number(d) {
+                Some(d) => (d, Vec::new()),
+                None => match self.coefficient(d) {
+                    (by, rest) if !matches!(self.node(rest), Node::Sum(..)) => (by, self.factors(rest)),
+                    _ => return None,
+                },
+            };
+            let others = factors.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| *f);
+            (*power == Power::ONE && others.eq(divisor)).then_some((x, k / by, remainder))
+        })
     }
 
     fn find_remainder(&mut self, terms: &[(Id, f64)]) -> Option<(usize, usize, Id)> {
@@ -132,6 +174,32 @@ impl Arena {
                 (lead, self.linear(&terms, constant / lead))
             }
             _ => (1.0, id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arena, Dim};
+
+    #[test]
+    fn what_a_division_leaves_has_one_form() {
+        let mut a = Arena::default();
+        let (batch, tokens, eight) = (a.dim(Dim::Batch), a.dim(Dim::Tokens), a.int(8));
+        let rows = a.mul(batch, tokens);
+        for divisor in [tokens, eight] {
+            let row = a.var("row", rows);
+            for x in [row, a.linear(&[(row, 3.0)], 1.0)] {
+                let (quotient, remainder) = a.div_mod(x, divisor);
+                let whole = a.mul(quotient, divisor);
+                assert_eq!(a.sub(x, whole), remainder);
+                let more = a.linear(&[(x, 2.0), (whole, -2.0), (tokens, 1.0)], 5.0);
+                assert_eq!(more, a.linear(&[(remainder, 2.0), (tokens, 1.0)], 5.0));
+                assert_eq!(a.add(whole, remainder), x);
+                // Twice the quotient is not taken off once.
+                let other = a.linear(&[(x, 1.0), (whole, -2.0)], 0.0);
+                assert_eq!(a.add(other, whole), remainder);
+            }
         }
     }
 }
