@@ -410,5 +410,8 @@ mod tests {
         assert_eq!(read(&blocks), [-7.0, 1.0, 70.0, 0.0, 0.0, -2.0]);
         blocks.zero_points = Some(bytes(vec![0xF1, 0x70], vec![2, 1]));
         assert_eq!(read(&blocks), [0.0, 8.0, 0.0, 4.0, 4.0, 0.0]);
+        // Columns of other blocks than they lie in take those blocks' scales and zero points: 1, 9, 15 of the first row, 8, 8, 7 of the second.
+        blocks.group_index = Some(Tensor::from_i64(vec![3], &[1, 0, 0]));
+        assert_eq!(read(&blocks), [-140.0, 8.0, 14.0, 2.0, 4.0, 3.5]);
     }
 }

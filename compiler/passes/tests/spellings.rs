@@ -133,8 +133,16 @@ fn linear_layers_have_many_spellings() {
         let y = w.op("MatMul", &[x, weight]);
         w.op("Identity", &[y])
     };
+    let alike = |w: &mut Writer, x: Value, weight: Value| {
+        let weight = w.op("CastLike", &[weight, x]);
+        w.op("MatMul", &[x, weight])
+    };
+    let fused = |w: &mut Writer, x: Value, weight: Value| {
+        let weight = w.transpose(weight, &[1, 0]);
+        w.call("com.microsoft:FusedMatMul", &[x, weight], &[("transB", Attr::Int(1))])
+    };
     let wanted = ops(&model(&PLAIN));
-    for linear in [flat, wrapped] {
+    for linear in [flat, wrapped, alike, fused] {
         assert_eq!(ops(&model(&Spelling { linear, ..PLAIN })), wanted);
     }
 }
@@ -312,7 +320,7 @@ fn norms_may_follow_rotations() {
     for wanted in [
         "%7 = rope(%3, %6) {head_dim = 8, style = halves} : act<tokens, 16>\n%8 = rms_norm(%7) {eps = 1e-5, group = 8, weight = ",
         "%9 = rope(%4, %6) {head_dim = 8, style = halves} : act<tokens, 16>\n%10 = rms_norm(%9) {eps = 1e-5, group = 8, weight = ",
-        "%12 = append(%10, %11) {kv_heads = 2, layer = 0}",
+        "%12 = append(%10, %11) {dtype = f32, kv_heads = 2, layer = 0}",
         "%13 = attention(%8, %12) {heads = 2, scale = 0.5}",
     ] {
         assert!(text.contains(wanted), "{wanted}\nis not in\n{text}");
@@ -484,6 +492,11 @@ fn gates_have_many_functions() {
         let relu = w.op("Relu", &[gate]);
         w.op("Mul", &[relu, up])
     };
+    let quick = |w: &mut Writer, gate: Value, up: Value| {
+        let silu = w.call("com.microsoft:QuickGelu", &[gate], &[("alpha", Attr::Float(1.0))]);
+        w.op("Mul", &[silu, up])
+    };
+    assert_eq!(ops(&model(&Spelling { gate: quick, ..PLAIN })), ops(&model(&PLAIN)));
     let of = |gate| the(&model(&Spelling { gate, ..PLAIN }), |op| if let Op::Glu(g) = op { Some(g.activation) } else { None });
     assert_eq!(of(gelu), Activation::Gelu);
     assert_eq!(of(by_tanh), Activation::GeluTanh);
