@@ -243,7 +243,11 @@ impl Raiser<'_> {
                 match &graph.node(node).op {
                     SourceOp::Const(_) => {}
                     SourceOp::Input => return false,
-                    SourceOp::Call(_) => work.extend(graph.operands(node).into_iter().flatten().map(|v| v.node)),
+                    SourceOp::Call(call) => {
+                        // The second operand of this one gives a type, and no number.
+                        let count = if call.op == "CastLike" { 1 } else { usize::MAX };
+                        work.extend(graph.operands(node).into_iter().take(count).flatten().map(|v| v.node));
+                    }
                 }
             }
         }
