@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let tools = Tools::build(&root)?;
     for model in models {
         let model = if options.quick { model.shortened(rows::QUICK_BYTES, &cache)? } else { model };
-        let mut report = measure(&model, &options, &tools, &cache, &root)?;
+        let (mut report, absent) = measure(&model, &options, &tools, &cache, &root)?;
         if options.known {
             report.leave_out(cache::UNKNOWN);
         }
@@ -92,6 +92,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         let page = out.join(format!("{name}.json"));
         if !report.table.iter().any(|row| row.side == PEER) {
             report.lend(&page, PEER);
+        }
+        if let Some(why) = absent.filter(|_| !report.table.iter().any(|row| row.side == PEER)) {
+            report.notes.push(why);
         }
         if !options.rows.is_empty() {
             report.lend(&page, OURS);
@@ -105,11 +108,18 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root: &Path) -> Result<Report, String> {
+/// The rows, and why there are none of the other side if there are not.
+fn measure(
+    model: &Model,
+    options: &Options,
+    tools: &Tools,
+    cache: &Cache,
+    root: &Path,
+) -> Result<(Report, Option<String>), String> {
     let mut report = Report::new(&model.name, WINDOW, if options.quick { rows::QUICK_SEQUENCES } else { rows::SEQUENCES });
     let wanted = |quick: bool| quick || !options.quick;
     let peers: Vec<&rows::Peer> = rows::PEERS.iter().filter(|row| wanted(row.quick)).collect();
-    let mut theirs = Vec::new();
+    let (mut theirs, mut absent) = (Vec::new(), None);
     let side = if options.no_peers {
         Err("they were not asked for".to_owned())
     } else {
@@ -119,7 +129,7 @@ fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root:
         Ok(side) => theirs.extend(peers.iter().map(|row| Row::new(row.name, PEER, side.measure(row)))),
         Err(why) => {
             let names: Vec<&str> = peers.iter().map(|row| row.name).collect();
-            report.notes.push(format!("Rows of llama.cpp that were skipped, because {why}: {}.", names.join("; ")));
+            absent = Some(format!("Rows of {PEER} that were skipped, because {why}: {}.", names.join("; ")));
         }
     }
     let side = ours::Side::new(tools, model, cache, report.sequences)?;
@@ -131,7 +141,7 @@ fn measure(model: &Model, options: &Options, tools: &Tools, cache: &Cache, root:
             report.ablation.push((topic.to_owned(), Row::new(&row.name, OURS, side.measure(&row))));
         }
     }
-    Ok(report)
+    Ok((report, absent))
 }
 
 #[cfg(test)]
