@@ -9,6 +9,7 @@ SHELL := bash
 PREFIX   ?= /usr/local
 PROFILE  ?= release
 PACKAGES ?= -p q35c -p q35
+LIBRARY  := $(if $(filter --workspace,$(PACKAGES)),$(PACKAGES),-p q35-capi)
 BUILT    := target/$(PROFILE:dev=debug)
 OUT      := target/demo
 MODEL    := examples/tiny-llama/model.onnx
@@ -51,8 +52,8 @@ lint: setup ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
-install: PACKAGES += -p q35-capi
 install: build ## install commands, library, header, pages and completions under PREFIX
+	@cargo build --profile $(PROFILE) --quiet $(LIBRARY)
 	@scripts/install.sh $(BUILT) $(PREFIX)
 
 book: ## pages of HTML of docs/
