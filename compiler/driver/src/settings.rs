@@ -3,6 +3,7 @@
 use crate::cli::{GroupChoice, Shape, Switch};
 use q35_bundle::CacheDtype;
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
+use q35_dialects::Activations;
 use q35_format::{Codec, Group};
 use q35_passes::model::WeightOptions;
 use q35_target::{Capabilities, Levels};
@@ -45,6 +46,18 @@ impl Settings {
         let rotate = wanted.map_or(pairs && turns, |switch| switch == Switch::On);
         let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations, kv_cache };
         problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory, levels })
+    }
+
+    /// Nothing rounded, nothing rotated: parameters as the file has them.
+    pub fn float() -> Self {
+        let weights = WeightOptions {
+            codec: Codec::F32,
+            group: Group::Row,
+            rotate: false,
+            activations: Activations::Float,
+            kv_cache: CacheDtype::F32,
+        };
+        Self { weights, context: None, max_memory: None, levels: Levels::ALL }
     }
 
     /// Options that contradict each other whatever the target is: all that can be said without one.
@@ -160,7 +173,6 @@ fn contradictions(shape: &Shape, codec: Codec) -> Diagnostics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use q35_dialects::Activations;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
         Shape { codec: codec.to_owned(), rotate, group, kv_cache_dtype: None, levels: vec![], context: None, max_memory: None }

@@ -2,13 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use q35_bundle::CacheDtype;
+use q35_dialects::Model;
 use q35_dialects::values::read;
-use q35_dialects::{Activations, Model};
-use q35_format::{Codec, Group};
 use q35_graph::Silent;
-use q35_passes::model::WeightOptions;
-use q35_target::Levels;
 use q35c::settings::Settings;
 use q35c::{export, pipeline};
 use std::collections::BTreeMap;
@@ -17,17 +13,6 @@ use std::path::{Path, PathBuf};
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
-}
-
-fn float() -> Settings {
-    let weights = WeightOptions {
-        codec: Codec::F32,
-        group: Group::Row,
-        rotate: false,
-        activations: Activations::Float,
-        kv_cache: CacheDtype::F32,
-    };
-    Settings { weights, context: None, max_memory: None, levels: Levels::ALL }
 }
 
 /// Numbers of all parameters by name. The tables of rotations are computed, here as there, each in its own order.
@@ -43,7 +28,7 @@ fn a_model_comes_back_as_it_was() {
     let out = dir.path().join("checkpoint");
     let exported = export::run(&model, None, &out).unwrap();
     assert_eq!((exported.tensors, exported.numbers), (56, 5_770_496));
-    let [original, read_back] = [&model, &out].map(|path| pipeline::prepare(path, &float(), &mut Silent).unwrap());
+    let [original, read_back] = [&model, &out].map(|path| pipeline::prepare(path, &Settings::float(), &mut Silent).unwrap());
     assert_eq!(numbers(&original.model), numbers(&read_back.model));
     assert!(out.join("tokenizer.json").is_file());
     let config: serde_json::Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
@@ -96,7 +81,7 @@ fn the_original_library_loads_it_unchanged() {
     }
     let output = python(script).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let model = pipeline::prepare(&out, &float(), &mut Silent).unwrap().model;
+    let model = pipeline::prepare(&out, &Settings::float(), &mut Silent).unwrap().model;
     let values = q35_dialects::values::SourceValues::new(&model);
     let step = q35_dialects::interp::StepInput::sequence(&[5, 6, 7, 8], 0);
     let logits = q35_dialects::interp::Session::new(&model.graph, &values).step(&step).unwrap();

@@ -11,7 +11,7 @@ use crate::size;
 use crate::table::{Align, Table};
 use crate::targets;
 use q35_diag::{Diagnostics, Result};
-use q35_dialects::{ParamRole, Program};
+use q35_dialects::Program;
 use q35_graph::Silent;
 use q35_graph::source::{Dim, SourceGraph, SourceOp};
 use q35_passes::raise;
@@ -146,7 +146,7 @@ impl Finding {
             weight_bytes: total.bytes,
             batch,
             cache_bytes: predict::cache_bytes(&account, batch, context),
-            tied: account.role(ParamRole::Head).count == 0,
+            tied: account.is_tied(),
             inputs: inputs(&imported.graph),
             dynamic_axes: dynamic_axes(&imported.graph),
             predicted: predict::predict(model, &account, &options.target, batch, context),

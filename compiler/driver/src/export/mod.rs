@@ -13,16 +13,13 @@ use crate::pipeline::{self, Prepared};
 use crate::settings::Settings;
 use crate::stored::StoredValues;
 use names::Names;
-use q35_bundle::{Bundle, CacheDtype};
+use q35_bundle::Bundle;
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::interp::ParamValues;
 use q35_dialects::model::Transform;
-use q35_dialects::{Activations, Param, ParamName};
-use q35_format::{Codec, Group};
+use q35_dialects::{Param, ParamName};
 use q35_graph::Silent;
 use q35_import::Travelling;
-use q35_passes::model::WeightOptions;
-use q35_target::Levels;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::fs;
@@ -35,7 +32,7 @@ use std::path::Path;
 /// # Errors
 /// [`Code::CannotExport`] for a model that has no checkpoint form this compiler knows; [`Code::ModelMismatch`] for a bundle of another model; files that cannot be written.
 pub fn run(path: &Path, bundle: Option<&Path>, out: &Path) -> Result<Exported> {
-    let plain = pipeline::prepare(path, &float(), &mut Silent)?;
+    let plain = pipeline::prepare(path, &Settings::float(), &mut Silent)?;
     let bundle = bundle.map(Bundle::open).transpose()?;
     let rounded = bundle.as_ref().map(|bundle| as_compiled(path, bundle)).transpose()?;
     let stored = match (&rounded, &bundle) {
@@ -86,18 +83,6 @@ pub struct Exported {
     pub tensors: usize,
     /// Numbers in them.
     pub numbers: usize,
-}
-
-/// Nothing rounded, nothing rotated: parameters as the file has them.
-fn float() -> Settings {
-    let weights = WeightOptions {
-        codec: Codec::F32,
-        group: Group::Row,
-        rotate: false,
-        activations: Activations::Float,
-        kv_cache: CacheDtype::F32,
-    };
-    Settings { weights, context: None, max_memory: None, levels: Levels::ALL }
 }
 
 /// The model as the bundle has it.

@@ -65,7 +65,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether one of our rows is measured. The others are compared with f32.
+    /// Whether one of our rows is measured. That of f32 always is, because the others are compared with it.
     fn measures(&self, row: &rows::Ours) -> bool {
         let named =
             self.rows.is_empty() || row.name == "f32" || self.rows.iter().any(|name| row.name.starts_with(name.as_str()));
