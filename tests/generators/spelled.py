@@ -1,10 +1,12 @@
 """Small decoders spelled out op by op, with ONNX Runtime's results beside them.
 
 They hold what no export of the corpus has: ONNX Runtime's own attention, rotation and products, weights behind DequantizeLinear, attention
-sinks and bounded gates in plain ops, norms before and after a layer, capped scores, scalars. Weights are random with a fixed seed.
+sinks and bounded gates in plain ops, norms before and after a layer, capped scores, scalars, layers that share their matrices. Weights are
+random with a fixed seed.
 
     pip install onnx onnxruntime safetensors numpy
-    python tests/generators/spelled.py tests/data
+    python tests/generators/spelled.py tests/data            # all of them
+    python tests/generators/spelled.py tests/data blockwise  # some
 """
 import json
 import pathlib
@@ -307,6 +309,31 @@ def olmo():
     return g.model()
 
 
+def blockwise():
+    """Two layers in turn read the same matrices, each with norms of its own, as MobileLLM shares them block by block; tied to the embedding."""
+    g = Graph(5)
+    ids = g.input("input_ids", TensorProto.INT64, ["batch", "tokens"])
+    places, table = g.positions(ids), g.weights(VOCAB, HIDDEN, scale=0.5)
+    x = g.op("Gather", table, ids)
+    for layer in range(4):
+        if layer % 2 == 0:
+            query, key, value, out = [g.weights(HIDDEN, HIDDEN) for _ in range(4)]
+            first, second, third = g.weights(HIDDEN, 48), g.weights(HIDDEN, 48), g.weights(48, HIDDEN)
+        n = g.norm(x, g.weights(HIDDEN))
+        q, k, v = [g.heads(g.op("MatMul", n, w)) for w in (query, key, value)]
+        q, k = g.rope(q, places, WIDTH), g.rope(k, places, WIDTH)
+        scores = g.op("Add", g.scores(q, k, WIDTH**-0.5), g.mask(places))
+        y = g.joined(g.op("MatMul", g.op("Softmax", scores, axis=-1), v))
+        x = g.op("Add", x, g.op("MatMul", y, out))
+        n = g.norm(x, g.weights(HIDDEN))
+        gate, up = g.op("MatMul", n, first), g.op("MatMul", n, second)
+        unit = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
+        x = g.op("Add", x, g.op("MatMul", unit, third))
+    logits = g.op("MatMul", g.norm(x, g.weights(HIDDEN)), g.op("Transpose", table, perm=[1, 0]))
+    g.output(logits, "logits", ["batch", "tokens", VOCAB])
+    return g.model()
+
+
 def feeds(session, random, ids, past):
     """Inputs for some tokens after `past` others."""
     batch, tokens = ids.shape
@@ -361,6 +388,8 @@ def store(folder, model, reference):
 
 
 if __name__ == "__main__":
-    for build in (fused, sinks, gemma, olmo):
+    for build in (fused, sinks, gemma, olmo, blockwise):
+        if sys.argv[2:] and build.__name__ not in sys.argv[2:]:
+            continue
         reference = build(exact=True) if build is fused else build()
         store(pathlib.Path(sys.argv[1]) / f"{build.__name__}--spelled", build(), reference)

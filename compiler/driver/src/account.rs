@@ -65,11 +65,6 @@ impl Account {
         self.roles.get(role.name()).copied().unwrap_or_default()
     }
 
-    /// Whether the head is the embedding's table: it is a parameter once, and counts as the head's.
-    pub fn is_tied(&self) -> bool {
-        self.role(ParamRole::Embedding).count == 0
-    }
-
     /// All weights.
     pub fn total(&self) -> Weights {
         self.roles.values().fold(Weights::default(), |sum, weights| sum.plus(*weights))

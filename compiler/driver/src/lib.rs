@@ -23,6 +23,7 @@ pub mod prompt;
 pub mod q35;
 pub mod report;
 pub mod settings;
+pub mod sharing;
 pub mod stored;
 pub mod summary;
 pub mod targets;

@@ -7,6 +7,7 @@ use crate::cli::Check;
 use crate::pipeline::{self, Prepared};
 use crate::predict::{self, Prediction};
 use crate::settings::Settings;
+use crate::sharing::{self, Shared};
 use crate::size;
 use crate::table::{Align, Table};
 use crate::targets;
@@ -112,8 +113,8 @@ struct Finding {
     batch: u64,
     /// Bytes of their caches together.
     cache_bytes: u64,
-    /// Whether the head is the embedding's table.
-    tied: bool,
+    /// Matrices that several nodes read, the embedding's table where it is the head among them.
+    shared: Vec<Shared>,
     /// What the graph takes, in its own words.
     inputs: Vec<String>,
     /// Its dimensions that are open until a program runs.
@@ -146,7 +147,7 @@ impl Finding {
             weight_bytes: total.bytes,
             batch,
             cache_bytes: predict::cache_bytes(&account, batch, context),
-            tied: account.is_tied(),
+            shared: sharing::shared(model),
             inputs: inputs(&imported.graph),
             dynamic_axes: dynamic_axes(&imported.graph),
             predicted: predict::predict(model, &account, &options.target, batch, context),
@@ -176,7 +177,6 @@ impl Finding {
             ]);
         }
         let sequences = if self.batch == 1 { String::new() } else { format!("{} sequences of ", self.batch) };
-        let tied = if self.tied { "\nthe head is the embedding's table" } else { "" };
         let axes = match self.dynamic_axes[..] {
             [] => String::new(),
             ref names => format!("\ndynamic axes: {}", names.join(", ")),
@@ -184,7 +184,7 @@ impl Finding {
         let lines = self.device.iter().map(|(name, value)| format!("{name}: {value}\n"));
         let device: String = lines.collect();
         format!(
-            "'{}' can be compiled for {}: {} nodes are {} ops in {} layers, vocabulary {}, context {}{tied}{axes}\n\n{table}\n\
+            "'{}' can be compiled for {}: {} nodes are {} ops in {} layers, vocabulary {}, context {}{axes}{}\n\n{table}\n\
              memory to run: {} of weights, {} of cache for {sequences}{} tokens ({} per token)\n{device}{}",
             self.name,
             self.target,
@@ -193,12 +193,31 @@ impl Finding {
             self.layers,
             self.vocab,
             self.context,
+            self.sharing(),
             size::show(self.weight_bytes),
             size::show(self.cache_bytes),
             self.context,
             size::show(self.account.cache_bytes_per_token),
             self.prediction(),
         )
+    }
+
+    /// What several nodes read: a few by name, the rest counted.
+    fn sharing(&self) -> String {
+        const SHOWN: usize = 8;
+        let tied = self.shared.iter().filter(|matrix| matrix.tied);
+        let mut lines: Vec<String> =
+            tied.map(|matrix| format!("\nthe head is the embedding's table ('{}')", matrix.name)).collect();
+        let others: Vec<&Shared> = self.shared.iter().filter(|matrix| !matrix.tied).collect();
+        lines.extend(others.iter().take(SHOWN).map(|matrix| {
+            let Shared { name, rows, cols, stored, readers, .. } = matrix;
+            let times = if *stored == 1 { "once".to_owned() } else { format!("{stored} times") };
+            format!("\nshared: '{name}' ({rows}x{cols}, stored {times}) is read by {}", readers.join(", "))
+        }));
+        if let Some(more) = others.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            lines.push(format!("\nshared: {more} more matrices (all of them with --json)"));
+        }
+        lines.concat()
     }
 
     fn prediction(&self) -> String {
