@@ -41,6 +41,11 @@ impl Tools {
         self.codecs.iter().any(|name| name == codec.name())
     }
 
+    /// The built `q35c`.
+    pub(crate) fn q35c(&self) -> &Path {
+        &self.q35c
+    }
+
     /// The built `q35`.
     pub(crate) fn q35(&self) -> &Path {
         &self.q35

@@ -5,6 +5,7 @@
 //! them; samples of all rounds are kept ([`samples`]) until a program or a file changes, so rounds may be made whenever the machine is quiet.
 
 mod contender;
+mod encoding;
 mod figure;
 mod hogs;
 mod programs;
@@ -15,6 +16,7 @@ use crate::cache::Cache;
 use crate::tools::Tools;
 use clap::Parser;
 use contender::{Contender, Workload};
+use encoding::{Encoder, Makings};
 use hogs::Hogs;
 use programs::Peers;
 use samples::{Sample, Samples};
@@ -57,6 +59,9 @@ struct Options {
     /// ik_llama.cpp's llama-bench; left out if it is not given
     #[arg(long, value_name = "PROGRAM")]
     ik_llama_bench: Option<PathBuf>,
+    /// Also make these of our codecs and llama.cpp's types anew in every round, and say how long it takes
+    #[arg(long, value_delimiter = ',', value_name = "FORMATS", num_args = 0..=1, default_missing_value = "a11,w8,IQ3_S")]
+    encode: Vec<String>,
     /// Leave ONNX Runtime out
     #[arg(long)]
     no_onnxruntime: bool,
@@ -79,13 +84,24 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     for codec in &options.codecs {
         contenders.push(Contender::ours(&tools, &checkpoint, codec, &cache)?);
     }
+    let mut encoders = Vec::new();
+    let is_type = |format: &str| format.starts_with(|first: char| first.is_ascii_uppercase());
+    encoders
+        .extend(options.encode.iter().filter(|format| !is_type(format)).map(|codec| Encoder::ours(&tools, &checkpoint, codec)));
     if !options.no_peers {
         match Peers::find(&root, &cache, options.llama_bench.as_deref(), options.ik_llama_bench.as_deref()) {
-            Ok(peers) => contenders.extend(peers.contenders(&checkpoint, &options.types, !options.no_onnxruntime, &cache)?),
+            Ok(peers) => {
+                contenders.extend(peers.contenders(&checkpoint, &options.types, !options.no_onnxruntime, &cache)?);
+                for kind in options.encode.iter().filter(|format| is_type(format)) {
+                    encoders.push(Encoder::peer(&peers, &checkpoint, kind, &cache)?);
+                }
+            }
             Err(why) => notes.push(format!("Peers are missing, because {why}.")),
         }
     }
     let mut samples = Samples::open(cache.folder().join(format!("{name}.samples.json")))?;
+    let mut makings = Makings::open(cache.folder().join(format!("{name}.encoding.json")))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let work = Workload { prompt: options.prompt, decode: options.decode };
     let hogs = Hogs::start(options.hogs);
     for round in 0..options.rounds {
@@ -99,9 +115,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
             }
         }
         samples.end_round()?;
+        for encoder in &encoders {
+            eprintln!("round {} of {}, making {}", round + 1, options.rounds, encoder.name());
+            makings.add(encoder.make(cores, cache.folder())?)?;
+        }
     }
     drop(hogs);
-    let report = report::Report::new(&name, &contenders, &samples, notes);
+    let report = report::Report::new(&name, &contenders, &samples, notes).with_encoding(&encoders, &makings, cores);
     print!("{}", report.markdown());
     report.write(&root.join("benchmarks/speed"))
 }

@@ -50,6 +50,20 @@ impl Peers {
         Ok(Self { python: folder.join("venv/bin/python"), scripts, llama_bench, ik_llama_bench: ik.map(Path::to_owned) })
     }
 
+    /// llama.cpp's quantizer.
+    pub(super) fn quantizer(&self) -> PathBuf {
+        self.llama_bench.with_file_name("llama-quantize")
+    }
+
+    /// The checkpoint in llama.cpp's format, unrounded, and the key of what is made of it.
+    pub(super) fn source(&self, checkpoint: &Path, cache: &Cache) -> Result<(PathBuf, Key), String> {
+        let key = Key::default().text(&checkpoint.to_string_lossy()).path(&self.scripts.join("../convert.py"))?;
+        let file = cache.file(&key, "gguf", "converting the checkpoint to GGUF", |out| {
+            shell::run(self.script("../convert.py").arg(checkpoint).arg(out)).map(|_| ())
+        })?;
+        Ok((file, key))
+    }
+
     /// All of them, each with all formats.
     pub(super) fn contenders(
         &self,
@@ -58,11 +72,8 @@ impl Peers {
         onnxruntime: bool,
         cache: &Cache,
     ) -> Result<Vec<Contender>, String> {
-        let key = Key::default().text(&checkpoint.to_string_lossy()).path(&self.scripts.join("../convert.py"))?;
-        let source = cache.file(&key, "gguf", "converting the checkpoint to GGUF", |out| {
-            shell::run(self.script("../convert.py").arg(checkpoint).arg(out)).map(|_| ())
-        })?;
-        let quantize = self.llama_bench.with_file_name("llama-quantize");
+        let (source, key) = self.source(checkpoint, cache)?;
+        let quantize = self.quantizer();
         let mut contenders = Vec::new();
         for kind in types {
             let key = key.clone().path(&quantize)?.text(kind);

@@ -1,6 +1,7 @@
 //! The table as data, as Markdown and as JSON.
 
 use super::contender::{Contender, Engine, Workload};
+use super::encoding::{Encoder, Makings};
 use super::figure;
 use super::samples::{Sample, Samples};
 use serde::Serialize;
@@ -54,6 +55,16 @@ pub(super) struct Section {
     pub(super) rows: Vec<Row>,
 }
 
+/// How long one file takes to make.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Encoding {
+    pub(super) engine: Engine,
+    pub(super) format: String,
+    pub(super) threads: usize,
+    /// Wall seconds; the best are the fewest.
+    pub(super) seconds: Spread,
+}
+
 /// All of one model.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
@@ -62,6 +73,9 @@ pub(super) struct Report {
     /// The bundle that ratios are of.
     pub(super) reference: String,
     pub(super) sections: Vec<Section>,
+    /// Seconds that making each file took.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) encoding: Vec<Encoding>,
     pub(super) notes: Vec<String>,
 }
 
@@ -87,8 +101,19 @@ impl Report {
             processor: processor(),
             reference: reference.map(Contender::name).unwrap_or_default(),
             sections: sections.collect(),
+            encoding: Vec::new(),
             notes,
         }
+    }
+
+    /// With what is known of making the files with so many threads.
+    pub(super) fn with_encoding(mut self, encoders: &[Encoder], makings: &Makings, threads: usize) -> Self {
+        self.encoding.extend(encoders.iter().filter_map(|encoder| {
+            let Spread { best: worst, median, worst: best, count } = Spread::of(makings.seconds(encoder, threads))?;
+            let seconds = Spread { best, median, worst, count };
+            Some(Encoding { engine: encoder.engine, format: encoder.format.clone(), threads, seconds })
+        }));
+        self
     }
 
     /// The page.
@@ -97,6 +122,14 @@ impl Report {
             format!("# Speed: {}\n\n{}. Ratios are those of {}, round by round.\n", self.model, self.processor, self.reference);
         for section in &self.sections {
             section.write(&mut out);
+        }
+        if let Some(Encoding { threads, .. }) = self.encoding.first() {
+            let _ = writeln!(out, "\n## Making the files, {threads} threads\n");
+            out.push_str("Rounding to nearest, from the same numbers in f16; ours with code for this processor.\n\n");
+            out.push_str("| | | seconds: best | median | worst | rounds |\n| --- | --- | ---: | ---: | ---: | ---: |\n");
+            for Encoding { engine, format, seconds: Spread { best, median, worst, count }, .. } in &self.encoding {
+                let _ = writeln!(out, "| {} | {format} | {best:.0} | {median:.0} | {worst:.0} | {count} |", engine.name());
+            }
         }
         for note in &self.notes {
             let _ = writeln!(out, "\n{note}");
@@ -225,6 +258,7 @@ pub(super) mod tests {
             processor: "A processor".into(),
             reference: "q35 w8".into(),
             sections: vec![section],
+            encoding: vec![],
             notes: vec![],
         }
     }
