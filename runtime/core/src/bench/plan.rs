@@ -67,18 +67,21 @@ impl Plan {
                 false => skipped.push(format!("prefill of {tokens} tokens: the context has {context}")),
             }
         }
+        let capacity = |cached: usize| cached.saturating_add(self.decoded);
+        let (cached, longer): (Vec<usize>, Vec<usize>) = self.cached.iter().partition(|cached| capacity(**cached) <= context);
+        let too_long =
+            |cached: usize| format!("decoding after {cached} tokens: {} in a context of {context}", capacity(cached));
+        skipped.extend(longer.into_iter().map(too_long));
         let mut decode = Vec::new();
         for &batch in &self.batches {
-            for &cached in &self.cached {
-                let what = || format!("decoding with batch {batch} after {cached} tokens");
-                let capacity = cached.saturating_add(self.decoded);
-                let cache = (batch as u64).saturating_mul(capacity as u64).saturating_mul(entry);
-                if capacity > context {
-                    skipped.push(format!("{}: {capacity} tokens in a context of {context}", what()));
-                } else if free.is_some_and(|free| cache > free / 2) {
-                    skipped.push(format!("{}: the cache would have {}", what(), q35_console::size::show(cache)));
-                } else {
-                    decode.push(Decode { batch, cached });
+            for &cached in &cached {
+                let cache = (batch as u64).saturating_mul(capacity(cached) as u64).saturating_mul(entry);
+                match free.is_some_and(|free| cache > free / 2) {
+                    false => decode.push(Decode { batch, cached }),
+                    true => {
+                        let size = q35_console::size::show(cache);
+                        skipped.push(format!("decoding with batch {batch} after {cached} tokens: the cache would have {size}"));
+                    }
                 }
             }
         }
@@ -107,6 +110,6 @@ mod tests {
         );
         let mut skipped = Vec::new();
         assert_eq!(plan.feasible(63, 1, None, &mut skipped).decode, [case(1, 8), case(4, 8)]);
-        assert_eq!(skipped[1], "decoding with batch 1 after 40 tokens: 64 tokens in a context of 63");
+        assert_eq!(skipped[1], "decoding after 40 tokens: 64 in a context of 63");
     }
 }
