@@ -1,7 +1,7 @@
 //! What is taken when: queues by cycle, stream registers by position and cycle, units by interval.
 
 use super::{Byte, Choices, Word};
-use q35_tsp::geometry::{EDGE, Queue, STREAMS, Side, Slice, Stream};
+use q35_tsp::geometry::{EDGE, QUEUES, Queue, STREAMS, Side, Slice, Stream};
 use q35_tsp::isa::Instr;
 use q35_tsp::program::{Issue, MacroOp, Origin, Place};
 use q35_tsp::timing::Timing;
@@ -19,9 +19,33 @@ pub(crate) enum Hold {
 /// Streams taken in a cycle, by direction and position, a bit each.
 type Registers = [[u32; POSITIONS]; 2];
 
-#[derive(Default)]
+/// Cycles in which a queue dispatches something, a bit each. An attempt asks them far more often than it comes to anything.
+#[derive(Clone, Default)]
+struct Cycles(Vec<u64>);
+
+impl Cycles {
+    fn has(&self, cycle: i64) -> bool {
+        self.0.get(cycle as usize / 64).is_some_and(|word| word >> (cycle % 64) & 1 == 1)
+    }
+
+    fn insert(&mut self, cycle: i64) {
+        let word = cycle as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 64, 0);
+        }
+        self.0[word] |= 1 << (cycle % 64);
+    }
+
+    fn remove(&mut self, cycle: i64) {
+        self.0[cycle as usize / 64] &= !(1 << (cycle % 64));
+    }
+}
+
 pub(crate) struct Tables {
+    /// What is placed.
     pub(crate) queues: BTreeMap<Queue, BTreeMap<i64, Issue>>,
+    /// The cycles of what is placed and of what is tried, by the queue's number.
+    busy: Vec<Cycles>,
     registers: Vec<Registers>,
     holds: BTreeMap<Hold, BTreeMap<i64, i64>>,
     /// The last cycle in which a row was read or written.
@@ -30,6 +54,20 @@ pub(crate) struct Tables {
     writers: BTreeMap<(Slice, u16), u32>,
     /// What has been begun.
     pub(crate) ops: Vec<MacroOp>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            queues: BTreeMap::new(),
+            busy: vec![Cycles::default(); usize::from(QUEUES)],
+            registers: Vec::new(),
+            holds: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            ops: Vec::new(),
+        }
+    }
 }
 
 impl Tables {
@@ -45,7 +83,7 @@ impl Tables {
 }
 
 enum Undo {
-    Issue(Queue, i64),
+    Issue(Queue, Issue),
     Registers { side: Side, position: i32, cycle: i64, mask: u32 },
     Hold(Hold, i64),
 }
@@ -112,9 +150,7 @@ impl<'a> Attempt<'a> {
         self.touches.truncate(mark.1);
         for undo in self.log.drain(mark.0..).rev() {
             match undo {
-                Undo::Issue(queue, cycle) => {
-                    self.tables.queues.get_mut(&queue).and_then(|queue| queue.remove(&cycle));
-                }
+                Undo::Issue(queue, issue) => self.tables.busy[usize::from(queue.number())].remove(issue.cycle.into()),
                 Undo::Registers { side, position, cycle, mask } => {
                     self.tables.registers[cycle as usize][side_index(side)][(position + EDGE) as usize] &= !mask;
                 }
@@ -126,7 +162,7 @@ impl<'a> Attempt<'a> {
     }
 
     pub(crate) fn is_free(&self, queue: Queue, cycle: i64) -> bool {
-        cycle >= 0 && self.tables.queues.get(&queue).is_none_or(|queue| !queue.contains_key(&cycle))
+        cycle >= 0 && !self.tables.busy[usize::from(queue.number())].has(cycle)
     }
 
     /// Dispatches an instruction.
@@ -135,8 +171,8 @@ impl<'a> Attempt<'a> {
             return None;
         }
         let issue = Issue { cycle: u32::try_from(cycle).ok()?, op: self.op, instr };
-        self.tables.queues.entry(queue).or_default().insert(cycle, issue);
-        self.log.push(Undo::Issue(queue, cycle));
+        self.tables.busy[usize::from(queue.number())].insert(cycle);
+        self.log.push(Undo::Issue(queue, issue));
         Some(())
     }
 
@@ -289,6 +325,11 @@ impl<'a> Attempt<'a> {
 
     /// What was tried is placed.
     pub(crate) fn commit(mut self) {
+        for undo in self.log.drain(..) {
+            if let Undo::Issue(queue, issue) = undo {
+                self.tables.queues.entry(queue).or_default().insert(issue.cycle.into(), issue);
+            }
+        }
         for Touch { op, place, cycle, kind } in self.touches.drain(..) {
             let row = (place.slice, place.address);
             if let TouchKind::Read(count) = kind {
