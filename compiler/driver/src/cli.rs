@@ -86,6 +86,9 @@ pub struct Shape {
     /// unless said otherwise
     #[arg(long, value_name = "LEVEL", value_delimiter = ',')]
     pub levels: Vec<String>,
+    /// Chips to spread the model over, layer by layer, where a target has several; as many as its memory takes unless said otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 12))]
+    pub chips: Option<u32>,
     /// Longest context in tokens; the model's own unless said otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub context: Option<u64>,

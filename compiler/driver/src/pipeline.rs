@@ -112,7 +112,11 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
     let Program { graph, params } = &program;
-    let request = Request { levels: settings.levels, ..Request::new(graph, params, out.prefix, model.facts.context) };
+    let request = Request {
+        levels: settings.levels,
+        chips: settings.chips,
+        ..Request::new(graph, params, out.prefix, model.facts.context)
+    };
     let lowered = lower(out.target, &request, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let mut options = settings.recorded(model.facts.context);

@@ -20,6 +20,8 @@ pub struct Settings {
     pub max_memory: Option<u64>,
     /// Feature levels of the target to make code for.
     pub levels: Levels,
+    /// Chips to spread the program over, if the user said so.
+    pub chips: Option<u32>,
 }
 
 impl Settings {
@@ -40,12 +42,20 @@ impl Settings {
         if wanted == Some(Switch::On) && pairs && !turns {
             refuse("--rotate", format!("target '{target}' has no rotation"), "leave it out".to_owned());
         }
+        if let Some(chips) = shape.chips.filter(|_| !capabilities.several_chips) {
+            refuse(
+                "--chips",
+                format!("target '{target}' does not spread a model over {chips} chips"),
+                "leave it out".to_owned(),
+            );
+        }
         problems.extend(contradictions(shape, codec));
         let kv_cache = problems.absorb(kv_cache(shape, codec, target, capabilities)).unwrap_or_default();
         let levels = problems.absorb(levels(&shape.levels, target, capabilities)).unwrap_or(Levels::ALL);
         let rotate = wanted.map_or(pairs && turns, |switch| switch == Switch::On);
         let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations, kv_cache };
-        problems.into_result(Self { weights, context: shape.context, max_memory: shape.max_memory, levels })
+        let Shape { context, max_memory, chips, .. } = *shape;
+        problems.into_result(Self { weights, context, max_memory, levels, chips })
     }
 
     /// Nothing rounded, nothing rotated: parameters as the file has them.
@@ -57,7 +67,7 @@ impl Settings {
             activations: Activations::Float,
             kv_cache: CacheDtype::F32,
         };
-        Self { weights, context: None, max_memory: None, levels: Levels::ALL }
+        Self { weights, context: None, max_memory: None, levels: Levels::ALL, chips: None }
     }
 
     /// Options that contradict each other whatever the target is: all that can be said without one.
@@ -77,8 +87,10 @@ impl Settings {
             ("rotate", rotate.to_owned()),
             ("context", context.to_string()),
         ]
+        .into_iter()
+        .chain(self.chips.map(|chips| ("chips", chips.to_string())))
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .collect()
     }
 
     /// The inverse of [`Self::recorded`]; `None` if something is missing or unknown.
@@ -97,7 +109,8 @@ impl Settings {
             // Bundles that do not say it are older than the choice.
             kv_cache: get("kv-cache-dtype").map_or(Some(CacheDtype::F32), |name| name.parse().ok())?,
         };
-        Some(Self { weights, context: Some(get("context")?.parse().ok()?), max_memory: None, levels: Levels::ALL })
+        let context = Some(get("context")?.parse().ok()?);
+        Some(Self { weights, context, max_memory: None, levels: Levels::ALL, chips: None })
     }
 }
 
@@ -175,7 +188,8 @@ mod tests {
     use super::*;
 
     fn shape(codec: &str, rotate: Option<Switch>, group: GroupChoice) -> Shape {
-        Shape { codec: codec.to_owned(), rotate, group, kv_cache_dtype: None, levels: vec![], context: None, max_memory: None }
+        let codec = codec.to_owned();
+        Shape { codec, rotate, group, kv_cache_dtype: None, levels: vec![], chips: None, context: None, max_memory: None }
     }
 
     /// A machine of integers that cannot run `w10`.
@@ -189,6 +203,7 @@ mod tests {
             kv_cache: vec![CacheDtype::F32],
             levels: vec!["brass", "wood"],
             native: Some("wood"),
+            several_chips: false,
         }
     }
 
@@ -254,6 +269,20 @@ mod tests {
         let recorded = settings.recorded(1024);
         assert_eq!(recorded["kv-cache-dtype"], "f16");
         assert_eq!(Settings::from_recorded(&recorded).unwrap().weights, settings.weights);
+    }
+
+    #[test]
+    fn only_some_targets_have_several_chips() {
+        let with = |several_chips| {
+            let shape = Shape { chips: Some(3), ..shape("w8", None, GroupChoice::Row) };
+            Settings::new(&shape, "abacus", &Capabilities { several_chips, ..capabilities() })
+        };
+        let settings = with(true).unwrap();
+        assert_eq!((settings.chips, settings.recorded(5)["chips"].as_str()), (Some(3), "3"));
+        assert_eq!(
+            with(false).unwrap_err().to_string(),
+            "error[Q35-0303]: target 'abacus' does not spread a model over 3 chips\n  at option '--chips'\n  help: leave it out"
+        );
     }
 
     #[test]

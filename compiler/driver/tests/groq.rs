@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use q35_bundle::{Bundle, CacheDtype};
+use q35_bundle::{Bundle, CacheDtype, Device};
 use q35_dialects::interp::{Session as Interpreter, StepInput};
 use q35_format::{Codec, Group};
 use q35_graph::Silent;
+use q35_groq_check::check_system;
 use q35_passes::model::WeightOptions;
 use q35_runtime::{Chunk, Options, Session, Want};
 use q35_target::{Levels, Request, Target};
 use q35_target_groq::Groq;
+use q35_tsp::binary;
+use q35_tsp::program::Program;
+use q35_tsp::timing::Timing;
 use q35c::pipeline::{self, Output};
 use q35c::settings::Settings;
 use q35c::values::PackedValues;
@@ -26,7 +30,7 @@ fn settings(context: u64) -> Settings {
     let activations = Groq.capabilities().activations;
     let weights =
         WeightOptions { codec: Codec::Split, group: Group::Row, rotate: true, activations, kv_cache: CacheDtype::F32 };
-    Settings { weights, context: Some(context), max_memory: None, levels: Levels::ALL }
+    Settings { weights, context: Some(context), max_memory: None, levels: Levels::ALL, chips: None }
 }
 
 fn largest(logits: &[f32]) -> u32 {
@@ -46,6 +50,40 @@ fn the_trained_mixture_of_experts_says_what_the_interpreter_says() {
     if folder.is_dir() {
         same_greedy_tokens(&folder, if full() { 32 } else { 6 });
     }
+}
+
+/// Logits, to the bit, and greedy tokens do not depend on how many chips there are; layers that are on different chips are restored all the same.
+#[test]
+fn several_chips_say_what_one_says() {
+    let counts: &[u32] = if full() { &[1, 2, 4] } else { &[1, 2] };
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = Vec::new();
+    for count in counts {
+        let path = dir.path().join(format!("model-{count}.q35"));
+        let settings = Settings { chips: Some(*count), ..settings(64) };
+        pipeline::compile(model(), &settings, Output::new(&Groq, "", &path), &mut Silent).unwrap();
+        let bundle = Arc::new(Bundle::open(&path).unwrap());
+        let violations = check_system(&programs(&bundle), &Timing::tsp1());
+        assert!(violations.is_empty(), "{} violations, first: {}", violations.len(), violations[0]);
+        let mut session = Session::new(bundle, &Options { capacity: 64, ..Options::default() }).unwrap();
+        assert_eq!(session.describe().contains(&format!("on {count} chips")), *count > 1, "{}", session.describe());
+        let (mut next, mut tokens, mut bits): (Vec<u32>, Vec<u32>, Vec<u32>) = (PROMPT.to_vec(), vec![], vec![]);
+        for _ in 0..if full() { 16 } else { 3 } {
+            let logits = session.step(&[Chunk { slot: 0, tokens: &next, positions: None, want: Want::Last }]).unwrap();
+            bits.extend(logits.row(0).iter().map(|x| x.to_bits()));
+            next = vec![largest(logits.row(0))];
+            tokens.push(next[0]);
+        }
+        seen.push((tokens, bits));
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+/// The programs of a bundle, one for each chip.
+fn programs(bundle: &Bundle) -> Vec<Program> {
+    let Device::Tsp(device) = &bundle.manifest().device else { panic!("{:?}", bundle.manifest().device) };
+    let read = |file: &String| binary::read(&bundle.read(file).unwrap().unwrap()).unwrap();
+    device.programs.iter().map(read).collect()
 }
 
 fn full() -> bool {
@@ -71,8 +109,7 @@ fn same_greedy_tokens(model: &Path, count: usize) {
     }
 
     let bundle = Arc::new(Bundle::open(&path).unwrap());
-    let program = q35_tsp::binary::read(&bundle.read(q35_target_groq::PROGRAM).unwrap().unwrap()).unwrap();
-    let violations = q35_groq_check::check(&program, &q35_tsp::timing::Timing::tsp1());
+    let violations = check_system(&programs(&bundle), &Timing::tsp1());
     assert!(violations.is_empty(), "{} violations, first: {}", violations.len(), violations[0]);
     let mut session = Session::new(bundle, &Options { capacity: 64, ..Options::default() }).unwrap();
     let mut next = PROMPT.to_vec();
@@ -110,6 +147,9 @@ fn what_does_not_fit_is_said_before_anything_is_scheduled() {
         refused(4097).unwrap().lines().next(),
         Some("error[Q35-0405]: a cache of 4097 entries: the largest bucket of this target is 4096")
     );
-    let text = refused(3000).unwrap();
-    assert!(text.starts_with("error[Q35-0405]: the model takes ") && text.contains("chips at least, where "), "{text}");
+    // The cache alone of so many entries is more than one chip has room for.
+    let request = Request { chips: Some(1), ..Request::new(&program.graph, &program.params, "", 4096) };
+    let text = Groq.check(&request).unwrap_err().to_string();
+    assert!(text.starts_with("error[Q35-0405]: the model does not fit on 1 chip: it needs "), "{text}");
+    assert_eq!(refused(4096), None, "there is on several");
 }

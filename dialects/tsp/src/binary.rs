@@ -5,7 +5,7 @@ use crate::geometry::Queue;
 use crate::isa::{INSTRUCTIONS, Instr};
 use crate::program::{Issue, MOST_ISSUES, Program};
 
-const MAGIC: &[u8; 8] = b"q35tsp\0\x02";
+const MAGIC: &[u8; 8] = b"q35tsp\0\x03";
 
 /// Writes a program.
 pub fn write(program: &Program) -> Vec<u8> {
@@ -93,12 +93,17 @@ impl<'a> Reader<'a> {
 pub(crate) mod tests {
     use super::*;
     use crate::geometry::{Side, Slice, Stream};
-    use crate::program::{Data, Image, MacroOp, Origin, Quad};
+    use crate::lanes::Lanes;
+    use crate::program::{Carried, Data, Image, LinkEnd, MacroOp, Origin, Quad};
 
     pub(crate) fn sample() -> Program {
         let mut program = Program {
             data: Data {
                 timing: "tsp1".to_owned(),
+                chip: 1,
+                start: 504,
+                links: vec![LinkEnd { link: 0, chip: 0, end: 0 }],
+                received: vec![Carried { quad: Quad { side: Side::East, group: 1, address: 5 }, lanes: Lanes::default() }],
                 cycles: 900,
                 nodes: vec!["/model/layers.0; odd".to_owned()],
                 ops: vec![MacroOp { node: 0, flow: 7, reads: vec![Origin { queue: 3, address: 17, count: 4, writer: None }] }],
@@ -137,6 +142,9 @@ pub(crate) mod tests {
         assert!(data.check().is_err());
         data.images.clear();
         data.images.push(Image::Words { quad: Quad { side: Side::West, group: 255, address: 0 }, runs: vec![] });
+        assert!(data.check().is_err());
+        data.images.clear();
+        data.links[0].link = 11;
         assert!(data.check().is_err());
     }
 

@@ -22,6 +22,12 @@ pub const PLANES: u8 = 4;
 pub const COLUMNS_PER_LOAD: usize = 16;
 /// ALUs of a lane, a mesh of 4 x 4.
 pub const ALUS: u8 = 16;
+/// Links of a chip to others, as chips are deployed: seven to the other chips of its node, four to other nodes.
+pub const LINKS: u8 = 11;
+/// Links to the other chips of a node.
+pub const LOCAL_LINKS: u8 = 7;
+/// Chips of a node, each of which is linked to every other.
+pub const NODE: u32 = 8;
 /// Position of the outermost slice, the MXM.
 pub const EDGE: i32 = 13;
 /// Position of the SXM.
@@ -151,6 +157,18 @@ pub fn linked(from: u8, to: u8) -> bool {
     from / 4 == to / 4 || from % 4 == to % 4
 }
 
+/// The link that leads from a chip to another, if one does: within a node to each of the others; from the last chip of a node to the first
+/// of the next one, and back. Of links between nodes programs of this dialect need no more.
+pub fn link_between(from: u32, to: u32) -> Option<u8> {
+    let (here, there) = (from % NODE, to % NODE);
+    match (from / NODE, to / NODE) {
+        (a, b) if a == b && here != there => Some(if there < here { there } else { there - 1 } as u8),
+        (a, b) if a.checked_add(1) == Some(b) && here == NODE - 1 && there == 0 => Some(LOCAL_LINKS),
+        (a, b) if b.checked_add(1) == Some(a) && here == 0 && there == NODE - 1 => Some(LOCAL_LINKS + 1),
+        _ => None,
+    }
+}
+
 /// What kind of unit a queue feeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
@@ -168,6 +186,8 @@ pub enum Unit {
     Results,
     /// An ALU of the VXM.
     Alu,
+    /// A link to another chip.
+    Link,
     /// SXM and chip-to-chip units that programs of this dialect leave idle.
     Idle,
 }
@@ -179,6 +199,8 @@ pub struct Queue(u8);
 /// Number of queues.
 pub const QUEUES: u8 = 144;
 const SXM_QUEUES: u8 = 14;
+/// Of those of a hemisphere, what stands before the links: permutor, two transposers, four distributors.
+const BEFORE_LINKS: u8 = 7;
 const FIRST_SXM: u8 = 2 * SLICES;
 const FIRST_MXM: u8 = FIRST_SXM + 2 * SXM_QUEUES;
 const FIRST_ALU: u8 = FIRST_MXM + 3 * PLANES;
@@ -214,6 +236,12 @@ impl Queue {
         Self(Self::permute(side).0 + 1 + number)
     }
 
+    /// Of a link. Links of even numbers leave from the SXM in the east, the others from that in the west.
+    pub fn link(number: u8) -> Self {
+        let side = if number.is_multiple_of(2) { Side::East } else { Side::West };
+        Self(Self::permute(side).0 + BEFORE_LINKS + number / 2)
+    }
+
     /// Of a plane: [`Unit::Weights`], [`Unit::Activations`] or [`Unit::Results`].
     pub fn plane(plane: u8, unit: Unit) -> Self {
         let at = match unit {
@@ -236,6 +264,7 @@ impl Queue {
             n if n < FIRST_MXM => match (n - FIRST_SXM) % SXM_QUEUES {
                 0 => Unit::Permute,
                 1 | 2 => Unit::Transpose,
+                at if at >= BEFORE_LINKS && self.link_number() < LINKS => Unit::Link,
                 _ => Unit::Idle,
             },
             n if n < FIRST_ALU => [Unit::Weights, Unit::Activations, Unit::Results][usize::from((n - FIRST_MXM) % 3)],
@@ -243,10 +272,17 @@ impl Queue {
         }
     }
 
-    /// Which of its unit's kind it is: slice number, transposer, plane, ALU.
+    /// The link of a queue at the place of one.
+    fn link_number(self) -> u8 {
+        let at = self.0 - FIRST_SXM;
+        2 * (at % SXM_QUEUES - BEFORE_LINKS) + at / SXM_QUEUES
+    }
+
+    /// Which of its unit's kind it is: slice number, transposer, link, plane, ALU.
     pub fn index(self) -> u8 {
         match self.unit() {
             Unit::Mem => self.0 % SLICES,
+            Unit::Link => self.link_number(),
             Unit::Permute | Unit::Transpose | Unit::Idle => ((self.0 - FIRST_SXM) % SXM_QUEUES).saturating_sub(1),
             Unit::Weights | Unit::Activations | Unit::Results => (self.0 - FIRST_MXM) / 3,
             Unit::Alu => self.0 - FIRST_ALU,
@@ -257,7 +293,7 @@ impl Queue {
     pub fn side(self) -> Side {
         let east = match self.unit() {
             Unit::Mem => self.0 < SLICES,
-            Unit::Permute | Unit::Transpose | Unit::Idle => self.0 < FIRST_SXM + SXM_QUEUES,
+            Unit::Permute | Unit::Transpose | Unit::Link | Unit::Idle => self.0 < FIRST_SXM + SXM_QUEUES,
             Unit::Weights | Unit::Activations | Unit::Results => return plane_side(self.index()),
             Unit::Alu => true,
         };
@@ -273,7 +309,7 @@ impl Queue {
     pub fn position(self) -> i32 {
         match self.unit() {
             Unit::Mem => self.slice().position(),
-            Unit::Permute | Unit::Transpose | Unit::Idle => self.side().sign() * SXM,
+            Unit::Permute | Unit::Transpose | Unit::Link | Unit::Idle => self.side().sign() * SXM,
             Unit::Weights | Unit::Activations | Unit::Results => self.side().sign() * EDGE,
             Unit::Alu => 0,
         }
@@ -287,6 +323,7 @@ impl fmt::Display for Queue {
             Unit::Mem => write!(f, "mem.{side}{index:02}"),
             Unit::Permute => write!(f, "permute.{side}"),
             Unit::Transpose => write!(f, "transpose.{side}{index}"),
+            Unit::Link => write!(f, "link.{index:02}"),
             Unit::Idle => write!(f, "sxm.{side}{index}"),
             Unit::Weights => write!(f, "weights.{index}"),
             Unit::Activations => write!(f, "activations.{index}"),
@@ -310,7 +347,7 @@ mod tests {
     #[test]
     fn queues_are_their_text_and_their_parts() {
         let count = |unit| Queue::all().filter(|q| q.unit() == unit).count();
-        assert_eq!((count(Unit::Mem), count(Unit::Alu), count(Unit::Weights)), (88, 16, 4));
+        assert_eq!((count(Unit::Mem), count(Unit::Alu), count(Unit::Weights), count(Unit::Link)), (88, 16, 4, 11));
         assert_eq!(Queue::all().count(), 144);
         for queue in Queue::all() {
             assert_eq!(queue.to_string().parse(), Ok(queue), "{queue}");
@@ -323,8 +360,26 @@ mod tests {
             assert_eq!((Queue::permute(side).unit(), Queue::permute(side).side()), (Unit::Permute, side));
             assert_eq!(Queue::transpose(side, 1).index(), 1);
         }
+        for number in 0..LINKS {
+            assert_eq!((Queue::link(number).unit(), Queue::link(number).index()), (Unit::Link, number));
+        }
+        assert_eq!((Queue::link(6).position(), Queue::link(7).position()), (SXM, -SXM));
         assert_eq!(Slice::new(Side::West, 43).position(), -11);
         assert_eq!(Slice::new(Side::East, 3).position(), 1);
+    }
+
+    #[test]
+    fn a_link_leads_to_one_chip_and_back() {
+        for from in 0..20u32 {
+            let mut links: Vec<u8> = (0..20).filter_map(|to| link_between(from, to)).collect();
+            let count = links.len();
+            links.sort_unstable();
+            links.dedup();
+            assert_eq!(links.len(), count, "chip {from}");
+            assert!(links.iter().all(|link| *link < LINKS));
+            assert!((0..20).all(|to| link_between(from, to).is_some() == link_between(to, from).is_some()));
+            assert!(link_between(from, from + 1).is_some());
+        }
     }
 
     #[test]

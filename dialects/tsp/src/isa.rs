@@ -274,6 +274,12 @@ instructions! {
     Emit = "emit" on Some(Unit::Results); { accumulator: u8, out: Stream }
     /// An op of the ALU. The result stands in the ALU's register, and on `out`, `vxm.op` cycles later.
     Compute = "compute" on Some(Unit::Alu); { op: AluOp, a: Source, b: Source, out: Sink }
+    /// Parks the queue until the chip's counter of epochs begins anew: from then on both ends of the link count cycles alike.
+    Deskew = "deskew" on Some(Unit::Link); { }
+    /// Puts the vector that stands on `input` on the link; it is at the other end `c2c.latency_min` to `c2c.latency_max` cycles later, and waits there.
+    Send = "send" on Some(Unit::Link); { input: Stream }
+    /// Takes the vector that waits longest at this end of the link, and drives `out` with it `c2c.receive` cycles later.
+    Receive = "receive" on Some(Unit::Link); { out: Stream }
     /// Issues the queue's previous instruction `count` more times, every `interval` cycles, the first time now; a MEM address grows by `step`.
     Repeat = "repeat" on None; { count: u16, interval: u16, step: u16 }
 }
@@ -329,6 +335,9 @@ mod tests {
             Instr::Emit { accumulator: 0, out: e },
             Instr::Compute { op: AluOp::Exp, a: Source::Word(e), b: Source::Constant(u32::MAX), out: Sink::Byte(w) },
             Instr::Compute { op: AluOp::Pass, a: Source::Alu(15), b: Source::Byte(w), out: Sink::Nothing },
+            Instr::Deskew {},
+            Instr::Send { input: e },
+            Instr::Receive { out: w },
             Instr::Repeat { count: 19, interval: 1, step: 1 },
         ];
         assert!((0..INSTRUCTIONS.len()).all(|opcode| samples.iter().any(|i| i.opcode() == opcode)), "a sample of each");

@@ -3,8 +3,12 @@
 //! A step decodes one token. Before it the host writes the input vectors; after the last cycle it reads the output vectors. Embedding
 //! rows, angles and the mask of unseen cache entries are the host's: tables that only a position or a token selects from need
 //! no place on the chip.
+//!
+//! A model that is spread over several chips is a program for each of them. All chips count the cycles of one clock, in epochs; a
+//! program's cycle 0 is where an epoch begins. What this assumes: between two deskews, which is a step, the clocks of no two chips come a
+//! cycle apart. How far they drift is not public.
 
-use crate::geometry::{LANES, Queue, ROWS, SLICES, Side, Slice};
+use crate::geometry::{LANES, LINKS, Queue, ROWS, SLICES, Side, Slice};
 use crate::isa::Instr;
 use crate::lanes::Lanes;
 use serde::{Deserialize, Serialize};
@@ -242,11 +246,35 @@ impl From<Origin> for (u8, u16, u8, Option<u32>) {
     }
 }
 
+/// Where a link of a chip leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LinkEnd {
+    /// Its number here.
+    pub link: u8,
+    /// The chip at its other end.
+    pub chip: u32,
+    /// Its number there.
+    pub end: u8,
+}
+
+/// A vector of words that goes from one chip to another, byte 0 of every lane first: where it lies on this one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Where.
+    pub quad: Quad,
+    /// Lanes to elements of what is carried.
+    pub lanes: Lanes,
+}
+
 /// All of a program but the queues.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Data {
     /// Which timing it is scheduled for.
     pub timing: String,
+    /// Which chip it is for, counted from 0 along the way of a token.
+    pub chip: u32,
+    /// The cycle of all chips' common clock that is cycle 0 of this one: where an epoch begins.
+    pub start: u64,
     /// Cycles of a step, from the first dispatch to the last write.
     pub cycles: u32,
     /// Cache entries.
@@ -263,6 +291,12 @@ pub struct Data {
     pub outputs: Vec<Output>,
     /// Keys and values of every layer.
     pub cache: Vec<[CacheVectors; 2]>,
+    /// The links that are in use.
+    pub links: Vec<LinkEnd>,
+    /// What comes from the chip before, in the order in which that sends it.
+    pub received: Vec<Carried>,
+    /// What the chip after gets.
+    pub sent: Vec<Carried>,
 }
 
 /// An instruction in its queue.
@@ -297,7 +331,16 @@ impl Data {
         let room = |at: &Quad| quad(at) && u32::from(at.address) + self.capacity <= u32::from(ROWS);
         let entries = self.capacity <= u32::from(ROWS);
         let cache = entries && self.cache.iter().flatten().flat_map(|half| &half.vectors).all(|(at, _)| room(at));
-        if images && inputs && outputs && cache { Ok(()) } else { Err("a vector lies where there is no memory".to_owned()) }
+        let links = self.links.iter().all(|end| end.link < LINKS && end.end < LINKS);
+        let carried = self.received.iter().chain(&self.sent).all(|carried| quad(&carried.quad));
+        if !links {
+            return Err("there is no such link".to_owned());
+        }
+        if images && inputs && outputs && cache && carried {
+            Ok(())
+        } else {
+            Err("a vector lies where there is no memory".to_owned())
+        }
     }
 
     /// The node of the user's model that a macro-op is for.

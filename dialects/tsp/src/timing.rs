@@ -94,6 +94,16 @@ timing! {
     c2c {
         /// From one chip to the next.
         hop: "hop",
+        /// Shortest latency of a link.
+        latency_min: "latency_min",
+        /// Longest latency of a link.
+        latency_max: "latency_max",
+        /// A received vector to stream register.
+        receive: "receive",
+        /// Vectors that can wait at the end of a link.
+        buffer: "buffer",
+        /// Cycles of an epoch.
+        epoch: "epoch",
         /// A vector on a link.
         link: "link",
     }
@@ -119,6 +129,15 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// At full rate, from the earliest arrival to the receive.
+    #[test]
+    fn what_waits_at_the_end_of_a_link_fits_there() {
+        let timing = Timing::tsp1();
+        assert!(timing.latency_min <= timing.latency_max && timing.latency_max <= timing.hop);
+        assert_eq!((timing.hop - timing.latency_min) / timing.link + 1, timing.buffer);
+        assert!(timing.epoch < 256);
+    }
 
     #[test]
     fn the_file_is_complete_and_strict() {

@@ -77,11 +77,11 @@ pub struct RocmDevice {
     pub levels: Vec<RocmLevel>,
 }
 
-/// A program for a Groq-TSP-style chip: a model of the chip, not run on silicon.
+/// Programs for Groq-TSP-style chips: a model of the chip, not run on silicon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TspDevice {
-    /// The program in the bundle, relative path.
-    pub program: String,
+    /// The program of each chip in the bundle, relative path, in the order in which a token meets the chips.
+    pub programs: Vec<String>,
 }
 
 /// The device a bundle was compiled for.
@@ -128,7 +128,7 @@ impl Device {
             Self::Cpu(device) => vec![device.object.clone()],
             Self::Cuda(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
             Self::Rocm(device) => device.levels.iter().map(|level| level.file.clone()).collect(),
-            Self::Tsp(device) => vec![device.program.clone()],
+            Self::Tsp(device) => device.programs.clone(),
             Self::Wse(device) => {
                 let files = |wafer: &WaferProgram| wafer.files.iter().map(|file| format!("{}/{file}", wafer.folder)).collect();
                 device.wafers.iter().flat_map::<Vec<String>, _>(files).collect()

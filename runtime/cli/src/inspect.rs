@@ -194,7 +194,11 @@ fn text(manifest: &Manifest, summary: &Summary, report: &Report, each: bool) -> 
         Device::Cuda(_) | Device::Rocm(_) => {
             format!("{}: {}", manifest.device.name(), manifest.device.levels().join(", "))
         }
-        Device::Tsp(_) => "groq: a model of the chip, not run on silicon".to_owned(),
+        Device::Tsp(device) => {
+            let chips = device.programs.len();
+            let on = if chips == 1 { String::new() } else { format!(" {chips} chips,") };
+            format!("groq:{on} a model of the chip, not run on silicon")
+        }
         Device::Wse(device) => {
             let rows: u64 = device.regions().map(|region| region.height).sum();
             let (count, wafers) = (device.regions().count(), device.wafers.len());

@@ -1,5 +1,9 @@
 //! The chip: dispatches what the queues say, in order of cycles.
+//!
+//! A chip on its own runs from its first dispatch to the last. One of several is run dispatch by dispatch by a [`crate::system::System`], which carries
+//! what it sends.
 
+use crate::link::Ends;
 use crate::memory::Memory;
 use crate::mxm::Plane;
 use crate::streams::{Streams, several};
@@ -15,6 +19,8 @@ use std::fmt;
 /// What a program did that no chip can do, or that no program may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// The chip, where there are several.
+    pub chip: Option<u32>,
     /// When.
     pub cycle: i64,
     /// The queue of the instruction.
@@ -27,6 +33,9 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(chip) = self.chip {
+            write!(f, "chip {chip}, ")?;
+        }
         write!(f, "cycle {}, {}, node '{}': {}", self.cycle, self.queue, self.node, self.what)
     }
 }
@@ -66,6 +75,10 @@ pub struct Chip {
     maps: [Maps; 2],
     /// Drives to come, by cycle.
     drives: BTreeMap<i64, Vec<Drive>>,
+    /// This chip's ends of its links.
+    pub(crate) ends: Ends,
+    /// How many events are done.
+    done: usize,
 }
 
 impl Chip {
@@ -92,29 +105,59 @@ impl Chip {
             vxm: Vxm::new(),
             maps: Default::default(),
             drives: BTreeMap::new(),
+            ends: Ends::new(&program.data, timing),
+            done: 0,
         })
     }
 
     /// Runs the program once, from cycle 0, on what memory holds.
     pub fn run(&mut self) -> Result<(), Fault> {
+        self.begin();
+        while self.next().is_some() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Makes ready for cycle 0.
+    pub(crate) fn begin(&mut self) {
         self.streams.clear();
         self.memory.settle();
         self.planes = (0..PLANES).map(|_| Plane::new(self.timing)).collect();
         self.vxm = Vxm::new();
         self.maps = Default::default();
         self.drives.clear();
-        let events = std::mem::take(&mut self.events);
-        let result = events.iter().try_for_each(|event| {
-            let done = self.deliver(event.cycle).and_then(|()| self.execute(event).map_err(|what| (*event, what)));
-            done.map_err(|(event, what)| self.fault(event, what))
-        });
-        self.events = events;
-        result
+        self.ends.clear();
+        self.done = 0;
+    }
+
+    /// The cycle of the next dispatch.
+    pub(crate) fn next(&self) -> Option<i64> {
+        self.events.get(self.done).map(|event| event.cycle)
+    }
+
+    /// The next dispatch.
+    pub(crate) fn step(&mut self) -> Result<(), Fault> {
+        let Some(event) = self.events.get(self.done).copied() else { return Ok(()) };
+        self.done += 1;
+        let done = self.deliver(event.cycle).and_then(|()| self.execute(&event).map_err(|what| (event, what)));
+        done.map_err(|(event, what)| self.fault(event, what))
+    }
+
+    /// The node that a macro-op is for.
+    pub(crate) fn node(&self, op: u32) -> String {
+        self.nodes.get(op as usize).cloned().unwrap_or_default()
     }
 
     fn fault(&self, event: Event, what: String) -> Fault {
-        let node = self.nodes.get(event.issue.op as usize).cloned().unwrap_or_default();
-        Fault { cycle: event.cycle, queue: event.queue.to_string(), node, what: format!("{}: {what}", event.issue.instr) }
+        let node = self.node(event.issue.op);
+        Fault {
+            chip: None,
+            cycle: event.cycle,
+            queue: event.queue.to_string(),
+            node,
+            what: format!("{}: {what}", event.issue.instr),
+        }
     }
 
     /// Shows on the streams what is due by `cycle`.
@@ -250,6 +293,15 @@ impl Chip {
                     Sink::Word(stream) => self.drive_words(event, timing.op, stream, &words)?,
                     Sink::Byte(stream) => self.drive(event, timing.op, stream, words.map(|word| word as u8)),
                 }
+            }
+            Instr::Deskew {} => self.ends.deskew(queue.index(), cycle)?,
+            Instr::Send { input } => {
+                let bytes = self.sample(event, input)?;
+                self.ends.send(queue.index(), cycle, event.issue.op, bytes)?;
+            }
+            Instr::Receive { out } => {
+                let bytes = self.ends.receive(queue.index(), cycle)?;
+                self.drive(event, timing.receive, out, bytes);
             }
             Instr::Repeat { .. } => return Err("a repeat that was not written out".to_owned()),
         }

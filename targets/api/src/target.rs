@@ -45,6 +45,8 @@ pub struct Capabilities {
     pub levels: Vec<&'static str>,
     /// The one that the machine which compiles would run, where it can be what runs the code.
     pub native: Option<&'static str>,
+    /// Whether a program can be spread over a number of chips that the user names.
+    pub several_chips: bool,
 }
 
 /// Which of a target's feature levels code is made for, by their places in [`Capabilities::levels`].
@@ -78,12 +80,14 @@ pub struct Request<'a> {
     pub context: u64,
     /// Feature levels to make code for; a target without a choice of them makes what it has.
     pub levels: Levels,
+    /// Chips to spread the program over, at least 1, where a target can; as many as it takes unless said.
+    pub chips: Option<u32>,
 }
 
 impl<'a> Request<'a> {
-    /// A program for every feature level.
+    /// A program for every feature level, on as many chips as it takes.
     pub fn new(graph: &'a Graph, params: &'a BTreeMap<ParamName, Packed>, prefix: &'a str, context: u64) -> Self {
-        Self { graph, params, prefix, context, levels: Levels::ALL }
+        Self { graph, params, prefix, context, levels: Levels::ALL, chips: None }
     }
 }
 

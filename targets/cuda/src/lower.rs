@@ -59,6 +59,7 @@ impl Target for Cuda {
             kv_cache: vec![CacheDtype::F32],
             levels: LEVELS.iter().map(|level| level.name).collect(),
             native: None,
+            several_chips: false,
         }
     }
 

@@ -26,10 +26,17 @@
 //! | X2 | a multiplication meets installed weights, which stay until it is through; installed weights are used | `units` |
 //! | X3 | an accumulator is set, gains, and is emitted once all is through; there is one of that number | `units` |
 //! | N1 | no accumulator can leave 32 bits, whatever the weights and activations | `units` |
+//! | L1 | a link is deskewed once, in cycle 0, where an epoch begins | `links` |
+//! | L2 | no two vectors are in one slot of a link | `links` |
+//! | L3 | every send has one receive at the other end of its link, as many cycles later as a hop takes, and every receive a send | `links` |
+//! | L4 | a byte that is sent is the same byte, of the same elements, where it is kept; all that a chip should send is sent | `links` |
+//! | L5 | what waits at the end of a link is there when it is received, and has room until then, whatever the latency | `links` |
+//! | L6 | chips send to later chips: what waits for nothing cannot wait in a circle | `links` |
 //!
 //! Integer sums on the VXM are the layers' own, bounded before scheduling by the number of columns.
 
 mod flow;
+mod links;
 mod memory;
 mod streams;
 mod units;
@@ -80,9 +87,28 @@ impl Found {
     }
 }
 
-/// Every broken rule.
+/// Every broken rule of the program of a single chip.
 pub fn check(program: &Program, timing: &Timing) -> Vec<Violation> {
-    let mut found = Found::default();
+    check_system(std::slice::from_ref(program), timing)
+}
+
+/// Every broken rule of the programs of all chips, in their order.
+pub fn check_system(programs: &[Program], timing: &Timing) -> Vec<Violation> {
+    let mut all = Found::default();
+    let mut traffic = Vec::new();
+    for (chip, program) in programs.iter().enumerate() {
+        let mut found = Found::default();
+        traffic.push(check_chip(program, timing, &mut found));
+        if programs.len() > 1 {
+            found.0.iter_mut().for_each(|violation| violation.what = format!("chip {chip}, {}", violation.what));
+        }
+        all.0.append(&mut found.0);
+    }
+    links::across(programs, &traffic, timing, &mut all);
+    all.0
+}
+
+fn check_chip(program: &Program, timing: &Timing, found: &mut Found) -> links::Traffic {
     let mut events = Vec::new();
     for (queue, issues) in &program.queues {
         match expand(*queue, issues) {
@@ -95,9 +121,9 @@ pub fn check(program: &Program, timing: &Timing) -> Vec<Violation> {
         format!("the program says that it takes {} cycles", program.data.cycles)
     });
     events.sort_by_key(|event| (event.cycle, event.queue));
-    let drivers = streams::check(&events, timing, &mut found);
-    flow::check(&events, &drivers, &program.data, timing, &mut found);
-    memory::check(&events, &program.data, timing, &mut found);
-    units::check(&events, timing, &mut found);
-    found.0
+    let drivers = streams::check(&events, timing, found);
+    flow::check(&events, &drivers, &program.data, timing, found);
+    memory::check(&events, &program.data, timing, found);
+    units::check(&events, timing, found);
+    links::check(&events, &drivers, &program.data, timing, found)
 }

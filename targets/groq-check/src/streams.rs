@@ -25,7 +25,8 @@ fn ports(event: &Event, timing: &Timing) -> (Vec<Port>, Vec<Port>) {
     let later = |first: Stream, count: u8, after: i64| vec![Port { first, count, cycle: event.cycle + after }];
     match event.issue.instr {
         Instr::Read { out, .. } => (vec![], later(out, 1, timing.read)),
-        Instr::Write { input, .. } | Instr::Multiply { input, .. } => (now(input, 1), vec![]),
+        Instr::Write { input, .. } | Instr::Multiply { input, .. } | Instr::Send { input } => (now(input, 1), vec![]),
+        Instr::Receive { out } => (vec![], later(out, 1, timing.receive)),
         Instr::Gather { map, out, .. } => (now(map, 1), later(out, 1, timing.read)),
         Instr::Scatter { map, input, .. } => ([now(map, 1), now(input, 1)].into_iter().flatten().collect(), vec![]),
         Instr::SetMap { map } => (now(map, 2), vec![]),
@@ -46,7 +47,7 @@ fn ports(event: &Event, timing: &Timing) -> (Vec<Port>, Vec<Port>) {
             };
             ([a, b].iter().take(op.arity()).filter_map(operand).collect(), drives)
         }
-        Instr::Repeat { .. } => (vec![], vec![]),
+        Instr::Deskew {} | Instr::Repeat { .. } => (vec![], vec![]),
     }
 }
 
@@ -80,7 +81,7 @@ fn transparent(event: &Event) -> Option<(Stream, Stream)> {
 /// Who drove what an instruction takes from a stream, by queue and cycle of dispatch.
 pub(crate) type Drivers<'a> = BTreeMap<(Queue, i64, Stream), &'a Event>;
 
-/// Checks, and gives who drove what ALUs use and memory keeps.
+/// Checks, and gives who drove what ALUs use, memory keeps and links take.
 pub(crate) fn check<'a>(events: &'a [Event], timing: &Timing, found: &mut Found) -> Drivers<'a> {
     let mut drivers = Drivers::new();
     let mut diagonals: BTreeMap<Key, Vec<Span<'_>>> = BTreeMap::new();
@@ -136,7 +137,7 @@ pub(crate) fn check<'a>(events: &'a [Event], timing: &Timing, found: &mut Found)
         match at(&mut diagonals, &key, way) {
             Some(span) => {
                 span.used = true;
-                if matches!(event.issue.instr, Instr::Compute { .. } | Instr::Write { .. }) {
+                if matches!(event.issue.instr, Instr::Compute { .. } | Instr::Write { .. } | Instr::Send { .. }) {
                     drivers.insert((event.queue, event.cycle, key.0), span.driver);
                 }
                 let rides = matches!(event.issue.instr, Instr::Load { .. } | Instr::Install { .. })

@@ -1,7 +1,7 @@
 //! The groq target: a whole decode step as one deterministic schedule for a Groq-TSP-style chip. A model of the chip, not run on silicon.
 //!
-//! What enters: a program in the q35 dialect and the shapes of its parameters. What leaves: a program of the tsp dialect, and the
-//! parameters' tensors as they are: the program says which bytes of memory they become.
+//! What enters: a program in the q35 dialect and the shapes of its parameters. What leaves: a program of the tsp dialect for each chip, and the
+//! parameters' tensors as they are: the programs say which bytes of memory they become.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -16,7 +16,8 @@
 //! * Queues hold a step's whole text. That it fits the slices the system keeps is checked; the cycles that fetching it takes are not counted.
 //! * Weights of experts are gathered at less than full rate: addresses take streams, and come from slices that weights lie in as well.
 //! * Keys and values are f32, and stand once for each head of the query that shares them.
-//! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence; there is one chip.
+//! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence.
+//! * Several chips are a pipeline over layers: a layer is on one chip, and one token is on its way at a time.
 //!
 //! This crate must not know ONNX, weight data, or how programs are executed.
 

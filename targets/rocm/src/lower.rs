@@ -74,6 +74,7 @@ impl Target for Rocm {
             kv_cache: vec![CacheDtype::F32],
             levels: LEVELS.iter().map(|level| level.name).collect(),
             native: None,
+            several_chips: false,
         }
     }
 

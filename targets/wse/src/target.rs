@@ -92,6 +92,7 @@ impl Target for Wse {
             kv_cache: vec![CacheDtype::F16],
             levels: vec!["wse3"],
             native: None,
+            several_chips: false,
         }
     }
 

@@ -129,6 +129,7 @@ mod tests {
             group: GroupChoice::Row,
             kv_cache_dtype: None,
             levels: vec![],
+            chips: None,
             context: None,
             max_memory: None,
         };

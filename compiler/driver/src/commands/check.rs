@@ -43,7 +43,8 @@ fn prepared(options: &Check) -> Result<(Prepared, Outlook)> {
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
     let Program { graph, params } = prepared.model.program();
-    let request = Request::new(&graph, &params, "", prepared.model.facts.context);
+    let context = prepared.model.facts.context;
+    let request = Request { chips: settings.chips, ..Request::new(&graph, &params, "", context) };
     let outlook = target.outlook(&request)?;
     Ok((prepared, outlook))
 }

@@ -135,7 +135,11 @@ fn emit(options: &Compile, model: &Path, stage: Stage, observer: &mut dyn Observ
         let program = q35::through_mlir(&model, &mut capture)?;
         if stage > Stage::Q35 {
             let request = Request::new(&program.graph, &program.params, &options.prefix, model.facts.context);
-            pipeline::lower(target.as_ref(), &Request { levels: settings.levels, ..request }, &mut capture)?;
+            pipeline::lower(
+                target.as_ref(),
+                &Request { levels: settings.levels, chips: settings.chips, ..request },
+                &mut capture,
+            )?;
         }
     }
     Ok(capture.into_text())

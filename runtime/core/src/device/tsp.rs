@@ -1,5 +1,6 @@
-//! A Groq-TSP-style chip, simulated cycle by cycle: a model of the chip, not run on silicon. A step of the session is a run of the
-//! program for each token.
+//! A Groq-TSP-style chip or several in lock step, simulated cycle by cycle: a model of the chip, not run on silicon. A step of the session is
+//! a run of the programs for each token: every chip gets what the host has for it, the last one has the logits, and the token that is chosen
+//! by them goes to the first one with the next step.
 
 use super::{Batch, CacheSpan, Device};
 use crate::Options;
@@ -7,70 +8,96 @@ use q35_bundle::{Bundle, CachePart, TspDevice};
 use q35_diag::{Code, Diagnostic, Result};
 use q35_format::{Codec, Group, PackedSpec, PackedView, ScaleType};
 use q35_tsp::binary;
-use q35_tsp::program::{CacheVectors, Data};
+use q35_tsp::program::{CacheVectors, Data, Program};
 use q35_tsp::timing::Timing;
 use q35_tsp_sim::host::{self, Parameters, Step};
-use q35_tsp_sim::{Chip, Fault};
+use q35_tsp_sim::{Chip, Fault, System};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The simulated chip with a program and its memory.
+/// The simulated chips with their programs and memories.
 pub(super) struct Tsp {
     bundle: Arc<Bundle>,
-    chip: Chip,
-    data: Data,
+    system: System,
+    /// All of each chip's program but the queues.
+    data: Vec<Data>,
+    /// Of each layer of the cache, the chip, and which of its layers it is.
+    layers: Vec<(usize, usize)>,
     clock_mhz: i64,
 }
 
-fn broken(device: &TspDevice, what: String) -> Diagnostic {
-    Diagnostic::error(Code::NotABundle, format!("the program cannot be used: {what}")).at("file", &device.program)
+fn unusable(file: &str, what: String) -> Diagnostic {
+    Diagnostic::error(Code::NotABundle, format!("the program cannot be used: {what}")).at("file", file)
+}
+
+/// The program of a file.
+fn program(bundle: &Bundle, file: &str) -> Result<Program> {
+    let bytes = bundle.read(file)?.unwrap_or_default();
+    let program = binary::read(&bytes).map_err(|what| unusable(file, what))?;
+    program.data.check().map_err(|what| unusable(file, what))?;
+    Ok(program)
 }
 
 impl Tsp {
     /// Loads the program, and memory from the weights.
     pub(super) fn new(bundle: Arc<Bundle>, device: &TspDevice, options: &Options) -> Result<Self> {
-        let bytes = bundle.read(&device.program)?.unwrap_or_default();
-        let program = binary::read(&bytes).map_err(|what| broken(device, what))?;
-        program.data.check().map_err(|what| broken(device, what))?;
+        let first = device.programs.first().map_or("", String::as_str);
+        let broken = |what: String| unusable(first, what);
+        let programs = device.programs.iter().map(|file| program(&bundle, file)).collect::<Result<Vec<_>>>()?;
         let timing = Timing::tsp1();
-        let mut chip = Chip::new(&program, timing).map_err(|what| broken(device, what))?;
-        let data = program.data;
+        let mut system = System::new(&programs, timing).map_err(broken)?;
+        let data: Vec<Data> = programs.into_iter().map(|program| program.data).collect();
+        let layers = |(chip, data): (usize, &Data)| (0..data.cache.len()).map(move |layer| (chip, layer)).collect::<Vec<_>>();
+        let layers: Vec<(usize, usize)> = data.iter().enumerate().flat_map(layers).collect();
         let plan = &bundle.manifest().plan;
-        if data.timing != "tsp1" || data.cache.len() != plan.cache.len() {
-            return Err(broken(device, format!("timing '{}', {} layers of cache", data.timing, data.cache.len())).into());
+        let capacity = data.iter().map(|data| data.capacity).min().unwrap_or(0);
+        if data.iter().any(|data| data.timing != "tsp1" || data.capacity != capacity) || layers.len() != plan.cache.len() {
+            let what = format!("{} chips, {} layers of cache for {capacity} tokens", data.len(), layers.len());
+            return Err(broken(what).into());
         }
         if options.slots != 1 {
             let what = format!("the program has one slot, and {} were asked for", options.slots);
             return Err(Diagnostic::error(Code::WrongDevice, what).help("this device runs one sequence at a time").into());
         }
-        if options.capacity > data.capacity as usize {
-            let what = format!("the program's cache holds {} tokens, and {} were asked for", data.capacity, options.capacity);
+        if options.capacity > capacity as usize {
+            let what = format!("the program's cache holds {capacity} tokens, and {} were asked for", options.capacity);
             return Err(Diagnostic::error(Code::ContextFull, what).help("compile the model with a larger --context").into());
         }
-        host::load(&mut chip, &data, &Tensors::new(&bundle)?).map_err(|what| broken(device, what))?;
-        let tsp = Self { bundle, chip, data, clock_mhz: timing.clock_mhz };
-        for layer in 0..tsp.data.cache.len() {
+        let tensors = Tensors::new(&bundle)?;
+        for (chip, data) in system.chips.iter_mut().zip(&data) {
+            host::load(chip, data, &tensors).map_err(broken)?;
+        }
+        drop(tensors);
+        let tsp = Self { bundle: bundle.clone(), system, data, layers, clock_mhz: timing.clock_mhz };
+        for layer in 0..tsp.layers.len() {
             for part in [CachePart::Key, CachePart::Value] {
-                for first in [0, (tsp.data.capacity as usize).saturating_sub(1)] {
-                    tsp.entries(CacheSpan { layer, part, slot: 0, first, count: 1 }).map_err(|what| broken(device, what))?;
+                for first in [0, (capacity as usize).saturating_sub(1)] {
+                    tsp.entries(CacheSpan { layer, part, slot: 0, first, count: 1 }).map_err(broken)?;
                 }
             }
         }
         Ok(tsp)
     }
 
-    fn half(&self, span: &CacheSpan) -> CacheVectors {
-        self.data.cache[span.layer][usize::from(span.part == CachePart::Value)].clone()
+    /// Where keys or values lie: on which chip, and in which vectors.
+    fn half(&self, span: &CacheSpan) -> (usize, CacheVectors) {
+        let (chip, layer) = self.layers[span.layer];
+        (chip, self.data[chip].cache[layer][usize::from(span.part == CachePart::Value)].clone())
+    }
+
+    /// From the first dispatch of the first chip to the last write of the last one.
+    fn cycles(&self) -> u64 {
+        self.data.iter().map(|data| data.start.saturating_add(data.cycles.into())).max().unwrap_or(0)
     }
 
     /// Entries of the cache, as `[head][entry][column]`.
     fn entries(&self, span: CacheSpan) -> std::result::Result<Vec<f32>, String> {
         let (heads, columns) = self.columns(&span);
-        let half = self.half(&span);
+        let (chip, half) = self.half(&span);
         let mut out = vec![0.0; heads * span.count * columns];
         let mut entry = vec![0.0; heads * columns];
         for at in 0..span.count {
-            host::read_entry(&self.chip, &half, (span.first + at) as u32, &mut entry)?;
+            host::read_entry(&self.system.chips[chip], &half, (span.first + at) as u32, &mut entry)?;
             for (head, values) in entry.chunks_exact(columns).enumerate() {
                 out[(head * span.count + at) * columns..][..columns].copy_from_slice(values);
             }
@@ -91,10 +118,12 @@ fn fault(fault: Fault) -> Diagnostic {
 
 impl Device for Tsp {
     fn describe(&self) -> String {
-        let per_second = self.clock_mhz as f64 * 1e6 / f64::from(self.data.cycles.max(1));
+        let (cycles, chips) = (self.cycles(), self.data.len());
+        let per_second = self.clock_mhz as f64 * 1e6 / cycles.max(1) as f64;
+        let on = if chips > 1 { format!(" on {chips} chips") } else { String::new() };
         format!(
-            "groq: {} cycles per token, {per_second:.0} tokens/s at {} MHz; a model of the chip, not run on silicon",
-            self.data.cycles, self.clock_mhz
+            "groq: {cycles} cycles per token{on}, {per_second:.0} tokens/s at {} MHz; a model of the chip, not run on silicon",
+            self.clock_mhz
         )
     }
 
@@ -109,12 +138,15 @@ impl Device for Tsp {
         for row in 0..batch.tokens.len() {
             let number = |numbers: &[i32]| u32::try_from(numbers[row]).map_err(|_| bad("a negative input".to_owned()));
             let step = Step { token: number(batch.tokens)?, position: number(batch.positions)?, entry: number(batch.index)? };
-            host::feed(&mut self.chip, &self.data, &tensors, step).map_err(bad)?;
-            self.chip.run().map_err(fault)?;
+            for (chip, data) in self.system.chips.iter_mut().zip(&self.data) {
+                host::feed(chip, data, &tensors, step).map_err(bad)?;
+            }
+            self.system.run().map_err(fault)?;
             let vocab = bundle.manifest().model.vocab as usize;
             for (at, out) in logits.chunks_exact_mut(vocab).enumerate() {
                 if batch.logit_rows.get(at) == Some(&(row as i32)) {
-                    host::logits(&self.chip, &self.data, out).map_err(bad)?;
+                    let read = |(chip, data): (&Chip, &Data)| host::logits(chip, data, out);
+                    self.system.chips.iter().zip(&self.data).try_for_each(read).map_err(bad)?;
                 }
             }
         }
@@ -127,11 +159,11 @@ impl Device for Tsp {
 
     fn write_cache(&mut self, span: CacheSpan, data: &[f32]) -> Result<()> {
         let (heads, columns) = self.columns(&span);
-        let half = self.half(&span);
+        let (chip, half) = self.half(&span);
         for at in 0..span.count {
             let of = |head: usize| &data[(head * span.count + at) * columns..][..columns];
             let entry: Vec<f32> = (0..heads).flat_map(of).copied().collect();
-            let written = host::write_entry(&mut self.chip, &half, (span.first + at) as u32, &entry);
+            let written = host::write_entry(&mut self.system.chips[chip], &half, (span.first + at) as u32, &entry);
             written.unwrap_or_else(|what| panic!("the cache was read when the program was loaded: {what}"));
         }
         Ok(())

@@ -90,6 +90,7 @@ impl Target for Cpu {
             kv_cache: CacheDtype::ALL.to_vec(),
             levels: Level::all().map(Level::name).collect(),
             native: Level::of(ARCH).find(|level| level.is_here()).map(Level::name),
+            several_chips: false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a model fits the chip, and in which form each layer's pairs lie there: counted from shapes, before anything is scheduled.
+//! Whether a model, or a chip's share of it, fits the chip, and in which form each layer's pairs lie there: counted from shapes, before anything is scheduled.
 //!
 //! Weights lie in memory a byte per pair of `split` or seven bits, whatever is cheaper (module `linear`), or a byte per weight of `q8`, in
 //! tiles of whole vectors; keys and values are f32. Embedding tables stay with the host.
@@ -6,6 +6,7 @@
 use super::forecast::{Forecast, forecast};
 use super::layout::{LANES, Layout};
 use super::linear::{Form, GUEST};
+use super::stages;
 use super::{attention_heads, copies, experts};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::q35::Op;
@@ -17,6 +18,7 @@ use q35_tsp::geometry::{LANES as LANES_OF_CHIP, PLANES, ROWS, SLICES, Side, Slic
 use q35_tsp::program::Program;
 use q35_tsp::timing::Timing;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Slices that weights may take: two sets of sixteen in each hemisphere.
 const WEIGHT_SLICES: u64 = 64;
@@ -31,16 +33,69 @@ fn chip_rows() -> u64 {
     slices.filter(|slice| !slice.reserved()).count() as u64 * u64::from(ROWS)
 }
 
-/// The diagnostic for a model of so many vectors.
-pub(crate) fn too_large(rows: u64, request: Option<&Request<'_>>) -> Diagnostic {
-    let mut what = format!("the model takes {rows} vectors of 320 bytes, and a chip has {}", chip_rows());
-    if let Some(request) = request {
-        let Forecast { chips, tokens_per_second } = forecast(request, &Timing::tsp1());
-        let chips = chips.max(2);
-        what += &format!(": it needs {chips} chips at least, where {tokens_per_second:.0} tokens/s are predicted");
-    }
+/// The diagnostic for a model with a part, named by its first node, that fits no chip.
+pub(crate) fn too_large(request: &Request<'_>, part: &str) -> Diagnostic {
+    let Size { weights, cache, .. } = Size::of(request, &request.graph.ids().collect());
+    let rows = weights.saturating_add(cache);
+    let Forecast { chips, tokens_per_second } = forecast(request, &Timing::tsp1());
+    let chips = chips.max(2);
+    let what = format!(
+        "the model takes {rows} vectors of 320 bytes, and a chip has {}: it needs {chips} chips at least, where {tokens_per_second:.0} \
+         tokens/s are predicted",
+        chip_rows()
+    );
+    Diagnostic::error(Code::DoesNotFit, what).at("node", part).help(
+        "this version does not divide a layer among chips, and the one that begins here fits none: use a smaller model, or a shorter context \
+         with --context",
+    )
+}
+
+/// The diagnostic for what takes more vectors than a chip has, once it has been scheduled.
+pub(crate) fn full(rows: u64, chip: u32) -> Diagnostic {
+    let what = format!("what is on chip {chip} takes {rows} vectors of 320 bytes, and a chip has {}", chip_rows());
     Diagnostic::error(Code::DoesNotFit, what)
-        .help("this version schedules one chip; use a smaller model, or a shorter context with --context")
+        .help("use more chips with --chips, a shorter context with --context, or a smaller model")
+}
+
+/// What a share of a model takes, counted from shapes: everything as dense as it can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Vectors of weights.
+    pub(crate) weights: u64,
+    /// Vectors of the cache.
+    pub(crate) cache: u64,
+    /// Cycles in which weights enter the planes, a byte per pair.
+    pub(crate) installing: u64,
+}
+
+impl Size {
+    /// Vectors of weights that a chip has room for.
+    pub(crate) const ROOM: u64 = WEIGHT_SLICES * ROWS as u64;
+
+    /// Of some nodes.
+    pub(crate) fn of(request: &Request<'_>, nodes: &BTreeSet<NodeId>) -> Self {
+        let choices = choices(request, nodes, 0);
+        let sum = |of: fn(&Choice) -> u64| choices.iter().fold(0u64, |sum, choice| sum.saturating_add(of(choice)));
+        Self {
+            weights: sum(|choice| choice.cost().rows),
+            cache: cache_rows(request, nodes),
+            installing: sum(|choice| choice.byte.cycles),
+        }
+    }
+
+    /// Both.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            weights: self.weights.saturating_add(other.weights),
+            cache: self.cache.saturating_add(other.cache),
+            installing: self.installing.saturating_add(other.installing),
+        }
+    }
+
+    /// Whether a chip has room for it.
+    pub(crate) fn fits(self) -> bool {
+        self.weights <= Self::ROOM && self.cache <= CACHE_SLICES * u64::from(ROWS)
+    }
 }
 
 /// Instruction text lies in the slices that the system keeps.
@@ -53,7 +108,7 @@ pub(crate) fn check_text(program: &Program) -> Result<()> {
         return Ok(());
     }
     let what = format!("a step takes {bytes} bytes of instructions, and the chip keeps {room} for them");
-    Err(Diagnostic::error(Code::DoesNotFit, what).help("use a shorter context, --context N").into())
+    Err(Diagnostic::error(Code::DoesNotFit, what).help("use a shorter context, --context N, or more chips, --chips N").into())
 }
 
 /// What a layer costs in one form.
@@ -115,11 +170,11 @@ fn cost(outputs: &Layout, tiles: u64, pairs: bool, form: Form) -> Cost {
     Cost { rows: rows.saturating_mul(tiles), cycles: loads.saturating_mul(tiles) / u64::from(PLANES) }
 }
 
-/// Every layer, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
-pub(crate) fn choices(request: &Request<'_>, room: u64) -> Vec<Choice> {
+/// Every layer among some nodes, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
+pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64) -> Vec<Choice> {
     let copied = copies(request.graph);
     let mut choices = Vec::new();
-    for id in request.graph.ids() {
+    for id in request.graph.ids().filter(|id| nodes.contains(id)) {
         let op = &request.graph.node(id).op;
         let Some((weight, packed)) = op.layer_weight().and_then(|w| Some((w, request.params.get(w)?))) else { continue };
         if !packed.codec.has_scales() {
@@ -153,11 +208,11 @@ pub(crate) fn choices(request: &Request<'_>, room: u64) -> Vec<Choice> {
     choices
 }
 
-/// Vectors of the cache.
-fn cache_rows(request: &Request<'_>) -> u64 {
+/// Vectors of the cache of some nodes.
+fn cache_rows(request: &Request<'_>, nodes: &BTreeSet<NodeId>) -> u64 {
     let graph = request.graph;
     let mut rows = 0u64;
-    for id in graph.ids() {
+    for id in nodes.iter().copied() {
         let Op::Append(op) = &graph.node(id).op else { continue };
         let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);
         if let Some(Ty::Cache { key_dim, .. }) = graph.node(id).results.first() {
@@ -169,8 +224,8 @@ fn cache_rows(request: &Request<'_>) -> u64 {
 }
 
 /// Vectors for weights in slices that the cache, which lies above them, takes a part of.
-pub(crate) fn weight_rows(request: &Request<'_>) -> u64 {
-    let taken = cache_rows(request) / CACHE_SLICES;
+pub(crate) fn weight_rows(request: &Request<'_>, nodes: &BTreeSet<NodeId>) -> u64 {
+    let taken = cache_rows(request, nodes) / CACHE_SLICES;
     WEIGHT_SLICES * u64::from(ROWS).saturating_sub(taken)
 }
 
@@ -181,10 +236,6 @@ pub(crate) fn check(request: &Request<'_>) -> Diagnostics {
         let what = format!("a cache of {} entries: the largest bucket of this target is {MOST_ENTRIES}", request.context);
         found.push(Diagnostic::error(Code::DoesNotFit, what).help(format!("use --context {MOST_ENTRIES} or less")));
     }
-    let weights = choices(request, 0).iter().fold(0u64, |rows, choice| rows.saturating_add(choice.cost().rows));
-    let cache = cache_rows(request);
-    if weights > WEIGHT_SLICES * u64::from(ROWS) || cache > CACHE_SLICES * u64::from(ROWS) {
-        found.push(too_large(weights.saturating_add(cache), Some(request)));
-    }
+    found.extend(stages::refusal(request));
     found
 }

@@ -9,10 +9,13 @@
 //!
 //! `installing` is what the weights that a token meets take to enter the planes of one chip, `vector` what norms, rotary embedding and
 //! softmax take; a model that fits one chip exchanges nothing. Memory holds weights in seven bits per pair, a cache of one byte per number for
-//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file. What this version schedules is one
-//! chip, and its `vector` takes several thousand cycles: these are predictions of what such chips could do, not schedules.
+//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file. What this version schedules is a
+//! pipeline of single chips (module `stages`), and its `vector` takes several thousand cycles: these are predictions of what such chips could
+//! do, not schedules.
 
 use super::fit::{self, Choice};
+use super::layout::LANES as LANES_IN_USE;
+use super::stages;
 use q35_dialects::Ty;
 use q35_dialects::q35::Op;
 use q35_target::Request;
@@ -41,10 +44,24 @@ pub(crate) struct Forecast {
     pub(crate) tokens_per_second: f64,
 }
 
+/// What a pipeline of so many single chips would do (module `stages`): every layer on one chip, and the residual stream on one link from
+/// chip to chip.
+pub(crate) fn pipeline(request: &Request<'_>, chips: usize, timing: &Timing) -> Forecast {
+    let graph = request.graph;
+    let stages = stages::stages(request, chips);
+    let mut cycles = stages::cycles(request);
+    for leaves in stages.iter().filter_map(|stage| stage.leaves) {
+        let width = graph.node(leaves).results.first().and_then(Ty::matrix).map_or(0, |(_, width)| width);
+        let vectors = 4 * width.div_ceil(2 * LANES_IN_USE as u64) * 2;
+        cycles += timing.hop as u64 + vectors * timing.link as u64;
+    }
+    Forecast { chips: stages.len() as u64, tokens_per_second: timing.clock_mhz as f64 * 1e6 / cycles.max(1) as f64 }
+}
+
 /// Predicts.
 pub(crate) fn forecast(request: &Request<'_>, timing: &Timing) -> Forecast {
     let graph = request.graph;
-    let choices = fit::choices(request, 0);
+    let choices = fit::choices(request, &graph.ids().collect(), 0);
     let (mut layers, mut hidden, mut cache) = (0u64, 0u64, 0u64);
     for id in graph.ids() {
         layers += u64::from(graph.node(id).op.attends());

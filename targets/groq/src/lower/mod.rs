@@ -12,6 +12,7 @@
 //! | `inputs` | rounded activations as tiles of weights meet them |
 //! | `support` | what has no lowering |
 //! | `fit` | whether a model fits the chip, and in which form its weights lie there |
+//! | `stages` | which chip does what |
 //! | `forecast` | how many chips a model would take, and how fast it would be |
 //! | `linear` | linear layers |
 //! | `rows` | sums over lanes, rotations, rounding |
@@ -30,6 +31,7 @@ mod mixture;
 mod pointwise;
 mod report;
 mod rows;
+mod stages;
 mod support;
 
 use crate::schedule::{Byte, Schedule, Word};
@@ -57,11 +59,20 @@ use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
 use rows::Quant;
-use std::collections::BTreeMap;
+use stages::{Counts, Share};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The program's path in a bundle.
+/// The path in a bundle of the program of a single chip.
 pub const PROGRAM: &str = "groq/program.tsp";
 const LISTING: &str = "groq/program.asm";
+
+/// Paths in a bundle, of the binary form and the text form of a chip's program.
+fn paths(chip: usize, chips: usize) -> [String; 2] {
+    match chips {
+        1 => [PROGRAM, LISTING].map(str::to_owned),
+        _ => ["tsp", "asm"].map(|form| format!("groq/chip-{chip}/program.{form}")),
+    }
+}
 const REPORT: &str = "groq/report.json";
 const TRACE: &str = "groq/trace.json";
 
@@ -106,6 +117,7 @@ impl Target for Groq {
             kv_cache: vec![CacheDtype::F32],
             levels: vec!["tsp1"],
             native: None,
+            several_chips: true,
         }
     }
 
@@ -127,44 +139,53 @@ impl Target for Groq {
     fn outlook(&self, request: &Request<'_>) -> Result<Vec<(&'static str, String)>> {
         self.check(request)?;
         let timing = Timing::tsp1();
-        let Forecast { chips, tokens_per_second } = forecast::forecast(request, &timing);
-        let mut outlook = vec![("chips", chips.to_string())];
+        let needed = stages::counts(request).needed.unwrap_or(1);
+        let chips = request.chips.map_or(needed, |chips| chips as usize);
         let label = self.label().words();
-        // What fits one chip is scheduled here and now, which is no guess; several chips are.
-        let predicted = match chips {
+        // What there is room for on one chip is scheduled here and now, which is no guess; what takes several is.
+        let (chips, predicted) = match needed {
             1 => {
-                let cycles = lower(request)?.program.data.cycles.max(1);
-                let rate = timing.clock_mhz as f64 * 1e6 / f64::from(cycles);
-                format!("{rate:.0} tokens/s, {cycles} cycles per token as scheduled; {label}")
+                let chips = lower(request)?;
+                let cycles = report::latency(&chips).max(1);
+                let rate = timing.clock_mhz as f64 * 1e6 / cycles as f64;
+                (chips.len(), format!("{rate:.0} tokens/s, {cycles} cycles per token as scheduled; {label}"))
             }
-            _ => format!("{tokens_per_second:.0} tokens/s; {label}"),
+            _ => {
+                let Forecast { tokens_per_second, .. } = forecast::pipeline(request, chips, &timing);
+                let caution = "from shapes, with vector phases that this version's schedules do not reach";
+                (chips, format!("{tokens_per_second:.0} tokens/s, {caution}; {label}"))
+            }
         };
-        outlook.push(("predicted", predicted));
-        Ok(outlook)
+        Ok(vec![("chips", chips.to_string()), ("predicted", predicted)])
     }
 
     fn lower(&self, request: &Request<'_>, observer: &mut dyn Observer) -> Result<Lowered> {
         check_prefix(request.prefix)?;
         observer.before(&SCHEDULE);
-        let Scheduled { program, rows, choices } = lower(request)?;
-        observer.after(&SCHEDULE, &|| text::print(&program));
+        let chips = lower(request)?;
+        let print = || -> Vec<String> { chips.iter().map(|chip| text::print(&chip.program)).collect() };
+        observer.after(&SCHEDULE, &|| print().concat());
 
         observer.before(&EMIT);
-        let listing = text::print(&program);
-        observer.after(&EMIT, &|| listing.clone());
+        let listings = print();
+        observer.after(&EMIT, &|| listings.concat());
 
         observer.before(&ASSEMBLE);
-        let (report, schedule) = report::report(&program, rows, choices, &Timing::tsp1());
-        let files = [
-            (PROGRAM, binary::write(&program)),
-            (LISTING, listing.into_bytes()),
-            (REPORT, report.clone().into_bytes()),
-            (TRACE, report::trace(&program).into_bytes()),
-        ];
-        let files = files.map(|(path, bytes)| (path.to_owned(), bytes)).into();
+        let (report, schedule) = report::report(&chips, &Timing::tsp1());
+        let mut files = BTreeMap::from([
+            (REPORT.to_owned(), report.clone().into_bytes()),
+            (TRACE.to_owned(), report::trace(&chips).into_bytes()),
+        ]);
+        let mut programs = Vec::new();
+        for (number, (chip, listing)) in chips.iter().zip(listings).enumerate() {
+            let [program, text] = paths(number, chips.len());
+            files.insert(program.clone(), binary::write(&chip.program));
+            files.insert(text, listing.into_bytes());
+            programs.push(program);
+        }
         observer.after(&ASSEMBLE, &|| report.clone());
         Ok(Lowered {
-            device: Device::Tsp(TspDevice { program: PROGRAM.to_owned() }),
+            device: Device::Tsp(TspDevice { programs }),
             plan: plan(request),
             steps: Vec::new(),
             files,
@@ -261,42 +282,86 @@ enum Held {
     Host,
 }
 
-/// A program, how many vectors of memory it takes, and in which form its layers lie there.
+/// A chip's program, how many vectors of memory it takes, in which form its layers lie there, and what the next chip gets.
 struct Scheduled {
     program: Program,
     rows: u64,
     choices: Vec<Choice>,
+    exit: Option<Entrance>,
 }
 
-/// The program: in the fastest form that fits. What else memory holds is known only afterwards, so there are two tries.
-fn lower(request: &Request<'_>) -> Result<Scheduled> {
-    let choices = fit::choices(request, fit::weight_rows(request));
-    let dense = fit::choices(request, 0);
-    match schedule(request, choices) {
-        Err(_) => schedule(request, dense),
-        scheduled => scheduled,
+/// What comes to a chip, as known when the one before is scheduled.
+struct Entrance {
+    /// The chip's cycle 0 on the common clock.
+    start: u64,
+    /// Of every vector, when each byte is there.
+    cycles: Vec<[i64; 4]>,
+    layout: Layout,
+}
+
+/// The programs of all chips: so many as asked for, or else the fewest that there is room on. What memory holds beside weights and cache is
+/// known only afterwards, so more than one number may have to be tried.
+fn lower(request: &Request<'_>) -> Result<Vec<Scheduled>> {
+    let Counts { most, needed } = stages::counts(request);
+    let fewest = needed.unwrap_or(1);
+    let (mut count, last) = request.chips.map_or((fewest, most), |chips| (chips as usize, chips as usize));
+    loop {
+        match pipeline(request, count) {
+            Err(_) if count < last => count = (count + count.div_ceil(4)).min(last),
+            lowered => return lowered,
+        }
     }
 }
 
-fn schedule(request: &Request<'_>, choices: Vec<Choice>) -> Result<Scheduled> {
+/// So many chips, one after the other. Each is in the fastest form that fits, for which there are two tries.
+fn pipeline(request: &Request<'_>, count: usize) -> Result<Vec<Scheduled>> {
+    let mut chips: Vec<Scheduled> = Vec::new();
+    for (chip, share) in (0u32..).zip(stages::stages(request, count)) {
+        let entrance = chips.last().and_then(|before| before.exit.as_ref());
+        let nodes: BTreeSet<NodeId> = share.nodes.iter().copied().collect();
+        let choices = fit::choices(request, &nodes, fit::weight_rows(request, &nodes));
+        let scheduled = match schedule(request, (chip, &share), choices, entrance) {
+            Err(_) => schedule(request, (chip, &share), fit::choices(request, &nodes, 0), entrance)?,
+            Ok(scheduled) => scheduled,
+        };
+        chips.push(scheduled);
+    }
+    Ok(chips)
+}
+
+fn schedule(
+    request: &Request<'_>,
+    (chip, share): (u32, &Share),
+    choices: Vec<Choice>,
+    entrance: Option<&Entrance>,
+) -> Result<Scheduled> {
     let graph = request.graph;
-    let order = graph.topological().unwrap_or_else(|| unreachable!("a verified graph has no cycle"));
     let mut schedule = Schedule::new(Timing::tsp1());
+    schedule.data.chip = chip;
     schedule.data.capacity = request.context as u32;
     // Not beside the values: an entry and what it is the address of are read in one cycle.
     let place = schedule.memory.far(Side::East);
-    schedule.data.inputs.push(Input::Entry { place });
+    if share.nodes.iter().any(|id| matches!(graph.node(*id).op, Op::Append(_))) {
+        schedule.data.inputs.push(Input::Entry { place });
+    }
     let entry = Byte { place, ready: 0 };
-    let (copies, values) = (copies(graph), BTreeMap::new());
+    let (copies, mut values) = (copies(graph), BTreeMap::new());
+    if let (Some(enters), Some(Entrance { start, cycles, layout })) = (share.enters, entrance) {
+        schedule.data.start = *start;
+        schedule.begin(&graph.node(enters).name);
+        let link = schedule.open_link(chip - 1);
+        let receive = |(v, cycles): (usize, &[i64; 4])| schedule.receive(link, *cycles, layout.lanes(v, |e| e));
+        let words = cycles.iter().enumerate().map(receive).collect();
+        values.insert(enters, vec![Held::Act(words, layout.clone())]);
+    }
     let mut lowering = Lowering { request, schedule, entry, copies, values, row: 0, choices };
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for (node, _) in graph.ids().flat_map(|id| graph.operands(id)).flatten().map(|value| (value.node, ())) {
+    let operands = share.nodes.iter().flat_map(|id| graph.operands(*id)).flatten();
+    let outside = graph.outputs.iter().map(|(_, value)| value.node).chain(share.leaves);
+    for node in operands.map(|value| value.node).chain(outside) {
         *uses.entry(node).or_default() += 1;
     }
-    for (_, value) in &graph.outputs {
-        *uses.entry(value.node).or_default() += 1;
-    }
-    for id in order {
+    for id in share.nodes.iter().copied() {
         lowering.schedule.begin(&graph.node(id).name);
         let rows = lowering.rows(id);
         lowering.values.insert(id, rows);
@@ -310,7 +375,7 @@ fn schedule(request: &Request<'_>, choices: Vec<Choice>) -> Result<Scheduled> {
             }
         }
     }
-    lowering.finish()
+    lowering.finish(share)
 }
 
 struct Lowering<'a> {
@@ -547,7 +612,25 @@ impl Lowering<'_> {
         Held::Act(self.schedule.zip(op, &a, &b), layout)
     }
 
-    fn finish(mut self) -> Result<Scheduled> {
+    /// Sends what leaves to the next chip.
+    fn leave(&mut self, leaves: NodeId) -> Option<Entrance> {
+        let Some([Held::Act(words, layout)]) = self.values.get(&leaves).map(Vec::as_slice) else { return None };
+        let (words, layout) = (words.clone(), layout.clone());
+        self.schedule.begin(&self.request.graph.node(leaves).name);
+        let link = self.schedule.open_link(self.schedule.data.chip + 1);
+        let send = |(v, word): (usize, &Word)| self.schedule.send(link, *word, layout.lanes(v, |e| e));
+        let sent: Vec<[i64; 4]> = words.iter().enumerate().map(send).collect();
+        let Timing { hop, epoch, .. } = self.schedule.timing;
+        let arrives = |cycle: i64| self.schedule.data.start as i64 + cycle + hop;
+        let first = sent.as_flattened().iter().copied().min().map_or(0, arrives);
+        // The queue's first cycle is its deskew's.
+        let start = (first - 1) / epoch * epoch;
+        let cycles = sent.iter().map(|bytes| bytes.map(|cycle| arrives(cycle) - start)).collect();
+        Some(Entrance { start: start as u64, cycles, layout })
+    }
+
+    fn finish(mut self, share: &Share) -> Result<Scheduled> {
+        let exit = share.leaves.and_then(|leaves| self.leave(leaves));
         for (_, value) in &self.request.graph.outputs {
             if let Some([Held::Act(words, layout)]) = self.values.get(&value.node).map(Vec::as_slice) {
                 let outputs = words.iter().enumerate();
@@ -557,12 +640,12 @@ impl Lowering<'_> {
         }
         if self.schedule.memory.missing > 0 {
             let (missing, used) = (self.schedule.memory.missing, self.schedule.memory.used());
-            return Err(fit::too_large(used + missing, Some(self.request)).into());
+            return Err(fit::full(used + missing, self.schedule.data.chip).into());
         }
         let rows = self.schedule.memory.used();
         let program = self.schedule.finish();
         fit::check_text(&program)?;
-        Ok(Scheduled { program, rows, choices: self.choices })
+        Ok(Scheduled { program, rows, choices: self.choices, exit })
     }
 }
 
@@ -607,7 +690,7 @@ pub fn schedule_linear(outputs: u64, inputs: u64, form: Form) -> Result<LinearPr
     }
     let missing = schedule.memory.missing;
     if missing > 0 {
-        return Err(fit::too_large(schedule.memory.used() + missing, None).into());
+        return Err(fit::full(schedule.memory.used() + missing, 0).into());
     }
     Ok(LinearProgram { program: schedule.finish(), inputs: places, scale, corrections: [one, other] })
 }

@@ -14,12 +14,14 @@
 //! | [`vector`] | macro-ops of the VXM: an expression over vectors |
 //! | [`permute`] | macro-ops of the SXM |
 //! | [`tile`] | macro-ops of the MXM |
+//! | [`link`] | macro-ops of the links to other chips |
 //! | [`emit`] | queues as they go into the file |
 //!
 //! This module must not know models.
 
 pub(crate) mod emit;
 pub(crate) mod lanes;
+pub(crate) mod link;
 pub(crate) mod memory;
 pub(crate) mod permute;
 pub(crate) mod tables;

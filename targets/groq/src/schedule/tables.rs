@@ -14,6 +14,8 @@ const POSITIONS: usize = 2 * EDGE as usize + 1;
 pub(crate) enum Hold {
     /// The map of a permutor.
     Permutor(Side),
+    /// The way out of a link.
+    Link(u8),
 }
 
 /// Streams taken in a cycle, by direction and position, a bit each.

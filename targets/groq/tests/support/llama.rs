@@ -1,10 +1,11 @@
 //! A small LLaMA, and its program.
 
 use super::{Random, Toy};
+use q35_bundle::{Device, TspDevice};
 use q35_dialects::q35::*;
 use q35_format::Codec;
 use q35_graph::{Silent, Value};
-use q35_target::{Request, Target};
+use q35_target::{Lowered, Request, Target};
 use q35_target_groq::{Groq, PROGRAM};
 use q35_tsp::binary;
 use q35_tsp::program::Program;
@@ -142,11 +143,28 @@ fn mixture(
 }
 
 pub fn compile(toy: &Toy, context: u64) -> Program {
-    let request = Request::new(&toy.graph, &toy.params, "", context);
-    Groq.check(&request).unwrap();
-    let lowered = Groq.lower(&request, &mut Silent).unwrap();
-    let program = binary::read(&lowered.files[PROGRAM]).unwrap();
-    let listing = String::from_utf8(lowered.files["groq/program.asm"].clone()).unwrap();
-    assert_eq!(q35_tsp::text::parse(&listing).unwrap(), program, "both forms say the same");
+    let program = compile_for(toy, context, None).pop().unwrap();
+    assert!(program.data.links.is_empty(), "one chip has no use for links");
     program
+}
+
+/// The programs for so many chips, or for as many as it takes.
+pub fn compile_for(toy: &Toy, context: u64, chips: Option<u32>) -> Vec<Program> {
+    let lowered = lower(toy, context, chips);
+    let Device::Tsp(TspDevice { programs }) = lowered.device else { panic!("{:?}", lowered.device) };
+    assert_eq!(programs.len() == 1, programs[0] == PROGRAM);
+    let program = |path: String| {
+        let program = binary::read(&lowered.files[&path]).unwrap();
+        let listing = String::from_utf8(lowered.files[&path.replace(".tsp", ".asm")].clone()).unwrap();
+        assert_eq!(q35_tsp::text::parse(&listing).unwrap(), program, "both forms say the same");
+        program.data.check().unwrap();
+        program
+    };
+    programs.into_iter().map(program).collect()
+}
+
+pub fn lower(toy: &Toy, context: u64, chips: Option<u32>) -> Lowered {
+    let request = Request { chips, ..Request::new(&toy.graph, &toy.params, "", context) };
+    Groq.check(&request).unwrap();
+    Groq.lower(&request, &mut Silent).unwrap()
 }
