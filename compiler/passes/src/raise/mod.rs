@@ -107,6 +107,8 @@ struct Raiser<'g> {
     vectors: HashMap<(Id, Id, u64), ParamName>,
     shared: BTreeMap<String, Value>,
     tables: Vec<(Vec<u32>, ParamName)>,
+    /// Constants that are added to scores, each with its factor, and which entries they show.
+    truths: BTreeMap<(BaseId, u64), BaseId>,
     layers: Vec<Layer>,
     routings: BTreeMap<NodeId, routing::Routing>,
     merged: HashMap<Vec<Value>, Value>,
@@ -153,6 +155,7 @@ pub fn raise_with_warnings(graph: &SourceGraph, options: &Options) -> Result<(Mo
         vectors: HashMap::new(),
         shared: BTreeMap::new(),
         tables: Vec::new(),
+        truths: BTreeMap::new(),
         layers: Vec::new(),
         routings: BTreeMap::new(),
         merged: HashMap::new(),

@@ -321,7 +321,9 @@ impl Raiser<'_> {
             return self.fault(IRREGULAR);
         };
         let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
-        if cos != *cos1 || sin != *sin1 || !self.is_turned([own0, own1], partners) {
+        let (cos1, sin1) = (*cos1, *sin1);
+        let same_angles = self.same_table(cos1, cos, i, half)? && self.same_table(sin1, sin, i, half)?;
+        if !same_angles || !self.is_turned([own0, own1], partners) {
             return self.fault(IRREGULAR);
         }
         let columns = self.eval.sym.number(width as f64);
@@ -379,7 +381,9 @@ impl Raiser<'_> {
     /// Reads the frequencies behind a rotation that was seen, and says whose the constant factors are.
     fn finished(&mut self, seen: Seen) -> Res<Turned> {
         let (inv_freq, length) = match (seen.cos, seen.sin) {
-            (Trig::Cos(a), Trig::Sin(b)) if a == b => (self.frequencies(a, seen.pair, seen.half)?, 1.0),
+            (Trig::Cos(a), Trig::Sin(b)) if self.same_table(Trig::Cos(a), Trig::Cos(b), seen.pair, seen.half)? => {
+                (self.frequencies(a, seen.pair, seen.half)?, 1.0)
+            }
             (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies(cos, sin, seen.pair, seen.half)?,
             _ => return self.fault("takes cosine and sine of different angles"),
         };
@@ -488,6 +492,9 @@ impl Raiser<'_> {
     /// An angle is a position times a frequency per pair.
     fn frequencies(&mut self, angle: Id, i: Id, half: u64) -> Res<ParamName> {
         let (c, term) = self.eval.sym.coefficient(angle);
+        if let Some(Trig::Table(load)) = self.trig(term) {
+            return self.angle_frequencies(load, c, i, half);
+        }
         let (of_pair, others): (Vec<_>, Vec<_>) =
             self.eval.sym.factors(term).into_iter().partition(|(f, _)| self.eval.sym.contains(*f, i));
         let (frequency, position) = (self.eval.sym.powers(&of_pair), self.eval.sym.powers(&others));
@@ -559,11 +566,17 @@ impl Raiser<'_> {
 
     /// Whether two angles, or two stretches of a table, are the same for every pair.
     fn same_table(&mut self, a: Trig, b: Trig, i: Id, half: u64) -> Res<bool> {
-        match (a, b) {
-            (Trig::Table(a), Trig::Table(b)) if a != b => {
+        let (a, b) = match (a, b) {
+            _ if a == b => return Ok(true),
+            (Trig::Table(a), Trig::Table(b)) | (Trig::Cos(a), Trig::Cos(b)) | (Trig::Sin(a), Trig::Sin(b)) => (a, b),
+            _ => return Ok(false),
+        };
+        let ((c, a), (d, b)) = (self.eval.sym.coefficient(a), self.eval.sym.coefficient(b));
+        match (self.trig(a), self.trig(b)) {
+            (Some(Trig::Table(a)), Some(Trig::Table(b))) if c == d => {
                 Ok(self.table(a, i, half)?.numbers == self.table(b, i, half)?.numbers)
             }
-            _ => Ok(a == b),
+            _ => Ok(false),
         }
     }
 

@@ -29,12 +29,15 @@ impl Raiser<'_> {
         }
         let (mut offset, mut row, mut column) = (0u64, None, None);
         for (at, &expr) in index.iter().enumerate() {
-            let shifted = self.eval.sym.sub(expr, i);
-            match (self.eval.sym.as_int(expr), self.eval.sym.as_int(shifted)) {
+            // Pairs may lie apart: their index is a multiple of `i` and a constant.
+            let (terms, start) = self.eval.sym.terms(expr);
+            let step = terms.iter().find(|(term, _)| *term == i).map(|(_, step)| *step);
+            match (self.eval.sym.as_int(expr), step) {
                 (Some(fixed), _) if fixed >= 0 => offset += fixed as u64 * strides[at],
-                (_, Some(start)) if start >= 0 && column.is_none() => {
-                    offset += start as u64 * strides[at];
-                    column = Some((strides[at], start as u64 + half <= tensor.dims()[at]));
+                (_, Some(step)) if terms.len() == 1 && step >= 1.0 && start >= 0.0 && column.is_none() => {
+                    let (start, step) = (start as u64, step as u64);
+                    offset += start * strides[at];
+                    column = Some((strides[at] * step, start + step * half.saturating_sub(1) < tensor.dims()[at]));
                 }
                 _ if row.is_none() => row = Some((expr, tensor.dims()[at], strides[at])),
                 _ => return self.fault(strange),
@@ -69,16 +72,31 @@ impl Raiser<'_> {
                 cos.name, sin.name
             ));
         };
-        self.context = self.context.min(cos.numbers.len() as u64 / half.max(1));
+        Ok((self.frequencies_of(cos, &frequencies), length))
+    }
+
+    /// Frequencies behind a table of angles, of which `factor` times is rotated by.
+    pub(super) fn angle_frequencies(&mut self, load: Id, factor: f64, i: Id, half: u64) -> Res<ParamName> {
+        let table = self.table(load, i, half)?;
+        self.counts(table.position)?;
+        let Some(frequencies) = multiples(&table.numbers, factor, half as usize, precision(table.dtype)) else {
+            return self.fault(format!("rotates by a table '{}' that holds no angles of positions", table.name));
+        };
+        Ok(self.frequencies_of(&table, &frequencies))
+    }
+
+    /// The parameter with the frequencies of a table, which says nothing of longer texts than it has rows.
+    fn frequencies_of(&mut self, table: &Table, frequencies: &[f32]) -> ParamName {
+        let half = frequencies.len() as u64;
+        self.context = self.context.min(table.numbers.len() as u64 / half.max(1));
         let identity: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
-        let known = self.tables.iter().find(|(numbers, _)| *numbers == identity).map(|(_, name)| name.clone());
-        if let Some(name) = known {
-            return Ok((name, length));
+        if let Some((_, name)) = self.tables.iter().find(|(numbers, _)| *numbers == identity) {
+            return name.clone();
         }
-        let view = WeightView::vector(Tensor::from_f32(vec![half], &frequencies));
-        let name = self.param(Param::new(view, ParamRole::Vector, cos.name.clone()));
+        let view = WeightView::vector(Tensor::from_f32(vec![half], frequencies));
+        let name = self.param(Param::new(view, ParamRole::Vector, table.name.clone()));
         self.tables.push((identity, name.clone()));
-        Ok((name, length))
+        name
     }
 }
 
@@ -126,9 +144,39 @@ fn fit(cos: &[f64], sin: &[f64], half: usize, precision: f64) -> Option<(Vec<f32
     Some((frequencies, length))
 }
 
+/// Frequencies `f` such that `factor angles[p][i] = p f_i` to the table's precision.
+fn multiples(angles: &[f64], factor: f64, half: usize, precision: f64) -> Option<Vec<f32>> {
+    if half == 0 || angles.len() < 2 * half {
+        return None;
+    }
+    // The first row is position 0, the last one says most.
+    let rows = angles.len() / half;
+    let frequency = |i: usize| factor * angles[(rows - 1) * half + i] / (rows - 1) as f64;
+    let frequencies: Vec<f32> = (0..half).map(|i| frequency(i) as f32).collect();
+    let fits = angles.iter().enumerate().all(|(at, angle)| {
+        let exact = (at / half) as f64 * frequency(at % half);
+        (factor * angle - exact).abs() <= 4.0 * precision * exact.abs()
+    });
+    fits.then_some(frequencies)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::fit;
+    use super::{fit, multiples};
+
+    #[test]
+    fn frequencies_come_back_from_angles() {
+        let wanted: Vec<f32> = (0..8).map(|i| 10000f32.powf(-(i as f32) / 8.0)).collect();
+        let mut angles: Vec<f64> = (0..7).flat_map(|p| wanted.iter().map(move |f| f64::from(p as f32 * f))).collect();
+        let got = multiples(&angles, 1.0, 8, 2f64.powi(-24)).unwrap();
+        assert!(got.iter().zip(&wanted).all(|(got, wanted)| (got / wanted - 1.0).abs() < 1e-7));
+        let halved = multiples(&angles, 0.5, 8, 2f64.powi(-24)).unwrap();
+        assert!(halved.iter().zip(&wanted).all(|(got, wanted)| (2.0 * got / wanted - 1.0).abs() < 1e-7));
+        angles[3 * 8 + 2] += 1e-5;
+        assert!(multiples(&angles, 1.0, 8, 2f64.powi(-24)).is_none());
+        // Counted from 1.
+        assert!(multiples(&angles[8..], 1.0, 8, 2f64.powi(-24)).is_none());
+    }
 
     #[test]
     fn frequencies_come_back_from_their_tables() {
