@@ -102,6 +102,43 @@ fn norms_have_many_spellings() {
 }
 
 #[test]
+fn a_norm_of_a_norm_is_two_norms() {
+    let norm = |w: &mut Writer, x: Value, weight: Value| {
+        let ones = w.constant(Tensor::from_f32(vec![1], &[1.0]));
+        let x = plain_norm(w, x, ones);
+        plain_norm(w, x, weight)
+    };
+    let twice = ops(&model(&Spelling { norm, ..PLAIN }));
+    let without_weight = |line: &&str| line.contains("rms_norm") && line.contains("{eps = 1e-5, group = 16} ");
+    assert_eq!(twice.lines().filter(|line| line.contains("rms_norm")).count(), 6);
+    assert_eq!(twice.lines().filter(without_weight).count(), 3, "{twice}");
+}
+
+#[test]
+fn queries_may_grow_by_steps_that_the_context_does_not_reach() {
+    // x (1 + 0.1 ln(1 + floor(position / 32))) before the rotation of it.
+    let rope = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let (range, axis, length) = (w.token_range(ids), w.ints(&[1]), w.number(32.0));
+        let position = w.call("Cast", &[range], &[("to", Attr::Int(1))]);
+        let position = w.op("Unsqueeze", &[position, axis]);
+        let step = w.op("Div", &[position, length]);
+        let (step, one, tenth) = (w.op("Floor", &[step]), w.number(1.0), w.number(0.1));
+        let step = w.op("Add", &[step, one]);
+        let step = w.op("Log", &[step]);
+        let step = w.op("Mul", &[step, tenth]);
+        let factor = w.op("Add", &[step, one]);
+        let turned = plain_rope(w, x, ids, frequencies);
+        w.op("Mul", &[turned, factor])
+    };
+    let graph = decoder(&Spelling { rope, ..PLAIN });
+    let raised = |context: u64| raise(&graph, &Options { context: Some(context), ..Options::default() });
+    assert_eq!(ops(&raised(32).unwrap()), ops(&model(&PLAIN)));
+    let text = raised(33).unwrap_err().to_string();
+    let wanted = "scales by a step of the position, of which the first ends after 32 tokens: use --context 32 or less";
+    assert!(text.contains(wanted), "{text}");
+}
+
+#[test]
 fn a_norm_may_add_one_to_its_weight() {
     let norm = |w: &mut Writer, x: Value, weight: Value| {
         let one = w.number(1.0);

@@ -120,30 +120,34 @@ impl Raiser<'_> {
         };
         let (terms, constant) = self.eval.sym.terms(compared);
         let [(load, factor)] = terms[..] else { return Ok(None) };
-        let Some(Table { name, tensor, rows, columns, first }) = self.constant_mask(load, t) else { return Ok(None) };
+        let Some(Table { name, tensor, rows, columns, batch, first }) = self.constant_mask(load, t) else { return Ok(None) };
         if tensor.count() > LARGEST_MASK {
             return self.fault(format!("has a constant mask '{name}' of {} elements", tensor.count()));
         }
-        let seen = |r: u64, c: u64| test(factor * tensor.number(r * rows.1 + c * columns.1) + constant) != not;
-        match band([rows.0, columns.0], first, seen) {
-            Some(bounds) => {
+        let at = |b: u64, r: u64, c: u64| test(factor * tensor.number(b * batch.1 + r * rows.1 + c * columns.1) + constant) != not;
+        let each = || (0..rows.0).flat_map(|r| (0..columns.0).map(move |c| (r, c)));
+        let alike = (1..batch.0).all(|b| each().all(|(r, c)| at(b, r, c) == at(0, r, c)));
+        match band([rows.0, columns.0], first, |r, c| at(0, r, c)) {
+            Some(bounds) if alike => {
                 self.context = self.context.min(columns.0);
                 Ok(Some(bounds))
             }
-            None => self.fault(format!("has a constant mask '{name}' that is neither causal nor a window")),
+            _ => self.fault(format!("has a constant mask '{name}' that is neither causal nor a window")),
         }
     }
 
-    /// The constant behind an element at (token, entry `t`), all its other indices being 0.
+    /// The constant behind an element at (token, entry `t`), and may be the sequence, all its other indices being 0.
     fn constant_mask(&mut self, load: Id, t: Id) -> Option<Table> {
         let Node::Load(base, index) = self.eval.sym.node(load).clone() else { return None };
         let Base::Constant(name, tensor) = self.eval.sym.base(base).clone() else { return None };
         let own = self.grid.column(&mut self.eval.sym);
         let cached = self.grid.past.map_or(Some(0), |past| self.eval.sym.as_int(past));
-        let (mut rows, mut columns, mut stride) = (None, None, 1);
+        let (mut rows, mut columns, mut batch, mut stride) = (None, None, (1, 0), 1);
         for (at, &dim) in index.into_iter().zip(tensor.dims()).rev() {
             if at == t {
                 columns = Some((dim, stride));
+            } else if at == self.grid.b {
+                batch = (dim, stride);
             } else if at == own {
                 rows = Some(((dim, stride), 0));
             } else if at == self.grid.s {
@@ -154,7 +158,7 @@ impl Raiser<'_> {
             stride *= dim;
         }
         let ((rows, first), columns) = (rows?, columns?);
-        Some(Table { name, tensor, rows, columns, first })
+        Some(Table { name, tensor, rows, columns, batch, first })
     }
 
     /// A constant that is added to scores, 0 where an entry is seen and less than any score where it is not, as truth values at the same index.
@@ -238,6 +242,8 @@ struct Table {
     rows: (u64, u64),
     /// The same for entries.
     columns: (u64, u64),
+    /// The same for sequences, which are all to be alike.
+    batch: (u64, u64),
     /// The entry that the first row's token is.
     first: i64,
 }

@@ -103,7 +103,7 @@ type At<'a> = &'a dyn Fn(&mut Raiser, Id) -> Res<Id>;
 impl Raiser<'_> {
     /// Takes an element, a function of the column of a head, out of its rotation.
     pub(super) fn unrotate(&mut self, element: At, width: u64) -> Res<Turned> {
-        let element: At = &|r, d| element(r, d).map(|x| r.for_context(x));
+        let element: At = &|r, d| element(r, d).and_then(|x| r.for_context(x));
         let columns = self.eval.sym.number(width as f64);
         let d = self.eval.sym.var("d", columns);
         let whole = element(self, d)?;

@@ -9,8 +9,10 @@ use std::f64::consts::TAU;
 
 /// Numbers of a table, one row per position.
 pub(super) struct Table {
-    /// The expression that picks the row.
+    /// The expression that picks the row, less the first row's position.
     pub position: Id,
+    /// The first row's position.
+    first: u64,
     /// Row-major, one column per pair.
     pub numbers: Vec<f64>,
     name: String,
@@ -51,7 +53,13 @@ impl Raiser<'_> {
             .flat_map(|r| (0..half).map(move |c| (r, c)))
             .map(|(r, c)| tensor.number(offset + r * row_stride + c * stride))
             .collect();
-        Ok(Table { position, numbers, name, dtype: tensor.dtype() })
+        // Where so many tokens are always cached, a table may have rows for the new ones alone.
+        let cached = self.grid.past.and_then(|past| self.eval.sym.as_int(past)).filter(|_| position == self.grid.s);
+        let (position, first) = match cached {
+            Some(first) => (self.grid.column(&mut self.eval.sym), first as u64),
+            None => (position, 0),
+        };
+        Ok(Table { position, first, numbers, name, dtype: tensor.dtype() })
     }
 
     /// Frequencies behind tables of cosines and sines, and the length of what they rotate by.
@@ -66,6 +74,9 @@ impl Raiser<'_> {
 
     /// As [`Raiser::table_frequencies`], for tables whose rows are the positions.
     pub(super) fn fitted(&mut self, cos: &Table, sin: &Table, half: u64) -> Res<(ParamName, f64)> {
+        if cos.first > 0 {
+            return self.fault(format!("rotates by tables '{}' and '{}' that lack the first positions", cos.name, sin.name));
+        }
         let Some((frequencies, length)) = fit(&cos.numbers, &sin.numbers, half as usize, precision(cos.dtype)) else {
             return self.fault(format!(
                 "rotates by tables '{}' and '{}' that are no cosines and sines of positions",
@@ -79,7 +90,8 @@ impl Raiser<'_> {
     pub(super) fn angle_frequencies(&mut self, load: Id, factor: f64, i: Id, half: u64) -> Res<ParamName> {
         let table = self.table(load, i, half)?;
         self.counts(table.position)?;
-        let Some(frequencies) = multiples(&table.numbers, factor, half as usize, precision(table.dtype)) else {
+        let Some(frequencies) = multiples(&table.numbers, table.first, factor, half as usize, precision(table.dtype))
+        else {
             return self.fault(format!("rotates by a table '{}' that holds no angles of positions", table.name));
         };
         Ok(self.frequencies_of(&table, &frequencies))
@@ -88,7 +100,7 @@ impl Raiser<'_> {
     /// The parameter with the frequencies of a table, which says nothing of longer texts than it has rows.
     fn frequencies_of(&mut self, table: &Table, frequencies: &[f32]) -> ParamName {
         let half = frequencies.len() as u64;
-        self.context = self.context.min(table.numbers.len() as u64 / half.max(1));
+        self.context = self.context.min(table.first + table.numbers.len() as u64 / half.max(1));
         let identity: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
         if let Some((_, name)) = self.tables.iter().find(|(numbers, _)| *numbers == identity) {
             return name.clone();
@@ -144,17 +156,18 @@ fn fit(cos: &[f64], sin: &[f64], half: usize, precision: f64) -> Option<(Vec<f32
     Some((frequencies, length))
 }
 
-/// Frequencies `f` such that `factor angles[p][i] = p f_i` to the table's precision.
-fn multiples(angles: &[f64], factor: f64, half: usize, precision: f64) -> Option<Vec<f32>> {
+/// Frequencies `f` such that `factor angles[p][i] = (first + p) f_i` to the table's precision.
+fn multiples(angles: &[f64], first: u64, factor: f64, half: usize, precision: f64) -> Option<Vec<f32>> {
     if half == 0 || angles.len() < 2 * half {
         return None;
     }
-    // The first row is position 0, the last one says most.
-    let rows = angles.len() / half;
-    let frequency = |i: usize| factor * angles[(rows - 1) * half + i] / (rows - 1) as f64;
+    // The last row says most.
+    let position = |at: usize| first as f64 + (at / half) as f64;
+    let last = angles.len() - half;
+    let frequency = |i: usize| factor * angles[last + i] / position(last);
     let frequencies: Vec<f32> = (0..half).map(|i| frequency(i) as f32).collect();
     let fits = angles.iter().enumerate().all(|(at, angle)| {
-        let exact = (at / half) as f64 * frequency(at % half);
+        let exact = position(at) * frequency(at % half);
         (factor * angle - exact).abs() <= 4.0 * precision * exact.abs()
     });
     fits.then_some(frequencies)
@@ -168,14 +181,15 @@ mod tests {
     fn frequencies_come_back_from_angles() {
         let wanted: Vec<f32> = (0..8).map(|i| 10000f32.powf(-(i as f32) / 8.0)).collect();
         let mut angles: Vec<f64> = (0..7).flat_map(|p| wanted.iter().map(move |f| f64::from(p as f32 * f))).collect();
-        let got = multiples(&angles, 1.0, 8, 2f64.powi(-24)).unwrap();
+        let got = multiples(&angles, 0, 1.0, 8, 2f64.powi(-24)).unwrap();
         assert!(got.iter().zip(&wanted).all(|(got, wanted)| (got / wanted - 1.0).abs() < 1e-7));
-        let halved = multiples(&angles, 0.5, 8, 2f64.powi(-24)).unwrap();
+        let halved = multiples(&angles, 0, 0.5, 8, 2f64.powi(-24)).unwrap();
         assert!(halved.iter().zip(&wanted).all(|(got, wanted)| (2.0 * got / wanted - 1.0).abs() < 1e-7));
+        // From position 1 on.
+        assert_eq!(multiples(&angles[8..], 1, 1.0, 8, 2f64.powi(-24)).unwrap(), got);
+        assert!(multiples(&angles[8..], 0, 1.0, 8, 2f64.powi(-24)).is_none());
         angles[3 * 8 + 2] += 1e-5;
-        assert!(multiples(&angles, 1.0, 8, 2f64.powi(-24)).is_none());
-        // Counted from 1.
-        assert!(multiples(&angles[8..], 1.0, 8, 2f64.powi(-24)).is_none());
+        assert!(multiples(&angles, 0, 1.0, 8, 2f64.powi(-24)).is_none());
     }
 
     #[test]
