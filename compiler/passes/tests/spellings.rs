@@ -417,6 +417,20 @@ fn a_rotation_by_other_rules_is_refused() {
     };
     // Turning backwards is turning by negative frequencies.
     assert!(model(&Spelling { rope: backwards, ..PLAIN }).params[&"rotary.inv_freq".into()].source.get(0, 0) < 0.0);
+    // So is the other half with the sign.
+    let round = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let angles = angles(w, ids, frequencies);
+        let both = w.concat(&[angles, angles], -1);
+        let (cos, sin) = (w.op("Cos", &[both]), w.op("Sin", &[both]));
+        let (low, high) = (w.columns(x, 0, WIDTH / 2, 1), w.columns(x, WIDTH / 2, i64::MAX, 1));
+        let minus = w.op("Neg", &[low]);
+        let turned = w.concat(&[high, minus], -1);
+        let (a, b) = (w.op("Mul", &[x, cos]), w.op("Mul", &[turned, sin]));
+        w.op("Add", &[a, b])
+    };
+    let raised = model(&Spelling { rope: round, ..PLAIN });
+    assert_eq!(ops(&raised), ops(&model(&PLAIN)));
+    assert_eq!(raised.params[&"rotary.inv_freq".into()].source.get(0, 1), -FREQUENCIES[1]);
     let crooked = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
         let angles = angles(w, ids, frequencies);
         let both = w.concat(&[angles, angles], -1);

@@ -1,7 +1,8 @@
 //! Rotary position embeddings, in any spelling.
 //!
 //! An element of a query or key is asked for at a symbolic column. Where its expression branches on the column, it is asked for again,
-//! piece by piece. A rotated piece reads `x(j) cos(p f_i) -+ x(k) sin(p f_i)`; from the columns `j` and `k` of all pieces follow style, width
+//! piece by piece. A rotated piece reads `x(j) cos(p f_i) -+ x(k) sin(p f_i)`, or with the signs the other way round, which is a rotation by negative
+//! frequencies; from the columns `j` and `k` of all pieces follow style, width
 //! and the unrotated element `x`. Rotated columns come first in it; where the graph had them elsewhere, or paired them otherwise, `x` is one
 //! formula per piece, and whoever makes it puts its columns in that order.
 
@@ -86,6 +87,8 @@ struct Seen {
     style: RopeStyle,
     cos: Trig,
     sin: Trig,
+    /// 1, or -1 for a rotation the other way round.
+    sign: f64,
     pair: Id,
     half: u64,
 }
@@ -240,13 +243,11 @@ impl Raiser<'_> {
         };
         let same_angles = self.same_table(*cos1, *cos, i0, half)? && self.same_table(*sin1, *sin, i0, half)?;
         let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
-        if !same_angles || !self.is_turned([own0, own1], partners) {
-            return self.fault(IRREGULAR);
-        }
+        let Some(sign) = self.turns([own0, own1], partners).filter(|_| same_angles) else { return self.fault(IRREGULAR) };
         let (factor, own) = self.shared_factor([own0, own1]);
         let passing = self.passing_factor(&mut pieces, own[0], i0, start)?;
         let before = self.before_halves(&pieces, own, i0, half, d);
-        let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half };
+        let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, sign, pair: i0, half };
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
     }
 
@@ -323,9 +324,7 @@ impl Raiser<'_> {
         let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
         let (cos1, sin1) = (*cos1, *sin1);
         let same_angles = self.same_table(cos1, cos, i, half)? && self.same_table(sin1, sin, i, half)?;
-        if !same_angles || !self.is_turned([own0, own1], partners) {
-            return self.fault(IRREGULAR);
-        }
+        let Some(sign) = self.turns([own0, own1], partners).filter(|_| same_angles) else { return self.fault(IRREGULAR) };
         let columns = self.eval.sym.number(width as f64);
         let column = self.eval.sym.var("turned", columns);
         let (odd, halved) = (self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(column, 0.5));
@@ -339,14 +338,16 @@ impl Raiser<'_> {
         let parts: Vec<(Id, u64, Id)> = [(column, width, own)].into_iter().chain(passing(&pieces)).collect();
         let before = self.piecewise(&parts, d);
         let style = RopeStyle::Interleaved;
-        let seen = Seen { before, column: d, factor, passing: passing_factor, style, cos, sin, pair: i, half };
+        let seen = Seen { before, column: d, factor, passing: passing_factor, style, cos, sin, sign, pair: i, half };
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
     }
 
-    /// Whether the partners of two columns are each other, the first with the other sign.
-    fn is_turned(&mut self, own: [Id; 2], partners: [Id; 2]) -> bool {
-        let minus = self.eval.sym.scaled(own[1], -1.0);
-        self.eval.sym.is_similar(partners[0], minus) && self.eval.sym.is_similar(partners[1], own[0])
+    /// The way round that two columns turn whose partners are each other, one with the other sign.
+    fn turns(&mut self, own: [Id; 2], partners: [Id; 2]) -> Option<f64> {
+        [1.0, -1.0].into_iter().find(|sign| {
+            let [first, second] = [self.eval.sym.scaled(own[1], -sign), self.eval.sym.scaled(own[0], *sign)];
+            self.eval.sym.is_similar(partners[0], first) && self.eval.sym.is_similar(partners[1], second)
+        })
     }
 
     /// A factor of two elements, and what is left of them.
@@ -382,9 +383,10 @@ impl Raiser<'_> {
     fn finished(&mut self, seen: Seen) -> Res<Turned> {
         let (inv_freq, length) = match (seen.cos, seen.sin) {
             (Trig::Cos(a), Trig::Sin(b)) if self.same_table(Trig::Cos(a), Trig::Cos(b), seen.pair, seen.half)? => {
-                (self.frequencies(a, seen.pair, seen.half)?, 1.0)
+                let angle = self.eval.sym.scaled(a, seen.sign);
+                (self.frequencies(angle, seen.pair, seen.half)?, 1.0)
             }
-            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies(cos, sin, seen.pair, seen.half)?,
+            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies([cos, sin], seen.sign, seen.pair, seen.half)?,
             _ => return self.fault("takes cosine and sine of different angles"),
         };
         let (factor, ratio) = match seen.passing {

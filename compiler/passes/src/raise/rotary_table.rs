@@ -62,9 +62,10 @@ impl Raiser<'_> {
         Ok(Table { position, first, numbers, name, dtype: tensor.dtype() })
     }
 
-    /// Frequencies behind tables of cosines and sines, and the length of what they rotate by.
-    pub(super) fn table_frequencies(&mut self, cos: Id, sin: Id, i: Id, half: u64) -> Res<(ParamName, f64)> {
-        let (cos, sin) = (self.table(cos, i, half)?, self.table(sin, i, half)?);
+    /// Frequencies behind tables of cosines and of sines, which are to be multiplied by a sign, and the length of what they rotate by.
+    pub(super) fn table_frequencies(&mut self, tables: [Id; 2], sign: f64, i: Id, half: u64) -> Res<(ParamName, f64)> {
+        let (cos, mut sin) = (self.table(tables[0], i, half)?, self.table(tables[1], i, half)?);
+        sin.numbers.iter_mut().for_each(|number| *number *= sign);
         if cos.position != sin.position {
             return self.fault("takes cosine and sine of different positions");
         }
