@@ -124,7 +124,8 @@ impl Raiser<'_> {
         if tensor.count() > LARGEST_MASK {
             return self.fault(format!("has a constant mask '{name}' of {} elements", tensor.count()));
         }
-        let at = |b: u64, r: u64, c: u64| test(factor * tensor.number(b * batch.1 + r * rows.1 + c * columns.1) + constant) != not;
+        let at =
+            |b: u64, r: u64, c: u64| test(factor * tensor.number(b * batch.1 + r * rows.1 + c * columns.1) + constant) != not;
         let each = || (0..rows.0).flat_map(|r| (0..columns.0).map(move |c| (r, c)));
         let alike = (1..batch.0).all(|b| each().all(|(r, c)| at(b, r, c) == at(0, r, c)));
         match band([rows.0, columns.0], first, |r, c| at(0, r, c)) {

@@ -163,9 +163,8 @@ impl Raiser<'_> {
         let body = self.moved(body, bound, v);
         let (scale, body) = self.eval.sym.coefficient(body);
         // A square has a root that is as good as any; where there is none, the factor has to be positive.
-        let rooted = |r: &mut Self, f: Id, p: Power| {
-            p.half().whole().is_some() || !r.eval.sym.contains(f, v) && r.squares(f).is_some()
-        };
+        let rooted =
+            |r: &mut Self, f: Id, p: Power| p.half().whole().is_some() || !r.eval.sym.contains(f, v) && r.squares(f).is_some();
         let even = self.eval.sym.factors(body).into_iter().all(|(f, p)| rooted(self, f, p));
         (even && scale > 0.0 && offset >= 0.0).then_some(Squares { body, scale, bound: v, group: group as u64, offset })
     }

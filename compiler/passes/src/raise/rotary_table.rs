@@ -91,8 +91,7 @@ impl Raiser<'_> {
     pub(super) fn angle_frequencies(&mut self, load: Id, factor: f64, i: Id, half: u64) -> Res<ParamName> {
         let table = self.table(load, i, half)?;
         self.counts(table.position)?;
-        let Some(frequencies) = multiples(&table.numbers, table.first, factor, half as usize, precision(table.dtype))
-        else {
+        let Some(frequencies) = multiples(&table.numbers, table.first, factor, half as usize, precision(table.dtype)) else {
             return self.fault(format!("rotates by a table '{}' that holds no angles of positions", table.name));
         };
         Ok(self.frequencies_of(&table, &frequencies))
