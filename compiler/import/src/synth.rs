@@ -67,6 +67,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
         hidden: model.hidden,
         eps: 1e-5,
         norm: NormKind::RootMeanSquare,
+        embedding_norm: false,
         norms: LayerNorms::PRE,
         parts: Parts::InTurn,
         unit_offset: false,

@@ -291,3 +291,35 @@ fn nodes_of_an_iteration_are_named_after_it() {
         "the source stays as it is"
     );
 }
+
+/// Frequencies where a truth value that is given holds, and where not.
+fn given(w: &mut Writer, frequencies: Value, no: fn(&mut Writer, Value) -> Value) -> Value {
+    let name = "use_cache_branch";
+    let known = w.graph.ids().find(|id| w.graph.node(*id).name == name).map(|node| Value { node, result: 0 });
+    let condition = known.unwrap_or_else(|| w.input(name, DType::Bool, &["1"]));
+    choose(w, condition, frequencies, |w, x| w.op("Identity", &[x]), no)
+}
+
+#[test]
+fn an_input_may_choose_between_two_ways_that_are_one_model() {
+    let alike = |w: &mut Writer, x: Value, ids: Value, f: Value| {
+        let f = given(w, f, |w, x| {
+            let one = w.number(1.0);
+            w.op("Mul", &[x, one])
+        });
+        plain_rope(w, x, ids, f)
+    };
+    let raised = model(&Spelling { rope: alike, ..PLAIN });
+    assert_eq!(ops(&raised), ops(&model(&PLAIN)));
+    assert!(is_halved(&raised, 0));
+    let port = |name: &str| raised.interface.inputs.iter().find(|port| port.name == name).map(|port| port.role.clone());
+    assert_eq!(port("use_cache_branch"), Some(q35_bundle::Role::Passive(None)));
+    let apart = |w: &mut Writer, x: Value, ids: Value, f: Value| {
+        let f = given(w, f, halved);
+        plain_rope(w, x, ids, f)
+    };
+    let text = errors(&Spelling { rope: apart, ..PLAIN }, None);
+    let wanted = "error[Q35-0207]: the graph is one model where 'use_cache_branch' holds and another where it does not\n  \
+        help: export one of them alone";
+    assert_eq!(text, wanted);
+}

@@ -211,3 +211,23 @@ fn graphs_of_the_corpus_are_their_checkpoints() {
     let found = common::cases(&folder).into_iter().filter(|case| !OTHERS.contains(&&*case.name));
     all_agree(found.map(|case| (case.name, case.graph, case.folder.join("hf"))), 39);
 }
+
+/// `Q35_GRAPHS=FOLDER` names a folder of graphs `FAMILY--EXPORTER` beside checkpoints `FAMILY--hf`: which of them are one model is printed.
+#[test]
+fn graphs_of_a_folder_are_their_checkpoints() {
+    let Some(folder) = std::env::var_os("Q35_GRAPHS") else { return };
+    let folder = Path::new(&folder);
+    let only = std::env::var("Q35_ONLY").unwrap_or_default();
+    let mut wrong = 0;
+    for case in common::cases(folder).into_iter().filter(|case| case.name.contains(&only)) {
+        let Some((family, _)) = case.name.split_once("--") else { continue };
+        let checkpoint = folder.join(format!("{family}--hf"));
+        if !checkpoint.join("config.json").is_file() || case.graph == checkpoint {
+            continue;
+        }
+        let found = compare(&case.graph, &checkpoint, room(&case.name.replace("f16", "fp16")), CONTEXTS[0]);
+        wrong += usize::from(found.is_err());
+        println!("{} {}: {}", if found.is_ok() { "SAME" } else { "OTHER" }, case.name, found.err().unwrap_or_default());
+    }
+    assert!(wrong == 0, "{wrong} graphs are not their checkpoints");
+}

@@ -102,6 +102,43 @@ fn norms_have_many_spellings() {
 }
 
 #[test]
+fn a_norm_of_a_norm_is_two_norms() {
+    let norm = |w: &mut Writer, x: Value, weight: Value| {
+        let ones = w.constant(Tensor::from_f32(vec![1], &[1.0]));
+        let x = plain_norm(w, x, ones);
+        plain_norm(w, x, weight)
+    };
+    let twice = ops(&model(&Spelling { norm, ..PLAIN }));
+    let without_weight = |line: &&str| line.contains("rms_norm") && line.contains("{eps = 1e-5, group = 16} ");
+    assert_eq!(twice.lines().filter(|line| line.contains("rms_norm")).count(), 6);
+    assert_eq!(twice.lines().filter(without_weight).count(), 3, "{twice}");
+}
+
+#[test]
+fn queries_may_grow_by_steps_that_the_context_does_not_reach() {
+    // x (1 + 0.1 ln(1 + floor(position / 32))) before the rotation of it.
+    let rope = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let (range, axis, length) = (w.token_range(ids), w.ints(&[1]), w.number(32.0));
+        let position = w.call("Cast", &[range], &[("to", Attr::Int(1))]);
+        let position = w.op("Unsqueeze", &[position, axis]);
+        let step = w.op("Div", &[position, length]);
+        let (step, one, tenth) = (w.op("Floor", &[step]), w.number(1.0), w.number(0.1));
+        let step = w.op("Add", &[step, one]);
+        let step = w.op("Log", &[step]);
+        let step = w.op("Mul", &[step, tenth]);
+        let factor = w.op("Add", &[step, one]);
+        let turned = plain_rope(w, x, ids, frequencies);
+        w.op("Mul", &[turned, factor])
+    };
+    let graph = decoder(&Spelling { rope, ..PLAIN });
+    let raised = |context: u64| raise(&graph, &Options { context: Some(context), ..Options::default() });
+    assert_eq!(ops(&raised(32).unwrap()), ops(&model(&PLAIN)));
+    let text = raised(33).unwrap_err().to_string();
+    let wanted = "scales by a step of the position, of which the first ends after 32 tokens: use --context 32 or less";
+    assert!(text.contains(wanted), "{text}");
+}
+
+#[test]
 fn a_norm_may_add_one_to_its_weight() {
     let norm = |w: &mut Writer, x: Value, weight: Value| {
         let one = w.number(1.0);
@@ -236,6 +273,32 @@ fn tables_of_cosines_become_frequencies() {
     assert_eq!(raised.facts.context, 64);
 }
 
+/// Rotates by the cosine and sine of rows of a table of 64 angles, the table's element at (position, pair) given.
+fn by_angles(w: &mut Writer, x: Value, ids: Value, angle: fn(u32, f32) -> f32) -> Value {
+    let numbers: Vec<f32> = (0..64).flat_map(|p| FREQUENCIES.iter().chain(&FREQUENCIES).map(move |f| angle(p, *f))).collect();
+    let (table, range) = (w.constant(Tensor::from_f32(vec![64, 8], &numbers)), w.token_range(ids));
+    let angles = w.op("Gather", &[table, range]);
+    let (cos, sin) = (w.op("Cos", &[angles]), w.op("Sin", &[angles]));
+    let (low, high) = (w.columns(x, 0, WIDTH / 2, 1), w.columns(x, WIDTH / 2, i64::MAX, 1));
+    let minus = w.op("Neg", &[high]);
+    let turned = w.concat(&[minus, low], -1);
+    let (a, b) = (w.op("Mul", &[x, cos]), w.op("Mul", &[turned, sin]));
+    w.op("Add", &[a, b])
+}
+
+#[test]
+fn tables_of_angles_become_frequencies() {
+    let rope = |w: &mut Writer, x: Value, ids: Value, _: Value| by_angles(w, x, ids, |p, f| p as f32 * f);
+    let raised = model(&Spelling { rope, ..PLAIN });
+    assert_eq!(ops(&raised), ops(&model(&PLAIN)));
+    let frequencies = &raised.params[&"rotary.inv_freq".into()].source;
+    assert!(FREQUENCIES.iter().enumerate().all(|(i, f)| (frequencies.get(0, i as u64) / f - 1.0).abs() < 1e-6));
+    assert_eq!(raised.facts.context, 64);
+    let bent = |w: &mut Writer, x: Value, ids: Value, _: Value| by_angles(w, x, ids, |p, f| (p * p) as f32 * f);
+    let text = errors(&Spelling { rope: bent, ..PLAIN });
+    assert!(text.starts_with("error[Q35-0202]: Mul rotates by a table 'c13' that holds no angles of positions"), "{text}");
+}
+
 #[test]
 fn pairs_may_be_interleaved_and_rotations_partial_or_scaled() {
     let interleaved = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
@@ -354,6 +417,20 @@ fn a_rotation_by_other_rules_is_refused() {
     };
     // Turning backwards is turning by negative frequencies.
     assert!(model(&Spelling { rope: backwards, ..PLAIN }).params[&"rotary.inv_freq".into()].source.get(0, 0) < 0.0);
+    // So is the other half with the sign.
+    let round = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
+        let angles = angles(w, ids, frequencies);
+        let both = w.concat(&[angles, angles], -1);
+        let (cos, sin) = (w.op("Cos", &[both]), w.op("Sin", &[both]));
+        let (low, high) = (w.columns(x, 0, WIDTH / 2, 1), w.columns(x, WIDTH / 2, i64::MAX, 1));
+        let minus = w.op("Neg", &[low]);
+        let turned = w.concat(&[high, minus], -1);
+        let (a, b) = (w.op("Mul", &[x, cos]), w.op("Mul", &[turned, sin]));
+        w.op("Add", &[a, b])
+    };
+    let raised = model(&Spelling { rope: round, ..PLAIN });
+    assert_eq!(ops(&raised), ops(&model(&PLAIN)));
+    assert_eq!(raised.params[&"rotary.inv_freq".into()].source.get(0, 1), -FREQUENCIES[1]);
     let crooked = |w: &mut Writer, x: Value, ids: Value, frequencies: Value| {
         let angles = angles(w, ids, frequencies);
         let both = w.concat(&[angles, angles], -1);
@@ -451,6 +528,124 @@ fn scores_may_be_capped_and_windows_narrow() {
     let raised = model(&Spelling { attention, ..PLAIN });
     let found = the(&raised, |op| if let Op::Attention(a) = op { Some((a.scale, a.window, a.softcap)) } else { None });
     assert_eq!(found, (0.5, Some(3), Some(30.0)));
+}
+
+/// Attention with a mask that is made for it, `[S, S]` or more, and whatever puts it on the scores.
+fn masked(w: &mut Writer, q: Value, k: Value, v: Value, put: impl Fn(&mut Writer, Value) -> Value) -> Value {
+    let k = w.transpose(k, &[0, 1, 3, 2]);
+    let scores = w.op("MatMul", &[q, k]);
+    let half = w.number(0.5);
+    let scores = w.op("Mul", &[scores, half]);
+    let scores = put(w, scores);
+    let p = w.op("Softmax", &[scores]);
+    w.op("MatMul", &[p, v])
+}
+
+/// `x` at all pairs of tokens, as the one that is looked at and as the one that looks, each `[B, 1, S, S]` or to be made so.
+fn pairs(w: &mut Writer, x: Value) -> (Value, Value) {
+    let (entry, own) = (w.ints(&[1, 2]), w.ints(&[1, 3]));
+    (w.op("Unsqueeze", &[x, entry]), w.op("Unsqueeze", &[x, own]))
+}
+
+/// `positions[t] <= positions[s]`, within the same run of positions that rise by one.
+fn by_positions(w: &mut Writer, scores: Value) -> Value {
+    let positions = w.input("position_ids", DType::I64, &["batch", "sequence"]);
+    let (one, axis, low) = (w.int(1), w.int(1), w.number(f32::NEG_INFINITY));
+    let (first, all_but_last) = (w.columns(positions, 0, 1, 1), w.columns(positions, 0, -1, 1));
+    let before = w.op("Sub", &[first, one]);
+    let before = w.concat(&[before, all_but_last], 1);
+    let step = w.op("Sub", &[positions, before]);
+    let goes_on = w.op("Equal", &[step, one]);
+    let starts = w.op("Not", &[goes_on]);
+    let starts = w.call("Cast", &[starts], &[("to", Attr::Int(7))]);
+    let sequence = w.op("CumSum", &[starts, axis]);
+    let ((entry, own), (of_entry, of_own)) = (pairs(w, positions), pairs(w, sequence));
+    let (earlier, same) = (w.op("LessOrEqual", &[entry, own]), w.op("Equal", &[of_own, of_entry]));
+    let seen = w.op("And", &[earlier, same]);
+    w.op("Where", &[seen, scores, low])
+}
+
+#[test]
+fn masks_may_compare_positions_that_are_given() {
+    let attention = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| masked(w, q, k, v, by_positions);
+    assert_eq!(ops(&model(&Spelling { attention, ..PLAIN })), ops(&model(&PLAIN)));
+    // Beside padding, a position says nothing of an index.
+    let beside = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| {
+        masked(w, q, k, v, |w, scores| {
+            let padding = w.input("attention_mask", DType::I64, &["batch", "sequence"]);
+            let (entry, zero, low) = (pairs(w, padding).0, w.int(0), w.number(f32::NEG_INFINITY));
+            let unseen = w.op("Equal", &[entry, zero]);
+            let scores = by_positions(w, scores);
+            w.op("Where", &[unseen, low, scores])
+        })
+    };
+    let text = errors(&Spelling { attention: beside, ..PLAIN });
+    assert!(text.contains("has a mask that is neither causal, nor a window, nor padding"), "{text}");
+    // Later ones are none that may be seen.
+    let future = |w: &mut Writer, q: Value, k: Value, v: Value, _: Value| {
+        masked(w, q, k, v, |w, scores| {
+            let positions = w.input("position_ids", DType::I64, &["batch", "sequence"]);
+            let ((entry, own), low) = (pairs(w, positions), w.number(f32::NEG_INFINITY));
+            let seen = w.op("LessOrEqual", &[own, entry]);
+            w.op("Where", &[seen, scores, low])
+        })
+    };
+    let text = errors(&Spelling { attention: future, ..PLAIN });
+    assert!(text.contains("lets tokens see tokens that come after them"), "{text}");
+}
+
+/// Numbers of a table of 48 by 48 tokens.
+fn square(w: &mut Writer, ids: Value, dtype: DType, f: fn(i64, i64) -> f32) -> Value {
+    let numbers: Vec<f32> = (0..48 * 48).map(|i| f(i / 48, i % 48)).collect();
+    let table = match dtype {
+        DType::Bool => {
+            Tensor::new(dtype, vec![48, 48], numbers.iter().map(|x| *x as u8).collect::<Vec<u8>>().into(), 0).unwrap()
+        }
+        _ => Tensor::from_f32(vec![48, 48], &numbers),
+    };
+    let (table, range) = (w.constant(table), w.token_range(ids));
+    let rows = w.op("Gather", &[table, range]);
+    w.call("Gather", &[rows, range], &[("axis", Attr::Int(1))])
+}
+
+#[test]
+fn masks_may_be_constants() {
+    let added = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        masked(w, q, k, v, |w, scores| {
+            let table = square(w, ids, DType::F32, |s, t| if t <= s && t > s - 7 { 0.0 } else { f32::MIN });
+            w.op("Add", &[scores, table])
+        })
+    };
+    // The window by itself is no causal mask, and both together are one.
+    let apart = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        masked(w, q, k, v, |w, scores| {
+            let window = square(w, ids, DType::Bool, |s, t| f32::from(u8::from(t > s - 7)));
+            let (causal, low) = (causal(w, ids), w.number(f32::NEG_INFINITY));
+            let seen = w.op("And", &[window, causal]);
+            w.op("Where", &[seen, scores, low])
+        })
+    };
+    for attention in [added, apart] {
+        let raised = model(&Spelling { attention, ..PLAIN });
+        assert_eq!(the(&raised, |op| if let Op::Attention(a) = op { Some((a.scale, a.window)) } else { None }), (0.5, Some(7)));
+        assert_eq!(raised.facts.context, 48);
+    }
+    let slanted = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        masked(w, q, k, v, |w, scores| {
+            let table = square(w, ids, DType::F32, |s, t| if 2 * t <= s { 0.0 } else { f32::MIN });
+            w.op("Add", &[scores, table])
+        })
+    };
+    let text = errors(&Spelling { attention: slanted, ..PLAIN });
+    assert!(text.contains("that is neither causal nor a window"), "{text}");
+    let smooth = |w: &mut Writer, q: Value, k: Value, v: Value, ids: Value| {
+        masked(w, q, k, v, |w, scores| {
+            let table = square(w, ids, DType::F32, |s, t| if t <= s { (t - s) as f32 } else { f32::MIN });
+            w.op("Add", &[scores, table])
+        })
+    };
+    let text = errors(&Spelling { attention: smooth, ..PLAIN });
+    assert!(text.contains("weighs values with scores of no known form"), "{text}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::config::Config;
 use super::table::{BiasRule, EpsRule, FAMILIES, Family, Rotates, ScalarRule, missing};
 use super::{experts, rope, windows};
 use crate::decoder::{
-    Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, NormKind, QkNorm, Rotation, Scalars, Turn,
+    Activation, Attention, Biases, Decoder, Ffn, Heads, Latent, Layer, Parts, QkNorm, Rotation, Scalars, Turn,
 };
 use q35_diag::{Code, Diagnostic};
 
@@ -30,7 +30,8 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
 /// The decoder that a configuration describes, for a context.
 pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, Diagnostic> {
     let family = family(config)?;
-    refuse(config)?;
+    refuse(config, family)?;
+    rope::refuse_late(config, context)?;
     let layers = size("num_hidden_layers", config.num_hidden_layers)?;
     if layers > MAX_LAYERS {
         return Err(wrong(format!("num_hidden_layers is {layers}")));
@@ -45,13 +46,20 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
         .enumerate()
         .map(|(at, (window, rotation))| Ok(Layer { window: *window, rotation, ffn: ffn(config, family, at as u64)? }))
         .collect::<Result<_, Diagnostic>>()?;
+    // Where both parts of a layer read the same, they may be asked to.
+    let beside = family.beside.filter(|_| config.use_parallel_residual.unwrap_or(family.parts != Parts::InTurn));
     Ok(Decoder {
         vocab: size("vocab_size", config.vocab_size)?,
         hidden,
         eps: eps(config, family)?,
         norm: family.norm,
-        norms: family.norms,
-        parts: family.parts,
+        norms: beside.unwrap_or(family.norms),
+        embedding_norm: family.embedding_norm,
+        parts: match (family.beside, beside) {
+            (Some(_), Some(_)) if family.parts == Parts::InTurn => Parts::Beside,
+            (Some(_), None) => Parts::InTurn,
+            _ => family.parts,
+        },
         unit_offset: family.unit_offset,
         attention,
         rotations,
@@ -86,18 +94,21 @@ pub(super) fn family(config: &Config) -> Result<&'static Family, Diagnostic> {
 }
 
 /// What no decoder here can do.
-fn refuse(config: &Config) -> Result<(), Diagnostic> {
+fn refuse(config: &Config, family: &Family) -> Result<(), Diagnostic> {
     let unsupported = |what: String| Err(Diagnostic::error(Code::UnsupportedForm, what));
     if let Some(limit) = config.clip_qkv {
         return unsupported(format!("clip_qkv is {limit}, but there is no op for bounds of queries, keys and values"));
     }
-    if config.qk_layernorm == Some(true) {
-        return unsupported(
-            "qk_layernorm is set, but norms of queries and keys with a weight for each head are not known".into(),
-        );
+    if config.use_parallel_residual == Some(true) && family.beside.is_none() && family.parts == Parts::InTurn {
+        return unsupported(format!(
+            "use_parallel_residual is set, which model type '{}' is not known to have",
+            family.model_type
+        ));
     }
-    if config.use_parallel_residual == Some(true) {
-        return unsupported("use_parallel_residual is set, but only families that always have it are known".into());
+    if let Some([first, rest @ ..]) = config.layer_rope_theta.as_deref()
+        && rest.iter().any(|theta| theta != first)
+    {
+        return unsupported("layer_rope_theta gives layers different bases, but layers of a kind have one".into());
     }
     if config.use_bidirectional_attention == Some(true) {
         return unsupported("use_bidirectional_attention makes a model that is no decoder".into());
@@ -168,6 +179,7 @@ fn biases(config: &Config, rule: BiasRule) -> Biases {
             let all = config.use_bias.unwrap_or(false);
             Biases { qkv: all, output: all, ffn: all, head: false }
         }
+        BiasRule::AllButHead => Biases { qkv: true, output: true, ffn: true, head: false },
         BiasRule::Everywhere => Biases { qkv: true, output: true, ffn: true, head: true },
     }
 }
@@ -175,6 +187,9 @@ fn biases(config: &Config, rule: BiasRule) -> Biases {
 fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Diagnostic> {
     Ok(match rule {
         ScalarRule::Plain => Scalars::default(),
+        ScalarRule::Capped => {
+            Scalars { softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?, ..Scalars::default() }
+        }
         ScalarRule::Gemma => Scalars {
             embedding: (hidden as f32).sqrt(),
             softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?,
@@ -198,7 +213,8 @@ fn cap(name: &str, value: Option<f64>) -> Result<Option<f32>, Diagnostic> {
 
 fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Diagnostic> {
     let heads = size("num_attention_heads", config.num_attention_heads)?;
-    let kv_heads = size("num_key_value_heads", config.num_key_value_heads.or(Some(heads)))?;
+    let kv_heads = config.num_key_value_heads.filter(|_| !family.fused.woven).or(Some(heads));
+    let kv_heads = size("num_key_value_heads", kv_heads)?;
     let head_dim = size("head_dim", config.head_dim.or(Some(hidden / heads)))?;
     if heads % kv_heads != 0 || head_dim % 2 != 0 {
         let what = format!("{heads} heads of {head_dim} columns and {kv_heads} key heads are no attention");
@@ -213,13 +229,10 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
         (ScalarRule::Granite, None) => 1.0,
         _ => (divisor("query_pre_attn_scalar", width)? as f32).sqrt().recip(),
     };
-    let qk_norm = match (family.qk_norm, config.use_qk_norm, family.norm) {
-        (QkNorm::Absent, Some(true), NormKind::RootMeanSquare) => QkNorm::Heads,
-        (QkNorm::Absent, Some(true), NormKind::Layer { .. }) => {
-            let what = "use_qk_norm is set, but layer norms of queries and keys are not supported";
-            return Err(Diagnostic::error(Code::UnsupportedForm, what));
-        }
-        (always, ..) => always,
+    let qk_norm = match (family.qk_norm, config.use_qk_norm.or(config.qk_layernorm)) {
+        (QkNorm::Absent, Some(true)) => family.qk_norm_asked,
+        (QkNorm::Heads, _) if config.qk_layernorm == Some(false) => QkNorm::Absent,
+        (always, _) => always,
     };
     Ok(Attention::Heads(Heads {
         heads,

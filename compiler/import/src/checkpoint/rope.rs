@@ -40,14 +40,15 @@ fn original(rope: &Rope, config: &Config) -> Option<u64> {
 /// The rotation that `rope` describes.
 pub(super) fn rotation(rope: &Rope, at: Setting<'_>) -> Result<Rotation, Diagnostic> {
     let config = at.config;
-    let mut theta = rope.rope_theta.or(config.rope_theta).unwrap_or(10_000.0);
+    let mut theta = rope.rope_theta.or(config.rope_theta).or(config.rotary_emb_base).unwrap_or(10_000.0);
     if let ("dynamic", Some(alpha)) = (rope.kind(), rope.alpha) {
         // Whatever the length of the text, the base is that of one `alpha` times as long.
         let columns = at.head_dim as f64;
         theta *= positive("alpha", Some(alpha))?.powf(columns / (columns - 2.0));
     }
     let columns = config.rotary_dim.map(|columns| columns as f64 / at.head_dim as f64);
-    let partial = rope.partial_rotary_factor.or(config.partial_rotary_factor).or(columns).unwrap_or(at.partial);
+    let partial =
+        rope.partial_rotary_factor.or(config.partial_rotary_factor).or(config.rotary_pct).or(columns).unwrap_or(at.partial);
     let half = (at.head_dim as f64 * partial / 2.0) as u64;
     if !(theta > 1.0 && theta.is_finite() && half >= 1 && 2 * half <= at.head_dim) {
         return Err(wrong(format!("rope_theta {theta} with partial_rotary_factor {partial} rotates nothing")));
@@ -150,6 +151,20 @@ pub(super) fn by_length(config: &Config, context: Option<u64>) -> Option<Diagnos
     let warning =
         Diagnostic::warning(Code::LengthDependent, format!("frequencies of rotations depend on how long a text is; {what}"));
     Some(warning.help(format!("use --context {original} for the frequencies that texts of up to {original} tokens have")))
+}
+
+/// Refuses what changes the scores of late tokens, where the context has such tokens.
+pub(super) fn refuse_late(config: &Config, context: Option<u64>) -> Result<(), Diagnostic> {
+    let rope = config.rope();
+    let Some(original) = rope.llama_4_scaling_beta.filter(|beta| *beta != 0.0).and(original(&rope, config)) else {
+        return Ok(());
+    };
+    if !is_long(config, context, original as f64) {
+        return Ok(());
+    }
+    let what = format!("llama_4_scaling_beta scales queries from position {original} on, but there is no op for that");
+    let error = Diagnostic::error(Code::UnsupportedForm, what);
+    Err(error.help(format!("use --context {original} or less, where nothing is scaled")))
 }
 
 fn longrope(plain: &[f64], rope: &Rope, original: f64, at: Setting<'_>) -> Result<(Vec<f64>, f64), Diagnostic> {

@@ -13,8 +13,12 @@ pub(crate) struct Family {
     pub(crate) eps: EpsRule,
     /// Norms of a layer.
     pub(crate) norms: LayerNorms,
+    /// Whether embeddings are normalized, by the norm behind all layers.
+    pub(crate) embedding_norm: bool,
     /// What the parts of a layer read, and how they are added.
     pub(crate) parts: Parts,
+    /// Norms of a layer whose parts read the same, where `use_parallel_residual` chooses; if it is not given, `parts` do.
+    pub(crate) beside: Option<LayerNorms>,
     /// Whether dense feed-forward parts have a gate.
     pub(crate) gated: bool,
     /// Names of modules.
@@ -25,6 +29,8 @@ pub(crate) struct Family {
     pub(crate) biases: BiasRule,
     /// Norms of queries and keys.
     pub(crate) qk_norm: QkNorm,
+    /// The same where there are none unless `use_qk_norm` or `qk_layernorm` asks for them.
+    pub(crate) qk_norm_asked: QkNorm,
     /// Which linear layers of one input are one weight.
     pub(crate) fused: Fused,
     /// Layers whose attention has a window, where the configuration does not say so layer by layer.
@@ -73,6 +79,8 @@ pub(crate) enum BiasRule {
     QkvConfigured(bool),
     /// All but the head or none, as `use_bias` says.
     All,
+    /// All but the head.
+    AllButHead,
     /// All, the head too.
     Everywhere,
 }
@@ -114,6 +122,8 @@ pub(crate) enum ScalarRule {
     Granite,
     /// `logit_scale`.
     Cohere,
+    /// `final_logit_softcapping`.
+    Capped,
 }
 
 /// What a family's experts do that the configuration does not say.
@@ -172,13 +182,16 @@ const LLAMA: Family = Family {
     norm: NormKind::RootMeanSquare,
     eps: EpsRule::RmsNorm,
     norms: LayerNorms::PRE,
+    embedding_norm: false,
     parts: Parts::InTurn,
+    beside: None,
     gated: true,
     names: Names::LLAMA,
     unit_offset: false,
     biases: BiasRule::Configured,
     qk_norm: QkNorm::Absent,
-    fused: Fused { qkv: false, gate_up: false },
+    qk_norm_asked: QkNorm::Heads,
+    fused: Fused { qkv: false, woven: false, gate_up: false },
     window: Window::Never,
     rotates: Rotates::Always,
     turn: Turn::Halves,
@@ -205,12 +218,33 @@ const COHERE: Family = Family {
     eps: EpsRule::LayerNorm,
     norms: LayerNorms::SHARED,
     parts: Parts::Beside,
+    qk_norm_asked: QkNorm::EachHead,
     turn: Turn::Neighbours,
     scalars: ScalarRule::Cohere,
     ..LLAMA
 };
 const DEEPSEEK_V2: Family =
     Family { model_type: "deepseek_v2", latent: true, turn: Turn::Apart, experts: Some(DEEPSEEK_V2_EXPERTS), ..LLAMA };
+
+const PERSIMMON: Family = Family {
+    model_type: "persimmon",
+    norm: LAYER_NORM,
+    eps: EpsRule::LayerNorm,
+    gated: false,
+    names: Names {
+        attention_out: "dense",
+        last_norm: "model.final_layernorm",
+        ungated: ["dense_h_to_4h", "dense_4h_to_h"],
+        qk_norms: ["q_layernorm", "k_layernorm"],
+        ..Names::LLAMA
+    },
+    biases: BiasRule::AllButHead,
+    qk_norm: QkNorm::Heads,
+    fused: Fused { woven: true, ..LLAMA.fused },
+    partial: 0.5,
+    activation: Activation::SquaredRelu,
+    ..LLAMA
+};
 
 /// The names of experts' layers that most families use.
 const GATE_UP_DOWN: ExpertLayout = ExpertLayout::Apart(["gate_proj", "up_proj", "down_proj"]);
@@ -324,7 +358,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         model_type: "glm",
         biases: BiasRule::QkvConfigured(false),
-        fused: Fused { qkv: false, gate_up: true },
+        fused: Fused { gate_up: true, ..LLAMA.fused },
         turn: Turn::Neighbours,
         partial: 0.5,
         ..LLAMA
@@ -333,7 +367,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         model_type: "glm4",
         norms: LayerNorms::GLM,
         biases: BiasRule::QkvConfigured(false),
-        fused: Fused { qkv: false, gate_up: true },
+        fused: Fused { gate_up: true, ..LLAMA.fused },
         turn: Turn::Neighbours,
         partial: 0.5,
         ..LLAMA
@@ -346,6 +380,23 @@ pub(crate) const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family {
+        model_type: "gpt_neox",
+        parts: Parts::Summed,
+        beside: Some(LayerNorms::PRE),
+        names: Names {
+            embedding: "gpt_neox.embed_in",
+            layers: "gpt_neox.layers",
+            head: "embed_out",
+            attention: "attention",
+            last_norm: "gpt_neox.final_layer_norm",
+            ..PERSIMMON.names
+        },
+        qk_norm: QkNorm::Absent,
+        partial: 0.25,
+        activation: Activation::Gelu,
+        ..PERSIMMON
+    },
+    Family {
         model_type: "gpt_oss",
         biases: BiasRule::Configured,
         window: Window::AllBut(2),
@@ -354,6 +405,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     GRANITE,
+    Family { model_type: "granite_swa", sinks: true, window: Window::Never, ..GRANITE },
     Family { model_type: "granitemoe", experts: Some(GRANITE_EXPERTS), ..GRANITE },
     Family { model_type: "helium", turn: Turn::Neighbours, ..LLAMA },
     Family {
@@ -398,8 +450,21 @@ pub(crate) const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family { model_type: "ministral", ..MISTRAL },
+    Family { model_type: "ministral3", ..MISTRAL },
     MISTRAL,
     Family { model_type: "mixtral", experts: Some(MIXTRAL_EXPERTS), ..MISTRAL },
+    Family {
+        model_type: "nanochat",
+        norm: NormKind::Unweighted,
+        embedding_norm: true,
+        gated: false,
+        names: Names { ungated: ["fc1", "fc2"], ..Names::LLAMA },
+        qk_norm: QkNorm::Turned,
+        turn: Turn::Backwards,
+        activation: Activation::SquaredRelu,
+        scalars: ScalarRule::Capped,
+        ..LLAMA
+    },
     Family {
         model_type: "nemotron",
         norm: LAYER_NORM,
@@ -419,6 +484,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         experts: Some(ExpertFacts { whole_width: true, layers: ExpertLayers::All, ..QWEN_EXPERTS }),
         ..OLMO2
     },
+    PERSIMMON,
     Family {
         model_type: "phi",
         norm: LAYER_NORM,
@@ -429,10 +495,10 @@ pub(crate) const FAMILIES: &[Family] = &[
         activation: Activation::GeluTanh,
         partial: 0.5,
         biases: BiasRule::Everywhere,
-        names: Names { attention_out: "dense", last_norm: "model.final_layernorm", ungated: ["fc1", "fc2"], ..Names::LLAMA },
+        names: Names { ungated: ["fc1", "fc2"], ..PERSIMMON.names },
         ..LLAMA
     },
-    Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true }, ..MISTRAL },
+    Family { model_type: "phi3", biases: BiasRule::Never, fused: Fused { qkv: true, gate_up: true, ..LLAMA.fused }, ..MISTRAL },
     Family { model_type: "phimoe", norm: LAYER_NORM, biases: BiasRule::Configured, experts: Some(PHI_EXPERTS), ..MISTRAL },
     QWEN2,
     Family {
@@ -445,12 +511,19 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family { model_type: "qwen3_moe", experts: Some(QWEN_EXPERTS), ..QWEN3 },
     Family { model_type: "seed_oss", ..LLAMA },
     Family { model_type: "smollm3", window: Window::Switched, rotates: Rotates::Marked, ..LLAMA },
-    Family { model_type: "solar_open", experts: Some(DEEPSEEK_V3_EXPERTS), ..LLAMA },
+    Family {
+        model_type: "solar_open",
+        experts: Some(ExpertFacts { layers: ExpertLayers::All, ..DEEPSEEK_V3_EXPERTS }),
+        ..LLAMA
+    },
     Family {
         model_type: "stablelm",
         norm: LAYER_NORM,
         eps: EpsRule::LayerNorm,
+        beside: Some(LayerNorms::SHARED),
         biases: BiasRule::QkvConfigured(false),
+        qk_norm_asked: QkNorm::HeadByHead,
+        names: Names { qk_norms: ["q_layernorm", "k_layernorm"], ..Names::LLAMA },
         partial: 0.25,
         ..LLAMA
     },
@@ -475,30 +548,37 @@ pub(crate) const FAMILIES: &[Family] = &[
 
 /// Architectures that are known, and what of them cannot be computed.
 pub(crate) const MISSING: &[(&str, &str)] = &[
+    ("apertus", "the activation xIELU"),
     ("bamba", "state space layers"),
     ("bloom", "ALiBi"),
+    ("codegen", "weights of q, k and v woven by blocks"),
     ("dbrx", "weights of q, k and v as one, clipped"),
+    ("diffllama", "differential attention"),
+    ("doge", "masks that depend on values"),
     ("falcon", "weights of q, k and v woven by head"),
     ("falcon_h1", "state space layers"),
     ("gemma3", "images; its text part alone is 'gemma3_text'"),
     ("gemma3n", "per-layer embeddings"),
     ("gpt2", "learned positions"),
-    ("gpt_neox", "weights of q, k and v woven by head"),
+    ("gpt_bigcode", "learned positions"),
     ("gptj", "feed-forward parts beside the attention, under its names"),
     ("granitemoehybrid", "state space layers"),
     ("jamba", "state space layers"),
+    ("jetmoe", "mixtures of attention heads"),
+    ("kimi_linear", "linear attention"),
     ("lfm2", "short convolutions"),
     ("llama4", "images"),
     ("llama4_text", "chunked attention"),
+    ("longcat_flash", "experts that change nothing"),
     ("mamba", "state space layers"),
     ("mamba2", "state space layers"),
     ("minimax", "linear attention"),
     ("mpt", "ALiBi"),
     ("nemotron_h", "state space layers"),
     ("opt", "learned positions"),
-    ("persimmon", "weights of q, k and v woven by head"),
     ("qwen3_next", "linear attention"),
     ("recurrent_gemma", "recurrent layers"),
+    ("xglm", "sinusoidal positions"),
 ];
 
 /// What of a known architecture is missing.

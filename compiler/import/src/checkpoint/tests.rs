@@ -106,6 +106,19 @@ fn configurations_that_are_refused() {
             r#", "rope_scaling": {"rope_type": "dynamic", "alpha": -1.0}"#,
             "error[Q35-0111]: the rope's alpha is missing or not positive",
         ),
+        (
+            r#", "use_parallel_residual": true"#,
+            "error[Q35-0207]: use_parallel_residual is set, which model type 'llama' is not known to have",
+        ),
+        (
+            r#", "layer_rope_theta": [1e4, 1e4, 5e5]"#,
+            "error[Q35-0207]: layer_rope_theta gives layers different bases, but layers of a kind have one",
+        ),
+        (
+            r#", "max_position_embeddings": 128, "rope_parameters": {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64}"#,
+            "error[Q35-0207]: llama_4_scaling_beta scales queries from position 64 on, but there is no op for that\n  at file \
+             'DIR/config.json'\n  help: use --context 64 or less, where nothing is scaled",
+        ),
         (r#", "clip_qkv": 8.0"#, "error[Q35-0207]: clip_qkv is 8, but there is no op for bounds of queries, keys and values"),
         (
             r#", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}"#,
@@ -128,9 +141,9 @@ fn configurations_that_are_refused() {
     assert_eq!(
         rewrite(r#"{"model_type": "bert"}"#),
         "error[Q35-0208]: checkpoints of model type 'bert' are not known; arcee, cohere, cohere2, cwm, deepseek_v2, deepseek_v3, dots1, \
-         ernie4_5, ernie4_5_moe, exaone4, flex_olmo, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_oss, granite, granitemoe, helium, \
-         hunyuan_v1_dense, internlm3, iquestcoder, jais2, lfm2_moe, llama, minimax_m2, ministral, mistral, mixtral, nemotron, olmo, olmo2, \
-         olmo3, olmoe, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, qwen3_moe, seed_oss, smollm3, solar_open, stablelm, starcoder2, \
+         ernie4_5, ernie4_5_moe, exaone4, flex_olmo, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_neox, gpt_oss, granite, granite_swa, granitemoe, helium, \
+         hunyuan_v1_dense, internlm3, iquestcoder, jais2, lfm2_moe, llama, minimax_m2, ministral, ministral3, mistral, mixtral, nanochat, nemotron, olmo, olmo2, \
+         olmo3, olmoe, persimmon, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, qwen3_moe, seed_oss, smollm3, solar_open, stablelm, starcoder2, \
          vaultgemma, youtu are\n  \
          at file 'DIR/config.json'\n  help: export the model to ONNX and compile that"
     );

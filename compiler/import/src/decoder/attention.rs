@@ -18,17 +18,25 @@ impl Write<'_> {
         let m = self.model;
         let (queries, keys) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
-        let [mut q, mut k, v] = self.linears(name, x, m.hidden, parts, m.fused.qkv.then_some("qkv_proj"), m.biases.qkv);
+        let [mut q, mut k, v] = match m.fused.woven {
+            true => self.woven_heads(name, x, a, shared),
+            false => self.linears(name, x, m.hidden, parts, m.fused.qkv.then_some("qkv_proj"), m.biases.qkv),
+        };
         let [q_norm, k_norm] = m.names.qk_norms.map(|norm| format!("{name}.{norm}"));
         if a.qk_norm == QkNorm::Whole {
             q = self.norm(&q_norm, &q, queries, m.eps);
             k = self.norm(&k_norm, &k, keys, m.eps);
         }
         self.w.enter(name);
-        let [mut q, mut k, v] = [q, k, v].map(|x| self.split_heads(&x, a.head_dim, shared));
+        let [mut q, mut k, v] =
+            if m.fused.woven { [q, k, v] } else { [q, k, v].map(|x| self.split_heads(&x, a.head_dim, shared)) };
         if a.qk_norm == QkNorm::Heads {
             q = self.norm(&q_norm, &q, a.head_dim, m.eps);
             k = self.norm(&k_norm, &k, a.head_dim, m.eps);
+        }
+        if matches!(a.qk_norm, QkNorm::EachHead | QkNorm::HeadByHead) {
+            q = self.norm_of_heads(&q_norm, &q, [a.heads, a.head_dim], a.qk_norm);
+            k = self.norm_of_heads(&k_norm, &k, [a.kv_heads, a.head_dim], a.qk_norm);
         }
         self.w.enter(name);
         let [mut q, mut k, v] = [q, k, v].map(|x| self.heads_first(&x));
@@ -46,6 +54,14 @@ impl Write<'_> {
             Scores { scale: a.scale, softcap: a.softcap, sinks: a.sinks.then_some((&sinks, a.heads)), window: layer.window };
         let mixed = self.attend([&q, &k, &v], queries, &scores, shared);
         self.linear(&format!("{name}.{}", m.names.attention_out), &mixed, queries, m.hidden, m.biases.output)
+    }
+
+    /// Queries, keys and values `[batch, sequence, heads, width]` from one weight in which those of a head are neighbours.
+    fn woven_heads(&mut self, name: &str, x: &str, a: &Heads, shared: &Shared) -> [String; 3] {
+        let (m, width) = (self.model, a.head_dim);
+        let all = self.linear(&format!("{name}.query_key_value"), x, m.hidden, 3 * a.heads * width, m.biases.qkv);
+        let all = self.split_heads(&all, 3 * width, shared);
+        [0, 1, 2].map(|at| self.columns(&all, (at * width) as i64, ((at + 1) * width) as i64))
     }
 
     /// Attention of `[batch, heads, sequence, width]` each to `[batch, sequence, columns]`.

@@ -11,12 +11,15 @@ impl Write<'_> {
         let ids = self.w.input(ValueInfo::tensor("input_ids", INT64, &["batch", "sequence"]));
         let padding = self.w.input(ValueInfo::tensor("attention_mask", INT64, &["batch", "sequence"]));
         let shared = self.shared(&ids, &padding);
-        self.w.enter("model.embed_tokens");
-        let table = self.weight("model.embed_tokens.weight", &[m.vocab, m.hidden]);
+        self.w.enter(m.names.embedding);
+        let table = self.weight(&format!("{}.weight", m.names.embedding), &[m.vocab, m.hidden]);
         let x = self.w.op("Gather", [&table, &ids], []);
         let mut x = self.times(x, m.scalars.embedding);
+        if m.embedding_norm {
+            x = self.norm(m.names.last_norm, &x, m.hidden, m.eps);
+        }
         for (at, layer) in m.layers.iter().enumerate() {
-            let name = format!("model.layers.{at}");
+            let name = format!("{}.{at}", m.names.layers);
             if m.parts != Parts::InTurn {
                 x = self.parallel(&name, &x, layer, &shared);
                 continue;
@@ -25,12 +28,12 @@ impl Write<'_> {
             x = self.part(&name, &x, m.norms.ffn, |write, x| write.ffn(&name, x, layer, &shared));
         }
         let x = self.norm(m.names.last_norm, &x, m.hidden, m.eps);
-        self.w.enter("lm_head");
+        self.w.enter(m.names.head);
         let logits = if m.tied {
             let transposed = self.w.op("Transpose", [&table], [Attribute::ints("perm", &[1, 0])]);
             self.w.op("MatMul", [&x, &transposed], [])
         } else {
-            self.linear("lm_head", &x, m.hidden, m.vocab, m.biases.head)
+            self.linear(m.names.head, &x, m.hidden, m.vocab, m.biases.head)
         };
         let logits = self.times(logits, m.scalars.logits);
         let logits = self.capped(logits, m.scalars.softcap);
@@ -68,7 +71,7 @@ impl Write<'_> {
     }
 
     fn attention(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
-        let module = format!("{layer}.self_attn");
+        let module = format!("{layer}.{}", self.model.names.attention);
         match &self.model.attention {
             Attention::Heads(heads) => self.heads(&module, x, heads, at, shared),
             Attention::Latent(latent) => self.latent(&module, x, latent, at, shared),

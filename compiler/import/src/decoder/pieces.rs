@@ -1,7 +1,7 @@
 //! Norms, linear layers, activations, rotations.
 
 use super::shared::{Angles, Shared};
-use super::{Activation, NormKind, Turn, Write};
+use super::{Activation, NormKind, QkNorm, Turn, Write};
 use crate::onnx::proto::Attribute;
 use crate::onnx::proto::build::FLOAT;
 
@@ -50,11 +50,9 @@ impl Write<'_> {
                 let normed = self.normed(x, eps);
                 self.weighed(name, normed, width)
             }
+            NormKind::Unweighted => self.normed(x, eps),
             NormKind::Layer { weight, bias } => {
-                let last = self.w.ints(&[-1]);
-                let mean = self.w.op("ReduceMean", [x, &last], [Attribute::int("keepdims", 1)]);
-                let x = self.w.op("Sub", [x, &mean], []);
-                let mut y = self.normed(&x, eps);
+                let mut y = self.centered(x, eps);
                 if weight {
                     y = self.weighed(name, y, width);
                 }
@@ -65,6 +63,28 @@ impl Write<'_> {
                 y
             }
         }
+    }
+
+    /// A layer norm without a bias over heads `[batch, sequence, heads, width]`, each with its own weight.
+    pub(super) fn norm_of_heads(&mut self, name: &str, x: &str, [heads, width]: [u64; 2], stored: QkNorm) -> String {
+        self.w.enter(name);
+        let y = self.centered(x, self.model.eps);
+        let weight = match stored {
+            QkNorm::HeadByHead => {
+                let parts: Vec<String> = (0..heads).map(|head| format!("{name}.norms.{head}.weight")).collect();
+                self.stack(&format!("{name}.weight"), &parts, &[width])
+            }
+            _ => self.weight(&format!("{name}.weight"), &[heads, width]),
+        };
+        self.w.op("Mul", [&weight, &y], [])
+    }
+
+    /// `x - mean(x)`, normalized.
+    fn centered(&mut self, x: &str, eps: f32) -> String {
+        let last = self.w.ints(&[-1]);
+        let mean = self.w.op("ReduceMean", [x, &last], [Attribute::int("keepdims", 1)]);
+        let x = self.w.op("Sub", [x, &mean], []);
+        self.normed(&x, eps)
     }
 
     /// `x / sqrt(mean(x^2) + eps)` over the last axis.
@@ -183,17 +203,18 @@ impl Write<'_> {
     pub(super) fn rotate(&mut self, x: &str, width: u64, turn: Turn, angles: &Angles, shared: &Shared) -> String {
         let (half, rotated, width) = (angles.pairs, 2 * angles.pairs, width as i64);
         let (low, high) = match turn {
-            Turn::Halves => (self.columns(x, 0, half), self.columns(x, half, rotated)),
+            Turn::Halves | Turn::Backwards => (self.columns(x, 0, half), self.columns(x, half, rotated)),
             Turn::Neighbours | Turn::Apart => (self.every_other(x, 0, rotated), self.every_other(x, 1, rotated)),
         };
         let mut times = |x: &str, by: &str| self.w.op("Mul", [x, by], []);
         let (a, b, c, d) =
             (times(&low, &angles.cos), times(&high, &angles.sin), times(&high, &angles.cos), times(&low, &angles.sin));
-        let low = self.w.op("Sub", [&a, &b], []);
-        let high = self.w.op("Add", [&c, &d], []);
+        let signs = if turn == Turn::Backwards { ["Add", "Sub"] } else { ["Sub", "Add"] };
+        let low = self.w.op(signs[0], [&a, &b], []);
+        let high = self.w.op(signs[1], [&c, &d], []);
         let last = || [Attribute::int("axis", -1)];
         let turned = match turn {
-            Turn::Halves | Turn::Apart => self.w.op("Concat", [&low, &high], last()),
+            Turn::Halves | Turn::Backwards | Turn::Apart => self.w.op("Concat", [&low, &high], last()),
             Turn::Neighbours => self.woven(&low, &high, rotated, shared),
         };
         if rotated == width {

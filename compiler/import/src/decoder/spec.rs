@@ -13,6 +13,8 @@ pub(crate) struct Decoder {
     pub(crate) norm: NormKind,
     /// Norms around the two parts of a layer.
     pub(crate) norms: LayerNorms,
+    /// Whether embeddings are normalized, by the norm behind all layers.
+    pub(crate) embedding_norm: bool,
     /// What the two parts of a layer read, and how they are added.
     pub(crate) parts: Parts,
     /// Whether a norm's stored weight is its factor less one.
@@ -55,6 +57,8 @@ pub(crate) enum Parts {
 pub(crate) enum NormKind {
     /// `x / sqrt(mean(x^2) + eps) * weight`
     RootMeanSquare,
+    /// The same without a weight.
+    Unweighted,
     /// The same of `x - mean(x)`, plus a bias; with or without either vector.
     Layer { weight: bool, bias: bool },
 }
@@ -62,6 +66,12 @@ pub(crate) enum NormKind {
 /// Names of modules that families call differently.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
+    /// The embedding, the layers, and the head.
+    pub(crate) embedding: &'static str,
+    pub(crate) layers: &'static str,
+    pub(crate) head: &'static str,
+    /// A layer's attention.
+    pub(crate) attention: &'static str,
     /// The projection from the attention.
     pub(crate) attention_out: &'static str,
     /// The norm behind all layers.
@@ -79,6 +89,10 @@ pub(crate) struct Names {
 impl Names {
     /// LLaMA's.
     pub(crate) const LLAMA: Self = Self {
+        embedding: "model.embed_tokens",
+        layers: "model.layers",
+        head: "lm_head",
+        attention: "self_attn",
         attention_out: "o_proj",
         last_norm: "model.norm",
         ffn: "mlp",
@@ -154,6 +168,10 @@ pub(crate) enum QkNorm {
     Absent,
     /// Head by head, one weight for all.
     Heads,
+    /// Head by head, a layer norm without a bias whose weight is each head's own: rows of one tensor.
+    EachHead,
+    /// The same, a tensor for each head.
+    HeadByHead,
     /// The same, after they rotated.
     Turned,
     /// All heads together.
@@ -188,6 +206,8 @@ pub(crate) struct Latent {
 pub(crate) enum Turn {
     /// Column `i` of the first half with column `i` of the second.
     Halves,
+    /// The same, the other way round.
+    Backwards,
     /// Each with its neighbour.
     Neighbours,
     /// Each with its neighbour; afterwards, the first of all pairs come before the second.
@@ -351,8 +371,10 @@ pub(crate) enum Activation {
 /// Which linear layers of one input are one weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fused {
-    /// q, k and v.
+    /// q, k and v, one after the other.
     pub(crate) qkv: bool,
+    /// q, k and v of each head, head after head.
+    pub(crate) woven: bool,
     /// Gate and up of a dense part.
     pub(crate) gate_up: bool,
 }

@@ -100,7 +100,7 @@ impl Raiser<'_> {
         let attended = self.applied(attended, value_factor)?;
 
         let key_new = self.per_kv_head(&sharing, key, h)?;
-        let new = [self.eval.sym.scaled(key_new, 1.0 / past_factor), self.eval.sym.scaled(value_here, 1.0 / value_factor)];
+        let new = [self.eval.sym.scaled(key_new, 1.0 / outside), self.eval.sym.scaled(value_here, 1.0 / value_factor)];
         let past = match (key_past, value_past) {
             (Some(key), Some(value)) => Some([key.input, value.input]),
             (None, None) => None,

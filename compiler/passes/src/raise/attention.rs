@@ -189,13 +189,24 @@ impl Raiser<'_> {
                 }
                 _ => None,
             });
-            let Some((at, condition, seen, shift)) = added else { break };
+            let Some((at, condition, seen, shift)) = added else {
+                // Masked by a constant table that is added.
+                let table = terms.iter().enumerate().find_map(|(at, (term, c))| Some((at, self.added_table(*term, *c)?)));
+                let Some((at, seen)) = table else { break };
+                mask = self.eval.sym.and(mask, seen);
+                rest = self.without_term(&terms, at, constant);
+                continue;
+            };
             let seen = if seen { condition } else { self.eval.sym.not(condition) };
             mask = self.eval.sym.and(mask, seen);
-            let others: Vec<(Id, f64)> = terms.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, t)| *t).collect();
-            rest = self.eval.sym.linear(&others, constant - shift);
+            rest = self.without_term(&terms, at, constant - shift);
         }
         (mask, rest)
+    }
+
+    fn without_term(&mut self, terms: &[(Id, f64)], at: usize, constant: f64) -> Id {
+        let others: Vec<(Id, f64)> = terms.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, t)| *t).collect();
+        self.eval.sym.linear(&others, constant)
     }
 
     /// Takes a score apart.

@@ -97,8 +97,9 @@ pub(super) fn classify(
     let Some(&ids) = matrices.iter().find(|v| live.contains(&v.node) && picks_rows(graph, **v)) else {
         return Err(not_a_language_model("no input of whole numbers picks rows of an embedding table").into());
     };
-    let caches: Vec<Value> =
-        inputs.iter().copied().filter(|v| kind(graph, *v) == Kind::Real && recorded(graph, *v).len() == 4).collect();
+    // A cache that nobody reads is none.
+    let is_cache = |v: &Value| kind(graph, *v) == Kind::Real && recorded(graph, *v).len() == 4 && live.contains(&v.node);
+    let caches: Vec<Value> = inputs.iter().copied().filter(is_cache).collect();
     let mut bound = |recorded: Option<&Recorded>, dim: Dim| match recorded {
         Some(Recorded::Fixed(n)) => sym.number(*n as f64),
         _ => sym.dim(dim),

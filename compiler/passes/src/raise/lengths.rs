@@ -1,20 +1,27 @@
-//! What depends on how long a text is: frequencies that a model chooses by it, as long-context scalings of rotations do.
+//! What depends on how long a text is: frequencies that a model chooses by it, as long-context scalings of rotations do, and factors that change
+//! where a position passes a multiple of a length.
 //!
 //! A compiled model has one set of frequencies for all texts. A choice that is the same for every text within the context is made; one that is
-//! not is made as for a text that fills the context, and the user is told.
+//! not is made as for a text that fills the context, and the user is told. A position's own steps are only left out where the context has none.
 
 use super::control::condition::{Limits, is_position};
-use super::{BTreeSet, HashMap, Raiser};
-use crate::sym::{Combine, Dim, Id, Node};
+use super::{BTreeSet, HashMap, Raiser, Res};
+use crate::sym::{Combine, Dim, Func, Id, Node};
 use q35_diag::{Code, Diagnostic};
 
 impl Raiser<'_> {
     /// An expression with all its choices by the length of the text made.
-    pub(super) fn for_context(&mut self, expr: Id) -> Id {
-        let mut conditions = BTreeSet::new();
-        self.eval.sym.visit(expr, |_, node| {
-            if let Node::Select(condition, ..) = node {
-                conditions.insert(*condition);
+    pub(super) fn for_context(&mut self, expr: Id) -> Res<Id> {
+        let (mut conditions, mut steps) = (BTreeSet::new(), BTreeSet::new());
+        self.eval.sym.visit(expr, |id, node| {
+            match node {
+                Node::Select(condition, ..) => {
+                    conditions.insert(*condition);
+                }
+                Node::Apply(Func::Floor, _) => {
+                    steps.insert(id);
+                }
+                _ => {}
             }
             true
         });
@@ -34,7 +41,20 @@ impl Raiser<'_> {
             };
             made.insert(condition, self.eval.sym.truth(holds != 0.0));
         }
-        self.eval.sym.subst(expr, &made)
+        for step in steps {
+            let limits = Limits::new(Some(&self.grid), self.context);
+            match limits.at(self.context, &mut self.eval, step) {
+                Some(number) => made.insert(step, self.eval.sym.number(number)),
+                None => match limits.settled_within(&mut self.eval, step) {
+                    Some(within) => {
+                        let what = "scales by a step of the position, of which the first ends after";
+                        return self.fault(format!("{what} {within} tokens: use --context {within} or less"));
+                    }
+                    None => continue,
+                },
+            };
+        }
+        Ok(self.eval.sym.subst(expr, &made))
     }
 
     /// Whether a condition depends on the number of tokens, or on the largest position, and on nothing else.

@@ -2,7 +2,8 @@
 //!
 //! What enters: a source graph of any exporter. What leaves: a [`Model`], or every node that could not be understood, as diagnostics.
 //!
-//! Control flow comes first: what folds for the context is put in place of its `If` and `Loop` nodes (`control`).
+//! Control flow comes first: what folds for the context is put in place of its `If` and `Loop` nodes (`control`); where an input decides
+//! between two ways, both are raised and have to be one model (`merged`).
 //!
 //! The nodes are walked in topological order. At *compute* nodes (products with a constant, lookups, additions of activations,
 //! attention) the operands' elements are evaluated symbolically ([`crate::eval`]), an op of the model is made, and the node is *cut*: its
@@ -34,6 +35,7 @@ mod latent;
 mod lengths;
 mod linear;
 mod mask;
+mod merged;
 mod mixer;
 mod mixture;
 mod norm;
@@ -107,6 +109,8 @@ struct Raiser<'g> {
     vectors: HashMap<(Id, Id, u64), ParamName>,
     shared: BTreeMap<String, Value>,
     tables: Vec<(Vec<u32>, ParamName)>,
+    /// Constants that are added to scores, each with its factor, and which entries they show.
+    truths: BTreeMap<(BaseId, u64), BaseId>,
     layers: Vec<Layer>,
     routings: BTreeMap<NodeId, routing::Routing>,
     merged: HashMap<Vec<Value>, Value>,
@@ -131,6 +135,14 @@ pub fn raise(graph: &SourceGraph, options: &Options) -> Result<Model> {
 /// # Errors
 /// As [`raise`].
 pub fn raise_with_warnings(graph: &SourceGraph, options: &Options) -> Result<(Model, Vec<Diagnostic>)> {
+    match merged::switch(graph) {
+        Some(switch) => merged::raise_both(graph, switch, options),
+        None => raise_one(graph, options),
+    }
+}
+
+/// Raises a graph whose conditions are settled by what it is compiled for.
+fn raise_one(graph: &SourceGraph, options: &Options) -> Result<(Model, Vec<Diagnostic>)> {
     let context = options.context.unwrap_or(DEFAULT_CONTEXT);
     let control::Settled { graph, open } = control::settle(graph, &live(graph), context);
     let graph = &*graph;
@@ -153,6 +165,7 @@ pub fn raise_with_warnings(graph: &SourceGraph, options: &Options) -> Result<(Mo
         vectors: HashMap::new(),
         shared: BTreeMap::new(),
         tables: Vec::new(),
+        truths: BTreeMap::new(),
         layers: Vec::new(),
         routings: BTreeMap::new(),
         merged: HashMap::new(),

@@ -11,7 +11,7 @@ use q35_graph::Value;
 
 /// What the summed squares of a norm are.
 pub(super) struct Squares {
-    /// Square at `bound`, and the factor of all of them.
+    /// Square at the variable `bound`, and the factor of all of them.
     body: Id,
     pub(super) scale: f64,
     bound: Id,
@@ -151,14 +151,21 @@ impl Raiser<'_> {
         self.vector(of_group, n, group, what)
     }
 
-    /// What `sum(body) + offset` sums.
-    pub(super) fn squares(&self, id: Id) -> Option<Squares> {
+    /// What `sum(body) + offset` sums. Factors that are the same for all summands may be another norm's.
+    pub(super) fn squares(&mut self, id: Id) -> Option<Squares> {
         let (terms, offset) = self.eval.sym.terms(id);
         let [(fold, 1.0)] = terms[..] else { return None };
         let Node::Fold(Combine::Sum, bound, body) = *self.eval.sym.node(fold) else { return None };
-        let group = self.eval.sym.as_int(self.eval.sym.bound_extent(bound)?).filter(|n| *n > 0)?;
+        let extent = self.eval.sym.bound_extent(bound)?;
+        let group = self.eval.sym.as_int(extent).filter(|n| *n > 0)?;
+        // The index becomes a variable: other sums may stand beside it.
+        let v = self.eval.sym.var("v", extent);
+        let body = self.moved(body, bound, v);
         let (scale, body) = self.eval.sym.coefficient(body);
-        let even = self.eval.sym.factors(body).iter().all(|(_, p)| p.half().whole().is_some());
-        (even && scale > 0.0 && offset >= 0.0).then_some(Squares { body, scale, bound, group: group as u64, offset })
+        // A square has a root that is as good as any; where there is none, the factor has to be positive.
+        let rooted =
+            |r: &mut Self, f: Id, p: Power| p.half().whole().is_some() || !r.eval.sym.contains(f, v) && r.squares(f).is_some();
+        let even = self.eval.sym.factors(body).into_iter().all(|(f, p)| rooted(self, f, p));
+        (even && scale > 0.0 && offset >= 0.0).then_some(Squares { body, scale, bound: v, group: group as u64, offset })
     }
 }

@@ -86,8 +86,9 @@ impl Raiser<'_> {
     /// Whether an expression is the norm of such a row, as families have that normalize what is added.
     fn is_norm_of_plain(&mut self, term: Id, column: Id, width: u64) -> bool {
         let factors = self.eval.sym.factors(term);
-        let is_norm =
-            |r: &Self, f: Id, p: Power| p == Power::MINUS_HALF && r.squares(f).is_some_and(|squares| squares.group == width);
+        let is_norm = |r: &mut Self, f: Id, p: Power| {
+            p == Power::MINUS_HALF && r.squares(f).is_some_and(|squares| squares.group == width)
+        };
         let Some(at) = factors.iter().position(|(f, p)| is_norm(self, *f, *p)) else { return false };
         let others = factors.into_iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| f);
         let varying: Vec<(Id, Power)> = others.filter(|(f, _)| self.is_varying(*f)).collect();

@@ -1,7 +1,8 @@
 //! Rotary position embeddings, in any spelling.
 //!
 //! An element of a query or key is asked for at a symbolic column. Where its expression branches on the column, it is asked for again,
-//! piece by piece. A rotated piece reads `x(j) cos(p f_i) -+ x(k) sin(p f_i)`; from the columns `j` and `k` of all pieces follow style, width
+//! piece by piece. A rotated piece reads `x(j) cos(p f_i) -+ x(k) sin(p f_i)`, or with the signs the other way round, which is a rotation by negative
+//! frequencies; from the columns `j` and `k` of all pieces follow style, width
 //! and the unrotated element `x`. Rotated columns come first in it; where the graph had them elsewhere, or paired them otherwise, `x` is one
 //! formula per piece, and whoever makes it puts its columns in that order.
 
@@ -86,6 +87,8 @@ struct Seen {
     style: RopeStyle,
     cos: Trig,
     sin: Trig,
+    /// 1, or -1 for a rotation the other way round.
+    sign: f64,
     pair: Id,
     half: u64,
 }
@@ -103,7 +106,7 @@ type At<'a> = &'a dyn Fn(&mut Raiser, Id) -> Res<Id>;
 impl Raiser<'_> {
     /// Takes an element, a function of the column of a head, out of its rotation.
     pub(super) fn unrotate(&mut self, element: At, width: u64) -> Res<Turned> {
-        let element: At = &|r, d| element(r, d).map(|x| r.for_context(x));
+        let element: At = &|r, d| element(r, d).and_then(|x| r.for_context(x));
         let columns = self.eval.sym.number(width as f64);
         let d = self.eval.sym.var("d", columns);
         let whole = element(self, d)?;
@@ -240,13 +243,11 @@ impl Raiser<'_> {
         };
         let same_angles = self.same_table(*cos1, *cos, i0, half)? && self.same_table(*sin1, *sin, i0, half)?;
         let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
-        if !same_angles || !self.is_turned([own0, own1], partners) {
-            return self.fault(IRREGULAR);
-        }
+        let Some(sign) = self.turns([own0, own1], partners).filter(|_| same_angles) else { return self.fault(IRREGULAR) };
         let (factor, own) = self.shared_factor([own0, own1]);
         let passing = self.passing_factor(&mut pieces, own[0], i0, start)?;
         let before = self.before_halves(&pieces, own, i0, half, d);
-        let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, pair: i0, half };
+        let seen = Seen { before, column: d, factor, passing, style: RopeStyle::Halves, cos, sin, sign, pair: i0, half };
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
     }
 
@@ -321,9 +322,9 @@ impl Raiser<'_> {
             return self.fault(IRREGULAR);
         };
         let (own0, own1, cos, sin, partners) = (*own0, *own1, *cos, *sin, [*partner0, *partner1]);
-        if cos != *cos1 || sin != *sin1 || !self.is_turned([own0, own1], partners) {
-            return self.fault(IRREGULAR);
-        }
+        let (cos1, sin1) = (*cos1, *sin1);
+        let same_angles = self.same_table(cos1, cos, i, half)? && self.same_table(sin1, sin, i, half)?;
+        let Some(sign) = self.turns([own0, own1], partners).filter(|_| same_angles) else { return self.fault(IRREGULAR) };
         let columns = self.eval.sym.number(width as f64);
         let column = self.eval.sym.var("turned", columns);
         let (odd, halved) = (self.eval.sym.linear(&[(i, 2.0)], 1.0), self.eval.sym.scaled(column, 0.5));
@@ -337,14 +338,16 @@ impl Raiser<'_> {
         let parts: Vec<(Id, u64, Id)> = [(column, width, own)].into_iter().chain(passing(&pieces)).collect();
         let before = self.piecewise(&parts, d);
         let style = RopeStyle::Interleaved;
-        let seen = Seen { before, column: d, factor, passing: passing_factor, style, cos, sin, pair: i, half };
+        let seen = Seen { before, column: d, factor, passing: passing_factor, style, cos, sin, sign, pair: i, half };
         Ok(Turned { rotated_from: Some(start), ..self.finished(seen)? })
     }
 
-    /// Whether the partners of two columns are each other, the first with the other sign.
-    fn is_turned(&mut self, own: [Id; 2], partners: [Id; 2]) -> bool {
-        let minus = self.eval.sym.scaled(own[1], -1.0);
-        self.eval.sym.is_similar(partners[0], minus) && self.eval.sym.is_similar(partners[1], own[0])
+    /// The way round that two columns turn whose partners are each other, one with the other sign.
+    fn turns(&mut self, own: [Id; 2], partners: [Id; 2]) -> Option<f64> {
+        [1.0, -1.0].into_iter().find(|sign| {
+            let [first, second] = [self.eval.sym.scaled(own[1], -sign), self.eval.sym.scaled(own[0], *sign)];
+            self.eval.sym.is_similar(partners[0], first) && self.eval.sym.is_similar(partners[1], second)
+        })
     }
 
     /// A factor of two elements, and what is left of them.
@@ -379,8 +382,11 @@ impl Raiser<'_> {
     /// Reads the frequencies behind a rotation that was seen, and says whose the constant factors are.
     fn finished(&mut self, seen: Seen) -> Res<Turned> {
         let (inv_freq, length) = match (seen.cos, seen.sin) {
-            (Trig::Cos(a), Trig::Sin(b)) if a == b => (self.frequencies(a, seen.pair, seen.half)?, 1.0),
-            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies(cos, sin, seen.pair, seen.half)?,
+            (Trig::Cos(a), Trig::Sin(b)) if self.same_table(Trig::Cos(a), Trig::Cos(b), seen.pair, seen.half)? => {
+                let angle = self.eval.sym.scaled(a, seen.sign);
+                (self.frequencies(angle, seen.pair, seen.half)?, 1.0)
+            }
+            (Trig::Table(cos), Trig::Table(sin)) => self.table_frequencies([cos, sin], seen.sign, seen.pair, seen.half)?,
             _ => return self.fault("takes cosine and sine of different angles"),
         };
         let (factor, ratio) = match seen.passing {
@@ -488,6 +494,9 @@ impl Raiser<'_> {
     /// An angle is a position times a frequency per pair.
     fn frequencies(&mut self, angle: Id, i: Id, half: u64) -> Res<ParamName> {
         let (c, term) = self.eval.sym.coefficient(angle);
+        if let Some(Trig::Table(load)) = self.trig(term) {
+            return self.angle_frequencies(load, c, i, half);
+        }
         let (of_pair, others): (Vec<_>, Vec<_>) =
             self.eval.sym.factors(term).into_iter().partition(|(f, _)| self.eval.sym.contains(*f, i));
         let (frequency, position) = (self.eval.sym.powers(&of_pair), self.eval.sym.powers(&others));
@@ -559,11 +568,17 @@ impl Raiser<'_> {
 
     /// Whether two angles, or two stretches of a table, are the same for every pair.
     fn same_table(&mut self, a: Trig, b: Trig, i: Id, half: u64) -> Res<bool> {
-        match (a, b) {
-            (Trig::Table(a), Trig::Table(b)) if a != b => {
+        let (a, b) = match (a, b) {
+            _ if a == b => return Ok(true),
+            (Trig::Table(a), Trig::Table(b)) | (Trig::Cos(a), Trig::Cos(b)) | (Trig::Sin(a), Trig::Sin(b)) => (a, b),
+            _ => return Ok(false),
+        };
+        let ((c, a), (d, b)) = (self.eval.sym.coefficient(a), self.eval.sym.coefficient(b));
+        match (self.trig(a), self.trig(b)) {
+            (Some(Trig::Table(a)), Some(Trig::Table(b))) if c == d => {
                 Ok(self.table(a, i, half)?.numbers == self.table(b, i, half)?.numbers)
             }
-            _ => Ok(a == b),
+            _ => Ok(false),
         }
     }
 

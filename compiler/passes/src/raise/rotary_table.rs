@@ -9,8 +9,10 @@ use std::f64::consts::TAU;
 
 /// Numbers of a table, one row per position.
 pub(super) struct Table {
-    /// The expression that picks the row.
+    /// The expression that picks the row, less the first row's position.
     pub position: Id,
+    /// The first row's position.
+    first: u64,
     /// Row-major, one column per pair.
     pub numbers: Vec<f64>,
     name: String,
@@ -29,12 +31,15 @@ impl Raiser<'_> {
         }
         let (mut offset, mut row, mut column) = (0u64, None, None);
         for (at, &expr) in index.iter().enumerate() {
-            let shifted = self.eval.sym.sub(expr, i);
-            match (self.eval.sym.as_int(expr), self.eval.sym.as_int(shifted)) {
+            // Pairs may lie apart: their index is a multiple of `i` and a constant.
+            let (terms, start) = self.eval.sym.terms(expr);
+            let step = terms.iter().find(|(term, _)| *term == i).map(|(_, step)| *step);
+            match (self.eval.sym.as_int(expr), step) {
                 (Some(fixed), _) if fixed >= 0 => offset += fixed as u64 * strides[at],
-                (_, Some(start)) if start >= 0 && column.is_none() => {
-                    offset += start as u64 * strides[at];
-                    column = Some((strides[at], start as u64 + half <= tensor.dims()[at]));
+                (_, Some(step)) if terms.len() == 1 && step >= 1.0 && start >= 0.0 && column.is_none() => {
+                    let (start, step) = (start as u64, step as u64);
+                    offset += start * strides[at];
+                    column = Some((strides[at] * step, start + step * half.saturating_sub(1) < tensor.dims()[at]));
                 }
                 _ if row.is_none() => row = Some((expr, tensor.dims()[at], strides[at])),
                 _ => return self.fault(strange),
@@ -48,12 +53,19 @@ impl Raiser<'_> {
             .flat_map(|r| (0..half).map(move |c| (r, c)))
             .map(|(r, c)| tensor.number(offset + r * row_stride + c * stride))
             .collect();
-        Ok(Table { position, numbers, name, dtype: tensor.dtype() })
+        // Where so many tokens are always cached, a table may have rows for the new ones alone.
+        let cached = self.grid.past.and_then(|past| self.eval.sym.as_int(past)).filter(|_| position == self.grid.s);
+        let (position, first) = match cached {
+            Some(first) => (self.grid.column(&mut self.eval.sym), first as u64),
+            None => (position, 0),
+        };
+        Ok(Table { position, first, numbers, name, dtype: tensor.dtype() })
     }
 
-    /// Frequencies behind tables of cosines and sines, and the length of what they rotate by.
-    pub(super) fn table_frequencies(&mut self, cos: Id, sin: Id, i: Id, half: u64) -> Res<(ParamName, f64)> {
-        let (cos, sin) = (self.table(cos, i, half)?, self.table(sin, i, half)?);
+    /// Frequencies behind tables of cosines and of sines, which are to be multiplied by a sign, and the length of what they rotate by.
+    pub(super) fn table_frequencies(&mut self, tables: [Id; 2], sign: f64, i: Id, half: u64) -> Res<(ParamName, f64)> {
+        let (cos, mut sin) = (self.table(tables[0], i, half)?, self.table(tables[1], i, half)?);
+        sin.numbers.iter_mut().for_each(|number| *number *= sign);
         if cos.position != sin.position {
             return self.fault("takes cosine and sine of different positions");
         }
@@ -63,22 +75,40 @@ impl Raiser<'_> {
 
     /// As [`Raiser::table_frequencies`], for tables whose rows are the positions.
     pub(super) fn fitted(&mut self, cos: &Table, sin: &Table, half: u64) -> Res<(ParamName, f64)> {
+        if cos.first > 0 {
+            return self.fault(format!("rotates by tables '{}' and '{}' that lack the first positions", cos.name, sin.name));
+        }
         let Some((frequencies, length)) = fit(&cos.numbers, &sin.numbers, half as usize, precision(cos.dtype)) else {
             return self.fault(format!(
                 "rotates by tables '{}' and '{}' that are no cosines and sines of positions",
                 cos.name, sin.name
             ));
         };
-        self.context = self.context.min(cos.numbers.len() as u64 / half.max(1));
+        Ok((self.frequencies_of(cos, &frequencies), length))
+    }
+
+    /// Frequencies behind a table of angles, of which `factor` times is rotated by.
+    pub(super) fn angle_frequencies(&mut self, load: Id, factor: f64, i: Id, half: u64) -> Res<ParamName> {
+        let table = self.table(load, i, half)?;
+        self.counts(table.position)?;
+        let Some(frequencies) = multiples(&table.numbers, table.first, factor, half as usize, precision(table.dtype)) else {
+            return self.fault(format!("rotates by a table '{}' that holds no angles of positions", table.name));
+        };
+        Ok(self.frequencies_of(&table, &frequencies))
+    }
+
+    /// The parameter with the frequencies of a table, which says nothing of longer texts than it has rows.
+    fn frequencies_of(&mut self, table: &Table, frequencies: &[f32]) -> ParamName {
+        let half = frequencies.len() as u64;
+        self.context = self.context.min(table.first + table.numbers.len() as u64 / half.max(1));
         let identity: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
-        let known = self.tables.iter().find(|(numbers, _)| *numbers == identity).map(|(_, name)| name.clone());
-        if let Some(name) = known {
-            return Ok((name, length));
+        if let Some((_, name)) = self.tables.iter().find(|(numbers, _)| *numbers == identity) {
+            return name.clone();
         }
-        let view = WeightView::vector(Tensor::from_f32(vec![half], &frequencies));
-        let name = self.param(Param::new(view, ParamRole::Vector, cos.name.clone()));
+        let view = WeightView::vector(Tensor::from_f32(vec![half], frequencies));
+        let name = self.param(Param::new(view, ParamRole::Vector, table.name.clone()));
         self.tables.push((identity, name.clone()));
-        Ok((name, length))
+        name
     }
 }
 
@@ -126,9 +156,41 @@ fn fit(cos: &[f64], sin: &[f64], half: usize, precision: f64) -> Option<(Vec<f32
     Some((frequencies, length))
 }
 
+/// Frequencies `f` such that `factor angles[p][i] = (first + p) f_i` to the table's precision.
+fn multiples(angles: &[f64], first: u64, factor: f64, half: usize, precision: f64) -> Option<Vec<f32>> {
+    if half == 0 || angles.len() < 2 * half {
+        return None;
+    }
+    // The last row says most.
+    let position = |at: usize| first as f64 + (at / half) as f64;
+    let last = angles.len() - half;
+    let frequency = |i: usize| factor * angles[last + i] / position(last);
+    let frequencies: Vec<f32> = (0..half).map(|i| frequency(i) as f32).collect();
+    let fits = angles.iter().enumerate().all(|(at, angle)| {
+        let exact = position(at) * frequency(at % half);
+        (factor * angle - exact).abs() <= 4.0 * precision * exact.abs()
+    });
+    fits.then_some(frequencies)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::fit;
+    use super::{fit, multiples};
+
+    #[test]
+    fn frequencies_come_back_from_angles() {
+        let wanted: Vec<f32> = (0..8).map(|i| 10000f32.powf(-(i as f32) / 8.0)).collect();
+        let mut angles: Vec<f64> = (0..7).flat_map(|p| wanted.iter().map(move |f| f64::from(p as f32 * f))).collect();
+        let got = multiples(&angles, 0, 1.0, 8, 2f64.powi(-24)).unwrap();
+        assert!(got.iter().zip(&wanted).all(|(got, wanted)| (got / wanted - 1.0).abs() < 1e-7));
+        let halved = multiples(&angles, 0, 0.5, 8, 2f64.powi(-24)).unwrap();
+        assert!(halved.iter().zip(&wanted).all(|(got, wanted)| (2.0 * got / wanted - 1.0).abs() < 1e-7));
+        // From position 1 on.
+        assert_eq!(multiples(&angles[8..], 1, 1.0, 8, 2f64.powi(-24)).unwrap(), got);
+        assert!(multiples(&angles[8..], 0, 1.0, 8, 2f64.powi(-24)).is_none());
+        angles[3 * 8 + 2] += 1e-5;
+        assert!(multiples(&angles, 0, 1.0, 8, 2f64.powi(-24)).is_none());
+    }
 
     #[test]
     fn frequencies_come_back_from_their_tables() {

@@ -3,6 +3,7 @@
 //! Two folds that differ only in the name of their index are one expression: the index is [`Node::Bound`], numbered one above the
 //! folds inside the body. While a body is being changed its index is an ordinary variable, so that what is put in cannot be captured.
 
+use super::subst::Change;
 use super::{Arena, Combine, Id, Node};
 use std::collections::HashMap;
 
@@ -117,12 +118,12 @@ impl Arena {
     }
 
     /// A fold with parts of its body and of its extent replaced.
-    pub(super) fn subst_fold(&mut self, combine: Combine, bound: Id, body: Id, map: &HashMap<Id, Id>) -> Id {
+    pub(super) fn rewrite_fold(&mut self, combine: Combine, bound: Id, body: Id, change: Change) -> Id {
         let Node::Bound(level, extent) = *self.node(bound) else { return body };
-        let extent = self.subst(extent, map);
+        let extent = self.rewrite(extent, change);
         let var = self.var(&format!("#{level}"), extent);
         let open = self.subst(body, &HashMap::from([(bound, var)]));
-        let body = self.subst(open, map);
+        let body = self.rewrite(open, change);
         self.fold(combine, var, extent, body)
     }
 

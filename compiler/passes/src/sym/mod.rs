@@ -264,8 +264,14 @@ impl Arena {
         {
             return self.number(value);
         }
-        if func == Func::Floor && self.is_integer(x) {
-            return x;
+        if func == Func::Floor {
+            if self.is_integer(x) {
+                return x;
+            }
+            let (low, high) = self.interval(x);
+            if low.is_finite() && low.floor() == high.floor() {
+                return self.number(low.floor());
+            }
         }
         self.intern(Node::Apply(func, x))
     }

@@ -3,6 +3,9 @@
 use super::{Arena, Id, Node};
 use std::collections::{HashMap, HashSet};
 
+/// What an expression becomes, if it is replaced.
+pub(super) type Change<'a> = &'a mut dyn FnMut(&mut Arena, Id) -> Option<Id>;
+
 impl Arena {
     /// The expressions that a node is made of, its body's included.
     pub fn children(&self, id: Id) -> Vec<Id> {
@@ -63,7 +66,13 @@ impl Arena {
         if map.iter().all(|(from, to)| from == to) {
             return id;
         }
-        self.subst_memo(id, map, &mut HashMap::new())
+        self.rewrite(id, &mut |_, id| map.get(&id).copied())
+    }
+
+    /// `id` with every expression inside it replaced for which `change` gives another one, back in normal form. What it gives is not looked
+    /// into again. The index of a fold is a variable of its own while its body is changed.
+    pub fn rewrite(&mut self, id: Id, change: &mut dyn FnMut(&mut Self, Id) -> Option<Id>) -> Id {
+        self.rewrite_memo(id, change, &mut HashMap::new())
     }
 
     /// The same for a list.
@@ -71,21 +80,20 @@ impl Arena {
         ids.iter().map(|id| self.subst(*id, map)).collect()
     }
 
-    fn subst_memo(&mut self, id: Id, map: &HashMap<Id, Id>, memo: &mut HashMap<Id, Id>) -> Id {
-        if let Some(&to) = map.get(&id) {
-            return to;
-        }
+    fn rewrite_memo(&mut self, id: Id, change: Change, memo: &mut HashMap<Id, Id>) -> Id {
         if let Some(&done) = memo.get(&id) {
             return done;
         }
-        if let Node::Fold(combine, bound, body) = *self.node(id) {
-            let result = self.subst_fold(combine, bound, body, map);
-            memo.insert(id, result);
-            return result;
+        if let Some(to) = change(self, id) {
+            return to;
         }
-        let children = self.children(id);
-        let changed: Vec<Id> = children.iter().map(|c| self.subst_memo(*c, map, memo)).collect();
-        let result = if changed == children { id } else { self.rebuild(id, &changed) };
+        let result = if let Node::Fold(combine, bound, body) = *self.node(id) {
+            self.rewrite_fold(combine, bound, body, change)
+        } else {
+            let children = self.children(id);
+            let changed: Vec<Id> = children.iter().map(|c| self.rewrite_memo(*c, change, memo)).collect();
+            if changed == children { id } else { self.rebuild(id, &changed) }
+        };
         memo.insert(id, result);
         result
     }
@@ -119,5 +127,38 @@ impl Arena {
             }
             Node::Select(..) => self.select(parts[0], parts[1], parts[2]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Base, Combine, Dim, Kind};
+    use super::*;
+
+    #[test]
+    fn loads_may_become_formulas_of_their_indices() {
+        let mut a = Arena::default();
+        let base = a.add_base(Base::Opaque("x".into(), Kind::Integer));
+        let n = a.dim(Dim::Tokens);
+        let (i, j) = (a.var("i", n), a.var("j", n));
+        let mut summed = |f: &mut dyn FnMut(&mut Arena, Id) -> Id| {
+            let x = f(&mut a, j);
+            let above = a.less(i, x);
+            let (y, zero) = (f(&mut a, i), a.int(0));
+            let term = a.select(above, x, zero);
+            let sum = a.fold(Combine::Sum, j, n, term);
+            a.add(sum, y)
+        };
+        let loads = summed(&mut |a, at| a.load(base, &[at]));
+        let doubled = summed(&mut |a, at| a.linear(&[(at, 2.0)], 1.0));
+        let got = a.rewrite(loads, &mut |a, id| match *a.node(id) {
+            Node::Load(_, ref index) => {
+                let at = index[0];
+                Some(a.linear(&[(at, 2.0)], 1.0))
+            }
+            _ => None,
+        });
+        assert_eq!(got, doubled, "{} {}", a.show(got), a.show(doubled));
+        assert_eq!(a.rewrite(loads, &mut |_, _| None), loads);
     }
 }

@@ -66,7 +66,7 @@ impl<'g> Limits<'g> {
 }
 
 /// What stands for numbers of tokens and for positions in a context: `P` cached tokens are a variable below `C`, new ones are `C - P` without
-/// what is left over, a position is a variable below `C`.
+/// what is left over, a position is a variable below `C`, given or counted.
 fn bounds(grid: &Grid, context: u64, eval: &mut Eval, expr: Id) -> HashMap<Id, Id> {
     let mut map = HashMap::new();
     let all = eval.sym.number(context as f64);
@@ -91,6 +91,10 @@ fn bounds(grid: &Grid, context: u64, eval: &mut Eval, expr: Id) -> HashMap<Id, I
         let unused = eval.sym.var("unused", room);
         let tokens = eval.sym.sub(room, unused);
         map.insert(grid.tokens, tokens);
+    }
+    if eval.sym.as_number(grid.s).is_none() {
+        let own = eval.sym.var("own", all);
+        map.insert(grid.s, eval.sym.sub(own, past));
     }
     let mut positions = Vec::new();
     collect_positions(grid, eval, expr, &mut positions);
