@@ -1,5 +1,6 @@
 //! The configuration of a checkpoint, out of a GGUF file's values.
 
+use super::metadata::Value;
 use super::names::Architecture;
 use super::reader::File;
 use crate::checkpoint::config::{Config, Rope};
@@ -22,7 +23,9 @@ pub(super) fn config(file: &File, architecture: &Architecture) -> Result<Config,
             return Err(Diagnostic::error(Code::BadConfig, what));
         }
     };
-    let (hidden, heads, layers) = (size("embedding_length")?, size("attention.head_count")?, size("block_count")?);
+    let (hidden, heads, blocks) = (size("embedding_length")?, size("attention.head_count")?, size("block_count")?);
+    let layers = blocks.map(|n| n.saturating_sub(ahead(file, architecture)));
+    let has = |name: &str| file.tensors.contains_key(name);
     let head_dim = size("attention.key_length")?;
     if let (Some(k), Some(v)) = (head_dim, size("attention.value_length")?)
         && k != v
@@ -34,6 +37,16 @@ pub(super) fn config(file: &File, architecture: &Architecture) -> Result<Config,
     let by_width = layers.is_some_and(|n| SCALED_BY_WIDTH.contains(&(architecture.name, n)));
     let query_scalar = hidden.zip(heads.filter(|n| by_width && *n > 0)).map(|(hidden, heads)| hidden as f64 / heads as f64);
     let partial = size("rope.dimension_count")?.zip(width).map(|(turning, width)| turning as f64 / width as f64);
+    let normalize = match file.metadata.get(&key("expert_weights_norm")) {
+        Some(Value::Integer(n)) => Some(*n != 0),
+        _ => None,
+    };
+    let scoring = match size("expert_gating_func")? {
+        None | Some(0) => None,
+        Some(1) => Some("softmax".to_owned()),
+        Some(2) => Some("sigmoid".to_owned()),
+        Some(other) => Some(format!("number {other}")),
+    };
     let vocab = match file.tensors.get("token_embd.weight") {
         Some(Ok(table)) => table.dims().first().copied(),
         _ => None,
@@ -53,8 +66,11 @@ pub(super) fn config(file: &File, architecture: &Architecture) -> Result<Config,
         num_attention_heads: heads,
         num_key_value_heads: size("attention.head_count_kv")?,
         head_dim: width,
-        attention_bias: Some(file.tensors.contains_key("blk.0.attn_q.bias")),
-        mlp_bias: Some(file.tensors.contains_key("blk.0.ffn_up.bias")),
+        attention_bias: Some(has("blk.0.attn_q.bias")),
+        use_bias: Some(has("blk.0.attn_q.bias")),
+        mlp_bias: Some(has("blk.0.ffn_up.bias")),
+        lm_head_bias: Some(has("output.bias")),
+        use_qk_norm: Some(has("blk.0.attn_q_norm.weight")),
         query_pre_attn_scalar: query_scalar,
         attn_logit_softcapping: number("attn_logit_softcapping")?,
         final_logit_softcapping: number("final_logit_softcapping")?,
@@ -73,9 +89,23 @@ pub(super) fn config(file: &File, architecture: &Architecture) -> Result<Config,
             own => own,
         },
         shared_expert_intermediate_size: size("expert_shared_feed_forward_length")?,
-        norm_topk_prob: Some(architecture.normalize),
+        norm_topk_prob: Some(normalize.unwrap_or(architecture.normalize)),
+        scoring_func: scoring,
+        routed_scaling_factor: number("expert_weights_scale")?.filter(|by| *by != 0.0),
+        n_group: size("expert_group_count")?,
+        topk_group: size("expert_group_used_count")?,
+        n_shared_experts: size("expert_shared_count")?,
+        first_k_dense_replace: size("leading_dense_block_count")?,
+        moe_layer_start_index: size("leading_dense_block_count")?,
+        moe_layer_interval: size("interleave_moe_layer_step")?,
         ..Config::default()
     })
+}
+
+/// How many of the blocks, the last, only guess tokens further ahead.
+pub(super) fn ahead(file: &File, architecture: &Architecture) -> u64 {
+    let key = format!("{}.nextn_predict_layers", architecture.name);
+    file.metadata.size(&key).ok().flatten().unwrap_or(0)
 }
 
 fn rope(file: &File, architecture: &Architecture) -> Result<Rope, Diagnostic> {

@@ -52,7 +52,11 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened> {
     let mut config = config::config(&file, architecture).map_err(at)?;
     let files = vocabulary::files(&file.metadata).map_err(at);
     let mut report = Report::default();
+    let ahead = config::ahead(&file, architecture);
     let mut source = Source::new(file, architecture, &mut report);
+    if ahead > 0 {
+        source.leave_out_from(config.num_hidden_layers.unwrap_or(0));
+    }
     let rope = config.rope_scaling.get_or_insert_default();
     source.factors(rope);
     let mut decoder = families::decoder(&config, options.context).map_err(at)?;

@@ -32,9 +32,18 @@ const QWEN2: Architecture =
     Architecture { name: "qwen2", model_type: "qwen2", with_experts: None, turn: Turn::Halves, ..LLAMA };
 
 const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "dots1", model_type: "dots1", with_experts: Some("dots1"), ..QWEN2 },
+    Architecture { name: "ernie4_5-moe", model_type: "ernie4_5_moe", with_experts: Some("ernie4_5_moe"), ..LLAMA },
     Architecture { name: "gemma", model_type: "gemma", ..QWEN2 },
     Architecture { name: "gemma2", model_type: "gemma2", second_norm: "post_attention_norm", ..QWEN2 },
     Architecture { name: "gemma3", model_type: "gemma3_text", second_norm: "post_attention_norm", ..QWEN2 },
+    Architecture {
+        name: "glm4moe",
+        model_type: "glm4_moe",
+        with_experts: Some("glm4_moe"),
+        second_norm: "post_attention_norm",
+        ..QWEN2
+    },
     Architecture {
         name: "gpt-oss",
         model_type: "gpt_oss",
@@ -45,9 +54,11 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "granite", model_type: "granite", with_experts: None, ..LLAMA },
     Architecture { name: "granitemoe", model_type: "granitemoe", with_experts: Some("granitemoe"), ..LLAMA },
     LLAMA,
+    Architecture { name: "minimax-m2", model_type: "minimax_m2", with_experts: Some("minimax_m2"), ..QWEN2 },
     Architecture { name: "olmo2", model_type: "olmo2", second_norm: "post_attention_norm", ..QWEN2 },
     Architecture { name: "olmoe", model_type: "olmoe", with_experts: Some("olmoe"), normalize: false, ..QWEN2 },
     Architecture { name: "phi3", model_type: "phi3", ..QWEN2 },
+    Architecture { name: "phimoe", model_type: "phimoe", with_experts: Some("phimoe"), normalize: false, ..QWEN2 },
     QWEN2,
     Architecture { name: "qwen2moe", model_type: "qwen2_moe", with_experts: Some("qwen2_moe"), normalize: false, ..QWEN2 },
     Architecture { name: "qwen3", model_type: "qwen3", ..QWEN2 },
@@ -94,6 +105,9 @@ const OF_LAYER: &[(&str, &str)] = &[
     ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
     ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
     ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
     ("experts.gate_proj", "ffn_gate_exps"),
     ("experts.up_proj", "ffn_up_exps"),
     ("experts.down_proj", "ffn_down_exps"),
@@ -115,6 +129,9 @@ pub(super) fn translate(architecture: &Architecture, name: &str) -> String {
             let ours = match part {
                 "post_attention_layernorm" => architecture.second_norm,
                 "self_attn.sinks" => "attn_sinks",
+                correction if correction.ends_with("e_score_correction_bias") => {
+                    return format!("blk.{layer}.exp_probs_b.bias");
+                }
                 _ => find(OF_LAYER, part).or_else(|| find(OF_LAYER, expert)).unwrap_or(part),
             };
             format!("blk.{layer}.{ours}.{kind}")

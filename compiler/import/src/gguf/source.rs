@@ -52,6 +52,12 @@ impl<'r> Source<'r> {
         self.file.tensors.contains_key(&translate(self.architecture, name))
     }
 
+    /// Leaves out the tensors of blocks from this one on.
+    pub(super) fn leave_out_from(&mut self, block: u64) {
+        let block_of = |name: &str| name.strip_prefix("blk.")?.split_once('.')?.0.parse::<u64>().ok();
+        self.file.tensors.retain(|name, _| block_of(name).is_none_or(|of| of < block));
+    }
+
     fn find(&mut self, name: &str, dims: &[u64]) -> Result<Tensor, Diagnostic> {
         let ours = translate(self.architecture, name);
         let error = |code, what: String| Err(Diagnostic::error(code, what).at("tensor", &ours));

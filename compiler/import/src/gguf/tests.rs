@@ -170,8 +170,8 @@ error[Q35-0113]: the tensor has no place in the model
     assert_eq!(with(Gguf::default()), "error[Q35-0111]: 'general.architecture' is not given");
     assert_eq!(
         with(Gguf::default().text("general.architecture", "rwkv7")),
-        "error[Q35-0208]: GGUF files of architecture 'rwkv7' are not known; gemma, gemma2, gemma3, gpt-oss, granite, granitemoe, \
-         llama, olmo2, olmoe, phi3, qwen2, qwen2moe, qwen3, qwen3moe, smollm3 are\n  at file 'DIR/model.gguf'\n  \
+        "error[Q35-0208]: GGUF files of architecture 'rwkv7' are not known; dots1, ernie4_5-moe, gemma, gemma2, \
+         gemma3, glm4moe, gpt-oss, granite, granitemoe, llama, minimax-m2, olmo2, olmoe, phi3, phimoe, qwen2, qwen2moe, qwen3, qwen3moe, smollm3 are\n  at file 'DIR/model.gguf'\n  \
          help: compile the checkpoint that it was made from"
     );
     assert_eq!(with(llama()), "error[Q35-0111]: vocab_size is not given");

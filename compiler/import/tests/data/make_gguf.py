@@ -2,9 +2,11 @@
 and their tokens.
 
 The names of tensors come from the tables of the `gguf` package. What converters do beside renaming is done here: rows of q and k reordered for
-rotations of neighbours, factors of norms made whole, experts stacked. Usage: python make_gguf.py
+rotations of neighbours, factors of norms made whole, experts stacked. Usage: python make_gguf.py [FAMILY...]
 """
 import json
+import re
+import sys
 from pathlib import Path
 
 import gguf
@@ -18,14 +20,21 @@ root = Path(__file__).parent
 
 # Architecture; whether rows of q and k are reordered; what is added to norms.
 CASES = {
+    "dots1": (gguf.MODEL_ARCH.DOTS1, False, 0.0),
+    "ernie4_5_moe": (gguf.MODEL_ARCH.ERNIE4_5_MOE, False, 0.0),
     "gemma2": (gguf.MODEL_ARCH.GEMMA2, False, 1.0),
+    "glm4_moe": (gguf.MODEL_ARCH.GLM4_MOE, False, 0.0),
     "gpt_oss": (gguf.MODEL_ARCH.GPT_OSS, False, 0.0),
     "granitemoe": (gguf.MODEL_ARCH.GRANITE_MOE, True, 0.0),
     "llama": (gguf.MODEL_ARCH.LLAMA, True, 0.0),
+    "minimax_m2": (gguf.MODEL_ARCH.MINIMAXM2, False, 0.0),
     "olmo2": (gguf.MODEL_ARCH.OLMO2, False, 0.0),
+    "phimoe_longrope": (gguf.MODEL_ARCH.PHIMOE, False, 0.0),
     "phi3_longrope": (gguf.MODEL_ARCH.PHI3, False, 0.0),
     "smollm3": (gguf.MODEL_ARCH.SMOLLM3, True, 0.0),
 }
+# What the values of a file have no place for, and so are as they always are: such files have logits of their own.
+ALWAYS = {"ernie4_5_moe": dict(moe_norm_min=1e-12)}
 
 
 def reordered(w, heads):
@@ -52,15 +61,31 @@ def values(writer, c, arch):
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if rope.get("rope_type") == "longrope":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        writer.add_rope_scaling_attn_factors(1.0)
+        writer.add_rope_scaling_attn_factors(rope.get("short_mscale", 1.0))
         writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
         writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
     if c.get("sliding_window"):
         writer.add_sliding_window(c["sliding_window"])
-    if c.get("num_local_experts"):
-        writer.add_expert_count(c["num_local_experts"])
-        writer.add_expert_used_count(c["num_experts_per_tok"])
-        writer.add_expert_feed_forward_length(c["intermediate_size"])
+    experts = c.get("num_local_experts") or c.get("n_routed_experts") or c.get("moe_num_experts")
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(c.get("num_experts_per_tok") or c["moe_k"])
+        writer.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
+    if arch in (gguf.MODEL_ARCH.DOTS1, gguf.MODEL_ARCH.GLM4_MOE):
+        writer.add_leading_dense_block_count(c["first_k_dense_replace"])
+        writer.add_expert_shared_count(c["n_shared_experts"])
+        writer.add_expert_weights_scale(c["routed_scaling_factor"])
+        writer.add_expert_weights_norm(c["norm_topk_prob"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == gguf.MODEL_ARCH.MINIMAXM2:
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == gguf.MODEL_ARCH.ERNIE4_5_MOE:
+        writer.add_leading_dense_block_count(c["moe_layer_start_index"])
+        writer.add_interleave_moe_layer_step(c["moe_layer_interval"])
+        writer.add_expert_shared_count(c["moe_num_shared_experts"])
+    share = rope.get("partial_rotary_factor") or c.get("partial_rotary_factor")
+    if share or c.get("rotary_dim"):
+        writer.add_rope_dimension_count(c.get("rotary_dim") or int(c["head_dim"] * share))
     if arch == gguf.MODEL_ARCH.GEMMA2:
         writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(c["final_logit_softcapping"])
@@ -73,8 +98,16 @@ def values(writer, c, arch):
 
 def tensors(c, stored, permuted, offset):
     """Names of the checkpoint, but experts stacked under the names that the package knows."""
+    stacks = {}
     for name, w in stored.items():
         w = w.float().numpy()
+        found = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)", name)
+        if found:
+            stacks.setdefault(f"{found[1]}.{found[3]}", {})[int(found[2])] = w
+            continue
+        if "e_score_correction_bias" in name:
+            yield name.replace("_bias", "") + ".bias", w.reshape(-1)
+            continue
         if permuted and ("q_proj" in name or "k_proj" in name):
             w = reordered(w, c["num_attention_heads"] if "q_proj" in name else c["num_key_value_heads"])
         if offset and "norm" in name:
@@ -85,17 +118,19 @@ def tensors(c, stored, permuted, offset):
             yield name.replace("input_linear", "experts.w3"), up
         elif "block_sparse_moe.output_linear" in name:
             yield name.replace("output_linear", "experts.w2"), w
-        elif "experts.gate_up_proj" in name:
+        elif ".experts.gate_up_proj" in name:
             bias = "_bias" in name
             stem, end = name.replace("_bias", "").replace("gate_up_proj", "{}"), ".bias" if bias else ".weight"
             for part, at in (("gate_proj", 0), ("up_proj", 1)):
                 yield stem.format(part) + end, w[..., at::2] if bias else w[..., at::2].swapaxes(1, 2)
-        elif "experts.down_proj" in name:
+        elif ".experts.down_proj" in name:
             yield name.replace("_bias", "") + (".bias" if "_bias" in name else ".weight"), w if "_bias" in name else w.swapaxes(1, 2)
         elif name.endswith("sinks"):
             yield name + ".weight", w
         else:
             yield name, w
+    for name, parts in stacks.items():
+        yield name, np.stack([parts[expert] for expert in sorted(parts)])
 
 
 def write(name, quantized=None):
@@ -121,15 +156,19 @@ def write(name, quantized=None):
     writer.write_tensors_to_file()
     writer.close()
     print(path.name, path.stat().st_size // 1024, "kB")
-    if quantized:
+    if quantized or name in ALWAYS:
         wide = {}
         for source, w in stored.items():
             w = w.float().numpy()
-            if w.ndim == 2 and w.shape[-1] % 32 == 0:
+            if quantized and w.ndim == 2 and w.shape[-1] % 32 == 0:
                 w = gguf.quants.dequantize(gguf.quants.quantize(np.ascontiguousarray(w), quantized), quantized)
             wide[source] = torch.tensor(w)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(root / "checkpoints" / name), attn_implementation="eager")
-        print(model.eval().float().load_state_dict(wide, strict=False))
+        config = AutoConfig.from_pretrained(root / "checkpoints" / name, **ALWAYS.get(name, {}))
+        if quantized:
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            print(model.eval().float().load_state_dict(wide, strict=False))
+        else:
+            model = AutoModelForCausalLM.from_pretrained(root / "checkpoints" / name, config=config, dtype=torch.float32).eval()
         model.tie_weights()
         ids = load_file(root / "checkpoints" / name / "io_0.safetensors")["input_ids"]
         with torch.no_grad():
@@ -207,9 +246,10 @@ def text_spm():
               lambda text: [p.bos_id()] + p.encode(text), scores=[p.get_score(i) for i in range(len(p))])
 
 
-for case in CASES:
+for case in sys.argv[1:] or CASES:
     write(case)
-text_bpe()
-text_spm()
-write("llama", T.Q8_0)
-write("smollm3", T.Q4_0)
+if not sys.argv[1:]:
+    text_bpe()
+    text_spm()
+    write("llama", T.Q8_0)
+    write("smollm3", T.Q4_0)

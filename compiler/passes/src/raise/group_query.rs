@@ -5,12 +5,12 @@ use super::rotary_table::Table;
 use super::{Layer, Raised, Raiser, Res};
 use crate::sym::{Combine, Id, Node};
 use q35_bundle::PositionRule;
-use q35_dialects::q35::{Append, Attention, Rope, RopeStyle};
+use q35_dialects::q35::{Append, Attention, RmsNorm, Rope, RopeStyle};
 use q35_graph::{NodeId, Value};
 
 impl Raiser<'_> {
     /// Operands: query (or query, key and value packed), key, value, past key, past value, last index of each sequence, total length,
-    /// cosines, sines, positions, bias, sinks.
+    /// cosines, sines, positions, bias, sinks, scales of a quantized cache (two), weights of norms of queries and of keys.
     pub(super) fn group_query(&mut self, node: NodeId) -> Res<()> {
         let call = self.eval.call(node)?;
         let output = Value { node, result: 0 };
@@ -25,6 +25,10 @@ impl Raiser<'_> {
         if [9, 10].iter().any(|at| self.eval.graph.operand(node, *at).is_some()) || call.int("smooth_softmax", 0) == 1 {
             return self.fault("has positions, a bias or a smooth softmax, which are not supported");
         }
+        let operands = self.eval.graph.operands(node);
+        if operands.iter().enumerate().any(|(at, operand)| operand.is_some() && (at == 12 || at == 13 || at > 15)) {
+            return self.fault("has a quantized cache, or operands beyond those that are known");
+        }
         self.counts_sequences(node)?;
         let q = self.eval.operand(node, 0)?;
         let (k, v, k_start, v_start) = match (self.eval.graph.operand(node, 1), self.eval.graph.operand(node, 2)) {
@@ -34,6 +38,8 @@ impl Raiser<'_> {
         let q = self.columns_of(q, 0, heads * head_dim)?;
         let k = self.columns_of(k, k_start, kv_heads * head_dim)?;
         let v = self.columns_of(v, v_start, kv_heads * head_dim)?;
+        let q = self.head_norm(node, 14, q, head_dim)?;
+        let k = self.head_norm(node, 15, k, head_dim)?;
         let (q, k) = match call.int("do_rotary", 0) {
             0 => (q, k),
             _ => {
@@ -69,6 +75,17 @@ impl Raiser<'_> {
             self.cut_present(Value { node, result }, which)?;
         }
         Ok(())
+    }
+
+    /// The root mean square norm of each head, before it rotates, if the operand with its weight is there.
+    fn head_norm(&mut self, node: NodeId, operand: usize, x: Value, head_dim: u64) -> Res<Value> {
+        let Some(weight) = self.eval.graph.operand(node, operand) else { return Ok(x) };
+        let count = self.eval.sym.number(head_dim as f64);
+        let d = self.eval.sym.var("d", count);
+        let element = self.eval.element(weight, &[d])?;
+        let weight = Some(self.vector(element, d, head_dim, "a norm's weight")?);
+        let eps = self.eval.call(node)?.float("qk_norm_epsilon", 1e-6);
+        self.add(RmsNorm { weight, eps, group: head_dim }, &[x])
     }
 
     /// Columns of an operand `[B, S, width]`, as a value.
