@@ -25,7 +25,7 @@ struct Launch {
     bytes_per_logit_row: u64,
 }
 
-/// Of a chip that does one thing at a fixed cycle.
+/// Of chips that do one thing at a fixed cycle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Schedule {
     label: String,
@@ -40,6 +40,46 @@ struct Schedule {
     instruction_bytes: u64,
     /// Rows of memory in use, and all of them.
     memory_rows: [u64; 2],
+    #[serde(default = "one")]
+    chips: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pipeline: Option<Pipeline>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// Of several chips.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Pipeline {
+    aligning: u64,
+    cycles_between_tokens: u64,
+    tokens_per_second_full: f64,
+    chips: Vec<Chip>,
+    links: Vec<Link>,
+}
+
+/// A chip's share: where it starts on the clock that all have in common, and what it takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Chip {
+    start: u64,
+    cycles: u64,
+    install_bound: u64,
+    instructions: u64,
+    memory_rows: u64,
+}
+
+/// What goes from a chip to another for a token, and the share of the slots between first and last send that it takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Link {
+    from: u64,
+    to: u64,
+    link: u64,
+    vectors: u64,
+    bytes: u64,
+    sends: [u64; 2],
+    slots: f64,
 }
 
 /// Of programs on the processing elements of wafers.
@@ -78,6 +118,7 @@ impl Figures {
         let parts = [
             (!self.memory.is_empty()).then(|| memory(&self.memory, each)),
             self.schedule.as_ref().map(schedule),
+            self.schedule.as_ref().and_then(|schedule| schedule.pipeline.as_ref()).map(pipeline),
             self.placement.as_ref().map(placement),
         ];
         parts.into_iter().flatten().map(|part| part + "\n").collect()
@@ -114,6 +155,30 @@ fn schedule(of: &Schedule) -> String {
     table.row(["instructions".to_owned(), format!("{}, {}", of.instructions, size::show(of.instruction_bytes))]);
     table.row(["memory".to_owned(), format!("{} of {} rows", of.memory_rows[0], of.memory_rows[1])]);
     format!("the schedule, {}:\n\n{table}", of.label)
+}
+
+fn pipeline(of: &Pipeline) -> String {
+    let mut table = Table::new(&[
+        ("chip", Align::Right),
+        ("starts in cycle", Align::Right),
+        ("cycles", Align::Right),
+        ("rows", Align::Right),
+        ("instructions", Align::Right),
+        ("sends on", Align::Right),
+        ("slots taken", Align::Right),
+    ]);
+    for (number, chip) in of.chips.iter().enumerate() {
+        let Chip { start, cycles, instructions, memory_rows, .. } = chip;
+        let numbers = [number as u64, *start, *cycles, *memory_rows, *instructions].map(|number| number.to_string());
+        let link = of.links.iter().find(|link| link.from == number as u64);
+        let link = link
+            .map_or([String::new(), String::new()], |link| [size::show(link.bytes), format!("{:.0} %", 100.0 * link.slots)]);
+        table.row(numbers.into_iter().chain(link));
+    }
+    let (chips, between, rate) = (of.chips.len(), of.cycles_between_tokens, of.tokens_per_second_full);
+    format!(
+        "a pipeline of {chips} chips, each done with a token in {between} cycles at most ({rate:.0} tokens/s, were it always full):\n\n{table}"
+    )
 }
 
 fn placement(of: &Placement) -> String {
@@ -183,6 +248,16 @@ mod tests {
                 "units busy MEM 25.0 %, VXM 50.0 %"
             ]
         );
+        let chip = |start: u64| serde_json::json!({"start": start, "cycles": 400, "install_bound": 150, "instructions": 3, "memory_rows": 1});
+        let link =
+            serde_json::json!({"from": 0, "to": 1, "link": 0, "vectors": 8, "bytes": 2560, "sends": [300, 490], "slots": 0.9});
+        let several = serde_json::json!({"schedule": {"label": "a model", "cycles_per_token": 900, "tokens_per_second": 1e6, "clock_mhz": 900,
+            "install_bound": 300, "utilisation": {}, "instructions": 7, "instruction_bytes": 112, "memory_rows": [3, 8], "chips": 2,
+            "pipeline": {"aligning": 252, "cycles_between_tokens": 504, "tokens_per_second_full": 2.0, "chips": [chip(0), chip(504)],
+            "links": [link]}}});
+        let lines = shown(several, false);
+        assert!(lines[8].starts_with("a pipeline of 2 chips, each done with a token in 504 cycles at most"), "{lines:?}");
+        assert_eq!(lines[11..13], ["0 0 400 1 3 2.50 KiB 90 %", "1 504 400 1 3"]);
         let placement = serde_json::json!({"placement": {"label": "a model", "cycles_per_token": 30, "compute_cycles": 20, "fabric_cycles": 10,
             "clock_mhz": 1100, "tokens_per_second": 5.0, "wafers": [{"columns": 4, "rows": 6, "programs": [{"program": "embed", "regions": 1,
             "pes": 24, "bytes_per_pe": [100, 4000], "compute_cycles": 20, "fabric_cycles": 10}]}]}});

@@ -109,7 +109,7 @@ fn what_does_not_go_is_said() {
     assert_eq!(refused(&small, 11, Some(5)), None);
     assert_eq!(
         refused(&small, 11, Some(6)).unwrap(),
-        "error[Q35-0303]: 6 chips are more than there are parts of the model: 4 layers and the head\n  at option '--chips'\n  \
+        "error[Q35-0303]: 6 chips are more than the model has parts: 4 layers and the head\n  at option '--chips'\n  \
          help: a layer is on one chip: use --chips 5 or less"
     );
     // Eight layers, of which a chip has room for two.

@@ -5,14 +5,14 @@
 
 mod support;
 
-use q35_groq_check::check;
-use q35_tsp::geometry::{STREAMS, Stream};
+use q35_groq_check::{check, check_system};
+use q35_tsp::geometry::{LINKS, Queue, STREAMS, Stream, Unit};
 use q35_tsp::isa::{Instr, Sink, Source};
-use q35_tsp::program::{Issue, Program};
+use q35_tsp::program::{Issue, Program, expand};
 use q35_tsp::timing::Timing;
-use q35_tsp_sim::{Chip, host};
+use q35_tsp_sim::{Latency, System, host};
 use std::collections::BTreeMap;
-use support::llama::{SMALL, Shape, compile, llama};
+use support::llama::{SMALL, Shape, compile, compile_for, llama};
 use support::{Random, Toy};
 
 #[test]
@@ -70,6 +70,8 @@ fn edit(instr: Instr, random: &mut Random) -> Option<Instr> {
             1 => Instr::Gather { base, limit, map: other(map, random), out },
             _ => Instr::Gather { base, limit, map, out: other(out, random) },
         },
+        Instr::Send { input } => Instr::Send { input: other(input, random) },
+        Instr::Receive { out } => Instr::Receive { out: other(out, random) },
         Instr::Multiply { input, accumulator, add } => match random.below(3) {
             0 => Instr::Multiply { input: other(input, random), accumulator, add },
             1 => Instr::Multiply { input, accumulator: (accumulator + 1) % 64, add },
@@ -95,17 +97,39 @@ fn edit(instr: Instr, random: &mut Random) -> Option<Instr> {
     })
 }
 
-/// The program with one edit, and what it was.
-fn mutate(program: &Program, random: &mut Random) -> Option<(Program, String)> {
-    let at = random.below(program.queues.len() as u64) as usize;
-    let (queue, issues) = program.queues.iter().nth(at)?;
-    let at = random.below(issues.len() as u64) as usize;
-    let Issue { cycle, instr, .. } = issues[at];
-    let mut edited = issues.clone();
-    let what = match random.below(4) {
+/// Any queue.
+fn any(_: Queue) -> bool {
+    true
+}
+
+/// One of a link.
+fn of_link(queue: Queue) -> bool {
+    queue.unit() == Unit::Link
+}
+
+/// The programs with one edit in a queue of these, and what it was.
+fn mutate(programs: &[Program], which: fn(Queue) -> bool, random: &mut Random) -> Option<(Vec<Program>, String)> {
+    let chip = random.below(programs.len() as u64) as usize;
+    let queues: Vec<Queue> = programs[chip].queues.keys().copied().filter(|queue| which(*queue)).collect();
+    let queue = *queues.get(random.below(queues.len() as u64) as usize)?;
+    let mut mutants = programs.to_vec();
+    let queues = &mut mutants[chip].queues;
+    let mut edited = queues.get(&queue)?.clone();
+    let at = random.below(edited.len() as u64) as usize;
+    let Issue { cycle, instr, .. } = edited[at];
+    let what = match random.below(if of_link(queue) { 5 } else { 4 }) {
         0 => {
             edited.remove(at);
             "dropped".to_owned()
+        }
+        4 => {
+            let other = Queue::link((queue.index() + 1 + random.below(u64::from(LINKS) - 1) as u8) % LINKS);
+            let moved = edited.remove(at);
+            let issues = queues.entry(other).or_default();
+            issues.retain(|issue| issue.cycle != cycle);
+            issues.push(moved);
+            issues.sort_by_key(|issue| issue.cycle);
+            format!("moved to {other}")
         }
         1 | 2 => {
             edited[at].cycle = if random.below(2) == 0 { cycle + 1 } else { cycle.checked_sub(1)? };
@@ -116,37 +140,47 @@ fn mutate(program: &Program, random: &mut Random) -> Option<(Program, String)> {
             format!("is now {}", edited[at].instr)
         }
     };
-    let what = format!("cycle {cycle}, {queue}: {instr} {what}");
-    let mut mutant = program.clone();
-    mutant.queues.insert(*queue, edited);
-    Some((mutant, what))
+    queues.insert(queue, edited);
+    Some((mutants, format!("chip {chip}, cycle {cycle}, {queue}: {instr} {what}")))
 }
 
-fn logits(program: &Program, toy: &Toy) -> Result<Vec<f32>, String> {
-    let mut chip = Chip::new(program, Timing::tsp1())?;
-    host::load(&mut chip, &program.data, toy)?;
+fn logits(programs: &[Program], toy: &Toy) -> Result<Vec<f32>, String> {
+    let mut system = System::new(programs, Timing::tsp1())?;
+    for (chip, program) in system.chips.iter_mut().zip(programs) {
+        host::load(chip, &program.data, toy)?;
+    }
     let mut all = Vec::new();
     for (entry, token) in [5, 1, 9].into_iter().enumerate() {
         let entry = entry as u32;
-        host::feed(&mut chip, &program.data, toy, host::Step { token, position: entry, entry })?;
-        chip.run().map_err(|fault| fault.to_string())?;
+        system.latency = [Latency::Shortest, Latency::Longest, Latency::Varying(7)][entry as usize];
+        for (chip, program) in system.chips.iter_mut().zip(programs) {
+            host::feed(chip, &program.data, toy, host::Step { token, position: entry, entry })?;
+        }
+        system.run().map_err(|fault| fault.to_string())?;
         let mut row = vec![0.0; 70];
-        host::logits(&chip, &program.data, &mut row)?;
+        for (chip, program) in system.chips.iter().zip(programs) {
+            host::logits(chip, &program.data, &mut row)?;
+        }
         all.extend(row);
     }
     Ok(all)
 }
 
-fn edit_all(shape: Shape, edits: usize) {
-    let toy = llama(Shape { layers: 1, ..shape }, 4);
-    let program = compile(&toy, 11);
-    assert!(check(&program, &Timing::tsp1()).is_empty(), "what is edited is sound");
-    let expected = logits(&program, &toy).unwrap();
+fn edit_all(shape: Shape, chips: u32, which: fn(Queue) -> bool, edits: usize) {
+    let toy = llama(Shape { layers: chips, ..shape }, 4);
+    let mut programs = compile_for(&toy, 11, Some(chips));
+    // An edit beside a repeat is one that the repeat gives away: on links, every send is edited by itself.
+    for (queue, issues) in programs.iter_mut().flat_map(|program| &mut program.queues).filter(|(queue, _)| of_link(**queue)) {
+        *issues = expand(*queue, issues).unwrap();
+    }
+    assert!(check_system(&programs, &Timing::tsp1()).is_empty(), "what is edited is sound");
+    let expected = logits(&programs, &toy).unwrap();
     let count = if std::env::var_os("Q35_FULL").is_some() { 20 * edits } else { edits };
     let (mut random, mut caught, mut harmless, mut escaped) = (Random::new(11), BTreeMap::new(), 0, Vec::new());
     while caught.values().sum::<usize>() + harmless + escaped.len() < count {
-        let Some((mutant, what)) = mutate(&program, &mut random).filter(|(mutant, _)| *mutant != program) else { continue };
-        match check(&mutant, &Timing::tsp1()).first() {
+        let mutant = mutate(&programs, which, &mut random).filter(|(mutant, _)| *mutant != programs);
+        let Some((mutant, what)) = mutant else { continue };
+        match check_system(&mutant, &Timing::tsp1()).first() {
             Some(violation) => *caught.entry(violation.rule).or_insert(0) += 1,
             None if logits(&mutant, &toy).as_ref() == Ok(&expected) => harmless += 1,
             None => escaped.push(what),
@@ -159,10 +193,17 @@ fn edit_all(shape: Shape, edits: usize) {
 
 #[test]
 fn every_single_edit_is_caught_or_harmless() {
-    edit_all(SMALL, 1_000);
+    edit_all(SMALL, 1, any, 1_000);
 }
 
 #[test]
 fn every_single_edit_of_a_mixture_of_experts_is_caught_or_harmless() {
-    edit_all(Shape { experts: Some((6, 2)), ..SMALL }, 300);
+    edit_all(Shape { experts: Some((6, 2)), ..SMALL }, 1, any, 300);
+}
+
+/// Sends dropped, receives a cycle early, other streams, other links.
+#[test]
+fn every_single_edit_of_what_links_do_is_caught_or_harmless() {
+    edit_all(SMALL, 2, of_link, 150);
+    edit_all(SMALL, 2, any, 50);
 }

