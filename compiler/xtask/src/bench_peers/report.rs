@@ -25,7 +25,8 @@ impl Spread {
         let mut all: Vec<f64> = figures.into_iter().collect();
         all.sort_by(f64::total_cmp);
         let (worst, best) = (*all.first()?, *all.last()?);
-        Some(Self { best, median: all[all.len() / 2], worst, count: all.len() })
+        let median = (all[(all.len() - 1) / 2] + all[all.len() / 2]) / 2.0;
+        Some(Self { best, median, worst, count: all.len() })
     }
 }
 
@@ -275,6 +276,11 @@ pub(super) mod tests {
             text.contains("| llama.cpp | Q4_0 | 500 | 20.0 | 18.0 | 10.0 | 40 % | 2.00 (1.00 to 3.00) |  |  |  | 3 |\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_median_of_two_lies_between_them() {
+        assert_eq!(Spread::of([4.0, 2.0]), Some(Spread { best: 4.0, median: 3.0, worst: 2.0, count: 2 }));
     }
 
     #[test]
