@@ -10,12 +10,12 @@ use crate::weights::{self, Packing};
 use crate::{passes, pipeline};
 use q35_bundle::{BundleWriter, Interface, ModelFacts, PositionRule};
 use q35_diag::{Code, Diagnostic, Result};
-use q35_dialects::model::{LOGITS, Param, ParamRole, Program, Transform};
+use q35_dialects::model::{LOGITS, Param, ParamRole, Transform};
 use q35_dialects::q35::{Hadamard, Linear, Op, Quantize, Tokens};
 use q35_dialects::{Activations, Graph, Model, ParamName, Rows, Ty};
 use q35_graph::{Axis, DType, Decode, Observer, Storage, Tensor, Value, WeightView};
 use q35_passes::model::ROTATION_SEED;
-use q35_target::{Request, Target};
+use q35_target::Target;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -71,8 +71,8 @@ pub fn compile(order: &Order<'_>, settings: &Settings, observer: &mut dyn Observ
     }
     let limit = Limit(settings.max_memory);
     let model = model(order.shape, order.weights, settings)?;
-    let Program { graph, params } = &model.program();
-    let request = Request { levels: settings.levels, ..Request::new(graph, params, order.prefix, 1) };
+    let program = model.program();
+    let request = settings.request(&program, order.prefix, 1);
     let lowered = pipeline::lower(order.target, &request, observer)?;
     let mut folder = BundleWriter::create(order.out)?;
     let mut names = Vec::new();

@@ -10,7 +10,6 @@ use crate::weights::{self, Packing, Written};
 use crate::{passes, q35};
 use q35_bundle::{BundleWriter, Manifest, SCHEMA, WeightEntry};
 use q35_diag::{Code, Diagnostic, Result};
-use q35_dialects::model::Program;
 use q35_dialects::{Model, ParamName, print};
 use q35_format::Codec;
 use q35_graph::{Observer, Pass, Silent};
@@ -111,12 +110,7 @@ pub fn compile(path: &Path, settings: &Settings, out: Output<'_>, observer: &mut
     }
     let program = q35::through_mlir(&model, observer)?;
     let mut bundle = BundleWriter::create(out.path)?;
-    let Program { graph, params } = &program;
-    let request = Request {
-        levels: settings.levels,
-        chips: settings.chips,
-        ..Request::new(graph, params, out.prefix, model.facts.context)
-    };
+    let request = settings.request(&program, out.prefix, model.facts.context);
     let lowered = lower(out.target, &request, observer)?;
     limit.check_plan(weights::working_memory(&model))?;
     let mut options = settings.recorded(model.facts.context);

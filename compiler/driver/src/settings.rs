@@ -3,10 +3,10 @@
 use crate::cli::{GroupChoice, Shape, Switch};
 use q35_bundle::CacheDtype;
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
-use q35_dialects::Activations;
+use q35_dialects::{Activations, Program};
 use q35_format::{Codec, Group};
 use q35_passes::model::WeightOptions;
-use q35_target::{Capabilities, Levels};
+use q35_target::{Capabilities, Levels, Request};
 use std::collections::BTreeMap;
 
 /// Options that shape the result.
@@ -56,6 +56,11 @@ impl Settings {
         let weights = WeightOptions { codec, group: group(shape), rotate, activations: capabilities.activations, kv_cache };
         let Shape { context, max_memory, chips, .. } = *shape;
         problems.into_result(Self { weights, context, max_memory, levels, chips })
+    }
+
+    /// What a target is asked for: this program, in the levels and on the chips of these settings.
+    pub fn request<'a>(&self, Program { graph, params }: &'a Program, prefix: &'a str, context: u64) -> Request<'a> {
+        Request { graph, params, prefix, context, levels: self.levels, chips: self.chips }
     }
 
     /// Nothing rounded, nothing rotated: parameters as the file has them.

@@ -12,11 +12,9 @@ use crate::size;
 use crate::table::{Align, Table};
 use crate::targets;
 use q35_diag::{Diagnostics, Result};
-use q35_dialects::Program;
 use q35_graph::Silent;
 use q35_graph::source::{Dim, SourceGraph, SourceOp};
 use q35_passes::raise;
-use q35_target::Request;
 use std::collections::BTreeMap;
 
 /// Checks a model.
@@ -42,10 +40,8 @@ fn prepared(options: &Check) -> Result<(Prepared, Outlook)> {
     let target = targets::find(&options.target)?;
     let settings = Settings::new(&options.shape, target.name(), &target.capabilities())?;
     let prepared = pipeline::prepare(&options.model, &settings, &mut Silent)?;
-    let Program { graph, params } = prepared.model.program();
-    let context = prepared.model.facts.context;
-    let request = Request { chips: settings.chips, ..Request::new(&graph, &params, "", context) };
-    let outlook = target.outlook(&request)?;
+    let program = prepared.model.program();
+    let outlook = target.outlook(&settings.request(&program, "", prepared.model.facts.context))?;
     Ok((prepared, outlook))
 }
 

@@ -10,7 +10,6 @@ use crate::watch::{Capture, DumpAfter, Dumps, Verbosity, Watch};
 use crate::{layer, q35, targets};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_graph::{Observer, Stage};
-use q35_target::Request;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -134,12 +133,8 @@ fn emit(options: &Compile, model: &Path, stage: Stage, observer: &mut dyn Observ
         }
         let program = q35::through_mlir(&model, &mut capture)?;
         if stage > Stage::Q35 {
-            let request = Request::new(&program.graph, &program.params, &options.prefix, model.facts.context);
-            pipeline::lower(
-                target.as_ref(),
-                &Request { levels: settings.levels, chips: settings.chips, ..request },
-                &mut capture,
-            )?;
+            let request = settings.request(&program, &options.prefix, model.facts.context);
+            pipeline::lower(target.as_ref(), &request, &mut capture)?;
         }
     }
     Ok(capture.into_text())
