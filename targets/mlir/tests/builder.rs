@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Loaded, load, load_in_parts, machine};
-use q35_mlir::builder::{Builder, FnAttrs, KernelModule, Val};
+use q35_mlir::builder::{Builder, FnAttrs, KernelModule, Unroll, Val};
 use q35_mlir::context::Context;
 use q35_mlir::types::{BF16, Elem, F16, F32, F64, I8, I16, I32, I64, PTR, Ty};
 use q35_mlir::{link, llvm};
@@ -263,6 +263,24 @@ fn feature_levels_live_in_one_module() {
     assert!(emitted.assembly().contains("zmm") && emitted.assembly().contains("xmm"));
     assert!(emitted.assembly().contains("vfmadd"), "the 512-bit level may fuse");
     assert!(emitted.assembly().contains("addps"), "the base level rounds twice");
+}
+
+#[test]
+fn a_loop_that_is_not_to_be_unrolled_is_not() {
+    let square_roots = |unroll| {
+        let context = Context::new();
+        let mut module = KernelModule::new(&context);
+        module.function("roots", &XYN, &FnAttrs::default(), |b, args| {
+            let [x, y, _] = *args else { unreachable!() };
+            b.loop_([0, 8, 1].map(|bound| b.i64(bound)), unroll, (), |at, ()| {
+                y.at(at * 4).store(x.at(at * 4).load(F32, 4).sqrt(), 4);
+            });
+        });
+        module.lower(|_, _| ());
+        llvm::emit(&module, &machine()).ir().matches("call float @llvm.sqrt").count()
+    };
+    assert_eq!(square_roots(Unroll::Never), 1);
+    assert!(square_roots(Unroll::AsLlvmLikes) > 1);
 }
 
 #[test]

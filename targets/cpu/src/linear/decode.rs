@@ -17,7 +17,7 @@ use crate::level::{Isa, Level};
 use q35_format::Codec;
 use q35_format::codec::Storage;
 use q35_format::table::{pairs, parts};
-use q35_mlir::builder::{Builder, Carry, Val};
+use q35_mlir::builder::{Builder, Carry, Unroll, Val};
 use q35_mlir::types::{Elem, I8, I16, I32, I64, Ty};
 
 /// What the bytes mean that stand for the first weights of containers, or for the second ones: `weight = factor * byte - bias`.
@@ -92,7 +92,13 @@ impl<'k> Decoder<'k> {
         let eighth = (1..STORED).fold(first & -128, |bits, number| self.halve(bits) | (load(number) & -128));
         self.rest.store(self.halve(eighth), 1);
         self.rest.at(VECTOR as i64).store(self.after(first, address, follows), 1);
-        let (_, state) = self.b.for_iter(0, QUADS as i64, 1, (first, state), |quad, (this, state)| {
+        // With 16 registers, tables and sums of two rounds would be spilled and loaded anew.
+        let unroll = match self.level.isa() {
+            Isa::Avx2 | Isa::AvxVnni => Unroll::Never,
+            Isa::Avx512 | Isa::DotProd | Isa::Base => Unroll::AsLlvmLikes,
+        };
+        let bounds = [0, QUADS as i64, 1].map(|bound| self.b.i64(bound));
+        let (_, state) = self.b.loop_(bounds, unroll, (first, state), |quad, (this, state)| {
             let number = quad + 1;
             let next =
                 number.lt(STORED).select(vector(address, number), vector(self.rest, number - STORED)).load(self.bytes(), 1);

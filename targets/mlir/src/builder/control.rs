@@ -12,6 +12,15 @@ use crate::types::{Elem, I64, Ty};
 
 use super::{Builder, Operand, Val, first_block};
 
+/// What LLVM may do with the rounds of a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unroll {
+    /// Unroll where it finds that worthwhile.
+    AsLlvmLikes,
+    /// Nothing: a round takes all registers there are, and two at once would spill them.
+    Never,
+}
+
 /// A group of values that a loop carries or a branch yields.
 pub trait Carry<'k> {
     /// Its values in order.
@@ -104,14 +113,31 @@ impl<'k> Builder<'k> {
         init: C,
         body: impl FnOnce(Val<'k>, C) -> C,
     ) -> C {
+        self.loop_([low.as_type(self, I64), high.as_type(self, I64), step.as_type(self, I64)], Unroll::AsLlvmLikes, init, body)
+    }
+
+    /// [`for_iter`](Self::for_iter) from the first of `bounds` below the second in steps of the third, where the caller knows what
+    /// unrolling does.
+    #[track_caller]
+    pub fn loop_<C: Carry<'k>>(
+        &'k self,
+        bounds: [Val<'k>; 3],
+        unroll: Unroll,
+        init: C,
+        body: impl FnOnce(Val<'k>, C) -> C,
+    ) -> C {
         let initial = init.values();
         let types = types(&initial);
         let arguments: Vec<_> = std::iter::once(&I64).chain(&types).map(|&ty| (self.ty(ty), self.location())).collect();
         let region = Region::new();
         region.append_block(Block::new(&arguments));
-        let mut operands = vec![low.as_type(self, I64), high.as_type(self, I64), step.as_type(self, I64)];
-        operands.extend(&initial);
-        let operation = self.op_with_regions("scf.for", &operands, &types, &[], vec![region]);
+        let operands = [&bounds[..], &initial].concat();
+        // Lowering hands a loop's attributes on to the branch back to its head, where LLVM looks for them.
+        let attributes = match unroll {
+            Unroll::AsLlvmLikes => vec![],
+            Unroll::Never => vec![("loop_annotation", self.attr("#llvm.loop_annotation<unroll = <disable = true>>"))],
+        };
+        let operation = self.op_with_regions("scf.for", &operands, &types, &attributes, vec![region]);
         let block = first_block(operation, 0);
         let argument =
             |index: usize, ty| Val { b: self, raw: block.argument(index).expect("one argument per carried value").into(), ty };

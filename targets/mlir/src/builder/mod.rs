@@ -22,7 +22,7 @@ mod memory;
 mod ops;
 mod vector;
 
-pub use control::Carry;
+pub use control::{Carry, Unroll};
 pub use device::Fence;
 pub use ops::Operand;
 
