@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-full accuracy bench lint install book clean-demo
+.PHONY: help setup build demo test test-full bench lint install book clean-demo
 
 PREFIX   ?= /usr/local
 PROFILE  ?= release
@@ -17,7 +17,6 @@ TEXT     := examples/tiny-llama/test.txt
 Q35C     := $(BUILT)/q35c
 Q35      := $(BUILT)/q35
 SAMPLE   := $(OUT)/sample.txt
-RESULTS  := f32 q8 split split-off w7 w8 w8-off w9 w10 a11
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | column -t -s $$'\t'
@@ -41,9 +40,6 @@ test-full: test ## the same, and the tests that take minutes
 	Q35_FULL=1 cargo test --workspace --quiet
 	cargo xtask tables --check
 
-accuracy: build ## perplexity of the small model for every codec
-	@$(MAKE) --no-print-directory accuracy-print
-
 bench: build ## speed of the small model beside the memory's own bandwidth
 	@$(MAKE) --no-print-directory $(OUT)/auto.q35/manifest.json
 	$(Q35) bench $(OUT)/auto.q35
@@ -59,21 +55,18 @@ install: build ## install commands, library, header, pages and completions under
 book: ## pages of HTML of docs/
 	@cargo xtask book
 
-clean-demo: ## forget what demo and accuracy made
+clean-demo: ## forget what demo and bench made
 	rm -rf $(OUT)
 
 # --- what the targets above make -------------------------------------------------------------------------------------------------
 
-# Bundles: CODEC.q35, and CODEC-off.q35 without rotation.
+# Bundles, by codec.
 $(OUT)/%.q35/manifest.json: $(Q35C) $(MODEL)
 	@mkdir -p $(OUT)
-	@name='$*'; codec=$${name%-*}; rotate=(); [[ $$name == *-* ]] && rotate=(--rotate "$${name##*-}"); \
-	$(Q35C) compile $(MODEL) --target cpu --codec $$codec "$${rotate[@]}" --quiet --json -o $(OUT)/$$name.q35 > $(OUT)/$$name.summary
+	@$(Q35C) compile $(MODEL) --target cpu --codec $* --quiet --json -o $(OUT)/$*.q35 > $(OUT)/$*.summary
 	@touch $@
 
-# Perplexity on the whole text, and on its beginning for the demo.
-$(OUT)/%.ppl: $(OUT)/%.q35/manifest.json $(TEXT)
-	@$(Q35) eval $(OUT)/$*.q35 --text $(TEXT) --json > $@
+# Perplexity on the beginning of the text.
 $(SAMPLE): $(TEXT)
 	@mkdir -p $(OUT)
 	@head -c 24000 $(TEXT) > $@
@@ -81,9 +74,6 @@ $(OUT)/%.sample-ppl: $(OUT)/%.q35/manifest.json $(SAMPLE)
 	@$(Q35) eval $(OUT)/$*.q35 --text $(SAMPLE) --json > $@
 
 .SECONDARY:
-.PHONY: demo-print accuracy-print
+.PHONY: demo-print
 demo-print: $(OUT)/auto.q35/manifest.json $(OUT)/auto.sample-ppl $(OUT)/f32.sample-ppl
 	@scripts/demo.sh $(OUT) $(Q35)
-
-accuracy-print: $(RESULTS:%=$(OUT)/%.ppl)
-	@scripts/accuracy.sh $(OUT)

@@ -4,7 +4,7 @@
 //! they build with; the commands are on the path, and a page that asks pkg-config finds the library installed. A block of `text` right after it is what it prints, on a machine without a GPU. Blocks
 //! of `console` build the whole repository: continuous integration runs their commands one by one.
 
-use crate::install;
+use crate::{install, program};
 use libtest_mimic::{Failed, Trial};
 use q35_tests::{corpus, watched};
 use std::fmt::Write;
@@ -24,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let commands = commands.map(|page| Trial::test(format!("book/{page}"), move || run_page(page).map_err(Failed::from)));
     let mut trials: Vec<Trial> = commands.collect();
     trials.push(Trial::test("book/what-builds-the-repository-is-run-too", || Ok(whole_builds()?)));
+    trials.push(Trial::test("book/commands-in-sentences-are-there", || Ok(named_commands()?)));
     trials.push(Trial::test("book/links-lead-somewhere", || Ok(links()?)));
     trials.push(Trial::test("book/every-page-is-in-the-summary", || Ok(summary()?)));
     trials.push(Trial::test("book/figures-are-what-the-table-says", || Ok(figures()?)));
@@ -95,6 +96,45 @@ fn whole_builds() -> Result<(), String> {
         }
     }
     if left_out.is_empty() { Ok(()) } else { Err(format!(".ci/run leaves out {left_out:?}")) }
+}
+
+/// Commands that sentences name, of our programs and of make: the subcommand or goal is there, and so is every option.
+fn named_commands() -> Result<(), String> {
+    let makefile = fs::read_to_string(corpus::root().join("Makefile")).map_err(|e| e.to_string())?;
+    let (mut named, mut unknown) = (0, Vec::new());
+    for page in pages() {
+        let text = fs::read_to_string(&page).map_err(|e| e.to_string())?;
+        for span in text.split('`').skip(1).step_by(2) {
+            let words: Vec<&str> =
+                span.split(|c: char| c.is_whitespace() || "=[]".contains(c)).filter(|word| !word.is_empty()).collect();
+            let [program @ ("q35c" | "q35" | "make"), first, ..] = words[..] else { continue };
+            named += 1;
+            // A table writes a bar as `\|`.
+            for name in first.split('|').map(|name| name.trim_end_matches('\\')) {
+                let is_there = match program {
+                    "make" => makefile.lines().any(|line| line.starts_with(&format!("{name}: "))),
+                    _ => {
+                        let help = program::run(program, &[name, "--help"]);
+                        let knows = |option: &&&str| {
+                            help.streams
+                                .stdout
+                                .split(|c: char| c.is_whitespace() || "=[],".contains(c))
+                                .any(|word| word == **option)
+                        };
+                        help.exit == 0 && words.iter().filter(|word| word.starts_with("--")).all(|option| knows(&option))
+                    }
+                };
+                if !is_there {
+                    unknown.push(format!("{}: {span}", page.display()));
+                }
+            }
+        }
+    }
+    match named {
+        0..20 => Err(format!("only {named} commands are named")),
+        _ if unknown.is_empty() => Ok(()),
+        _ => Err(format!("there is no such command: {unknown:?}")),
+    }
 }
 
 /// Where a reader works: a folder, and beside it what was built and installed.

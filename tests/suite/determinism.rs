@@ -10,13 +10,17 @@ use std::path::{Path, PathBuf};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let target = |name: &'static str, options: &'static [&'static str]| {
-        Trial::test(format!("determinism/two-compiles-give-equal-bytes-{name}"), move || Ok(two_compiles(name, options)?))
+        let chips = if options.contains(&"--chips") { "-on-several-chips" } else { "" };
+        Trial::test(format!("determinism/two-compiles-give-equal-bytes-{name}{chips}"), move || {
+            Ok(two_compiles(name, options)?)
+        })
     };
     vec![
         target("cpu", &["--codec", "w8"]),
         target("cuda", &["--codec", "w7"]),
         target("rocm", &["--codec", "w7"]),
         target("groq", &["--codec", "split", "--context", "64"]),
+        target("groq", &["--codec", "split", "--context", "64", "--chips", "2"]),
         target("wse", &["--context", "64"]),
         Trial::test("determinism/a-cache-changes-no-byte", || Ok(cached()?)),
     ]

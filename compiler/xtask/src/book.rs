@@ -2,16 +2,23 @@
 //!
 //! What enters: `docs/book.toml` and what it leads to. What leaves: a folder of pages, `target/book` unless another is named.
 
+use clap::Args;
 use mdbook_driver::MDBook;
 use std::path::{Path, PathBuf};
 
-/// The chore; an argument names another folder.
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+/// What was asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Folder of the pages [default: target/book]
+    folder: Option<PathBuf>,
+}
+
+/// The chore.
+pub(crate) fn run(options: &Options) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().map_err(|e| e.to_string())?;
-    let out = match arguments {
-        [] => root.join("target/book"),
-        [folder] => std::path::absolute(folder).map_err(|e| e.to_string())?,
-        _ => return Err("book takes a folder, or nothing".to_owned()),
+    let out = match &options.folder {
+        None => root.join("target/book"),
+        Some(folder) => std::path::absolute(folder).map_err(|e| e.to_string())?,
     };
     build(&root.join("docs"), &out)?;
     println!("{}", out.join("index.html").display());

@@ -4,7 +4,7 @@
 //! activations near 1, so that every kernel computes on ordinary numbers; the text that comes out means nothing. They are written as they are
 //! made, by all cores; the same configuration, type and seed give the same bytes on every machine.
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use q35_console::{Progress, size};
 use q35_import::synth::{Checkpoint, Fill, SHAPES, Stored, Written, shape};
 use serde_json::{Map, Value};
@@ -31,12 +31,35 @@ const TYPES: [(&str, Stored); 3] = [("bf16", Stored::Bf16), ("f16", Stored::F16)
 
 type Config = Map<String, Value>;
 
+/// What was asked for: a table of flags gives arguments no type of their own.
+#[derive(Debug)]
+pub(crate) struct Options(ArgMatches);
+
+impl FromArgMatches for Options {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(matches.clone()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0 = matches.clone();
+        Ok(())
+    }
+}
+
+impl Args for Options {
+    fn augment_args(command: Command) -> Command {
+        arguments(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        arguments(command)
+    }
+}
+
 /// The chore.
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let command = command();
-    let matches = command.try_get_matches_from(arguments).unwrap_or_else(|e| e.exit());
+pub(crate) fn run(Options(matches): &Options) -> Result<(), String> {
     let folder: &PathBuf = matches.get_one("folder").ok_or("no folder")?;
-    let config = Value::Object(configure(&matches)?).to_string();
+    let config = Value::Object(configure(matches)?).to_string();
     let number = |name| matches.get_one::<u64>(name).copied();
     let fill = if matches.get_flag("sparse") { Fill::Zeros } else { Fill::Seeded(number("seed").unwrap_or_default()) };
     let stored = matches.get_one("dtype").and_then(|name: &String| TYPES.iter().find(|(known, _)| known == name));
@@ -47,15 +70,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn command() -> Command {
+fn arguments(command: Command) -> Command {
     let names = SHAPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let word = |name: &'static str, value: &'static str, help: String| Arg::new(name).long(name).value_name(value).help(help);
     let numbers = NUMBERS.map(|(name, _, help)| word(name, "N", help.into()).value_parser(value_parser!(u64)));
     let set = "Any other field of the configuration, such as --set rope_theta=1e6; may be given again".to_owned();
-    Command::new("synth")
-        .bin_name("cargo xtask synth")
-        .no_binary_name(true)
-        .about("Write a checkpoint with random weights")
+    command
         .arg(Arg::new("folder").required(true).value_name("FOLDER").value_parser(value_parser!(PathBuf)).help("Folder to make"))
         .arg(word("shape", "NAME", format!("One of {names}; or a config.json")).default_value(SHAPES[0].0))
         .args(numbers)
@@ -109,7 +129,7 @@ fn configure(matches: &ArgMatches) -> Result<Config, String> {
 }
 
 /// Writes a folder that appears when it is complete.
-fn write(checkpoint: &Checkpoint, folder: &Path) -> Result<Written, String> {
+pub(crate) fn write(checkpoint: &Checkpoint, folder: &Path) -> Result<Written, String> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(format!("{} is not empty", folder.display()));
     }
@@ -137,7 +157,9 @@ mod tests {
     use super::*;
 
     fn configured(line: &str) -> Result<Config, String> {
-        let matches = command().try_get_matches_from(line.split_whitespace()).map_err(|e| e.to_string())?;
+        let matches = arguments(Command::new("synth").no_binary_name(true))
+            .try_get_matches_from(line.split_whitespace())
+            .map_err(|e| e.to_string())?;
         configure(&matches)
     }
 

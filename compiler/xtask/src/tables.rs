@@ -15,6 +15,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use q35_format::Codec;
 use q35_format::codec::{ADDITIVE_LIMIT, FIELD_BITS};
 use q35_format::gauss::Gauss;
@@ -57,19 +58,25 @@ const RECIPES: [Recipe; 7] = [
 /// their squared distances from it in `UNIT`s.
 type Sums = [i64; 4];
 
-/// The chore. Arguments: the codecs to train, all if none is named, and `--check`.
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let (flags, names): (Vec<&str>, Vec<&str>) = arguments.iter().map(String::as_str).partition(|word| word.starts_with('-'));
-    let check = !flags.is_empty();
-    let known = |name: &&str| RECIPES.iter().any(|recipe| recipe.codec.name() == *name);
-    if flags.iter().any(|flag| *flag != "--check") || !names.iter().all(known) {
-        return Err("tables takes names of trained codecs, w7 to w12 and a11, and --check".into());
-    }
+/// What was asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Codecs to train; all if none is named
+    #[arg(value_parser = RECIPES.map(|recipe| recipe.codec.name()))]
+    codecs: Vec<String>,
+    /// Compare with those checked in
+    #[arg(long)]
+    check: bool,
+}
+
+/// The chore.
+pub(crate) fn run(options: &Options) -> Result<(), String> {
+    let Options { codecs, check } = options;
     let mut stale = Vec::new();
-    for recipe in RECIPES.iter().filter(|recipe| names.is_empty() || names.contains(&recipe.codec.name())) {
+    for recipe in RECIPES.iter().filter(|recipe| codecs.is_empty() || codecs.iter().any(|name| recipe.codec.name() == name)) {
         let path = folder().join(format!("{}.bin", recipe.codec));
         let bytes = train(recipe)?;
-        if !check {
+        if !*check {
             std::fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
             println!("{}: written", recipe.codec);
         } else if std::fs::read(&path).ok() == Some(bytes) {

@@ -16,6 +16,7 @@ mod rows;
 
 use crate::cache::{self, Cache};
 use crate::tools::Tools;
+use clap::Args;
 use model::Model;
 use q35_format::Codec;
 use report::{Report, Row};
@@ -31,40 +32,29 @@ const PEER: &str = "llama.cpp";
 const WINDOW: usize = 256;
 
 /// What was asked for.
-#[derive(Debug, Default, PartialEq)]
-struct Options {
+#[derive(Debug, Default, PartialEq, Args)]
+pub(crate) struct Options {
+    /// A few rows on the beginning of the text, into target/accuracy/results
+    #[arg(long)]
     quick: bool,
+    /// Also rotation, groups, number of calibration sequences, int8 against float activations
+    #[arg(long)]
     ablation: bool,
+    /// Measure our side only
+    #[arg(long)]
     no_peers: bool,
-    /// Only what was measured before.
+    /// Make the page from what has been measured before
+    #[arg(long)]
     known: bool,
-    /// Beginnings of the names of our rows that are measured; the others are those of an earlier run. All where there is none.
+    /// Beginnings of the names of our rows that are measured; the page keeps the others it has
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
     rows: Vec<String>,
+    /// A checkpoint with test.txt and calibration.txt; may be given again
+    #[arg(long = "model", value_name = "FOLDER")]
     models: Vec<PathBuf>,
 }
 
 impl Options {
-    fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self::default();
-        let mut rest = arguments.iter();
-        while let Some(word) = rest.next() {
-            match word.as_str() {
-                "--quick" => options.quick = true,
-                "--ablation" => options.ablation = true,
-                "--no-peers" => options.no_peers = true,
-                "--known" => options.known = true,
-                "--rows" => options.rows.extend(rest.next().ok_or("--rows needs names")?.split(',').map(str::to_owned)),
-                "--model" => options.models.push(rest.next().ok_or("--model needs a folder")?.into()),
-                other => {
-                    return Err(format!(
-                        "unknown argument '{other}'; there are --quick, --ablation, --no-peers, --known, --rows NAME,..., --model FOLDER"
-                    ));
-                }
-            }
-        }
-        Ok(options)
-    }
-
     /// Whether one of our rows is measured. That of f32 always is, because the others are compared with it.
     fn measures(&self, row: &rows::Ours) -> bool {
         let named =
@@ -74,8 +64,7 @@ impl Options {
 }
 
 /// The chore.
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let options = Options::parse(arguments)?;
+pub(crate) fn run(options: &Options) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().map_err(|e| e.to_string())?;
     let folders = if options.models.is_empty() { vec![root.join(rows::MODEL)] } else { options.models.clone() };
     let models = folders.iter().map(|folder| Model::open(folder)).collect::<Result<Vec<_>, _>>()?;
@@ -83,7 +72,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let tools = Tools::build(&root)?;
     for model in models {
         let model = if options.quick { model.shortened(rows::QUICK_BYTES, &cache)? } else { model };
-        let (mut report, absent) = measure(&model, &options, &tools, &cache, &root)?;
+        let (mut report, absent) = measure(&model, options, &tools, &cache, &root)?;
         if options.known {
             report.leave_out(cache::UNKNOWN);
         }
@@ -149,15 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_flags_and_models() {
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let options = Options::parse(&words("--quick --model a --model b")).unwrap();
-        assert_eq!(options, Options { quick: true, models: vec!["a".into(), "b".into()], ..Options::default() });
-        let rows = Options::parse(&words("--rows a11,w8")).unwrap();
+    fn rows_are_chosen_by_the_beginnings_of_their_names() {
+        let options = Options { rows: vec!["a11".into(), "w8".into()], ..Options::default() };
         let measured: Vec<String> =
-            rows::ours(&|_| true).into_iter().filter(|row| rows.measures(row)).map(|row| row.name).collect();
+            rows::ours(&|_| true).into_iter().filter(|row| options.measures(row)).map(|row| row.name).collect();
         assert_eq!(measured, ["f32", "w8", "a11", "w8 best", "a11 best", "w8 best, groups of 128"]);
-        assert_eq!(Options::parse(&words("--model")).unwrap_err(), "--model needs a folder");
-        assert!(Options::parse(&words("--fast")).unwrap_err().starts_with("unknown argument '--fast'"));
     }
 }

@@ -14,7 +14,7 @@ mod samples;
 
 use crate::cache::Cache;
 use crate::tools::Tools;
-use clap::Parser;
+use clap::Args;
 use contender::{Contender, Workload};
 use encoding::{Encoder, Makings};
 use hogs::Hogs;
@@ -22,10 +22,9 @@ use programs::Peers;
 use samples::{Sample, Samples};
 use std::path::{Path, PathBuf};
 
-/// Measure our bundles beside llama.cpp, ik_llama.cpp and ONNX Runtime.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "bench-peers", bin_name = "cargo xtask bench-peers", no_binary_name = true)]
-struct Options {
+/// What was asked for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
     /// A shape that `cargo xtask synth` knows; a checkpoint is written for it
     #[arg(long, default_value = "tinyllama-1.1b")]
     shape: String,
@@ -71,8 +70,7 @@ struct Options {
 }
 
 /// The chore.
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let options = Options::try_parse_from(arguments).unwrap_or_else(|e| e.exit());
+pub(crate) fn run(options: &Options) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().map_err(|e| e.to_string())?;
     let cache = Cache::open(&root.join("target/peers"), false)?;
     let tools = Tools::build(&root)?;

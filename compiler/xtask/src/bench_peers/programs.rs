@@ -2,8 +2,8 @@
 
 use super::contender::{Contender, Engine};
 use crate::cache::{Cache, Key};
-use crate::shell;
-use q35_import::synth::shape;
+use crate::{shell, synth};
+use q35_import::synth::{Checkpoint, Fill, Stored, shape};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ pub(super) struct Peers {
 pub(super) fn checkpoint(name: &str, cache: &Cache) -> Result<PathBuf, String> {
     let config = shape(name).ok_or_else(|| format!("'{name}' is no known shape"))?;
     cache.file(&Key::default().text("synth f16 0").text(config), "hf", &format!("writing a checkpoint of {name}"), |out| {
-        crate::synth::run(&["--shape", name, "--dtype", "f16", &out.to_string_lossy()].map(str::to_owned))
+        synth::write(&Checkpoint { config, stored: Stored::F16, fill: Fill::Seeded(0), shard: u64::MAX }, out).map(drop)
     })
 }
 
