@@ -45,6 +45,20 @@ impl<'k> Call<'k> {
     pub fn for_tiles(&self, body: impl FnOnce(Val<'k>)) {
         self.b.for_(self.begin, self.end, 1, body);
     }
+
+    /// `body(first, count)` for neighbouring tiles at a time: `most`, from a multiple of it on, where this call has them all, and else one.
+    #[track_caller]
+    pub(crate) fn for_neighbours(&self, most: u32, body: impl Fn(Val<'k>, u32)) {
+        if most == 1 {
+            return self.for_tiles(|tile| body(tile, 1));
+        }
+        let (b, width) = (self.b, i64::from(most));
+        b.for_(self.begin.div_u(width), (self.end + (width - 1)).div_u(width), 1, |at| {
+            let (first, end) = ((at * width).max(self.begin), ((at + 1) * width).min(self.end));
+            let single = || b.for_(first, end, 1, |tile| body(tile, 1));
+            b.if_else((end - first).eq(width), || body(first, most), single);
+        });
+    }
 }
 
 /// The symbol of a kernel at a level.

@@ -1,6 +1,7 @@
 //! Causal attention over the KV cache, with grouped heads.
 //!
-//! One tile is one head of one token. Its cache entries are visited once; the result row serves as accumulator.
+//! One tile is one head of one token. Its cache entries are visited once, together with those of neighbours that read the same head of the
+//! cache; the result row serves as accumulator.
 
 use q35_bundle::Dim;
 use q35_launch::spec::Attention;
@@ -8,8 +9,8 @@ use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 
 use super::cached::Cached;
-use super::columns::{each, fold};
-use super::scores::{Weighted, weighted_sum};
+use super::columns::each;
+use super::scores::{Part, Weighted, neighbours, weighted_sums};
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
@@ -24,25 +25,26 @@ impl Kernel for Attention {
         let capacity = call.dim(Dim::Capacity);
         let cached = Cached { dtype: self.dtype, level };
         let (key_bytes, value_bytes) = (cached.bytes(self.key_dim), cached.bytes(self.value_dim));
-        call.for_tiles(|tile| {
+        let group = self.heads / self.kv_heads;
+        call.for_neighbours(neighbours(group), |tile, neighbours| {
             let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
-            let cached_head = entry(slots, token) * self.kv_heads as i64 + head.div_u((self.heads / self.kv_heads) as i64);
+            let cached_head = entry(slots, token) * self.kv_heads as i64 + head.div_u(group as i64);
             let (keys, values) = (keys.at(cached_head * capacity * key_bytes), values.at(cached_head * capacity * value_bytes));
-            let query = row_at(query, token, self.heads * self.key_dim).at(head * (4 * self.key_dim as i64));
-            let y = row_at(y, token, self.heads * self.value_dim).at(head * (4 * self.value_dim as i64));
+            let heads: Vec<Val<'k>> = (0..i64::from(neighbours)).map(|at| head + at).collect();
+            let of_head = |rows, width: u64| {
+                let row = row_at(rows, token, self.heads * width);
+                heads.iter().map(|&head| row.at(head * (4 * width as i64))).collect::<Vec<_>>()
+            };
+            let (queries, sums) = (of_head(query, self.key_dim), of_head(y, self.value_dim));
 
-            let sink = sinks.map(|sinks| sinks.at(head * 4).load(F32, 4));
-            let weighted = Weighted { cached, rows: values, width: self.value_dim, sum: y };
-            let total = weighted_sum(&self.scores, count, entry(index, token), sink, weighted, |entries| {
-                let zeros = b.constant(F32.x(count), 0.0);
-                fold(b, count, self.key_dim, vec![zeros; count as usize], |at, sums| {
-                    let query = at.load(query);
-                    let key = |entry: Val<'k>| keys.at(entry * key_bytes);
-                    sums.iter().zip(entries).map(|(&sum, &entry)| cached.load(at, key(entry)).mul_add(query, sum)).collect()
-                })
+            let sinks = sinks.map(|sinks| heads.iter().map(|&head| sinks.at(head * 4).load(F32, 4)).collect());
+            let weighted = Weighted { rows: values, width: self.value_dim, sums };
+            let parts = [Part { queries, rows: keys, width: self.key_dim }];
+            let totals = weighted_sums(&self.scores, cached, entry(index, token), sinks, &parts, &weighted);
+            let inverses: Vec<Val<'k>> = totals.into_iter().map(|total| b.f32(1.0) / total).collect();
+            each(b, count, self.value_dim, |at| {
+                weighted.sums.iter().zip(&inverses).for_each(|(&sum, &inverse)| at.store(sum, at.load(sum) * inverse));
             });
-            let inverse = b.f32(1.0) / total;
-            each(b, count, self.value_dim, |at| at.store(y, at.load(y) * inverse));
         });
     }
 }
@@ -144,7 +146,9 @@ mod tests {
 
     #[test]
     fn head_groups_and_odd_sizes() {
-        for (heads, kv_heads, key_dim, value_dim) in [(1, 1, 1, 1), (4, 4, 16, 16), (6, 2, 20, 24), (4, 1, 64, 37)] {
+        for (heads, kv_heads, key_dim, value_dim) in
+            [(1, 1, 1, 1), (4, 4, 16, 16), (6, 2, 20, 24), (4, 1, 64, 37), (7, 1, 9, 20), (10, 2, 8, 3)]
+        {
             Case::new(plain(heads, kv_heads, key_dim, value_dim)).check();
             Case::new(halves(plain(heads, kv_heads, key_dim, value_dim))).check();
         }

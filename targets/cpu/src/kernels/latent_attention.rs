@@ -2,7 +2,7 @@
 //!
 //! One tile is one head of one token. The head's keys are not written out: its query meets their matrix first, and then the latent
 //! vectors themselves; the weighted sum of latent vectors meets the matrix of the values at the end. Both vectors lie on the stack. What is
-//! between is attention over one head of the cache, whose values are the latent vectors.
+//! between is attention over one head of the cache, whose values are the latent vectors, for neighbouring heads at once.
 
 use q35_bundle::Dim;
 use q35_launch::spec::LatentAttention;
@@ -11,13 +11,13 @@ use q35_mlir::types::F32;
 
 use super::cached::Cached;
 use super::columns::{each, fold};
-use super::scores::{Weighted, weighted_sum};
+use super::scores::{Part, Weighted, neighbours, weighted_sums};
 use super::table::TableRows;
 use super::{Kernel, entry, lanes, row_at};
 use crate::abi::Call;
 use crate::level::Level;
 
-/// Most columns of a latent vector: two of them lie on the stack.
+/// Most columns of the latent vectors of neighbours together, of which two each lie on the stack.
 const MOST_COLUMNS: u64 = 1 << 12;
 
 /// Why there is no kernel for it, if there is none.
@@ -38,42 +38,51 @@ impl Kernel for LatentAttention {
         let capacity = call.dim(Dim::Capacity);
         let cached = Cached { dtype: self.dtype, level };
         let (key_dim, value_dim, query_dim) = (self.key_dim as i64, self.value_dim as i64, self.rotated + self.key_dim);
-        let vector = || b.alloca(4 * self.latent as u32, 64);
-        let (absorbed, sum) = (vector(), vector());
+        // All heads of a token see the same entries; what neighbours have lies on the stack.
+        let most = neighbours(self.heads);
+        let most = if u64::from(most) * self.latent <= MOST_COLUMNS { most } else { 1 };
+        let vector_bytes = 4 * self.latent as i64;
+        let vectors = || b.alloca(most * vector_bytes as u32, 64);
+        let (absorbed, sums, totals) = (vectors(), vectors(), b.alloca(4 * most, 64));
         let zeros = b.constant(F32.x(count), 0.0);
-        call.for_tiles(|tile| {
-            let (token, head) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
+        call.for_neighbours(most, |tile, neighbours| {
+            let (token, first) = (tile.div_u(self.heads as i64), tile.rem_u(self.heads as i64));
             let slot = entry(slots, token) * capacity;
             let (latents, parts) = (latents.at(slot * cached.bytes(self.latent)), parts.at(slot * cached.bytes(self.rotated)));
-            let turned = row_at(query, token, self.heads * query_dim).at(head * (4 * query_dim as i64));
-            let plain = turned.at(4 * self.rotated as i64);
-            let y = row_at(y, token, self.heads * self.value_dim).at(head * (4 * value_dim));
+            let turned = row_at(query, token, self.heads * query_dim).at(first * (4 * query_dim as i64));
+            let y = row_at(y, token, self.heads * self.value_dim).at(first * (4 * value_dim));
+            let each_head =
+                |vectors: Val<'k>, bytes: i64| (0..i64::from(neighbours)).map(|at| vectors.at(at * bytes)).collect();
 
-            each(b, count, self.latent, |at| {
-                let add = |row: Val<'k>, sum| keys.load(at, head * key_dim + row).mul_add(plain.at(row * 4).load(F32, 4), sum);
-                at.store(absorbed, b.for_iter(0, key_dim, 1, zeros, add));
-            });
-            let weighted = Weighted { cached, rows: latents, width: self.latent, sum };
-            let total = weighted_sum(&self.scores, count, entry(index, token), None, weighted, |entries| {
-                let halves = [(turned, parts, self.rotated), (absorbed, latents, self.latent)];
-                halves.into_iter().fold(vec![zeros; count as usize], |dots, (of_query, rows, width)| {
-                    fold(b, count, width, dots, |at, dots| {
-                        let query = at.load(of_query);
-                        let row = |entry: Val<'k>| rows.at(entry * cached.bytes(width));
-                        dots.iter().zip(entries).map(|(&dot, &entry)| cached.load(at, row(entry)).mul_add(query, dot)).collect()
-                    })
-                })
-            });
-            let inverse = b.f32(1.0) / total;
-            each(b, count, self.value_dim, |out| {
-                // Lanes past the last row read it once more, and are not written.
-                let row = |lane: u32| head * value_dim + (out.column + i64::from(lane)).min(value_dim - 1);
-                let rows: Vec<Val<'k>> = (0..count).map(row).collect();
-                let dots = fold(b, count, self.latent, vec![zeros; count as usize], |at, dots| {
-                    let sum = at.load(sum);
-                    dots.iter().zip(&rows).map(|(&dot, &row)| values.load(at, row).mul_add(sum, dot)).collect()
+            b.for_(0, i64::from(neighbours), 1, |at| {
+                let (head, plain) = (first + at, turned.at(at * (4 * query_dim as i64)).at(4 * self.rotated as i64));
+                each(b, count, self.latent, |columns| {
+                    let add = |row: Val<'k>, sum| {
+                        keys.load(columns, head * key_dim + row).mul_add(plain.at(row * 4).load(F32, 4), sum)
+                    };
+                    columns.store(absorbed.at(at * vector_bytes), b.for_iter(0, key_dim, 1, zeros, add));
                 });
-                out.store(y, Val::sums(&dots) * inverse);
+            });
+            let halves = [
+                Part { queries: each_head(turned, 4 * query_dim as i64), rows: parts, width: self.rotated },
+                Part { queries: each_head(absorbed, vector_bytes), rows: latents, width: self.latent },
+            ];
+            let weighted = Weighted { rows: latents, width: self.latent, sums: each_head(sums, vector_bytes) };
+            let found = weighted_sums(&self.scores, cached, entry(index, token), None, &halves, &weighted);
+            found.into_iter().enumerate().for_each(|(at, total)| totals.at(4 * at as i64).store(total, 4));
+            b.for_(0, i64::from(neighbours), 1, |at| {
+                let (head, sum, inverse) =
+                    (first + at, sums.at(at * vector_bytes), b.f32(1.0) / totals.at(at * 4).load(F32, 4));
+                each(b, count, self.value_dim, |out| {
+                    // Lanes past the last row read it once more, and are not written.
+                    let row = |lane: u32| head * value_dim + (out.column + i64::from(lane)).min(value_dim - 1);
+                    let rows: Vec<Val<'k>> = (0..count).map(row).collect();
+                    let dots = fold(b, count, self.latent, vec![zeros; count as usize], |at, dots| {
+                        let sum = at.load(sum);
+                        dots.iter().zip(&rows).map(|(&dot, &row)| values.load(at, row).mul_add(sum, dot)).collect()
+                    });
+                    out.store(y.at(at * (4 * value_dim)), Val::sums(&dots) * inverse);
+                });
             });
         });
     }
