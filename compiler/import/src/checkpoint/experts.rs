@@ -1,7 +1,7 @@
 //! Which layers have experts, and what they are.
 
 use super::config::Config;
-use super::families::{finite, size, wrong};
+use super::numbers::{finite, size, wrong};
 use super::table::{ExpertFacts, ExpertLayers, Normalize};
 use crate::decoder::{Choice, Clamp, ExpertLayout, Experts, Groups, Scoring, SharedExpert};
 use q35_diag::{Code, Diagnostic};

@@ -3,6 +3,7 @@
 //! Whatever a configuration asks for that a decoder cannot do is refused here, by its name: a field that is not understood would make another model.
 
 use super::config::Config;
+use super::numbers::{divisor, finite, size, wrong};
 use super::table::{BiasRule, EpsRule, FAMILIES, Family, Rotates, ScalarRule, missing};
 use super::{experts, rope, windows};
 use crate::decoder::{
@@ -10,9 +11,8 @@ use crate::decoder::{
 };
 use q35_diag::{Code, Diagnostic};
 
-/// No model has more layers, nor any size larger than [`MAX_SIZE`].
+/// No model has more layers.
 const MAX_LAYERS: u64 = 1 << 12;
-const MAX_SIZE: u64 = 1 << 24;
 
 /// Added to the mean square of latents, whatever the configuration says of other norms.
 const LATENT_EPS: f32 = 1e-6;
@@ -114,27 +114,6 @@ fn refuse(config: &Config, family: &Family) -> Result<(), Diagnostic> {
         return unsupported("use_bidirectional_attention makes a model that is no decoder".into());
     }
     Ok(())
-}
-
-pub(super) fn size(name: &str, value: Option<u64>) -> Result<u64, Diagnostic> {
-    match value {
-        Some(n) if (1..=MAX_SIZE).contains(&n) => Ok(n),
-        Some(n) => Err(wrong(format!("{name} is {n}"))),
-        None => Err(wrong(format!("{name} is not given"))),
-    }
-}
-
-pub(super) fn finite(name: &str, value: f64) -> Result<f32, Diagnostic> {
-    if (value as f32).is_finite() { Ok(value as f32) } else { Err(wrong(format!("{name} is {value}"))) }
-}
-
-/// A number that is divided by.
-fn divisor(name: &str, value: f64) -> Result<f64, Diagnostic> {
-    if value > 0.0 && value.is_finite() { Ok(value) } else { Err(wrong(format!("{name} is {value}"))) }
-}
-
-pub(super) fn wrong(what: String) -> Diagnostic {
-    Diagnostic::error(Code::BadConfig, what)
 }
 
 /// What norms add to the mean square.

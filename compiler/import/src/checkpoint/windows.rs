@@ -1,7 +1,7 @@
 //! Which layers attend in a window, and which rotate.
 
 use super::config::Config;
-use super::families::wrong;
+use super::numbers::wrong;
 use super::table::Window;
 use q35_diag::{Code, Diagnostic};
 
