@@ -37,8 +37,8 @@ pub struct Example {
 }
 
 /// Prefixes of dense models' names: the ones without experts.
-const DENSE: [&str; 9] =
-    ["blockwise--", "gemma--", "llama", "mistral", "olmo--", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
+const DENSE: [&str; 10] =
+    ["blockwise--", "cwm--", "gemma--", "llama", "mistral", "olmo--", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
 
 /// Mixtures of experts in forms that raise.
 const EXPERTS: [&str; 15] = [

@@ -81,6 +81,7 @@ CASES = {
                               lm_head_bias=True, router_jitter_noise=0.3)),
     "phimoe_longrope": ("phimoe", dict(num_hidden_layers=1, num_local_experts=2, num_experts_per_tok=2, intermediate_size=24,
                                        rope_parameters=dict(LONG, short_mscale=1.25, long_mscale=1.5), max_position_embeddings=32)),
+    "qwen3": ("qwen3", dict(HEADS, intermediate_size=16)),
     "seed_oss": ("seed_oss", HEADS),
     "smollm3": ("smollm3", dict(num_hidden_layers=4, hidden_size=32, intermediate_size=32)),
     "solar_open": ("solar_open", dict(TINY, n_routed_experts=4, n_shared_experts=1, first_k_dense_replace=1, n_group=1, topk_group=1,
