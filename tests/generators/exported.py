@@ -1,6 +1,6 @@
 """Graphs that exporters make of checkpoints in compiler/import/tests/data, with the original library's results beside them.
 
-They hold what no export of the corpus has: a sparse mixer, a floor under the sum of routing weights, frequencies chosen by the length of the
+They hold what no export of the corpus has: a gate behind attention, a sparse mixer, a floor under the sum of routing weights, frequencies chosen by the length of the
 text; positions without a mask, axes of fixed length, two decoders behind one input, norms inside a fused attention. Graph and checkpoint are one
 model, so both ways into the compiler can be compared.
 
@@ -113,6 +113,7 @@ def genai(model, path, inputs, past):
 
 # Name of the folder: checkpoint, exporter, the graph's inputs, and cases.
 CASES = {
+    "afmoe--dynamo-batched": ("afmoe", dynamo, ["input_ids", "attention_mask"], PLAIN),
     "cwm--ts-static": ("cwm", static, ["input_ids", "attention_mask"], [(*FIXED, 2, 0)]),
     "ernie-moe--dynamo-batched": ("ernie4_5_moe", dynamo, ["input_ids", "attention_mask"], PLAIN),
     "phi3-longrope--dynamo": ("phi3_longrope", dynamo, ["input_ids", "attention_mask"], PLAIN),

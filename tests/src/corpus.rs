@@ -41,7 +41,8 @@ const DENSE: [&str; 10] =
     ["blockwise--", "cwm--", "gemma--", "llama", "mistral", "olmo--", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
 
 /// Mixtures of experts in forms that raise.
-const EXPERTS: [&str; 15] = [
+const EXPERTS: [&str; 17] = [
+    "afmoe--dynamo-batched",
     "deepseek-v3--dynamo-batched",
     "deepseek-v3--hf-cache",
     "ernie-moe--dynamo-batched",
@@ -56,6 +57,7 @@ const EXPERTS: [&str; 15] = [
     "qwen3moe--hf",
     "qwen3moe--optimum-cache",
     "rustdoc-moe--dynamo",
+    "rustdoc-moe--hf-cache",
     "sinks--spelled",
 ];
 

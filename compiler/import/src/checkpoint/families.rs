@@ -32,7 +32,7 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
     let family = family(config)?;
     refuse(config, family)?;
     rope::refuse_late(config, context)?;
-    let layers = size("num_hidden_layers", config.num_hidden_layers)?;
+    let layers = size("num_hidden_layers", config.num_hidden_layers.or(config.num_layers))?;
     if layers > MAX_LAYERS {
         return Err(wrong(format!("num_hidden_layers is {layers}")));
     }
@@ -53,7 +53,7 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
         hidden,
         eps: eps(config, family)?,
         norm: family.norm,
-        norms: beside.unwrap_or(family.norms),
+        norms: beside.or(family.post_norms.filter(|_| config.use_post_norm.unwrap_or(false))).unwrap_or(family.norms),
         embedding_norm: family.embedding_norm,
         parts: match (family.beside, beside) {
             (Some(_), Some(_)) if family.parts == Parts::InTurn => Parts::Beside,
@@ -119,7 +119,7 @@ fn refuse(config: &Config, family: &Family) -> Result<(), Diagnostic> {
 /// What norms add to the mean square.
 fn eps(config: &Config, family: &Family) -> Result<f32, Diagnostic> {
     let (name, given) = match family.eps {
-        EpsRule::RmsNorm => ("rms_norm_eps", config.rms_norm_eps),
+        EpsRule::RmsNorm => ("rms_norm_eps", config.rms_norm_eps.or(config.layer_norm_epsilon)),
         EpsRule::LayerNorm => ("layer_norm_eps", config.layer_norm_eps),
         EpsRule::Norm => ("norm_eps", config.norm_eps.or(config.norm_epsilon)),
         EpsRule::Fixed(eps) => ("", Some(eps)),
@@ -166,6 +166,10 @@ fn biases(config: &Config, rule: BiasRule) -> Biases {
 fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Diagnostic> {
     Ok(match rule {
         ScalarRule::Plain => Scalars::default(),
+        ScalarRule::Mup => {
+            let scaled = config.mup_enabled.unwrap_or(false);
+            Scalars { embedding: if scaled { (hidden as f32).sqrt() } else { 1.0 }, ..Scalars::default() }
+        }
         ScalarRule::Capped => {
             Scalars { softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?, ..Scalars::default() }
         }
@@ -174,10 +178,13 @@ fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Di
             softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?,
             ..Scalars::default()
         },
-        ScalarRule::Granite => Scalars {
+        ScalarRule::Granite | ScalarRule::HyperClova => Scalars {
             embedding: finite("embedding_multiplier", config.embedding_multiplier.unwrap_or(1.0))?,
             residual: finite("residual_multiplier", config.residual_multiplier.unwrap_or(1.0))?,
-            logits: (1.0 / divisor("logits_scaling", config.logits_scaling.unwrap_or(1.0))?) as f32,
+            logits: match (divisor("logits_scaling", config.logits_scaling.unwrap_or(1.0))?, rule) {
+                (by, ScalarRule::HyperClova) => by as f32,
+                (by, _) => (1.0 / by) as f32,
+            },
             softcap: None,
         },
         ScalarRule::Cohere => {
@@ -204,7 +211,7 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
         _ => head_dim as f64,
     };
     let scale = match (family.scalars, config.attention_multiplier) {
-        (ScalarRule::Granite, Some(scale)) => finite("attention_multiplier", scale)?,
+        (ScalarRule::Granite | ScalarRule::HyperClova, Some(scale)) => finite("attention_multiplier", scale)?,
         (ScalarRule::Granite, None) => 1.0,
         _ => (divisor("query_pre_attn_scalar", width)? as f32).sqrt().recip(),
     };
@@ -225,6 +232,7 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
         qk_norm,
         sinks: family.sinks,
         turn: family.turn,
+        gate: family.attention_gate,
     }))
 }
 
@@ -275,6 +283,7 @@ fn rotations(
     let choice = match family.rotates {
         Rotates::Always => vec![Some(0); windows.len()],
         Rotates::Windowed => windows.iter().map(|w| (!windowed || w.is_some()).then_some(0)).collect(),
+        Rotates::WindowedOnly => windows.iter().map(|w| w.map(|_| 0)).collect(),
         Rotates::Marked => windows::rotating(config, windows.len())?.into_iter().map(|on| on.then_some(0)).collect(),
         Rotates::ByWindow => {
             let local = rope::local(config, &rope);
