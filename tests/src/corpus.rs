@@ -37,8 +37,19 @@ pub struct Example {
 }
 
 /// Prefixes of dense models' names: the ones without experts.
-const DENSE: [&str; 10] =
-    ["blockwise--", "cwm--", "gemma--", "llama", "mistral", "olmo--", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
+const DENSE: [&str; 11] = [
+    "blockwise--",
+    "cwm--",
+    "gemma--",
+    "granite_swa--",
+    "llama",
+    "mistral",
+    "olmo--",
+    "qwen2--",
+    "qwen3--",
+    "phi3",
+    "rustdoc-llama",
+];
 
 /// Mixtures of experts in forms that raise.
 const EXPERTS: [&str; 17] = [
