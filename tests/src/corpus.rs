@@ -37,11 +37,23 @@ pub struct Example {
 }
 
 /// Prefixes of dense models' names: the ones without experts.
-const DENSE: [&str; 9] =
-    ["blockwise--", "gemma--", "llama", "mistral", "olmo--", "qwen2--", "qwen3--", "phi3", "rustdoc-llama"];
+const DENSE: [&str; 11] = [
+    "blockwise--",
+    "cwm--",
+    "gemma--",
+    "granite_swa--",
+    "llama",
+    "mistral",
+    "olmo--",
+    "qwen2--",
+    "qwen3--",
+    "phi3",
+    "rustdoc-llama",
+];
 
 /// Mixtures of experts in forms that raise.
-const EXPERTS: [&str; 15] = [
+const EXPERTS: [&str; 17] = [
+    "afmoe--dynamo-batched",
     "deepseek-v3--dynamo-batched",
     "deepseek-v3--hf-cache",
     "ernie-moe--dynamo-batched",
@@ -56,6 +68,7 @@ const EXPERTS: [&str; 15] = [
     "qwen3moe--hf",
     "qwen3moe--optimum-cache",
     "rustdoc-moe--dynamo",
+    "rustdoc-moe--hf-cache",
     "sinks--spelled",
 ];
 

@@ -80,6 +80,7 @@ pub fn write_llama(model: &Llama, folder: &Path) -> io::Result<PathBuf> {
             qk_norm: QkNorm::Absent,
             sinks: false,
             turn: Turn::Halves,
+            gate: None,
         }),
         rotations: vec![Rotation { inv_freq, scale: 1.0 }],
         layers: vec![layer; model.layers],

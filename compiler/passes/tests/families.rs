@@ -72,6 +72,58 @@ fn sinks_are_scores_without_values() {
     assert!(errors(&Spelling { attention: twice, ..PLAIN }).contains("a softmax over more than their scores"));
 }
 
+/// An attention without sinks, times the sigmoid of the logarithm of its summed exponentials less a number per head.
+fn scaled_by_sinks(w: &mut Writer, q: Value, k: Value, v: Value, ids: Value, spell: fn(&mut Writer, Value) -> Value) -> Value {
+    let k = w.transpose(k, &[0, 1, 3, 2]);
+    let scores = w.op("MatMul", &[q, k]);
+    let half = w.number(0.5);
+    let scores = w.op("Mul", &[scores, half]);
+    let (seen, zero, low) = (causal(w, ids), w.number(0.0), w.number(f32::MIN));
+    let bias = w.op("Where", &[seen, zero, low]);
+    let scores = w.op("Add", &[scores, bias]);
+    let log = spell(w, scores);
+    let sinks = w.weights(&[HEADS]);
+    let sinks = w.reshape(sinks, &[1, HEADS, 1, 1]);
+    let beyond = w.op("Sub", &[log, sinks]);
+    let share = w.op("Sigmoid", &[beyond]);
+    let p = w.call("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+    let mixed = w.op("MatMul", &[p, v]);
+    w.op("Mul", &[share, mixed])
+}
+
+#[test]
+fn sinks_are_a_factor_behind_the_attention() {
+    let whole = |w: &mut Writer, q, k, v, ids| {
+        scaled_by_sinks(w, q, k, v, ids, |w, scores| {
+            let axis = w.ints(&[-1]);
+            w.call("ReduceLogSumExp", &[scores, axis], &[("keepdims", Attr::Int(1))])
+        })
+    };
+    let spelled = |w: &mut Writer, q, k, v, ids| {
+        scaled_by_sinks(w, q, k, v, ids, |w, scores| {
+            let axis = w.ints(&[-1]);
+            let exponentials = w.op("Exp", &[scores]);
+            let sum = w.op("ReduceSum", &[exponentials, axis]);
+            w.op("Log", &[sum])
+        })
+    };
+    for attends in [whole as fn(&mut Writer, Value, Value, Value, Value) -> Value, spelled] {
+        let raised = model(&Spelling { attention: attends, ..PLAIN });
+        let op = attention(&raised);
+        let sinks = &raised.params[op.sinks.as_ref().unwrap()].source;
+        assert_eq!((sinks.cols(), op.scale), (HEADS as u64, 0.5));
+    }
+    // The sum of other exponentials is no sink.
+    let steeper = |w: &mut Writer, q, k, v, ids| {
+        scaled_by_sinks(w, q, k, v, ids, |w, scores| {
+            let (axis, two) = (w.ints(&[-1]), w.number(2.0));
+            let scores = w.op("Mul", &[scores, two]);
+            w.op("ReduceLogSumExp", &[scores, axis])
+        })
+    };
+    assert!(errors(&Spelling { attention: steeper, ..PLAIN }).contains("of no known form"));
+}
+
 /// `min(g, 7) * sigmoid(1.702 min(g, 7)) * (up + 1)`.
 fn bounded(w: &mut Writer, gate: Value, up: Value) -> Value {
     let (seven, alpha, one) = (w.number(7.0), w.number(1.702), w.number(1.0));

@@ -24,11 +24,13 @@ config! {
         hidden_size: u64,
         intermediate_size: u64,
         num_hidden_layers: u64,
+        num_layers: u64,
         max_position_embeddings: u64,
         original_max_position_embeddings: u64,
         tie_word_embeddings: bool,
         rms_norm_eps: f64,
         layer_norm_eps: f64,
+        layer_norm_epsilon: f64,
         norm_eps: f64,
         norm_epsilon: f64,
         hidden_act: String,
@@ -47,6 +49,7 @@ config! {
         use_qk_norm: bool,
         qk_layernorm: bool,
         use_parallel_residual: bool,
+        use_post_norm: bool,
         layer_rope_theta: Vec<f64>,
         rotary_pct: f64,
         rotary_emb_base: f64,
@@ -66,6 +69,7 @@ config! {
         use_sliding_window: bool,
         max_window_layers: u64,
         sliding_window_pattern: serde_json::Value,
+        global_attn_every_n_layers: u64,
         layer_types: Vec<String>,
         // Rotations.
         partial_rotary_factor: f64,
@@ -77,6 +81,7 @@ config! {
         no_rope_layers: Vec<u64>,
         no_rope_layer_interval: u64,
         // Scalars.
+        mup_enabled: bool,
         embedding_multiplier: f64,
         residual_multiplier: f64,
         attention_multiplier: f64,
@@ -85,19 +90,23 @@ config! {
         final_logit_softcapping: f64,
         // Experts.
         num_local_experts: u64,
-        num_experts: u64,
+        num_experts: Same,
         n_routed_experts: u64,
         moe_num_experts: u64,
         num_experts_per_tok: u64,
         moe_k: u64,
-        moe_intermediate_size: u64,
+        moe_topk: Same,
+        moe_intermediate_size: Same,
         shared_expert_intermediate_size: u64,
+        shared_intermediate_size: u64,
         n_shared_experts: u64,
+        num_shared_experts: u64,
         num_nextn_predict_layers: u64,
         moe_num_shared_experts: u64,
         norm_topk_prob: bool,
         moe_norm_min: f64,
         routed_scaling_factor: f64,
+        route_scale: f64,
         scoring_func: String,
         topk_method: String,
         n_group: u64,
@@ -106,6 +115,7 @@ config! {
         swiglu_alpha: f64,
         router_jitter_noise: f64,
         // Layers that have experts.
+        mlp_layer_types: Vec<String>,
         mlp_only_layers: Vec<u64>,
         decoder_sparse_step: u64,
         first_k_dense_replace: u64,
@@ -152,6 +162,32 @@ config! {
     Quantization {
         quant_method: String,
         weight_block_size: Vec<u64>,
+    }
+}
+
+/// A number that is the same in every layer, given once or layer by layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "OnceOrEach")]
+pub(crate) struct Same(pub(crate) u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OnceOrEach {
+    Once(u64),
+    Each(Vec<u64>),
+}
+
+impl TryFrom<OnceOrEach> for Same {
+    type Error = String;
+
+    fn try_from(given: OnceOrEach) -> Result<Self, String> {
+        match given {
+            OnceOrEach::Once(number) => Ok(Self(number)),
+            OnceOrEach::Each(list) => match list.split_first() {
+                Some((first, rest)) if rest.iter().all(|number| number == first) => Ok(Self(*first)),
+                _ => Err(format!("{list:?} differs from layer to layer, which is not supported")),
+            },
+        }
     }
 }
 

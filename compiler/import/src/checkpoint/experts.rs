@@ -1,8 +1,8 @@
 //! Which layers have experts, and what they are.
 
 use super::config::Config;
-use super::families::{finite, size, wrong};
-use super::table::{ExpertFacts, ExpertLayers, Normalize};
+use super::numbers::{finite, size, wrong};
+use super::table::{ExpertFacts, ExpertLayers, Normalize, SharedWidth};
 use crate::decoder::{Choice, Clamp, ExpertLayout, Experts, Groups, Scoring, SharedExpert};
 use q35_diag::{Code, Diagnostic};
 
@@ -21,6 +21,14 @@ pub(super) fn has_experts(config: &Config, facts: &ExpertFacts, layer: u64) -> R
         0 => Err(wrong(format!("{name} is 0"))),
         n => Ok(n),
     };
+    if let Some(types) = &config.mlp_layer_types {
+        return match types.get(layer as usize).map(String::as_str) {
+            Some("sparse") => Ok(true),
+            Some("dense") => Ok(false),
+            Some(other) => Err(wrong(format!("mlp_layer_types has '{other}', which is not known"))),
+            None => Err(wrong(format!("mlp_layer_types has {} entries, which are too few", types.len()))),
+        };
+    }
     Ok(match facts.layers {
         ExpertLayers::All => true,
         ExpertLayers::Stepped => {
@@ -41,11 +49,12 @@ pub(super) fn has_experts(config: &Config, facts: &ExpertFacts, layer: u64) -> R
 
 /// The experts of every layer that has some.
 pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, Diagnostic> {
-    let count = config.n_routed_experts.or(config.num_experts).or(config.num_local_experts).or(config.moe_num_experts);
+    let count =
+        config.n_routed_experts.or(config.num_experts.map(|n| n.0)).or(config.num_local_experts).or(config.moe_num_experts);
     let count = size("the number of experts", count)?;
-    let width = if facts.whole_width { config.intermediate_size } else { config.moe_intermediate_size };
+    let width = if facts.whole_width { config.intermediate_size } else { config.moe_intermediate_size.map(|n| n.0) };
     let width = size(if facts.whole_width { "intermediate_size" } else { "moe_intermediate_size" }, width)?;
-    let chosen = size("num_experts_per_tok", config.num_experts_per_tok.or(config.moe_k))?;
+    let chosen = size("num_experts_per_tok", config.num_experts_per_tok.or(config.moe_k).or(config.moe_topk.map(|n| n.0)))?;
     let groups = groups(config, facts, count)?;
     let reachable = groups.map_or(count, |g| g.top * (count / g.count));
     if chosen > reachable {
@@ -73,7 +82,7 @@ pub(super) fn experts(config: &Config, facts: &ExpertFacts) -> Result<Experts, D
             eps: facts.eps,
             floor: finite("moe_norm_min", config.moe_norm_min.unwrap_or(facts.floor.into()))?,
             margin: margin(config, scoring)?,
-            scale: finite("routed_scaling_factor", config.routed_scaling_factor.unwrap_or(1.0))?,
+            scale: finite("routed_scaling_factor", config.routed_scaling_factor.or(config.route_scale).unwrap_or(1.0))?,
         },
         layout: layout(config, facts),
         biases: facts.clamped,
@@ -141,14 +150,23 @@ fn clamp(config: &Config) -> Result<Clamp, Diagnostic> {
 }
 
 fn shared(config: &Config, facts: &ExpertFacts) -> Result<Option<SharedExpert>, Diagnostic> {
-    let Some((module, gate)) = facts.shared else { return Ok(None) };
-    let width = match (gate, config.n_shared_experts.or(config.moe_num_shared_experts)) {
-        (Some(_), _) => size("shared_expert_intermediate_size", config.shared_expert_intermediate_size)?,
-        (None, None | Some(0)) => return Ok(None),
-        (None, Some(n)) => {
-            let each = size("moe_intermediate_size", config.moe_intermediate_size)?;
-            size("the width of the shared experts", n.checked_mul(each))?
+    let Some(facts) = &facts.shared else { return Ok(None) };
+    let width = match facts.width {
+        SharedWidth::Own => {
+            let own = config.shared_expert_intermediate_size.or(config.shared_intermediate_size);
+            if facts.gate.is_none() && own == Some(0) {
+                return Ok(None);
+            }
+            size("the width of the shared expert", own)?
         }
+        SharedWidth::Dense => size("intermediate_size", config.intermediate_size)?,
+        SharedWidth::Several => match config.n_shared_experts.or(config.num_shared_experts).or(config.moe_num_shared_experts) {
+            None | Some(0) => return Ok(None),
+            Some(n) => {
+                let each = size("moe_intermediate_size", config.moe_intermediate_size.map(|n| n.0))?;
+                size("the width of the shared experts", n.checked_mul(each))?
+            }
+        },
     };
-    Ok(Some(SharedExpert { module, width, gate }))
+    Ok(Some(SharedExpert { module: facts.module, width, unit: facts.unit, gate: facts.gate }))
 }

@@ -3,6 +3,7 @@
 //! Whatever a configuration asks for that a decoder cannot do is refused here, by its name: a field that is not understood would make another model.
 
 use super::config::Config;
+use super::numbers::{divisor, finite, size, wrong};
 use super::table::{BiasRule, EpsRule, FAMILIES, Family, Rotates, ScalarRule, missing};
 use super::{experts, rope, windows};
 use crate::decoder::{
@@ -10,9 +11,8 @@ use crate::decoder::{
 };
 use q35_diag::{Code, Diagnostic};
 
-/// No model has more layers, nor any size larger than [`MAX_SIZE`].
+/// No model has more layers.
 const MAX_LAYERS: u64 = 1 << 12;
-const MAX_SIZE: u64 = 1 << 24;
 
 /// Added to the mean square of latents, whatever the configuration says of other norms.
 const LATENT_EPS: f32 = 1e-6;
@@ -32,7 +32,7 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
     let family = family(config)?;
     refuse(config, family)?;
     rope::refuse_late(config, context)?;
-    let layers = size("num_hidden_layers", config.num_hidden_layers)?;
+    let layers = size("num_hidden_layers", config.num_hidden_layers.or(config.num_layers))?;
     if layers > MAX_LAYERS {
         return Err(wrong(format!("num_hidden_layers is {layers}")));
     }
@@ -53,7 +53,7 @@ pub(crate) fn decoder(config: &Config, context: Option<u64>) -> Result<Decoder, 
         hidden,
         eps: eps(config, family)?,
         norm: family.norm,
-        norms: beside.unwrap_or(family.norms),
+        norms: beside.or(family.post_norms.filter(|_| config.use_post_norm.unwrap_or(false))).unwrap_or(family.norms),
         embedding_norm: family.embedding_norm,
         parts: match (family.beside, beside) {
             (Some(_), Some(_)) if family.parts == Parts::InTurn => Parts::Beside,
@@ -116,31 +116,10 @@ fn refuse(config: &Config, family: &Family) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-pub(super) fn size(name: &str, value: Option<u64>) -> Result<u64, Diagnostic> {
-    match value {
-        Some(n) if (1..=MAX_SIZE).contains(&n) => Ok(n),
-        Some(n) => Err(wrong(format!("{name} is {n}"))),
-        None => Err(wrong(format!("{name} is not given"))),
-    }
-}
-
-pub(super) fn finite(name: &str, value: f64) -> Result<f32, Diagnostic> {
-    if (value as f32).is_finite() { Ok(value as f32) } else { Err(wrong(format!("{name} is {value}"))) }
-}
-
-/// A number that is divided by.
-fn divisor(name: &str, value: f64) -> Result<f64, Diagnostic> {
-    if value > 0.0 && value.is_finite() { Ok(value) } else { Err(wrong(format!("{name} is {value}"))) }
-}
-
-pub(super) fn wrong(what: String) -> Diagnostic {
-    Diagnostic::error(Code::BadConfig, what)
-}
-
 /// What norms add to the mean square.
 fn eps(config: &Config, family: &Family) -> Result<f32, Diagnostic> {
     let (name, given) = match family.eps {
-        EpsRule::RmsNorm => ("rms_norm_eps", config.rms_norm_eps),
+        EpsRule::RmsNorm => ("rms_norm_eps", config.rms_norm_eps.or(config.layer_norm_epsilon)),
         EpsRule::LayerNorm => ("layer_norm_eps", config.layer_norm_eps),
         EpsRule::Norm => ("norm_eps", config.norm_eps.or(config.norm_epsilon)),
         EpsRule::Fixed(eps) => ("", Some(eps)),
@@ -187,6 +166,10 @@ fn biases(config: &Config, rule: BiasRule) -> Biases {
 fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Diagnostic> {
     Ok(match rule {
         ScalarRule::Plain => Scalars::default(),
+        ScalarRule::Mup => {
+            let scaled = config.mup_enabled.unwrap_or(false);
+            Scalars { embedding: if scaled { (hidden as f32).sqrt() } else { 1.0 }, ..Scalars::default() }
+        }
         ScalarRule::Capped => {
             Scalars { softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?, ..Scalars::default() }
         }
@@ -195,10 +178,13 @@ fn scalars(config: &Config, rule: ScalarRule, hidden: u64) -> Result<Scalars, Di
             softcap: cap("final_logit_softcapping", config.final_logit_softcapping)?,
             ..Scalars::default()
         },
-        ScalarRule::Granite => Scalars {
+        ScalarRule::Granite | ScalarRule::HyperClova => Scalars {
             embedding: finite("embedding_multiplier", config.embedding_multiplier.unwrap_or(1.0))?,
             residual: finite("residual_multiplier", config.residual_multiplier.unwrap_or(1.0))?,
-            logits: (1.0 / divisor("logits_scaling", config.logits_scaling.unwrap_or(1.0))?) as f32,
+            logits: match (divisor("logits_scaling", config.logits_scaling.unwrap_or(1.0))?, rule) {
+                (by, ScalarRule::HyperClova) => by as f32,
+                (by, _) => (1.0 / by) as f32,
+            },
             softcap: None,
         },
         ScalarRule::Cohere => {
@@ -225,7 +211,7 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
         _ => head_dim as f64,
     };
     let scale = match (family.scalars, config.attention_multiplier) {
-        (ScalarRule::Granite, Some(scale)) => finite("attention_multiplier", scale)?,
+        (ScalarRule::Granite | ScalarRule::HyperClova, Some(scale)) => finite("attention_multiplier", scale)?,
         (ScalarRule::Granite, None) => 1.0,
         _ => (divisor("query_pre_attn_scalar", width)? as f32).sqrt().recip(),
     };
@@ -246,6 +232,7 @@ fn heads(config: &Config, family: &Family, hidden: u64) -> Result<Attention, Dia
         qk_norm,
         sinks: family.sinks,
         turn: family.turn,
+        gate: family.attention_gate,
     }))
 }
 
@@ -296,6 +283,7 @@ fn rotations(
     let choice = match family.rotates {
         Rotates::Always => vec![Some(0); windows.len()],
         Rotates::Windowed => windows.iter().map(|w| (!windowed || w.is_some()).then_some(0)).collect(),
+        Rotates::WindowedOnly => windows.iter().map(|w| w.map(|_| 0)).collect(),
         Rotates::Marked => windows::rotating(config, windows.len())?.into_iter().map(|on| on.then_some(0)).collect(),
         Rotates::ByWindow => {
             let local = rope::local(config, &rope);

@@ -1,12 +1,13 @@
 //! Hugging Face checkpoints: a folder of `config.json` and safetensors files.
 //!
 //! A checkpoint has no graph. [`config`] is read; [`table`] says what its family does beside it, and [`families`], with [`windows`], [`rope`] and
-//! [`experts`], makes of both the decoder it describes; [`shards`] finds its tensors and [`source`] hands them out. Then [`crate::decoder`] writes
+//! [`experts`], makes of both the decoder it describes ([`numbers`] says which numbers they may have); [`shards`] finds its tensors and [`source`] hands them out. Then [`crate::decoder`] writes
 //! the graph, and from there on it is imported like any ONNX file.
 
 pub(crate) mod config;
 mod experts;
 pub(crate) mod families;
+mod numbers;
 mod rope;
 mod shards;
 mod source;
@@ -66,7 +67,7 @@ fn tile(config: &Config) -> std::result::Result<Option<[u64; 2]>, Diagnostic> {
     match (quantization.quant_method.as_deref().unwrap_or_default(), quantization.weight_block_size.as_deref()) {
         ("fp8" | "fbgemm_fp8" | "compressed-tensors" | "mxfp4", None) => Ok(None),
         ("fp8", Some(&[rows, cols])) if rows > 0 && cols > 0 => Ok(Some([rows, cols])),
-        ("fp8", Some(other)) => Err(families::wrong(format!("weight_block_size is {other:?}"))),
+        ("fp8", Some(other)) => Err(numbers::wrong(format!("weight_block_size is {other:?}"))),
         (method, _) => {
             let what = format!("the checkpoint's weights are quantized already, by a method that is not supported: '{method}'");
             Err(Diagnostic::error(Code::UnsupportedForm, what).help("use the checkpoint it was made from"))

@@ -11,7 +11,7 @@
 //! texts too.
 
 use super::config::{Config, Rope};
-use super::families::wrong;
+use super::numbers::wrong;
 use crate::decoder::Rotation;
 use q35_diag::{Code, Diagnostic};
 use std::f64::consts::TAU;

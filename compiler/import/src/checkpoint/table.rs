@@ -1,7 +1,9 @@
 //! The decoder families, as a table: what each does that its configuration does not say.
 
 use super::config::Config;
-use crate::decoder::{Activation, ExpertLayout, Fused, GroupScore, LayerNorms, Names, NormKind, Parts, QkNorm, Scoring, Turn};
+use crate::decoder::{
+    Activation, ExpertLayout, Fused, GatedUnit, GroupScore, LayerNorms, Names, NormKind, Parts, QkNorm, Scoring, Turn,
+};
 
 /// A family of decoders.
 pub(crate) struct Family {
@@ -17,6 +19,8 @@ pub(crate) struct Family {
     pub(crate) embedding_norm: bool,
     /// What the parts of a layer read, and how they are added.
     pub(crate) parts: Parts,
+    /// The same where `use_post_norm` asks for them.
+    pub(crate) post_norms: Option<LayerNorms>,
     /// Norms of a layer whose parts read the same, where `use_parallel_residual` chooses; if it is not given, `parts` do.
     pub(crate) beside: Option<LayerNorms>,
     /// Whether dense feed-forward parts have a gate.
@@ -49,6 +53,8 @@ pub(crate) struct Family {
     pub(crate) latent: bool,
     /// Whether each head has a score that belongs to no token.
     pub(crate) sinks: bool,
+    /// The layer whose sigmoid what heads give is multiplied with.
+    pub(crate) attention_gate: Option<&'static str>,
     /// Its experts, if it has any.
     pub(crate) experts: Option<ExpertFacts>,
 }
@@ -107,6 +113,8 @@ pub(crate) enum Rotates {
     Marked,
     /// Those with a window; all, if there is none.
     Windowed,
+    /// Those with a window and no others.
+    WindowedOnly,
     /// All; those with a window unscaled, by `rope_local_base_freq`.
     ByWindow,
 }
@@ -120,10 +128,14 @@ pub(crate) enum ScalarRule {
     Gemma,
     /// `embedding_multiplier`, `residual_multiplier`, `attention_multiplier`, `logits_scaling`.
     Granite,
+    /// The same, but logits are multiplied by `logits_scaling`, and scores by what they are elsewhere unless `attention_multiplier` is given.
+    HyperClova,
     /// `logit_scale`.
     Cohere,
     /// `final_logit_softcapping`.
     Capped,
+    /// The embedding is multiplied by the square root of its width, if `mup_enabled`.
+    Mup,
 }
 
 /// What a family's experts do that the configuration does not say.
@@ -147,14 +159,38 @@ pub(crate) struct ExpertFacts {
     pub(crate) floor: f32,
     /// What a group is worth, where there are groups.
     pub(crate) groups: Option<GroupScore>,
-    /// Experts that all tokens go to: module, and the layer that gates them.
-    pub(crate) shared: Option<(&'static str, Option<&'static str>)>,
+    /// Experts that all tokens go to.
+    pub(crate) shared: Option<SharedFacts>,
     /// Which layers have experts.
     pub(crate) layers: ExpertLayers,
     /// Whether the width inside an expert is `intermediate_size`.
     pub(crate) whole_width: bool,
     /// Whether router and experts have biases and a clamped unit.
     pub(crate) clamped: bool,
+}
+
+/// Experts that all tokens go to.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedFacts {
+    /// Their module within the layer.
+    pub(crate) module: &'static str,
+    /// Their linear layers.
+    pub(crate) unit: GatedUnit,
+    /// The layer that gates them.
+    pub(crate) gate: Option<&'static str>,
+    /// How wide they are.
+    pub(crate) width: SharedWidth,
+}
+
+/// How wide the experts are that all tokens go to.
+#[derive(Clone, Copy)]
+pub(crate) enum SharedWidth {
+    /// `shared_expert_intermediate_size` or `shared_intermediate_size`; where they have no gate, 0 for none.
+    Own,
+    /// So many times an expert's: `n_shared_experts`, `num_shared_experts` or `moe_num_shared_experts`.
+    Several,
+    /// `intermediate_size`.
+    Dense,
 }
 
 /// Whether the weights of chosen experts are divided by their sum.
@@ -184,6 +220,7 @@ const LLAMA: Family = Family {
     norms: LayerNorms::PRE,
     embedding_norm: false,
     parts: Parts::InTurn,
+    post_norms: None,
     beside: None,
     gated: true,
     names: Names::LLAMA,
@@ -200,6 +237,7 @@ const LLAMA: Family = Family {
     scalars: ScalarRule::Plain,
     latent: false,
     sinks: false,
+    attention_gate: None,
     experts: None,
 };
 
@@ -226,6 +264,22 @@ const COHERE: Family = Family {
 const DEEPSEEK_V2: Family =
     Family { model_type: "deepseek_v2", latent: true, turn: Turn::Apart, experts: Some(DEEPSEEK_V2_EXPERTS), ..LLAMA };
 
+const EXAONE4: Family = Family {
+    model_type: "exaone4",
+    norms: LayerNorms::POST,
+    biases: BiasRule::Never,
+    qk_norm: QkNorm::Heads,
+    window: Window::AllBut(4),
+    rotates: Rotates::Windowed,
+    ..LLAMA
+};
+const HUNYUAN: Family = Family {
+    model_type: "hunyuan_v1_dense",
+    qk_norm: QkNorm::Turned,
+    names: Names { qk_norms: ["query_layernorm", "key_layernorm"], ..Names::LLAMA },
+    ..LLAMA
+};
+
 const PERSIMMON: Family = Family {
     model_type: "persimmon",
     norm: LAYER_NORM,
@@ -248,6 +302,14 @@ const PERSIMMON: Family = Family {
 
 /// The names of experts' layers that most families use.
 const GATE_UP_DOWN: ExpertLayout = ExpertLayout::Apart(["gate_proj", "up_proj", "down_proj"]);
+
+/// Several experts that all tokens go to as one.
+const SHARED_EXPERTS: SharedFacts = SharedFacts {
+    module: "mlp.shared_experts",
+    unit: GatedUnit::Apart(Names::LLAMA.gated),
+    gate: None,
+    width: SharedWidth::Several,
+};
 
 const QWEN_EXPERTS: ExpertFacts = ExpertFacts {
     module: "mlp",
@@ -286,7 +348,7 @@ const GPT_OSS_EXPERTS: ExpertFacts = ExpertFacts {
 };
 const DEEPSEEK_V2_EXPERTS: ExpertFacts = ExpertFacts {
     groups: Some(GroupScore::Best),
-    shared: Some(("shared_experts", None)),
+    shared: Some(SHARED_EXPERTS),
     layers: ExpertLayers::AfterDense,
     ..QWEN_EXPERTS
 };
@@ -298,13 +360,28 @@ const DEEPSEEK_V3_EXPERTS: ExpertFacts = ExpertFacts {
     groups: Some(GroupScore::Two),
     ..DEEPSEEK_V2_EXPERTS
 };
+const AFMOE_EXPERTS: ExpertFacts = ExpertFacts {
+    router: "router.gate",
+    correction: Some(("expert_bias", &[])),
+    normalize: Normalize::Always,
+    groups: None,
+    ..DEEPSEEK_V3_EXPERTS
+};
+const HUNYUAN_EXPERTS: ExpertFacts = ExpertFacts {
+    router: "gate.wg",
+    normalize: Normalize::Always,
+    shared: Some(SharedFacts { module: "mlp.shared_mlp", width: SharedWidth::Dense, ..SHARED_EXPERTS }),
+    layers: ExpertLayers::All,
+    whole_width: true,
+    ..QWEN_EXPERTS
+};
 const PHI_EXPERTS: ExpertFacts =
     ExpertFacts { scoring: Scoring::Mixer, normalize: Normalize::Configured(false), ..MIXTRAL_EXPERTS };
 const ERNIE_EXPERTS: ExpertFacts = ExpertFacts {
     correction: Some(("moe_statics.e_score_correction_bias", &[1])),
     normalize: Normalize::Always,
     floor: 1e-12,
-    shared: Some(("shared_experts", None)),
+    shared: Some(SHARED_EXPERTS),
     layers: ExpertLayers::Between,
     ..QWEN_EXPERTS
 };
@@ -323,6 +400,20 @@ const MINIMAX_EXPERTS: ExpertFacts =
 
 /// Every family there is, in alphabetical order.
 pub(crate) const FAMILIES: &[Family] = &[
+    Family {
+        model_type: "afmoe",
+        norms: LayerNorms {
+            attention: LayerNorms::BOTH.attention,
+            ffn: [Some("pre_mlp_layernorm"), Some("post_mlp_layernorm")],
+        },
+        qk_norm: QkNorm::Heads,
+        window: Window::AllBut(4),
+        rotates: Rotates::WindowedOnly,
+        scalars: ScalarRule::Mup,
+        attention_gate: Some("gate_proj"),
+        experts: Some(AFMOE_EXPERTS),
+        ..LLAMA
+    },
     Family { model_type: "arcee", gated: false, activation: Activation::SquaredRelu, ..LLAMA },
     COHERE,
     Family { model_type: "cohere2", window: Window::AllBut(4), rotates: Rotates::Windowed, ..COHERE },
@@ -333,13 +424,26 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family { model_type: "ernie4_5", biases: BiasRule::All, turn: Turn::Neighbours, ..LLAMA },
     Family { model_type: "ernie4_5_moe", biases: BiasRule::All, turn: Turn::Neighbours, experts: Some(ERNIE_EXPERTS), ..LLAMA },
     Family {
-        model_type: "exaone4",
-        norms: LayerNorms::POST,
+        model_type: "exaone",
+        norms: LayerNorms { attention: [Some("ln_1"), None], ffn: [Some("ln_2"), None] },
         biases: BiasRule::Never,
-        qk_norm: QkNorm::Heads,
-        window: Window::AllBut(4),
-        rotates: Rotates::Windowed,
+        names: Names {
+            embedding: "transformer.wte",
+            layers: "transformer.h",
+            attention: "attn.attention",
+            attention_out: "out_proj",
+            last_norm: "transformer.ln_f",
+            gated: ["c_fc_0", "c_fc_1", "c_proj"],
+            ..Names::LLAMA
+        },
         ..LLAMA
+    },
+    EXAONE4,
+    Family {
+        model_type: "exaone_moe",
+        norms: LayerNorms::PRE,
+        experts: Some(ExpertFacts { correction: Some(("e_score_correction_bias", &[])), ..DEEPSEEK_V3_EXPERTS }),
+        ..EXAONE4
     },
     Family {
         model_type: "flex_olmo",
@@ -379,6 +483,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         experts: Some(DEEPSEEK_V3_EXPERTS),
         ..LLAMA
     },
+    Family { model_type: "glm4_moe_lite", experts: Some(DEEPSEEK_V3_EXPERTS), ..DEEPSEEK_V2 },
     Family {
         model_type: "gpt_neox",
         parts: Parts::Summed,
@@ -407,13 +512,23 @@ pub(crate) const FAMILIES: &[Family] = &[
     GRANITE,
     Family { model_type: "granite_swa", sinks: true, window: Window::Never, ..GRANITE },
     Family { model_type: "granitemoe", experts: Some(GRANITE_EXPERTS), ..GRANITE },
-    Family { model_type: "helium", turn: Turn::Neighbours, ..LLAMA },
     Family {
-        model_type: "hunyuan_v1_dense",
-        qk_norm: QkNorm::Turned,
-        names: Names { qk_norms: ["query_layernorm", "key_layernorm"], ..Names::LLAMA },
-        ..LLAMA
+        model_type: "granitemoeshared",
+        experts: Some(ExpertFacts {
+            shared: Some(SharedFacts {
+                module: "shared_mlp",
+                unit: GatedUnit::Joined(["input_linear", "output_linear"]),
+                gate: None,
+                width: SharedWidth::Own,
+            }),
+            ..GRANITE_EXPERTS
+        }),
+        ..GRANITE
     },
+    Family { model_type: "helium", turn: Turn::Neighbours, ..LLAMA },
+    HUNYUAN,
+    Family { model_type: "hunyuan_v1_moe", experts: Some(HUNYUAN_EXPERTS), ..HUNYUAN },
+    Family { model_type: "hyperclovax", post_norms: Some(LayerNorms::NUMBERED), scalars: ScalarRule::HyperClova, ..GRANITE },
     Family { model_type: "internlm3", ..LLAMA },
     Family { model_type: "iquestcoder", ..LLAMA },
     Family {
@@ -442,6 +557,13 @@ pub(crate) const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     LLAMA,
+    Family {
+        model_type: "mellum",
+        qk_norm: QkNorm::Heads,
+        rotates: Rotates::ByWindow,
+        experts: Some(ExpertFacts { normalize: Normalize::Configured(true), layers: ExpertLayers::All, ..QWEN_EXPERTS }),
+        ..LLAMA
+    },
     Family {
         model_type: "minimax_m2",
         biases: BiasRule::Never,
@@ -504,11 +626,34 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         model_type: "qwen2_moe",
         biases: BiasRule::QkvConfigured(true),
-        experts: Some(ExpertFacts { shared: Some(("shared_expert", Some("shared_expert_gate"))), ..QWEN_EXPERTS }),
+        experts: Some(ExpertFacts {
+            shared: Some(SharedFacts {
+                module: "mlp.shared_expert",
+                gate: Some("mlp.shared_expert_gate"),
+                width: SharedWidth::Own,
+                ..SHARED_EXPERTS
+            }),
+            ..QWEN_EXPERTS
+        }),
         ..QWEN2
     },
     QWEN3,
     Family { model_type: "qwen3_moe", experts: Some(QWEN_EXPERTS), ..QWEN3 },
+    Family {
+        model_type: "sarvam_moe",
+        biases: BiasRule::QkvConfigured(false),
+        names: Names {
+            embedding: "model.word_embeddings",
+            attention: "attention",
+            qkv: "query_key_value",
+            attention_out: "dense",
+            qk_norms: ["query_layernorm", "key_layernorm"],
+            ..Names::LLAMA
+        },
+        fused: Fused { qkv: true, ..LLAMA.fused },
+        experts: Some(ExpertFacts { correction: Some(("gate.expert_bias", &[])), ..DEEPSEEK_V3_EXPERTS }),
+        ..LLAMA
+    },
     Family { model_type: "seed_oss", ..LLAMA },
     Family { model_type: "smollm3", window: Window::Switched, rotates: Rotates::Marked, ..LLAMA },
     Family {

@@ -140,11 +140,12 @@ fn configurations_that_are_refused() {
     };
     assert_eq!(
         rewrite(r#"{"model_type": "bert"}"#),
-        "error[Q35-0208]: checkpoints of model type 'bert' are not known; arcee, cohere, cohere2, cwm, deepseek_v2, deepseek_v3, dots1, \
-         ernie4_5, ernie4_5_moe, exaone4, flex_olmo, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_neox, gpt_oss, granite, granite_swa, granitemoe, helium, \
-         hunyuan_v1_dense, internlm3, iquestcoder, jais2, lfm2_moe, llama, minimax_m2, ministral, ministral3, mistral, mixtral, nanochat, nemotron, olmo, olmo2, \
-         olmo3, olmoe, persimmon, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, qwen3_moe, seed_oss, smollm3, solar_open, stablelm, starcoder2, \
-         vaultgemma, youtu are\n  \
+        "error[Q35-0208]: checkpoints of model type 'bert' are not known; afmoe, arcee, cohere, cohere2, cwm, deepseek_v2, deepseek_v3, dots1, \
+         ernie4_5, ernie4_5_moe, exaone, exaone4, exaone_moe, flex_olmo, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, glm4_moe_lite, \
+         gpt_neox, gpt_oss, granite, granite_swa, granitemoe, granitemoeshared, helium, hunyuan_v1_dense, hunyuan_v1_moe, hyperclovax, internlm3, \
+         iquestcoder, jais2, lfm2_moe, llama, mellum, minimax_m2, ministral, ministral3, mistral, mixtral, nanochat, nemotron, olmo, olmo2, \
+         olmo3, olmoe, persimmon, phi, phi3, phimoe, qwen2, qwen2_moe, qwen3, qwen3_moe, sarvam_moe, seed_oss, smollm3, solar_open, stablelm, \
+         starcoder2, vaultgemma, youtu are\n  \
          at file 'DIR/config.json'\n  help: export the model to ONNX and compile that"
     );
     assert_eq!(
@@ -164,6 +165,11 @@ fn configurations_that_are_refused() {
             r#"{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 3, "num_key_value_heads": 2}"#
         ),
         "error[Q35-0111]: 3 heads of 2 columns and 2 key heads are no attention\n  at file 'DIR/config.json'"
+    );
+    assert_eq!(
+        rewrite(r#"{"model_type": "hunyuan_v1_moe", "moe_topk": [2, 3]}"#),
+        "error[Q35-0111]: the configuration cannot be read: [2, 3] differs from layer to layer, which is not supported at line 1 \
+         column 52\n  at file 'DIR/config.json'"
     );
     assert_eq!(
         rewrite(r#"{"model_type": "llama"}"#),
@@ -219,6 +225,10 @@ fn routings_that_are_refused() {
             r#", "num_experts_per_tok": 33"#,
             "error[Q35-0111]: 33 experts are chosen for each token, but there are 32 to choose from",
         ),
+        ("hunyuan_v1_moe", "", "none"),
+        ("mellum", r#", "mlp_layer_types": ["sparse"]"#, "none"),
+        ("mellum", r#", "mlp_layer_types": ["linear"]"#, "error[Q35-0111]: mlp_layer_types has 'linear', which is not known"),
+        ("mellum", r#", "mlp_layer_types": []"#, "error[Q35-0111]: mlp_layer_types has 0 entries, which are too few"),
         ("phimoe", "", "none"),
         ("phimoe", r#", "router_jitter_noise": 0.0"#, "error[Q35-0111]: router_jitter_noise is 0"),
         (

@@ -1,7 +1,7 @@
 //! Which layers attend in a window, and which rotate.
 
 use super::config::Config;
-use super::families::wrong;
+use super::numbers::wrong;
 use super::table::Window;
 use q35_diag::{Code, Diagnostic};
 
@@ -34,7 +34,9 @@ pub(super) fn windows(config: &Config, rule: Window, layers: u64) -> Result<Vec<
         Window::Never => Ok(false),
         Window::Always => Ok(true),
         Window::Switched => Ok(layer >= config.max_window_layers.unwrap_or(layers)),
-        Window::AllBut(every) => patterned(config, every, layer),
+        Window::AllBut(every) => {
+            patterned(config, config.global_attn_every_n_layers.filter(|n| *n > 0).unwrap_or(every), layer)
+        }
     };
     (0..layers).map(|layer| Ok(if has_window(layer)? { width } else { None })).collect()
 }

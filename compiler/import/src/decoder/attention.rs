@@ -20,7 +20,7 @@ impl Write<'_> {
         let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let [mut q, mut k, v] = match m.fused.woven {
             true => self.woven_heads(name, x, a, shared),
-            false => self.linears(name, x, m.hidden, parts, m.fused.qkv.then_some("qkv_proj"), m.biases.qkv),
+            false => self.linears(name, x, m.hidden, parts, m.fused.qkv.then_some(m.names.qkv), m.biases.qkv),
         };
         let [q_norm, k_norm] = m.names.qk_norms.map(|norm| format!("{name}.{norm}"));
         if a.qk_norm == QkNorm::Whole {
@@ -52,7 +52,12 @@ impl Write<'_> {
         let sinks = format!("{name}.sinks");
         let scores =
             Scores { scale: a.scale, softcap: a.softcap, sinks: a.sinks.then_some((&sinks, a.heads)), window: layer.window };
-        let mixed = self.attend([&q, &k, &v], queries, &scores, shared);
+        let mut mixed = self.attend([&q, &k, &v], queries, &scores, shared);
+        if let Some(gate) = a.gate {
+            let gate = self.linear(&format!("{name}.{gate}"), x, m.hidden, queries, false);
+            let gate = self.w.op("Sigmoid", [&gate], []);
+            mixed = self.w.op("Mul", [&mixed, &gate], []);
+        }
         self.linear(&format!("{name}.{}", m.names.attention_out), &mixed, queries, m.hidden, m.biases.output)
     }
 

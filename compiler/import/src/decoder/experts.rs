@@ -19,7 +19,8 @@ struct Chosen<'a> {
 }
 
 impl Write<'_> {
-    pub(super) fn experts(&mut self, module: &str, x: &str, e: &Experts, shared: &Shared) -> String {
+    pub(super) fn experts(&mut self, layer: &str, x: &str, e: &Experts, shared: &Shared) -> String {
+        let module = &*format!("{layer}.{}", e.module);
         let logits = self.linear(&format!("{module}.{}", e.router), x, self.model.hidden, e.count, e.biases);
         let (indices, weights) = self.choose(module, &logits, e, shared);
         let [gate, up, down] = self.stacks(module, e);
@@ -41,9 +42,9 @@ impl Write<'_> {
         let y = self.w.op("Mul", [&y, &weights], []);
         let y = self.w.op("ReduceSum", [&y, &choices], [Attribute::int("keepdims", 0)]);
         let Some(other) = e.shared else { return y };
-        let mut z = self.gated(&format!("{module}.{}", other.module), x, other.width);
+        let mut z = self.gated(&format!("{layer}.{}", other.module), x, other.width, other.unit);
         if let Some(gate) = other.gate {
-            let gate = self.linear(&format!("{module}.{gate}"), x, self.model.hidden, 1, false);
+            let gate = self.linear(&format!("{layer}.{gate}"), x, self.model.hidden, 1, false);
             let gate = self.w.op("Sigmoid", [&gate], []);
             z = self.w.op("Mul", [&gate, &z], []);
         }

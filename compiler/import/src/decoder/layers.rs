@@ -1,7 +1,7 @@
 //! The whole of a decoder: embedding, layers, head.
 
 use super::shared::Shared;
-use super::{Attention, Ffn, Layer, Parts, Write};
+use super::{Attention, Ffn, GatedUnit, Layer, Parts, Write};
 use crate::onnx::proto::build::{FLOAT, INT64};
 use crate::onnx::proto::{Attribute, ValueInfo};
 
@@ -80,9 +80,14 @@ impl Write<'_> {
 
     fn ffn(&mut self, layer: &str, x: &str, at: &Layer, shared: &Shared) -> String {
         match &at.ffn {
-            Ffn::Dense(width) => self.gated(&format!("{layer}.{}", self.model.names.ffn), x, *width),
+            Ffn::Dense(width) => {
+                let (names, joined) = (&self.model.names, self.model.fused.gate_up);
+                let unit =
+                    if joined { GatedUnit::Joined(["gate_up_proj", names.gated[2]]) } else { GatedUnit::Apart(names.gated) };
+                self.gated(&format!("{layer}.{}", names.ffn), x, *width, unit)
+            }
             Ffn::Ungated(width) => self.ungated(&format!("{layer}.{}", self.model.names.ffn), x, *width),
-            Ffn::Experts(experts) => self.experts(&format!("{layer}.{}", experts.module), x, experts, shared),
+            Ffn::Experts(experts) => self.experts(layer, x, experts, shared),
         }
     }
 }

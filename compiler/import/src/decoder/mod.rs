@@ -28,8 +28,8 @@ mod spec;
 mod writer;
 
 pub(crate) use spec::{
-    Activation, Attention, Biases, Choice, Clamp, Decoder, ExpertLayout, Experts, Ffn, Fused, GroupScore, Groups, Heads,
-    Latent, Layer, LayerNorms, Names, NormKind, Parts, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
+    Activation, Attention, Biases, Choice, Clamp, Decoder, ExpertLayout, Experts, Ffn, Fused, GatedUnit, GroupScore, Groups,
+    Heads, Latent, Layer, LayerNorms, Names, NormKind, Parts, QkNorm, Rotation, Scalars, Scoring, SharedExpert, Turn,
 };
 
 use crate::onnx::proto::{Graph, Tensor};

@@ -1,7 +1,7 @@
 //! Norms, linear layers, activations, rotations.
 
 use super::shared::{Angles, Shared};
-use super::{Activation, NormKind, QkNorm, Turn, Write};
+use super::{Activation, GatedUnit, NormKind, QkNorm, Turn, Write};
 use crate::onnx::proto::Attribute;
 use crate::onnx::proto::build::FLOAT;
 
@@ -143,12 +143,14 @@ impl Write<'_> {
         parts.map(|_| split.next().unwrap_or_default())
     }
 
-    /// A dense gated unit.
-    pub(super) fn gated(&mut self, module: &str, x: &str, width: u64) -> String {
+    /// A gated unit.
+    pub(super) fn gated(&mut self, module: &str, x: &str, width: u64, unit: GatedUnit) -> String {
         let m = self.model;
-        let [gate, up, down] = m.names.gated;
-        let parts = [(gate, width), (up, width)];
-        let [gate, up] = self.linears(module, x, m.hidden, parts, m.fused.gate_up.then_some("gate_up_proj"), m.biases.ffn);
+        let ([gate, up], both, down) = match unit {
+            GatedUnit::Apart([gate, up, down]) => ([gate, up], None, down),
+            GatedUnit::Joined([both, down]) => ([""; 2], Some(both), down),
+        };
+        let [gate, up] = self.linears(module, x, m.hidden, [(gate, width), (up, width)], both, m.biases.ffn);
         self.w.enter(module);
         let product = self.gate(&gate, &up);
         self.linear(&format!("{module}.{down}"), &product, width, m.hidden, m.biases.ffn)

@@ -72,6 +72,8 @@ pub(crate) struct Names {
     pub(crate) head: &'static str,
     /// A layer's attention.
     pub(crate) attention: &'static str,
+    /// The projection to queries, keys and values, where it is one weight.
+    pub(crate) qkv: &'static str,
     /// The projection from the attention.
     pub(crate) attention_out: &'static str,
     /// The norm behind all layers.
@@ -93,6 +95,7 @@ impl Names {
         layers: "model.layers",
         head: "lm_head",
         attention: "self_attn",
+        qkv: "qkv_proj",
         attention_out: "o_proj",
         last_norm: "model.norm",
         ffn: "mlp",
@@ -121,6 +124,11 @@ impl LayerNorms {
     pub(crate) const BOTH: Self = Self {
         attention: [Some("input_layernorm"), Some("post_attention_layernorm")],
         ffn: [Some("pre_feedforward_layernorm"), Some("post_feedforward_layernorm")],
+    };
+    /// After each part too, under names of their own.
+    pub(crate) const NUMBERED: Self = Self {
+        attention: [Some("input_layernorm"), Some("post_norm1")],
+        ffn: [Some("post_attention_layernorm"), Some("post_norm2")],
     };
     /// One, which both parts read.
     pub(crate) const SHARED: Self = Self { attention: [Some("input_layernorm"), None], ffn: [None, None] };
@@ -159,6 +167,8 @@ pub(crate) struct Heads {
     pub(crate) sinks: bool,
     /// Which columns of a head rotate together.
     pub(crate) turn: Turn,
+    /// A linear layer whose sigmoid what heads give is multiplied with, if there is one.
+    pub(crate) gate: Option<&'static str>,
 }
 
 /// Norms of queries and keys.
@@ -344,14 +354,25 @@ pub(crate) struct Clamp {
     pub(crate) alpha: f32,
 }
 
+/// The linear layers of a gated unit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GatedUnit {
+    /// Gate, what it gates, and the way out.
+    Apart([&'static str; 3]),
+    /// Gates above what they gate, and the way out.
+    Joined([&'static str; 2]),
+}
+
 /// An expert that every token goes to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedExpert {
-    /// Its module.
+    /// Its module within the layer.
     pub(crate) module: &'static str,
     /// Its width.
     pub(crate) width: u64,
-    /// A linear layer with one output, whose sigmoid it is multiplied with.
+    /// Its linear layers.
+    pub(crate) unit: GatedUnit,
+    /// A linear layer with one output, within the layer too, whose sigmoid it is multiplied with.
     pub(crate) gate: Option<&'static str>,
 }
 

@@ -3,7 +3,7 @@
 use super::metadata::Value;
 use super::names::Architecture;
 use super::reader::File;
-use crate::checkpoint::config::{Config, Rope};
+use crate::checkpoint::config::{Config, Rope, Same};
 use q35_diag::{Code, Diagnostic};
 
 /// Gemmas whose scores are scaled by the width that heads would have if they made up the residual stream: their layers.
@@ -82,12 +82,13 @@ pub(super) fn config(file: &File, architecture: &Architecture) -> Result<Config,
         residual_multiplier: number("residual_scale")?,
         attention_multiplier: number("attention.scale")?,
         logits_scaling: number("logit_scale")?,
-        num_experts: experts,
+        num_experts: experts.map(Same),
         num_experts_per_tok: size("expert_used_count")?,
         moe_intermediate_size: match size("expert_feed_forward_length")? {
             None | Some(0) => size("feed_forward_length")?,
             own => own,
-        },
+        }
+        .map(Same),
         shared_expert_intermediate_size: size("expert_shared_feed_forward_length")?,
         norm_topk_prob: Some(normalize.unwrap_or(architecture.normalize)),
         scoring_func: scoring,

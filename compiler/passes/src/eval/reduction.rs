@@ -1,7 +1,7 @@
 //! Ops that combine elements along dimensions, and norms, which are defined by them.
 
 use super::{Eval, Res};
-use crate::sym::{Combine, Id, Power};
+use crate::sym::{Arena, Combine, Func, Id, Power};
 use q35_graph::{NodeId, Value};
 
 /// Which dimensions are reduced; none named means all, or none if the op says so.
@@ -31,7 +31,14 @@ pub(super) fn reduce_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     Ok(vec![shape.collect()])
 }
 
-fn reduce(eval: &mut Eval, node: NodeId, index: &[Id], combine: Combine) -> Res<(Id, Id)> {
+/// The elements of a reduction, each after `map`, combined; and how many there are.
+fn reduce_mapped(
+    eval: &mut Eval,
+    node: NodeId,
+    index: &[Id],
+    combine: Combine,
+    map: fn(&mut Arena, Id) -> Id,
+) -> Res<(Id, Id)> {
     let value = eval.operand(node, 0)?;
     let dims = eval.shape(value)?;
     let axes = reduced(eval, node, dims.len())?;
@@ -45,7 +52,8 @@ fn reduce(eval: &mut Eval, node: NodeId, index: &[Id], combine: Combine) -> Res<
     let count = eval.volume(&count);
     let vars: Vec<(Id, Id)> = axes.iter().map(|a| (eval.fold_var(dims[*a]), dims[*a])).collect();
     axes.iter().zip(&vars).for_each(|(a, v)| at[*a] = v.0);
-    let mut body = eval.element(value, &at)?;
+    let body = eval.element(value, &at)?;
+    let mut body = map(&mut eval.sym, body);
     let nested = vars.len() as u32;
     for (var, extent) in vars {
         body = match combine {
@@ -55,6 +63,10 @@ fn reduce(eval: &mut Eval, node: NodeId, index: &[Id], combine: Combine) -> Res<
     }
     eval.folds -= nested;
     Ok((body, count))
+}
+
+fn reduce(eval: &mut Eval, node: NodeId, index: &[Id], combine: Combine) -> Res<(Id, Id)> {
+    reduce_mapped(eval, node, index, combine, |_, x| x)
 }
 
 impl Eval<'_> {
@@ -71,6 +83,12 @@ pub(super) fn reduce_sum(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) ->
 
 pub(super) fn reduce_max(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
     Ok(reduce(eval, node, index, Combine::Max)?.0)
+}
+
+/// The logarithm of a sum of exponentials.
+pub(super) fn reduce_log_sum_exp(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {
+    let (sum, _) = reduce_mapped(eval, node, index, Combine::Sum, |sym, x| sym.apply(Func::Exp, x))?;
+    Ok(eval.sym.apply(Func::Log, sum))
 }
 
 pub(super) fn reduce_mean(eval: &mut Eval, node: NodeId, _: u16, index: &[Id]) -> Res<Id> {

@@ -29,7 +29,7 @@ impl Eval<'_> {
     }
 
     /// The index into an operand of `node` with dimensions `dims`, for an index of the broadcast result.
-    pub(super) fn unbroadcast(&mut self, node: NodeId, dims: &[Id], index: &[Id]) -> Res<Vec<Id>> {
+    pub(crate) fn unbroadcast(&mut self, node: NodeId, dims: &[Id], index: &[Id]) -> Res<Vec<Id>> {
         let Some(skip) = index.len().checked_sub(dims.len()) else {
             return self.fault(node, "has an operand of higher rank than its result");
         };

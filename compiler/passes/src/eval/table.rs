@@ -135,6 +135,7 @@ const TABLE: &[Row] = &[
     row("ReduceSum", Of(0), Own(red::reduce_shape, red::reduce_sum)),
     row("ReduceMean", Of(0), Own(red::reduce_shape, red::reduce_mean)),
     row("ReduceMax", Of(0), Own(red::reduce_shape, red::reduce_max)),
+    row("ReduceLogSumExp", REAL, Own(red::reduce_shape, red::reduce_log_sum_exp)),
     row("RMSNormalization", Of(0), Own(shapes::same_shape, red::rms_norm)),
     row("SimplifiedLayerNormalization", Of(0), Own(shapes::same_shape, red::rms_norm)),
     contrib("SkipSimplifiedLayerNormalization", Of(0), Own(red::skip_norm_shape, red::skip_rms_norm)),

@@ -2,7 +2,7 @@
 
 use super::attend::Heads;
 use super::{Raiser, Res};
-use crate::sym::{BaseId, Combine, Func, Id, Node};
+use crate::sym::{BaseId, Func, Id, Node};
 use q35_graph::source::SourceOp;
 use q35_graph::{NodeId, Value};
 
@@ -19,13 +19,13 @@ struct Parsed {
 }
 
 /// Dimensions of stacked matrices: `[batch, heads, rows, columns]`, or the first two as one.
-struct Stack {
+pub(super) struct Stack {
     heads: u64,
     rank: usize,
 }
 
 impl Stack {
-    fn index(&self, raiser: &mut Raiser, head: Id, row: Id, column: Id) -> Vec<Id> {
+    pub(super) fn index(&self, raiser: &mut Raiser, head: Id, row: Id, column: Id) -> Vec<Id> {
         let b = raiser.grid.b;
         if self.rank == 4 {
             return vec![b, head, row, column];
@@ -58,7 +58,13 @@ impl Raiser<'_> {
         }
         let scores = self.eval.operand(softmax, 0)?;
         let element = self.eval.element(scores, &at)?;
-        let (element, sinks) = self.without_sink(element, scores, &stack, [h, t])?;
+        let (element, mut sinks) = self.without_sink(element, scores, &stack, [h, t])?;
+        let mut whole = output;
+        if sinks.is_none()
+            && let Some((scaled, sink)) = self.scaled_by_sink(output, element, &stack, [h, t])?
+        {
+            (whole, sinks) = (scaled, Some(sink));
+        }
         let parsed = self.scores(element)?;
         let Some(product) = self.eval.value_of(parsed.base).map(|v| v.node) else { return self.consequence() };
         let (query, key) = (self.eval.operand(product, 0)?, self.eval.operand(product, 1)?);
@@ -96,36 +102,7 @@ impl Raiser<'_> {
             softcap: parsed.softcap,
             sinks,
         })?;
-        self.cut_heads(output, attended, stack.heads, value_dim)
-    }
-
-    /// A score without the maximum that was taken off all of them, and the score of one more entry behind all others, if there is one.
-    fn without_sink(&mut self, element: Id, scores: Value, stack: &Stack, [h, t]: [Id; 2]) -> Res<(Id, Option<Id>)> {
-        let entries = self.grid.total(&mut self.eval.sym);
-        let (score, largest) = self.without_largest(element, t);
-        let Some(&all) = self.eval.shape(scores)?.last() else { return self.consequence() };
-        if all == entries {
-            return Ok((score, None));
-        }
-        let beyond = self.eval.sym.sub(all, entries);
-        let at = stack.index(self, h, self.grid.s, entries);
-        let sink = self.eval.element(scores, &at)?;
-        let (sink, sink_largest) = self.without_largest(sink, t);
-        if self.eval.sym.as_number(beyond) != Some(1.0) || sink_largest != largest || self.is_varying(sink) {
-            return self.fault("weighs values with a softmax over more than their scores");
-        }
-        Ok((score, Some(sink)))
-    }
-
-    /// Takes the largest over all entries off; whatever is taken off all scores, their softmax is the same.
-    fn without_largest(&mut self, element: Id, t: Id) -> (Id, Option<Id>) {
-        let (terms, constant) = self.eval.sym.terms(element);
-        let is_largest =
-            |term: Id| matches!(self.eval.sym.node(term), Node::Fold(Combine::Max, ..)) && !self.eval.sym.contains(term, t);
-        let largest = terms.iter().find(|(term, c)| *c == -1.0 && is_largest(*term)).map(|(term, _)| *term);
-        let Some(found) = largest else { return (element, None) };
-        let others: Vec<(Id, f64)> = terms.into_iter().filter(|(term, _)| *term != found).collect();
-        (self.eval.sym.linear(&others, constant), largest)
+        self.cut_heads(whole, attended, stack.heads, value_dim)
     }
 
     fn fixed_last(&mut self, value: Value) -> Res<Option<u64>> {

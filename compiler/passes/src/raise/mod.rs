@@ -47,6 +47,7 @@ mod residual;
 mod rope;
 mod rotary_table;
 mod routing;
+mod sinks;
 mod sums;
 mod unrolled;
 
