@@ -3,11 +3,12 @@
 //! Weights lie in memory a byte per pair of `split` or seven bits, whatever is cheaper (module `linear`), or a byte per weight of `q8`, in
 //! tiles of whole vectors; keys and values are f32. Embedding tables stay with the host.
 
+use super::experts;
 use super::forecast::{Forecast, forecast};
+use super::heads::{Heads, heads};
 use super::layout::{LANES, Layout};
 use super::linear::{Form, GUEST};
 use super::stages;
-use super::{attention_heads, copies, experts};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::q35::Op;
 use q35_dialects::{Graph, Ty};
@@ -145,7 +146,7 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    fn cost(&self) -> Cost {
+    pub(crate) fn cost(&self) -> Cost {
         match self.form {
             Form::Byte => self.byte,
             Form::Dense => self.dense,
@@ -172,7 +173,7 @@ fn cost(outputs: &Layout, tiles: u64, pairs: bool, form: Form) -> Cost {
 
 /// Every layer among some nodes, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
 pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64) -> Vec<Choice> {
-    let copied = copies(request.graph);
+    let heads = heads(request.graph);
     let mut choices = Vec::new();
     for id in request.graph.ids().filter(|id| nodes.contains(id)) {
         let op = &request.graph.node(id).op;
@@ -184,10 +185,7 @@ pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64
             Op::ExpertLinear(_) => (experts(request.graph, id), rows(request.graph, id)),
             _ => (1, 1),
         };
-        let outputs = match copied.get(&id) {
-            Some((dim, copies)) => Layout::repeated(packed.rows, *dim, *copies),
-            None => Layout::natural(packed.rows / count),
-        };
+        let outputs = heads.get(&id).map_or_else(|| Layout::natural(packed.rows / count), |heads| heads.layout(packed.rows));
         let pairs = packed.codec == Codec::Split;
         let tiles = packed.cols.div_ceil(2 * LANES as u64) * if pairs { 1 } else { 2 };
         // Experts are gathered as they lie: they are not packed further.
@@ -211,12 +209,17 @@ pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64
 /// Vectors of the cache of some nodes.
 fn cache_rows(request: &Request<'_>, nodes: &BTreeSet<NodeId>) -> u64 {
     let graph = request.graph;
+    let heads = heads(graph);
     let mut rows = 0u64;
     for id in nodes.iter().copied() {
         let Op::Append(op) = &graph.node(id).op else { continue };
-        let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);
+        let copies = match graph.operand(id, 0).and_then(|keys| heads.get(&keys.node)) {
+            Some(Heads::Cached { copies, .. }) => *copies,
+            _ => 1,
+        };
         if let Some(Ty::Cache { key_dim, .. }) = graph.node(id).results.first() {
-            let vectors = heads.saturating_mul(*key_dim).div_ceil(2 * LANES as u64).saturating_mul(2);
+            let vectors =
+                op.kv_heads.saturating_mul(copies).saturating_mul(*key_dim).div_ceil(2 * LANES as u64).saturating_mul(2);
             rows = rows.saturating_add(vectors.saturating_mul(2 * 4).saturating_mul(request.context));
         }
     }
