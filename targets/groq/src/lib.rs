@@ -17,7 +17,7 @@
 //! * Weights of experts are gathered at less than full rate: addresses take streams, and come from slices that weights lie in as well.
 //! * Keys and values are f32.
 //! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence.
-//! * Several chips are a pipeline over layers: a layer is on one chip, and one token is on its way at a time.
+//! * Several chips are a pipeline over layers, with the head on as many as it takes: a layer is on one chip, and one token is on its way at a time.
 //!
 //! This crate must not know ONNX, weight data, or how programs are executed.
 

@@ -30,6 +30,11 @@ impl Layout {
         Self::of(width, LANES, |element| element)
     }
 
+    /// Of some elements of an activation, from an even one on.
+    pub(crate) fn section(first: u64, count: u64) -> Self {
+        Self::of(count, LANES, |at| first + at)
+    }
+
     /// In order, in as few vectors as there can be; the last two are about equally long where there are as many for both hemispheres.
     pub(crate) fn dense(width: u64) -> Self {
         let width = width as usize;

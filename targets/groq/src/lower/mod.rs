@@ -62,7 +62,7 @@ use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
 use rows::Quant;
-use stages::{Counts, Share};
+use stages::{Counts, Rows, Share};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The path in a bundle of the program of a single chip.
@@ -293,9 +293,10 @@ fn pipeline(request: &Request<'_>, count: usize) -> Result<Vec<Scheduled>> {
     for (chip, share) in (0u32..).zip(stages::stages(request, count)) {
         let entrance = chips.last().and_then(|before| before.exit.as_ref());
         let nodes: BTreeSet<NodeId> = share.nodes.iter().copied().collect();
-        let choices = fit::choices(request, &nodes, fit::weight_rows(request, &nodes));
+        let of = (&nodes, share.rows);
+        let choices = fit::choices(request, of, fit::weight_rows(request, &nodes));
         let scheduled = match schedule(request, (chip, &share), choices, entrance) {
-            Err(_) => schedule(request, (chip, &share), fit::choices(request, &nodes, 0), entrance)?,
+            Err(_) => schedule(request, (chip, &share), fit::choices(request, of, 0), entrance)?,
             Ok(scheduled) => scheduled,
         };
         chips.push(scheduled);
@@ -329,17 +330,23 @@ fn schedule(
         let words = cycles.iter().enumerate().map(receive).collect();
         values.insert(enters, vec![Held::Act(words, layout.clone())]);
     }
-    let mut lowering = Lowering { request, schedule, entry, heads, values, ahead: BTreeMap::new(), row: 0, choices };
+    let (ahead, rows) = (BTreeMap::new(), share.rows);
+    let mut lowering = Lowering { request, schedule, entry, heads, rows, values, ahead, row: 0, choices };
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
     let operands = share.nodes.iter().flat_map(|id| graph.operands(*id)).flatten();
     let outside = graph.outputs.iter().map(|(_, value)| value.node).chain(share.leaves);
     for node in operands.map(|value| value.node).chain(outside) {
         *uses.entry(node).or_default() += 1;
     }
+    // What leaves does so at once: what follows here would be in its way.
+    let mut exit = share.leaves.filter(|leaves| share.enters == Some(*leaves)).and_then(|leaves| lowering.leave(leaves));
     for id in share.nodes.iter().copied() {
         lowering.schedule.begin(&graph.node(id).name);
         let rows = lowering.rows(id);
         lowering.values.insert(id, rows);
+        if share.leaves == Some(id) {
+            exit = lowering.leave(id);
+        }
         for operand in graph.operands(id).into_iter().flatten() {
             let left = uses.get_mut(&operand.node).map_or(0, |uses| {
                 *uses -= 1;
@@ -350,7 +357,7 @@ fn schedule(
             }
         }
     }
-    lowering.finish(share)
+    lowering.finish(exit)
 }
 
 struct Lowering<'a> {
@@ -358,6 +365,8 @@ struct Lowering<'a> {
     schedule: Schedule,
     entry: Byte,
     heads: BTreeMap<NodeId, Heads>,
+    /// The rows of the head that are computed here, where they are not all.
+    rows: Option<Rows>,
     /// What nodes left: one value, or one for each row that a token is routed to.
     values: BTreeMap<NodeId, Vec<Held>>,
     /// What was computed together with a node before, by node and row.
@@ -415,7 +424,11 @@ impl Lowering<'_> {
 
     /// The layout of what a node computes.
     fn result_layout(&self, id: NodeId, width: u64) -> Layout {
-        self.heads.get(&id).map_or_else(|| Layout::natural(width), |heads| heads.layout(width))
+        match (self.rows, self.heads.get(&id)) {
+            (Some(rows), _) if rows.of == id => rows.layout(),
+            (_, Some(heads)) => heads.layout(width),
+            _ => Layout::natural(width),
+        }
     }
 
     /// What the layers of codec `split` that read these rounded activations need to know of them.
@@ -633,8 +646,7 @@ impl Lowering<'_> {
         Some(Entrance { start: start as u64, cycles, layout })
     }
 
-    fn finish(mut self, share: &Share) -> Result<Scheduled> {
-        let exit = share.leaves.and_then(|leaves| self.leave(leaves));
+    fn finish(mut self, exit: Option<Entrance>) -> Result<Scheduled> {
         for (_, value) in &self.request.graph.outputs {
             if let Some([Held::Act(words, layout)]) = self.values.get(&value.node).map(Vec::as_slice) {
                 let outputs = words.iter().enumerate();
