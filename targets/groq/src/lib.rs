@@ -15,9 +15,9 @@
 //! * A slice is read or written once per cycle; the chip can do both, in different banks.
 //! * Queues hold a step's whole text. That it fits the slices the system keeps is checked; the cycles that fetching it takes are not counted.
 //! * Weights of experts are gathered at less than full rate: addresses take streams, and come from slices that weights lie in as well.
-//! * Keys and values are f32, and stand once for each head of the query that shares them.
+//! * Keys and values are f32.
 //! * Embedding rows, angles and masks are the host's; a step has one row, of one sequence.
-//! * Several chips are a pipeline over layers: a layer is on one chip, and one token is on its way at a time.
+//! * Several chips are a pipeline over layers, with the head on as many as it takes: a layer is on one chip, and one token is on its way at a time.
 //!
 //! This crate must not know ONNX, weight data, or how programs are executed.
 

@@ -62,6 +62,20 @@ fn so_do_chips_with_experts_and_wide_streams() {
     same_bits(Shape { hidden: 1024, heads: 2, dim: 64, ffn: 128, ..SMALL }, &[2]);
 }
 
+/// A head of 1100 rows, which is three pieces: of two chips, one with a layer; and of three, beside two chips of layers.
+#[test]
+fn a_head_in_pieces_gives_the_same_logits() {
+    let shape = Shape { layers: 2, vocab: 1100, ..SMALL };
+    same_bits(shape, &[3, 4, 5]);
+    let programs = compile_for(&llama(shape, 5), 11, Some(5));
+    let rows = |program: &Program| program.data.outputs.iter().flat_map(|output| &output.lanes.0).map(|run| run.count).sum();
+    let rows: Vec<u32> = programs.iter().map(rows).collect();
+    assert_eq!(rows, [0, 0, 512, 512, 76]);
+    // The stream goes on before a chip's own work: so all of them are done at about the same time.
+    let ends: Vec<u64> = programs.iter().map(|program| program.data.start + u64::from(program.data.cycles)).collect();
+    assert!(ends[3] - ends[2] < 1000, "{ends:?}");
+}
+
 /// More chips than a node has.
 #[test]
 fn a_pipeline_goes_on_in_the_next_node() {

@@ -45,6 +45,15 @@ fn heads_of_one_group_norms_of_heads_and_turned_neighbours() {
     compare(&llama(shape, 2), 16, &[1, 2, 3], TOLERANCE);
 }
 
+/// Heads that share a cache stand in rounds: beside one another where there is room, three of a group that cannot be halved, and rotated after.
+#[test]
+fn heads_in_rounds() {
+    let shape = |heads, kv_heads| Shape { hidden: 128, heads, kv_heads, dim: 128, layers: 1, ..SMALL };
+    compare(&llama(shape(12, 4), 4), 70, &[5, 60], TOLERANCE);
+    compare(&llama(Shape { turned: true, head_norm: true, ..shape(16, 2) }, 5), 11, &[5, 60], TOLERANCE);
+    compare(&llama(Shape { turned: true, ..shape(12, 2) }, 5), 11, &[5], TOLERANCE);
+}
+
 /// More than one chunk of 512 columns everywhere, rotations over several vectors, a cache of several blocks.
 #[test]
 fn wide_layers() {

@@ -1,6 +1,7 @@
 //! The cache and attention, on the VXM and SXM, in f32.
 //!
-//! A cache entry is one vector of keys and one of values for every vector of the layout, so that every lane meets its own column. Per
+//! A cache entry is one vector of keys and one of values for every vector of the layout, so that every lane meets its own column (module
+//! `heads`). Per
 //! block of as many entries as a head has lanes: the products of query and keys are added up by a merge tree: two vectors of products
 //! become one whose lanes hold sums of half as many terms, of the first entry where a bit of the lane's number is 0 and of the second where
 //! it is 1. In the end lane `j` of a head holds the score of entry `j` of the block. After the softmax the tree is walked the other way,
@@ -52,10 +53,17 @@ impl Schedule {
     }
 
     /// Attention of heads of `head_lanes` lanes (half their columns), a power of two.
-    pub(crate) fn attention(&mut self, query: &[Word], cache: &Cache, head_lanes: usize, scores: &Scores) -> Vec<Word> {
+    pub(crate) fn attention(
+        &mut self,
+        query: &[Word],
+        layout: &Layout,
+        cache: &Cache,
+        head_lanes: usize,
+        scores: &Scores,
+    ) -> Vec<Word> {
         let blocks = (self.data.capacity as usize).div_ceil(head_lanes);
         let masks: Vec<Word> = (0..blocks).map(|block| self.seen(block, head_lanes, scores.window)).collect();
-        (0..query.len()).step_by(2).flat_map(|v| self.heads(query, cache, v, head_lanes, scores, &masks)).collect()
+        (0..query.len()).step_by(2).flat_map(|v| self.heads((query, layout), cache, v, head_lanes, scores, &masks)).collect()
     }
 
     /// The input vector that masks the entries of a block.
@@ -76,8 +84,18 @@ impl Schedule {
     }
 
     /// The heads of vectors `v` and `v + 1`.
-    fn heads(&mut self, query: &[Word], cache: &Cache, v: usize, head_lanes: usize, how: &Scores, masks: &[Word]) -> Vec<Word> {
-        let [keys, values] = [0, 1].map(|half| [cache.halves[half][v], cache.halves[half][v + 1]]);
+    fn heads(
+        &mut self,
+        (query, layout): (&[Word], &Layout),
+        cache: &Cache,
+        v: usize,
+        head_lanes: usize,
+        how: &Scores,
+        masks: &[Word],
+    ) -> Vec<Word> {
+        // Every round meets the same vectors.
+        let met = v % cache.halves[0].len();
+        let [keys, values] = [0, 1].map(|half| [cache.halves[half][met], cache.halves[half][met + 1]]);
         let entry = |at: Word, entry: usize| Word { quad: Quad { address: at.quad.address + entry as u16, ..at.quad }, ..at };
         let mut scores = Vec::new();
         for (block, mask) in masks.iter().enumerate() {
@@ -98,8 +116,8 @@ impl Schedule {
         }
         let sinks = how.sinks.as_ref().map(|param| {
             let quad = self.memory.constant(1);
-            let head = |lane: usize| (lane < LANES).then_some(((v / 2 * LANES + lane) / head_lanes) as u32);
-            self.data.images.push(Image::Numbers { quad, param: param.clone(), row: 0, lanes: arrange(head) });
+            let lanes = layout.lanes(v, |column| column / (2 * head_lanes as u32));
+            self.data.images.push(Image::Numbers { quad, param: param.clone(), row: 0, lanes });
             Word { quad, ready: 0 }
         });
         let weights = self.softmax(scores, sinks, head_lanes);

@@ -3,11 +3,12 @@
 //! Weights lie in memory a byte per pair of `split` or seven bits, whatever is cheaper (module `linear`), or a byte per weight of `q8`, in
 //! tiles of whole vectors; keys and values are f32. Embedding tables stay with the host.
 
+use super::experts;
 use super::forecast::{Forecast, forecast};
+use super::heads::{Heads, heads};
 use super::layout::{LANES, Layout};
 use super::linear::{Form, GUEST};
-use super::stages;
-use super::{attention_heads, copies, experts};
+use super::stages::{self, Rows};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use q35_dialects::q35::Op;
 use q35_dialects::{Graph, Ty};
@@ -35,7 +36,7 @@ fn chip_rows() -> u64 {
 
 /// The diagnostic for a model with a part, named by its first node, that fits no chip.
 pub(crate) fn too_large(request: &Request<'_>, part: &str) -> Diagnostic {
-    let Size { weights, cache, .. } = Size::of(request, &request.graph.ids().collect());
+    let Size { weights, cache, .. } = Size::of(request, &request.graph.ids().collect(), None);
     let rows = weights.saturating_add(cache);
     let Forecast { chips, tokens_per_second } = forecast(request, &Timing::tsp1());
     let chips = chips.max(2);
@@ -45,8 +46,8 @@ pub(crate) fn too_large(request: &Request<'_>, part: &str) -> Diagnostic {
         chip_rows()
     );
     Diagnostic::error(Code::DoesNotFit, what).at("node", part).help(
-        "this version does not divide a layer among chips, and the one that begins here fits none: use a smaller model, or a shorter context \
-         with --context",
+        "the prediction assumes that the chips of a node share every layer, which this version does not schedule: a layer is on one chip, and the \
+         one that begins here fits none; use a smaller model, or a shorter context with --context",
     )
 }
 
@@ -72,9 +73,9 @@ impl Size {
     /// Vectors of weights that a chip has room for.
     pub(crate) const ROOM: u64 = WEIGHT_SLICES * ROWS as u64;
 
-    /// Of some nodes.
-    pub(crate) fn of(request: &Request<'_>, nodes: &BTreeSet<NodeId>) -> Self {
-        let choices = choices(request, nodes, 0);
+    /// Of some nodes, of one of them some rows.
+    pub(crate) fn of(request: &Request<'_>, nodes: &BTreeSet<NodeId>, rows: Option<Rows>) -> Self {
+        let choices = choices(request, (nodes, rows), 0);
         let sum = |of: fn(&Choice) -> u64| choices.iter().fold(0u64, |sum, choice| sum.saturating_add(of(choice)));
         Self {
             weights: sum(|choice| choice.cost().rows),
@@ -145,7 +146,7 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    fn cost(&self) -> Cost {
+    pub(crate) fn cost(&self) -> Cost {
         match self.form {
             Form::Byte => self.byte,
             Form::Dense => self.dense,
@@ -170,9 +171,9 @@ fn cost(outputs: &Layout, tiles: u64, pairs: bool, form: Form) -> Cost {
     Cost { rows: rows.saturating_mul(tiles), cycles: loads.saturating_mul(tiles) / u64::from(PLANES) }
 }
 
-/// Every layer among some nodes, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
-pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64) -> Vec<Choice> {
-    let copied = copies(request.graph);
+/// Every layer among some nodes, or some rows of it, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
+pub(crate) fn choices(request: &Request<'_>, (nodes, part): (&BTreeSet<NodeId>, Option<Rows>), room: u64) -> Vec<Choice> {
+    let heads = heads(request.graph);
     let mut choices = Vec::new();
     for id in request.graph.ids().filter(|id| nodes.contains(id)) {
         let op = &request.graph.node(id).op;
@@ -184,9 +185,10 @@ pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64
             Op::ExpertLinear(_) => (experts(request.graph, id), rows(request.graph, id)),
             _ => (1, 1),
         };
-        let outputs = match copied.get(&id) {
-            Some((dim, copies)) => Layout::repeated(packed.rows, *dim, *copies),
-            None => Layout::natural(packed.rows / count),
+        let outputs = match (part, heads.get(&id)) {
+            (Some(part), _) if part.of == id => part.layout(),
+            (_, Some(heads)) => heads.layout(packed.rows),
+            _ => Layout::natural(packed.rows / count),
         };
         let pairs = packed.codec == Codec::Split;
         let tiles = packed.cols.div_ceil(2 * LANES as u64) * if pairs { 1 } else { 2 };
@@ -211,12 +213,17 @@ pub(crate) fn choices(request: &Request<'_>, nodes: &BTreeSet<NodeId>, room: u64
 /// Vectors of the cache of some nodes.
 fn cache_rows(request: &Request<'_>, nodes: &BTreeSet<NodeId>) -> u64 {
     let graph = request.graph;
+    let heads = heads(graph);
     let mut rows = 0u64;
     for id in nodes.iter().copied() {
         let Op::Append(op) = &graph.node(id).op else { continue };
-        let heads = attention_heads(graph, id).unwrap_or(op.kv_heads);
+        let copies = match graph.operand(id, 0).and_then(|keys| heads.get(&keys.node)) {
+            Some(Heads::Cached { copies, .. }) => *copies,
+            _ => 1,
+        };
         if let Some(Ty::Cache { key_dim, .. }) = graph.node(id).results.first() {
-            let vectors = heads.saturating_mul(*key_dim).div_ceil(2 * LANES as u64).saturating_mul(2);
+            let vectors =
+                op.kv_heads.saturating_mul(copies).saturating_mul(*key_dim).div_ceil(2 * LANES as u64).saturating_mul(2);
             rows = rows.saturating_add(vectors.saturating_mul(2 * 4).saturating_mul(request.context));
         }
     }

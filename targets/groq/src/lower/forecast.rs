@@ -49,7 +49,7 @@ pub(crate) struct Forecast {
 pub(crate) fn pipeline(request: &Request<'_>, chips: usize, timing: &Timing) -> Forecast {
     let graph = request.graph;
     let stages = stages::stages(request, chips);
-    let mut cycles = stages::cycles(request);
+    let mut cycles = stages::cycles(request, &stages);
     for leaves in stages.iter().filter_map(|stage| stage.leaves) {
         let width = graph.node(leaves).results.first().and_then(Ty::matrix).map_or(0, |(_, width)| width);
         let vectors = 4 * width.div_ceil(2 * LANES_IN_USE as u64) * 2;
@@ -61,7 +61,7 @@ pub(crate) fn pipeline(request: &Request<'_>, chips: usize, timing: &Timing) -> 
 /// Predicts.
 pub(crate) fn forecast(request: &Request<'_>, timing: &Timing) -> Forecast {
     let graph = request.graph;
-    let choices = fit::choices(request, &graph.ids().collect(), 0);
+    let choices = fit::choices(request, (&graph.ids().collect(), None), 0);
     let (mut layers, mut hidden, mut cache) = (0u64, 0u64, 0u64);
     for id in graph.ids() {
         layers += u64::from(graph.node(id).op.attends());

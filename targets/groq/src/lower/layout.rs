@@ -8,6 +8,7 @@
 use crate::schedule::lanes::{NUMBERS, arrange, lane};
 use q35_tsp::geometry::COLUMNS_PER_LOAD;
 use q35_tsp::lanes::Lanes;
+use std::collections::BTreeMap;
 
 /// Lanes in use.
 pub(crate) const LANES: usize = 256;
@@ -27,6 +28,11 @@ impl Layout {
     /// Of an activation as it is.
     pub(crate) fn natural(width: u64) -> Self {
         Self::of(width, LANES, |element| element)
+    }
+
+    /// Of some elements of an activation, from an even one on.
+    pub(crate) fn section(first: u64, count: u64) -> Self {
+        Self::of(count, LANES, |at| first + at)
     }
 
     /// In order, in as few vectors as there can be; the last two are about equally long where there are as many for both hemispheres.
@@ -53,6 +59,19 @@ impl Layout {
         Self::of(width * copies, LANES, |at| at / (dim * copies) * dim + at % dim)
     }
 
+    /// Of heads of `dim` columns, of which `group` neighbours share a head of the cache: in every round `copies` neighbours of each stand side
+    /// by side, in vectors that meet those of [`Layout::repeated`].
+    pub(crate) fn rounds(width: u64, dim: u64, group: u64, copies: u64) -> Self {
+        let round = |round: u64| {
+            let element = move |at: u64| {
+                let (slot, column) = (at / dim, at % dim);
+                (slot / copies * group + round * copies + slot % copies) * dim + column
+            };
+            Self::of(width / group * copies, LANES, element).vectors
+        };
+        Self { vectors: (0..group / copies).flat_map(round).collect() }
+    }
+
     /// Of few elements: all of them again and again, so that sums over the lanes of one [`period`] are in every lane.
     pub(crate) fn periodic(width: u64) -> Self {
         let element = |lane: usize, odd: usize| (2 * (lane % period(width)) + odd) as u32;
@@ -74,6 +93,13 @@ impl Layout {
     /// Vectors; a multiple of 2, but for dense ones.
     pub(crate) fn len(&self) -> usize {
         self.vectors.len()
+    }
+
+    /// Vector and number of the lane of each element.
+    pub(crate) fn places(&self) -> BTreeMap<u32, (usize, usize)> {
+        let vectors = self.vectors.iter().enumerate();
+        let places = vectors.flat_map(|(v, of)| of.iter().enumerate().filter_map(move |(n, e)| Some(((*e)?, (v, n)))));
+        places.collect()
     }
 
     /// The elements of a vector.
@@ -110,6 +136,12 @@ mod tests {
         let twice = Layout::repeated(8, 4, 2);
         let elements = |v: usize| twice.vectors[v].iter().copied().map(Option::unwrap).collect::<Vec<u32>>();
         assert_eq!((elements(0), elements(1)), (vec![0, 2, 0, 2, 4, 6, 4, 6], vec![1, 3, 1, 3, 5, 7, 5, 7]));
+        // Four heads of two columns, of which two share one of the cache each.
+        let rounds = Layout::rounds(8, 2, 2, 1);
+        assert_eq!(rounds.len(), 4);
+        let elements = |v: usize| rounds.vectors[v].iter().copied().map(Option::unwrap).collect::<Vec<u32>>();
+        assert_eq!((elements(0), elements(1), elements(2)), (vec![0, 4], vec![1, 5], vec![2, 6]));
+        assert_eq!(Layout::rounds(8, 2, 2, 2), Layout::natural(8));
         let three = Layout::periodic(3);
         assert_eq!(
             (&three.vector(0)[..3], &three.vector(1)[..3]),

@@ -111,7 +111,7 @@ pub(crate) struct Layer<'a> {
     /// Columns of the weight.
     pub(crate) columns: u64,
     pub(crate) form: Form,
-    pub(crate) outputs: &'a Layout,
+    pub(crate) outputs: Layout,
     pub(crate) experts: Option<Experts>,
 }
 
@@ -244,24 +244,51 @@ impl Schedule {
 
     /// The layer's outputs.
     pub(crate) fn linear(&mut self, x: &Quant, layer: &Layer<'_>) -> Vec<Word> {
-        let count = layer.outputs.len();
-        let bytes = layer.bytes == TileBytes::Pair && layer.form == Form::Byte;
-        let odd = (count % 2 == 1 && bytes).then(|| count - 1);
-        let dealt: Vec<usize> = (0..odd.unwrap_or(count)).collect();
-        let mut words: BTreeMap<usize, Word> = BTreeMap::new();
-        let mut complete: BTreeMap<usize, Vec<Sums>> = BTreeMap::new();
-        let groups: Vec<&[usize]> =
-            if dealt.is_empty() { vec![&[]] } else { dealt.chunks(if bytes { IN_FLIGHT } else { IN_FLIGHT_DENSE }).collect() };
-        for (at, vectors) in groups.into_iter().enumerate() {
-            let sums = self.sums(&x.inputs, layer, vectors, odd.filter(|_| at == 0));
-            for (vector, sums) in std::mem::replace(&mut complete, sums) {
-                words.insert(vector, self.output_vector(x, layer, vector, &sums));
-            }
+        self.linears(x, &[(self.node, layer)]).pop().unwrap_or_default()
+    }
+
+    /// The outputs of layers on the same activations, each for a node: some vectors of one, some of the next, and so on in turn, so that what needs
+    /// vectors of all of them need not wait for the last.
+    pub(crate) fn linears(&mut self, x: &Quant, layers: &[(u32, &Layer<'_>)]) -> Vec<Vec<Word>> {
+        let bytes = |layer: &Layer<'_>| layer.bytes == TileBytes::Pair && layer.form == Form::Byte;
+        // Of an odd number of vectors, the last one is both hemispheres'.
+        let odd = |layer: &Layer<'_>| (layer.outputs.len() % 2 == 1 && bytes(layer)).then(|| layer.outputs.len() - 1);
+        let mut turns: Vec<(usize, usize, Vec<usize>)> = Vec::new();
+        for (number, (_, layer)) in layers.iter().enumerate() {
+            let dealt: Vec<usize> = (0..odd(layer).unwrap_or(layer.outputs.len())).collect();
+            let groups = dealt.chunks(if bytes(layer) { IN_FLIGHT } else { IN_FLIGHT_DENSE }).map(<[usize]>::to_vec);
+            let groups: Vec<Vec<usize>> = if dealt.is_empty() { vec![vec![]] } else { groups.collect() };
+            turns.extend(groups.into_iter().enumerate().map(|(turn, vectors)| (turn, number, vectors)));
         }
-        for (vector, sums) in complete {
-            words.insert(vector, self.output_vector(x, layer, vector, &sums));
+        turns.sort();
+        self.memory.narrow = true;
+        let mut words: Vec<BTreeMap<usize, Word>> = vec![BTreeMap::new(); layers.len()];
+        let mut complete: (usize, BTreeMap<usize, Vec<Sums>>) = Default::default();
+        for (turn, number, vectors) in turns {
+            let (node, layer) = layers[number];
+            self.node = node;
+            let sums = self.sums(&x.inputs, layer, &vectors, odd(layer).filter(|_| turn == 0));
+            let before = std::mem::replace(&mut complete, (number, sums));
+            self.complete(x, layers, before, &mut words);
         }
-        words.into_values().collect()
+        self.complete(x, layers, complete, &mut words);
+        self.memory.narrow = false;
+        words.into_iter().map(|words| words.into_values().collect()).collect()
+    }
+
+    /// Outputs of sums that are complete.
+    fn complete(
+        &mut self,
+        x: &Quant,
+        layers: &[(u32, &Layer<'_>)],
+        (number, sums): (usize, BTreeMap<usize, Vec<Sums>>),
+        words: &mut [BTreeMap<usize, Word>],
+    ) {
+        for (vector, sums) in sums {
+            let (node, layer) = layers[number];
+            self.node = node;
+            words[number].insert(vector, self.output_vector(x, layer, vector, &sums));
+        }
     }
 
     /// The sums of some output vectors, and of one that both hemispheres compute.

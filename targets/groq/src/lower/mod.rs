@@ -9,6 +9,7 @@
 //! | module | idea |
 //! | --- | --- |
 //! | `layout` | which element lies in which lane |
+//! | `heads` | how heads of queries meet those of keys and values |
 //! | `inputs` | rounded activations as tiles of weights meet them |
 //! | `support` | what has no lowering |
 //! | `fit` | whether a model fits the chip, and in which form its weights lie there |
@@ -24,6 +25,7 @@
 mod attention;
 mod fit;
 mod forecast;
+mod heads;
 mod inputs;
 mod layout;
 mod linear;
@@ -38,6 +40,7 @@ use crate::schedule::{Byte, Schedule, Word};
 use attention::{Cache, Scores};
 use fit::Choice;
 use forecast::Forecast;
+use heads::{Heads, heads};
 use inputs::Inputs;
 use layout::Layout;
 pub use linear::Form;
@@ -59,7 +62,7 @@ use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
 use rows::Quant;
-use stages::{Counts, Share};
+use stages::{Counts, Rows, Share};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The path in a bundle of the program of a single chip.
@@ -236,39 +239,10 @@ fn weights(params: &BTreeMap<ParamName, Packed>) -> BTreeMap<String, WeightTenso
     tensors
 }
 
-/// Heads of the query that reads a cache; `None` where readers differ.
-fn attention_heads(graph: &Graph, append: NodeId) -> Option<u64> {
-    let readers = graph.ids().filter_map(|id| match &graph.node(id).op {
-        Op::Attention(op) if graph.operand(id, 1).is_some_and(|cache| cache.node == append) => Some(op.heads),
-        _ => None,
-    });
-    let heads: Vec<u64> = readers.collect();
-    heads.first().copied().filter(|first| heads.iter().all(|other| other == first))
-}
-
 /// Experts of a node that reads a routing.
 fn experts(graph: &Graph, id: NodeId) -> u64 {
     let routing = graph.operand(id, 1).map(|value| *graph.ty(value));
     if let Some(Ty::Routing { experts, .. }) = routing { experts } else { 1 }
-}
-
-/// Copies of each head that keys and values are computed in, so that every head of the query meets its own: by node, columns of a head and copies.
-fn copies(graph: &Graph) -> BTreeMap<NodeId, (u64, u64)> {
-    let mut copies = BTreeMap::new();
-    for id in graph.ids() {
-        let Op::Append(op) = &graph.node(id).op else { continue };
-        let Some(heads) = attention_heads(graph, id).filter(|heads| *heads > op.kv_heads) else { continue };
-        for at in 0..2 {
-            let mut value = graph.operand(id, at);
-            while let Some(node) = value.map(|value| value.node) {
-                let width = graph.node(node).results.first().and_then(Ty::matrix).map_or(0, |(_, width)| width);
-                copies.insert(node, (width / op.kv_heads, heads / op.kv_heads));
-                let through = matches!(graph.node(node).op, Op::Rope(_) | Op::RmsNorm(_));
-                value = if through { graph.operand(node, 0) } else { None };
-            }
-        }
-    }
-    copies
 }
 
 /// What a node of the program leaves, and where it is held.
@@ -319,9 +293,10 @@ fn pipeline(request: &Request<'_>, count: usize) -> Result<Vec<Scheduled>> {
     for (chip, share) in (0u32..).zip(stages::stages(request, count)) {
         let entrance = chips.last().and_then(|before| before.exit.as_ref());
         let nodes: BTreeSet<NodeId> = share.nodes.iter().copied().collect();
-        let choices = fit::choices(request, &nodes, fit::weight_rows(request, &nodes));
+        let of = (&nodes, share.rows);
+        let choices = fit::choices(request, of, fit::weight_rows(request, &nodes));
         let scheduled = match schedule(request, (chip, &share), choices, entrance) {
-            Err(_) => schedule(request, (chip, &share), fit::choices(request, &nodes, 0), entrance)?,
+            Err(_) => schedule(request, (chip, &share), fit::choices(request, of, 0), entrance)?,
             Ok(scheduled) => scheduled,
         };
         chips.push(scheduled);
@@ -345,7 +320,8 @@ fn schedule(
         schedule.data.inputs.push(Input::Entry { place });
     }
     let entry = Byte { place, ready: 0 };
-    let (copies, mut values) = (copies(graph), BTreeMap::new());
+    schedule.memory.expect(choices.iter().map(|choice| choice.cost().rows).sum());
+    let (heads, mut values) = (heads(graph), BTreeMap::new());
     if let (Some(enters), Some(Entrance { start, cycles, layout })) = (share.enters, entrance) {
         schedule.data.start = *start;
         schedule.begin(&graph.node(enters).name);
@@ -354,17 +330,23 @@ fn schedule(
         let words = cycles.iter().enumerate().map(receive).collect();
         values.insert(enters, vec![Held::Act(words, layout.clone())]);
     }
-    let mut lowering = Lowering { request, schedule, entry, copies, values, row: 0, choices };
+    let (ahead, rows) = (BTreeMap::new(), share.rows);
+    let mut lowering = Lowering { request, schedule, entry, heads, rows, values, ahead, row: 0, choices };
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
     let operands = share.nodes.iter().flat_map(|id| graph.operands(*id)).flatten();
     let outside = graph.outputs.iter().map(|(_, value)| value.node).chain(share.leaves);
     for node in operands.map(|value| value.node).chain(outside) {
         *uses.entry(node).or_default() += 1;
     }
+    // What leaves does so at once: what follows here would be in its way.
+    let mut exit = share.leaves.filter(|leaves| share.enters == Some(*leaves)).and_then(|leaves| lowering.leave(leaves));
     for id in share.nodes.iter().copied() {
         lowering.schedule.begin(&graph.node(id).name);
         let rows = lowering.rows(id);
         lowering.values.insert(id, rows);
+        if share.leaves == Some(id) {
+            exit = lowering.leave(id);
+        }
         for operand in graph.operands(id).into_iter().flatten() {
             let left = uses.get_mut(&operand.node).map_or(0, |uses| {
                 *uses -= 1;
@@ -375,16 +357,20 @@ fn schedule(
             }
         }
     }
-    lowering.finish(share)
+    lowering.finish(exit)
 }
 
 struct Lowering<'a> {
     request: &'a Request<'a>,
     schedule: Schedule,
     entry: Byte,
-    copies: BTreeMap<NodeId, (u64, u64)>,
+    heads: BTreeMap<NodeId, Heads>,
+    /// The rows of the head that are computed here, where they are not all.
+    rows: Option<Rows>,
     /// What nodes left: one value, or one for each row that a token is routed to.
     values: BTreeMap<NodeId, Vec<Held>>,
+    /// What was computed together with a node before, by node and row.
+    ahead: BTreeMap<(NodeId, usize), Held>,
     /// The row that is lowered.
     row: usize,
     choices: Vec<Choice>,
@@ -438,9 +424,10 @@ impl Lowering<'_> {
 
     /// The layout of what a node computes.
     fn result_layout(&self, id: NodeId, width: u64) -> Layout {
-        match self.copies.get(&id) {
-            Some((dim, copies)) => Layout::repeated(width, *dim, *copies),
-            None => Layout::natural(width),
+        match (self.rows, self.heads.get(&id)) {
+            (Some(rows), _) if rows.of == id => rows.layout(),
+            (_, Some(heads)) => heads.layout(width),
+            _ => Layout::natural(width),
         }
     }
 
@@ -486,7 +473,7 @@ impl Lowering<'_> {
             }
             Op::Hadamard(op) => {
                 let (x, layout) = self.act(id, 0);
-                Held::Act(self.schedule.hadamard(&x, op.block as usize, op.seed, op.inverse), layout)
+                Held::Act(self.schedule.hadamard(&x, &layout, (op.block, op.seed), op.inverse), layout)
             }
             Op::Quantize(_) => {
                 let (x, layout) = self.act(id, 0);
@@ -505,21 +492,13 @@ impl Lowering<'_> {
                     let words = self.schedule.router(&x, &inputs, param, bias, &outputs, packed.rows);
                     return Held::Act(words, outputs);
                 }
-                let outputs = self.result_layout(id, packed.rows);
-                self.layer(id, &op.weight, op.bias.as_ref(), outputs, None)
+                self.layers(id)
             }
             Op::Route(op) => {
                 let (logits, layout) = self.act(id, 0);
                 Held::Routing(self.schedule.route(op, &logits, &layout, self.width(id, 0)))
             }
-            Op::ExpertLinear(op) => {
-                let Held::Routing(chosen) = self.operand(id, 1) else { unreachable!("the types say a routing") };
-                let count = experts(graph, id);
-                let rows = self.packed(&op.weight).rows / count.max(1);
-                let map = chosen[self.row].map;
-                let experts = Experts { count: count as u16, rows: rows as u32, map };
-                self.layer(id, &op.weight, op.bias.as_ref(), Layout::natural(rows), Some(experts))
-            }
+            Op::ExpertLinear(_) => self.layers(id),
             Op::Combine(_) => {
                 let Held::Routing(chosen) = self.operand(id, 1) else { unreachable!("the types say a routing") };
                 let rows: Vec<(Vec<Word>, Layout)> = (0..chosen.len())
@@ -551,7 +530,7 @@ impl Lowering<'_> {
                     window: op.window.and_then(|window| u32::try_from(window).ok()),
                     sinks: op.sinks.as_ref().map(ParamName::to_string),
                 };
-                Held::Act(self.schedule.attention(&query, &cache, head_lanes, &scores), layout)
+                Held::Act(self.schedule.attention(&query, &layout, &cache, head_lanes, &scores), layout)
             }
             Op::Glu(op) => {
                 let ((gate, layout), (up, _)) = (self.act(id, 0), self.act(id, 1));
@@ -585,21 +564,59 @@ impl Lowering<'_> {
         packed.unwrap_or_else(|| unreachable!("a verified program has its parameters"))
     }
 
-    /// A layer on rounded activations.
-    fn layer(
-        &mut self,
-        id: NodeId,
-        weight: &ParamName,
-        bias: Option<&ParamName>,
-        outputs: Layout,
-        experts: Option<Experts>,
-    ) -> Held {
+    /// A layer on rounded activations, and with it the one that the same node needs of the same activations: both halves of a gated unit.
+    fn layers(&mut self, id: NodeId) -> Held {
+        if let Some(held) = self.ahead.remove(&(id, self.row)) {
+            return held;
+        }
         let Held::Quant(x) = self.operand(id, 0) else { unreachable!("refused by the check") };
-        let (packed, form) = (self.packed(weight), self.form(weight));
-        let bytes = if packed.codec == Codec::Split { TileBytes::Pair } else { TileBytes::Integer };
-        let (param, bias, columns) = (weight.as_str(), bias.map(ParamName::as_str), packed.cols);
-        let words = self.schedule.linear(&x, &Layer { param, bias, bytes, columns, form, outputs: &outputs, experts });
-        Held::Act(words, outputs)
+        let ids: Vec<NodeId> = [id].into_iter().chain(self.other_half(id)).collect();
+        let outputs: Vec<(Layout, Option<Experts>)> = ids.iter().map(|id| self.outputs(*id)).collect();
+        let graph = self.request.graph;
+        let layer = |(id, (outputs, experts)): (&NodeId, &'_ (Layout, Option<Experts>))| {
+            let (weight, bias) = match &graph.node(*id).op {
+                Op::Linear(op) => (&op.weight, &op.bias),
+                Op::ExpertLinear(op) => (&op.weight, &op.bias),
+                other => unreachable!("'{}' is no layer", other.name()),
+            };
+            let (packed, form) = (self.packed(weight), self.form(weight));
+            let bytes = if packed.codec == Codec::Split { TileBytes::Pair } else { TileBytes::Integer };
+            let (param, bias, columns) = (weight.as_str(), bias.as_ref().map(ParamName::as_str), packed.cols);
+            Layer { param, bias, bytes, columns, form, outputs: outputs.clone(), experts: *experts }
+        };
+        let layers: Vec<Layer<'_>> = ids.iter().zip(&outputs).map(layer).collect();
+        let nodes: Vec<u32> = ids.iter().map(|id| self.schedule.begin(&graph.node(*id).name)).collect();
+        let words = self.schedule.linears(&x, &nodes.into_iter().zip(&layers).collect::<Vec<_>>());
+        self.schedule.begin(&graph.node(id).name);
+        let held = words.into_iter().zip(outputs).map(|(words, (outputs, _))| Held::Act(words, outputs));
+        let mut held: Vec<(NodeId, Held)> = ids.into_iter().zip(held).collect();
+        let (_, first) = held.remove(0);
+        self.ahead.extend(held.into_iter().map(|(id, held)| ((id, self.row), held)));
+        first
+    }
+
+    /// The layout of a layer's outputs, and the expert that was chosen.
+    fn outputs(&self, id: NodeId) -> (Layout, Option<Experts>) {
+        let graph = self.request.graph;
+        let rows = graph.node(id).op.layer_weight().map_or(0, |weight| self.packed(weight).rows);
+        if !matches!(graph.node(id).op, Op::ExpertLinear(_)) {
+            return (self.result_layout(id, rows), None);
+        }
+        let Held::Routing(chosen) = self.operand(id, 1) else { unreachable!("the types say a routing") };
+        let count = experts(graph, id);
+        let rows = rows / count.max(1);
+        (Layout::natural(rows), Some(Experts { count: count as u16, rows: rows as u32, map: chosen[self.row].map }))
+    }
+
+    /// The layer on the same activations whose outputs meet this one's in a gated unit.
+    fn other_half(&self, id: NodeId) -> Option<NodeId> {
+        let graph = self.request.graph;
+        let users = graph.users(q35_graph::Value { node: id, result: 0 });
+        let [(unit, 0)] = users[..] else { return None };
+        let other = graph.operand(unit, 1).filter(|_| matches!(graph.node(unit).op, Op::Glu(_)))?.node;
+        let same = |at: usize| graph.operand(id, at) == graph.operand(other, at);
+        let alike = std::mem::discriminant(&graph.node(id).op) == std::mem::discriminant(&graph.node(other).op);
+        (other != id && alike && same(0) && same(1)).then_some(other)
     }
 
     fn map(&mut self, id: NodeId, f: impl FnOnce(&mut Schedule, &[Word]) -> Vec<Word>) -> Held {
@@ -629,8 +646,7 @@ impl Lowering<'_> {
         Some(Entrance { start: start as u64, cycles, layout })
     }
 
-    fn finish(mut self, share: &Share) -> Result<Scheduled> {
-        let exit = share.leaves.and_then(|leaves| self.leave(leaves));
+    fn finish(mut self, exit: Option<Entrance>) -> Result<Scheduled> {
         for (_, value) in &self.request.graph.outputs {
             if let Some([Held::Act(words, layout)]) = self.values.get(&value.node).map(Vec::as_slice) {
                 let outputs = words.iter().enumerate();
@@ -678,8 +694,15 @@ pub fn schedule_linear(outputs: u64, inputs: u64, form: Form) -> Result<LinearPr
     schedule.data.images.extend([scale].into_iter().chain(corrections).map(|quad| Image::Words { quad, runs: vec![(0, 0)] }));
     let word = |quad| Word { quad, ready: 0 };
     let x = Quant { inputs: x, scale: word(scale), corrections: [one, other].map(|quad| Some(word(quad))) };
-    let layer =
-        Layer { param: "weight", bias: None, bytes: TileBytes::Pair, columns: inputs, form, outputs: &layout, experts: None };
+    let layer = Layer {
+        param: "weight",
+        bias: None,
+        bytes: TileBytes::Pair,
+        columns: inputs,
+        form,
+        outputs: layout.clone(),
+        experts: None,
+    };
     let words = schedule.linear(&x, &layer);
     let outputs = words.iter().enumerate().map(|(v, word)| Output { quad: word.quad, lanes: layout.lanes(v, |e| e) });
     schedule.data.outputs.extend(outputs);

@@ -58,14 +58,15 @@ impl Schedule {
         words[0]
     }
 
-    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released.
+    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released. A permutation takes long and a unit does
+    /// several at once, so four lanes meet at a time.
     pub(crate) fn reduce(&mut self, op: AluOp, mut word: Word, lanes: usize) -> Word {
-        for bit in 0..lanes.ilog2() {
-            let other = self.exchange(word, 1 << bit);
-            let next = self.binary(op, word, other);
-            self.memory.release(word);
-            self.memory.release(other);
-            word = next;
+        let mut distance = 1;
+        while (distance as usize) < lanes {
+            let partners = if 2 * distance as usize == lanes { 1 } else { 3 };
+            let others: Vec<Word> = (1..=partners).map(|n| self.exchange(word, n * distance)).collect();
+            word = self.fold(op, [vec![word], others].concat());
+            distance *= partners + 1;
         }
         word
     }
@@ -116,27 +117,26 @@ impl Schedule {
         Quant { inputs: Inputs::of(&bytes, layout), scale: words[1], corrections: [None; 2] }
     }
 
-    /// The rotation of module `rotate` of the format crate, to the bit.
-    pub(crate) fn hadamard(&mut self, x: &[Word], block: usize, seed: u64, inverse: bool) -> Vec<Word> {
+    /// The rotation of module `rotate` of the format crate, to the bit. Columns whose numbers differ in one bit below `block` lie in vectors or in
+    /// lanes that differ in one bit.
+    pub(crate) fn hadamard(&mut self, x: &[Word], layout: &Layout, (block, seed): (u64, u64), inverse: bool) -> Vec<Word> {
         let mut x = x.to_vec();
         let mut fresh = false;
         if !inverse {
-            x = self.signs(&x, block, seed, &mut fresh);
+            x = self.signs(&x, layout, (block, seed), &mut fresh);
         }
-        if block > 1 {
-            let pairs: Vec<(usize, usize)> = (0..x.len()).step_by(2).map(|even| (even, even + 1)).collect();
-            x = self.butterflies(&x, &pairs, &mut fresh);
-        }
-        let mut distance = 1;
-        while 2 * distance < block {
-            if distance < LANES {
-                x = self.lane_butterflies(&x, distance as u32, &mut fresh);
-            } else {
-                let far = 2 * distance / LANES;
-                let pairs: Vec<(usize, usize)> = (0..x.len()).filter(|v| v & far == 0).map(|v| (v, v + far)).collect();
-                x = self.butterflies(&x, &pairs, &mut fresh);
-            }
-            distance *= 2;
+        let places = layout.places();
+        let first = |v: usize| layout.vector(v).first().copied().flatten();
+        for bit in 0..block.ilog2() {
+            let partner = |v: usize| first(v).and_then(|column| places.get(&(column ^ 1 << bit)).copied());
+            x = match partner(0) {
+                Some((0, distance)) => self.lane_butterflies(&x, distance as u32, &mut fresh),
+                _ => {
+                    let low = |v: &usize| first(*v).is_some_and(|column| column & 1 << bit == 0);
+                    let pairs = (0..x.len()).filter(low).filter_map(|v| Some((v, partner(v)?.0)));
+                    self.butterflies(&x, &pairs.collect::<Vec<_>>(), &mut fresh)
+                }
+            };
         }
         let norm = 1.0 / (block as f32).sqrt();
         let scaled = x.iter().map(|word| {
@@ -148,7 +148,7 @@ impl Schedule {
         });
         let scaled: Vec<Word> = scaled.collect();
         self.replace(&x, &mut fresh);
-        if inverse { self.signs(&scaled, block, seed, &mut fresh) } else { scaled }
+        if inverse { self.signs(&scaled, layout, (block, seed), &mut fresh) } else { scaled }
     }
 
     /// The vectors are not needed any more, unless they are the caller's.
@@ -159,12 +159,11 @@ impl Schedule {
         *fresh = true;
     }
 
-    fn signs(&mut self, x: &[Word], block: usize, seed: u64, fresh: &mut bool) -> Vec<Word> {
+    fn signs(&mut self, x: &[Word], layout: &Layout, (block, seed): (u64, u64), fresh: &mut bool) -> Vec<Word> {
         let mut out = Vec::new();
         for (v, word) in x.iter().enumerate() {
-            let element = |lane: usize| v / 2 * 2 * LANES + v % 2 + 2 * lane;
-            let sign = |lane: usize| (rotate::sign(seed, element(lane) % block).to_bits()) & !MAGNITUDE;
-            let signs = self.constant(|lane| if lane < LANES { sign(lane) } else { 0 });
+            let sign = |column: u32| rotate::sign(seed, column as usize % block as usize).to_bits() & !MAGNITUDE;
+            let signs = self.constant(|lane| layout.vector(v).get(lane).copied().flatten().map_or(0, sign));
             out.push(self.binary(AluOp::Xor, *word, signs));
         }
         self.replace(x, fresh);

@@ -5,6 +5,9 @@
 //! a chip has. Before anything is scheduled, speed is counted from shapes: what installing takes, and what the vector phases of a layer are
 //! assumed to take.
 //!
+//! The head is divided by rows where a chip has no room for it, or where more chips are asked for than there are parts. Each chip with a piece of it
+//! gets the residual stream, hands it on before anything else, and has logits of its own; the host has them all.
+//!
 //! The residual stream goes on to the next chip vector by vector, a byte of every lane at a time, on the one link that leads there: a
 //! `send` as soon as the value is in memory and the link is free, and its `receive` exactly `c2c.hop` cycles later on the clock that all
 //! chips count by. The next chip's program is therefore scheduled after this one's: its cycle 0 is the last beginning of an epoch before the
@@ -12,6 +15,7 @@
 //! again: as with one chip, which knows nothing of a next step. Embedding rows, angles and masks are the host's on every chip.
 
 use super::fit::{self, Size};
+use super::layout::{LANES, Layout};
 use q35_diag::{Code, Diagnostic};
 use q35_dialects::q35::Op;
 use q35_dialects::{Graph, Ty};
@@ -29,13 +33,33 @@ pub(crate) struct Share {
     pub(crate) enters: Option<NodeId>,
     /// The node whose value the next chip gets.
     pub(crate) leaves: Option<NodeId>,
+    /// The rows of the head that are computed here, where they are not all.
+    pub(crate) rows: Option<Rows>,
+}
+
+/// Some rows of a layer's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rows {
+    pub(crate) of: NodeId,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+}
+
+impl Rows {
+    /// The layout of their outputs.
+    pub(crate) fn layout(self) -> Layout {
+        Layout::section(self.first, self.count)
+    }
 }
 
 /// What is not divided.
+#[derive(Clone)]
 struct Part {
     nodes: Vec<NodeId>,
     /// `None` behind the last.
     leaves: Option<NodeId>,
+    /// Of a piece of the head.
+    rows: Option<Rows>,
     size: Size,
     /// As counted from shapes.
     cycles: u64,
@@ -90,13 +114,55 @@ fn parts(request: &Request<'_>) -> Vec<Part> {
     }
     let timing = Timing::tsp1();
     let part = |(nodes, leaves): (Vec<NodeId>, Option<NodeId>)| {
-        let size = Size::of(request, &nodes.iter().copied().collect());
+        let size = Size::of(request, &nodes.iter().copied().collect(), None);
         let layers = nodes.iter().filter(|id| graph.node(**id).op.attends()).count() as u64;
         let width = leaves.and_then(|id| graph.node(id).results.first()?.matrix()).map_or(0, |(_, width)| width);
         let vector = timing.vector as u64 + width * timing.vector_column as u64 / 1000;
-        Part { nodes, leaves, size, cycles: size.installing.saturating_add(layers * vector) }
+        Part { nodes, leaves, rows: None, size, cycles: size.installing.saturating_add(layers * vector) }
     };
-    grouped.into_iter().map(part).collect()
+    let mut parts: Vec<Part> = grouped.into_iter().map(part).collect();
+    if let Some(pieces) = pieces(request, &parts) {
+        parts.pop();
+        parts.extend(pieces);
+    }
+    parts
+}
+
+/// The layer of the head, and its rows, if the head is no more than it and what looks at one element at a time: then it can be divided by rows.
+fn head(graph: &Graph, request: &Request<'_>, nodes: &[NodeId]) -> Option<(NodeId, u64)> {
+    let mut id = graph.outputs.first().filter(|_| graph.outputs.len() == 1)?.1.node;
+    while matches!(graph.node(id).op, Op::Softcap(_) | Op::Scale(_)) {
+        id = graph.operand(id, 0)?.node;
+    }
+    let attends = nodes.iter().any(|id| graph.node(*id).op.attends());
+    let Op::Linear(op) = &graph.node(id).op else { return None };
+    let layers = nodes.iter().filter(|id| graph.node(**id).op.layer_weight().is_some()).count();
+    (!attends && layers == 1 && nodes.contains(&id)).then_some((id, request.params.get(&op.weight)?.rows))
+}
+
+/// Most pieces of a head of so many rows: each has at least two full vectors, of even and of odd rows.
+fn most_pieces(rows: u64) -> u64 {
+    rows.div_ceil(2 * LANES as u64).max(1)
+}
+
+/// The pieces of the head, if it is divided: because a chip has no room for it, or because more chips are asked for than there are parts.
+fn pieces(request: &Request<'_>, parts: &[Part]) -> Option<Vec<Part>> {
+    let [.., before, last] = parts else { return None };
+    let (of, rows) = head(request.graph, request, &last.nodes)?;
+    // Halves of chips, so that a piece finds a place beside a layer.
+    let needed = if last.size.fits() { 1 } else { last.size.weights.div_ceil(Size::ROOM / 2) };
+    let asked = request.chips.map_or(1, |chips| u64::from(chips).saturating_sub(parts.len() as u64 - 1));
+    let count = needed.max(asked).min(most_pieces(rows));
+    let vectors = most_pieces(rows);
+    let first = |piece: u64| (vectors * piece / count * 2 * LANES as u64).min(rows);
+    let nodes: BTreeSet<NodeId> = last.nodes.iter().copied().collect();
+    let piece = |piece: u64| {
+        let rows = Rows { of, first: first(piece), count: first(piece + 1) - first(piece) };
+        let size = Size::of(request, &nodes, Some(rows));
+        let leaves = if piece + 1 < count { before.leaves } else { None };
+        Part { leaves, rows: Some(rows), size, cycles: size.installing, ..last.clone() }
+    };
+    (count > 1).then(|| (0..count).map(piece).collect())
 }
 
 /// How many chips there may be, and how many the memory needs; an error is the part that fits none.
@@ -107,9 +173,15 @@ pub(crate) struct Counts {
     pub(crate) needed: Result<usize, String>,
 }
 
-/// Cycles of all parts together, as counted from shapes.
-pub(crate) fn cycles(request: &Request<'_>) -> u64 {
-    parts(request).iter().fold(0, |sum, part| sum.saturating_add(part.cycles))
+/// Cycles of all parts one after the other, as counted from shapes; pieces of the head, which different chips compute at the same time, count as one.
+pub(crate) fn cycles(request: &Request<'_>, shares: &[Share]) -> u64 {
+    let parts = parts(request);
+    let layers = parts.iter().filter(|part| part.rows.is_none()).fold(0u64, |sum, part| sum.saturating_add(part.cycles));
+    let of_head = |share: &Share| {
+        let rows = share.rows?;
+        Some(Size::of(request, &share.nodes.iter().copied().filter(|id| *id == rows.of).collect(), Some(rows)).installing)
+    };
+    layers.saturating_add(shares.iter().filter_map(of_head).max().unwrap_or(0))
 }
 
 /// How many chips a program may take.
@@ -119,7 +191,10 @@ pub(crate) fn counts(request: &Request<'_>) -> Counts {
     let large = parts.iter().find(|part| !part.size.fits());
     let needed = large.map_or_else(|| Ok(fewest(&parts)), |part| Err(name(part)));
     let layers = parts.iter().filter(|part| part.nodes.iter().any(|id| request.graph.node(*id).op.attends())).count();
-    Counts { most: parts.len(), layers, needed }
+    let pieces = parts.iter().filter(|part| part.rows.is_some()).count();
+    let most = parts.last().and_then(|part| head(request.graph, request, &part.nodes)).filter(|_| parts.len() > 1);
+    let most = most.map_or(1, |(_, rows)| most_pieces(rows) as usize);
+    Counts { most: parts.len() - pieces.max(1) + most, layers, needed }
 }
 
 /// The fewest chips: each takes as many parts as it can.
@@ -138,9 +213,13 @@ pub(crate) fn refusal(request: &Request<'_>) -> Option<Diagnostic> {
     let (wanted, context) = (request.chips.map(|chips| chips as usize), request.context);
     match (wanted, needed) {
         (Some(wanted), Ok(_)) if wanted > most => {
-            let layers = format!("{layers} layer{}", if layers == 1 { "" } else { "s" });
-            let head = if most == 1 { "" } else { " and the head" };
-            let what = format!("{wanted} chips are more than the model has parts: {layers}{head}");
+            let head = match most.saturating_sub(layers) {
+                0 => String::new(),
+                1 => " and the head".to_owned(),
+                pieces => format!(" and {pieces} pieces of the head"),
+            };
+            let plural = if layers == 1 { "" } else { "s" };
+            let what = format!("{wanted} chips are more than the model has parts: {layers} layer{plural}{head}");
             Some(
                 Diagnostic::error(Code::BadOption, what)
                     .at("option", "--chips")
@@ -176,7 +255,9 @@ pub(crate) fn stages(request: &Request<'_>, count: usize) -> Vec<Share> {
             open.extend(operands.filter(|id| of_host(&graph.node(*id).op) && nodes.insert(*id)));
         }
         let leaves = parts[range.end - 1].leaves;
-        stages.push(Share { nodes: order.iter().copied().filter(|id| nodes.contains(id)).collect(), enters, leaves });
+        let rows = parts[range].iter().filter_map(|part| part.rows);
+        let rows = rows.reduce(|some, next| Rows { count: some.count + next.count, ..some });
+        stages.push(Share { nodes: order.iter().copied().filter(|id| nodes.contains(id)).collect(), enters, leaves, rows });
         enters = leaves;
     }
     stages
@@ -218,7 +299,7 @@ mod tests {
     use super::*;
 
     fn part(rows: u64, cycles: u64) -> Part {
-        Part { nodes: vec![], leaves: None, size: Size { weights: rows, ..Size::default() }, cycles }
+        Part { nodes: vec![], leaves: None, rows: None, size: Size { weights: rows, ..Size::default() }, cycles }
     }
 
     #[test]

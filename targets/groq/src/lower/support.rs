@@ -1,6 +1,6 @@
 //! What has a lowering: one row per op, with the forms of it that have none.
 
-use super::attention_heads;
+use super::heads::attention_heads;
 use super::layout::LANES;
 use super::linear::{Q8_COLUMNS, SPLIT_COLUMNS};
 use super::pointwise::has_activation;

@@ -33,7 +33,7 @@ impl Schedule {
 
     /// Receives a word whose bytes are there in these cycles. Nothing that could be in the way is placed before.
     pub(crate) fn receive(&mut self, link: u8, cycles: [i64; 4], lanes: Lanes) -> Word {
-        let quad = self.memory.value(None);
+        let quad = self.value(None, cycles.into_iter().min().unwrap_or(0));
         self.data.received.push(Carried { quad, lanes });
         let (queue, op) = (Queue::link(link), self.tables.begin(self.node));
         let mut word = Word { quad, ready: 0 };

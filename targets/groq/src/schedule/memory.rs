@@ -2,7 +2,7 @@
 //!
 //! | rows of | lie in |
 //! | --- | --- |
-//! | values that are computed | groups 0 and 1 of both hemispheres, next to the VXM |
+//! | values that are computed | groups 0 and 1 of both hemispheres, next to the VXM; groups 2 and 3 while no weights are read |
 //! | constants and the cache | the outer groups |
 //! | bytes (rounded activations, addresses) | three slices next to the VXM; addresses that travel inward, the outermost slice |
 //! | weights | two sets of sixteen slices in each hemisphere, load by load in turn: while one reading of a tile is at one set, another one is at the other |
@@ -13,12 +13,10 @@ use q35_tsp::program::{Place, Quad};
 use std::collections::{BTreeMap, VecDeque};
 
 const VALUES: [(Side, u8); 4] = [(Side::East, 0), (Side::West, 0), (Side::East, 1), (Side::West, 1)];
+const MORE_VALUES: [(Side, u8); 4] = [(Side::East, 2), (Side::West, 2), (Side::East, 3), (Side::West, 3)];
 const CONSTANTS: [(Side, u8); 5] = [(Side::East, 8), (Side::West, 8), (Side::East, 10), (Side::West, 10), (Side::East, 9)];
 const BYTES: [u8; 3] = [4, 5, 6];
 const FAR: u8 = SLICES - 1;
-
-/// Free rows of a group that are not used yet.
-const RESTING: usize = 64;
 
 /// Slices for the weights of a hemisphere: sixteen for every other load of a tile, and sixteen for the loads between.
 pub(crate) const WEIGHTS: [[u8; 16]; 2] = [
@@ -34,14 +32,26 @@ pub(crate) struct Memory {
     top: BTreeMap<Slice, u16>,
     /// Rows of values that are free again, in the order in which they became so.
     values: BTreeMap<(Side, u8), VecDeque<u16>>,
-    turn: [usize; 3],
+    /// Whose turn it is: for values of any hemisphere, of the east, of the west; for constants; for bytes.
+    turns: [usize; 3],
+    turn: [usize; 2],
     /// Whether the last tile of a hemisphere ended in the first set.
     odd: [bool; 2],
+    /// Whether values are kept out of the slices that weights lie in as well: while these are read.
+    pub(crate) narrow: bool,
+    /// Rows of a slice that weights are going to take.
+    expected: u16,
     /// Slices that are full: how many rows were asked for beyond their end.
     pub(crate) missing: u64,
 }
 
 impl Memory {
+    /// Says how many vectors weights are going to take, over all slices.
+    pub(crate) fn expect(&mut self, weights: u64) {
+        let slices = (2 * WEIGHTS.concat().len()) as u64;
+        self.expected = weights.div_ceil(slices).min(u64::from(ROWS)) as u16;
+    }
+
     /// The address below what is taken from the top of all these slices.
     fn take_from_top(&mut self, slices: &[Slice], rows: u16) -> u16 {
         let taken = slices.iter().map(|slice| self.top.get(slice).copied().unwrap_or(0)).max().unwrap_or(0);
@@ -56,40 +66,70 @@ impl Memory {
         ROWS - taken - rows
     }
 
+    /// Whether a group has a row that was never used, besides those that weights are going to take.
+    fn has_fresh(&self, (side, group): (Side, u8)) -> bool {
+        (0..4).map(|i| Slice::new(side, 4 * group + i)).all(|slice| {
+            let [top, weights] = [&self.top, &self.weights].map(|rows| rows.get(&slice).copied().unwrap_or(0));
+            let expected = if WEIGHTS.concat().contains(&slice.number) { self.expected } else { 0 };
+            u32::from(top) + u32::from(weights.max(expected)) < u32::from(ROWS)
+        })
+    }
+
     fn quad(&mut self, (side, group): (Side, u8), rows: u16) -> Quad {
         let slices = [0, 1, 2, 3].map(|i| Slice::new(side, 4 * group + i));
         Quad { side, group, address: self.take_from_top(&slices, rows) }
     }
 
-    /// A row for a value; `side` says where, if it matters. Rows that were used long ago are used again first.
-    pub(crate) fn value(&mut self, side: Option<Side>) -> Quad {
-        self.turn[0] += 1;
-        let groups: Vec<(Side, u8)> = VALUES.into_iter().filter(|(of, _)| side.is_none_or(|side| side == *of)).collect();
-        let group = groups[self.turn[0] % groups.len()];
-        let free = self.values.entry(group).or_default();
-        // A row that was freed just now is still in use in the schedule: to wait for it would cost time.
-        let reused = if free.len() > RESTING { free.pop_front() } else { None };
+    /// A row for a value that is there in cycle `after` at the earliest; `side` says where, if it matters. Groups take turns, but none gets it whose
+    /// rows are all in use then, as `touched` says: the last cycle in which a row is.
+    pub(crate) fn value(&mut self, side: Option<Side>, after: i64, touched: impl Fn(Quad) -> i64) -> Quad {
+        let turn = &mut self.turns[side.map_or(0, |side| 1 + usize::from(side == Side::West))];
+        *turn += 1;
+        let more: &[(Side, u8)] = if self.narrow { &[] } else { &MORE_VALUES };
+        let groups = VALUES.iter().chain(more).copied();
+        let mut groups: Vec<(Side, u8)> = groups.filter(|(of, _)| side.is_none_or(|side| side == *of)).collect();
+        let count = groups.len();
+        groups.rotate_left(*turn % count);
+        let mut best: Option<(i64, (Side, u8), bool)> = None;
+        for group in groups {
+            let free = self.values.get(&group).and_then(VecDeque::front);
+            let free = free.map(|address| touched(Quad { side: group.0, group: group.1, address: *address }));
+            let (touch, fresh) = match free {
+                Some(touch) if touch < after => (touch, false),
+                _ if self.has_fresh(group) => (-1, true),
+                Some(touch) => (touch, false),
+                None => continue,
+            };
+            if best.is_none_or(|(least, ..)| touch < least) {
+                best = Some((touch, group, fresh));
+            }
+            if touch < after {
+                break;
+            }
+        }
+        let (_, group, fresh) = best.unwrap_or((-1, VALUES[0], true));
+        let reused = if fresh { None } else { self.values.entry(group).or_default().pop_front() };
         reused.map_or_else(|| self.quad(group, 1), |address| Quad { side: group.0, group: group.1, address })
     }
 
     /// The row's value is not needed any more.
     pub(crate) fn release(&mut self, word: Word) {
         let group = (word.quad.side, word.quad.group);
-        if VALUES.contains(&group) {
+        if VALUES.contains(&group) || MORE_VALUES.contains(&group) {
             self.values.entry(group).or_default().push_back(word.quad.address);
         }
     }
 
     /// Rows for constants or the cache.
     pub(crate) fn constant(&mut self, rows: u16) -> Quad {
-        self.turn[1] += 1;
-        self.quad(CONSTANTS[self.turn[1] % CONSTANTS.len()], rows)
+        self.turn[0] += 1;
+        self.quad(CONSTANTS[self.turn[0] % CONSTANTS.len()], rows)
     }
 
     /// A row of bytes.
     pub(crate) fn bytes(&mut self, side: Side) -> Place {
-        self.turn[2] += 1;
-        let slice = Slice::new(side, BYTES[self.turn[2] / 2 % BYTES.len()]);
+        self.turn[1] += 1;
+        let slice = Slice::new(side, BYTES[self.turn[1] / 2 % BYTES.len()]);
         Place { slice, address: self.take_from_top(&[slice], 1) }
     }
 
@@ -148,7 +188,7 @@ mod tests {
             all.dedup();
             assert_eq!(all.len(), 32);
         }
-        for (side, group) in VALUES.iter().chain(&CONSTANTS) {
+        for (side, group) in VALUES.iter().chain(&MORE_VALUES).chain(&CONSTANTS) {
             assert!((0..4).all(|i| !Slice::new(*side, 4 * group + i).reserved()), "{side:?} {group}");
         }
     }

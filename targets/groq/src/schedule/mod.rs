@@ -29,6 +29,7 @@ pub(crate) mod tile;
 pub(crate) mod vector;
 
 use memory::Memory;
+use q35_tsp::geometry::Side;
 use q35_tsp::lanes::Lanes;
 use q35_tsp::program::{Block, Data, Place, Quad};
 use q35_tsp::timing::Timing;
@@ -81,7 +82,7 @@ pub(crate) struct Schedule {
     /// The node that what is scheduled now is for.
     pub(crate) node: u32,
     constants: BTreeMap<Vec<(u32, u32)>, Word>,
-    maps: BTreeMap<(q35_tsp::geometry::Side, u32), [Place; 2]>,
+    maps: BTreeMap<(Side, u32), [Place; 2]>,
     pub(crate) planes: tile::Planes,
     /// What lies there once for each expert, by parameter and what the first one's hold: tiles, and words. Every choice gathers from it.
     pub(crate) tiles: BTreeMap<(String, Vec<Block>), tile::Tile>,
@@ -105,10 +106,22 @@ impl Schedule {
         }
     }
 
-    /// Names the node of the model that follows.
-    pub(crate) fn begin(&mut self, node: &str) {
-        self.node = self.data.nodes.len() as u32;
-        self.data.nodes.push(node.to_owned());
+    /// Names the node of the model that follows. Gives its number.
+    pub(crate) fn begin(&mut self, node: &str) -> u32 {
+        let known = self.data.nodes.iter().rposition(|name| name == node);
+        let at = known.unwrap_or(self.data.nodes.len());
+        if known.is_none() {
+            self.data.nodes.push(node.to_owned());
+        }
+        self.node = at as u32;
+        self.node
+    }
+
+    /// A row for a value that is there in cycle `after` at the earliest.
+    pub(crate) fn value(&mut self, side: Option<Side>, after: i64) -> Quad {
+        let tables = &self.tables;
+        let touched = |quad: Quad| (0..4).map(|i| tables.last_touch(quad.byte(i))).max().unwrap_or(-1);
+        self.memory.value(side, after, touched)
     }
 
     /// Places a macro-op at the first cycle from `earliest` on at which it fits.

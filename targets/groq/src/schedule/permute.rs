@@ -2,7 +2,6 @@
 //! cache, and out of several that a map chooses from.
 
 use super::lanes::{NUMBERS, lane, number};
-use super::tables::Hold;
 use super::{Byte, Choices, Schedule, Word};
 use q35_tsp::geometry::{LANES, Queue, SXM, Side};
 use q35_tsp::isa::Instr;
@@ -42,10 +41,10 @@ impl Schedule {
     pub(crate) fn exchange(&mut self, word: Word, distance: u32) -> Word {
         let side = word.quad.side;
         let map = self.exchange_map(side, distance);
-        let quad = self.memory.value(Some(side));
+        let quad = self.value(Some(side), word.ready);
         let (queue, at) = (Queue::permute(side), side.sign() * SXM);
         self.place(word.ready, |attempt, cycle| {
-            attempt.hold(Hold::Permutor(side), cycle, cycle + 3)?;
+            let unset = attempt.hold_map(side, distance, cycle, cycle + 3)?;
             let set = cycle - attempt.timing.map;
             let mut ready = 0;
             for (i, (from, to)) in (0i64..).zip(word.places().into_iter().zip(Word { quad, ready }.places())) {
@@ -54,8 +53,10 @@ impl Schedule {
                 attempt.issue(queue, cycle + i, Instr::Permute { input, out })?;
                 ready = stored;
             }
-            let map = attempt.fetch(&map, 0, at, set)?;
-            attempt.issue(queue, set, Instr::SetMap { map })?;
+            if unset {
+                let map = attempt.fetch(&map, 0, at, set)?;
+                attempt.issue(queue, set, Instr::SetMap { map })?;
+            }
             Some(Word { quad, ready })
         })
     }
@@ -78,7 +79,7 @@ impl Schedule {
 
     /// The word that a map chooses.
     pub(crate) fn choose(&mut self, choices: Choices) -> Word {
-        let quad = self.memory.value(Some(choices.first.side));
+        let quad = self.value(Some(choices.first.side), choices.map.ready);
         let (places, at) = (Word { quad, ready: 0 }.places(), quad.byte(0).slice.position());
         let ready = self.place(choices.map.ready, |attempt, cycle| {
             let stream = attempt.fetch_choice(choices, at, cycle)?;

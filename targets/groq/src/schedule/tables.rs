@@ -50,6 +50,8 @@ pub(crate) struct Tables {
     busy: Vec<Cycles>,
     registers: Vec<Registers>,
     holds: BTreeMap<Hold, BTreeMap<i64, i64>>,
+    /// Maps of the permutors, by the cycle from which on they hold.
+    maps: [BTreeMap<i64, u32>; 2],
     /// The last cycle in which a row was read or written.
     touched: BTreeMap<(Slice, u16), i64>,
     /// The macro-op that wrote a row last, in the order in which they were placed.
@@ -65,6 +67,7 @@ impl Default for Tables {
             busy: vec![Cycles::default(); usize::from(QUEUES)],
             registers: Vec::new(),
             holds: BTreeMap::new(),
+            maps: Default::default(),
             touched: BTreeMap::new(),
             writers: BTreeMap::new(),
             ops: Vec::new(),
@@ -88,6 +91,7 @@ enum Undo {
     Issue(Queue, Issue),
     Registers { side: Side, position: i32, cycle: i64, mask: u32 },
     Hold(Hold, i64),
+    Map(Side, i64),
 }
 
 /// Part of a macro-op, entered into the tables as it is tried.
@@ -159,6 +163,9 @@ impl<'a> Attempt<'a> {
                 Undo::Hold(hold, from) => {
                     self.tables.holds.get_mut(&hold).and_then(|holds| holds.remove(&from));
                 }
+                Undo::Map(side, from) => {
+                    self.tables.maps[side_index(side)].remove(&from);
+                }
             }
         }
     }
@@ -187,6 +194,27 @@ impl<'a> Attempt<'a> {
         holds.insert(from, to);
         self.log.push(Undo::Hold(hold, from));
         Some(())
+    }
+
+    /// Takes a permutor with a map for the cycles `from..=to`. Gives whether the map has to be set for them: not where it holds already.
+    pub(crate) fn hold_map(&mut self, side: Side, map: u32, from: i64, to: i64) -> Option<bool> {
+        let maps = &self.tables.maps[side_index(side)];
+        let known = maps.range(..=from).next_back().is_some_and(|(_, known)| *known == map);
+        let next = maps.range(from + 1..).next().map_or(i64::MAX, |(from, _)| *from);
+        if next <= to {
+            return None;
+        }
+        // Whoever comes next may count on the map that holds now.
+        let later = self.tables.holds.get(&Hold::Permutor(side)).and_then(|holds| holds.range(from..).next());
+        if !known && later.is_some_and(|(later, _)| *later < next) {
+            return None;
+        }
+        self.hold(Hold::Permutor(side), from, to)?;
+        if !known {
+            self.tables.maps[side_index(side)].insert(from, map);
+            self.log.push(Undo::Map(side, from));
+        }
+        Some(!known)
     }
 
     /// Streams that are free all the way from `from`, where a vector stands in cycle `cycle`, to `until`, as bits.

@@ -224,7 +224,6 @@ impl Schedule {
     /// Evaluates an expression. Gives the results that it keeps: words, then bytes.
     pub(crate) fn eval(&mut self, expr: &Expr) -> (Vec<Word>, Vec<Byte>) {
         let plan = Plan::new(expr);
-        let quads: Vec<_> = expr.words.iter().map(|_| self.memory.value(None)).collect();
         let places: Vec<Place> = expr
             .bytes
             .iter()
@@ -242,6 +241,7 @@ impl Schedule {
             Leaf::Sum(sum) => self.sum_at_vxm(*sum) - depth,
         };
         let earliest = expr.leaves.iter().map(ready).max().unwrap_or(0);
+        let quads: Vec<_> = expr.words.iter().map(|_| self.value(None, earliest)).collect();
         let done: Vec<i64> =
             expr.leaves.iter().map(|leaf| if let Leaf::Sum(sum) = leaf { self.planes.done(*sum) } else { 0 }).collect();
         let op = self.tables.begin(self.node);

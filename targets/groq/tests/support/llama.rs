@@ -22,6 +22,8 @@ pub struct Shape {
     pub vocab: usize,
     pub style: RopeStyle,
     pub head_norm: bool,
+    /// Whether what heads give is rotated, over as many heads as go.
+    pub turned: bool,
     /// Experts of each layer and how many are chosen; none for a plain feed-forward layer.
     pub experts: Option<(usize, u32)>,
 }
@@ -36,6 +38,7 @@ pub const SMALL: Shape = Shape {
     vocab: 70,
     style: RopeStyle::Halves,
     head_norm: false,
+    turned: false,
     experts: None,
 };
 
@@ -49,7 +52,7 @@ pub fn headers(shape: Shape) -> Toy {
 }
 
 fn build(mut toy: Toy, shape: Shape, seed: u64) -> Toy {
-    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm, experts } = shape;
+    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm, turned, experts } = shape;
     let mut random = Random::new(seed);
     let table = toy.matrix("embed", vocab, hidden, Codec::Q8, &mut random);
     let inv_freq = toy.vector("inv_freq", (0..dim / 2).map(|i| 100f32.powf(-2.0 * i as f32 / dim as f32)).collect());
@@ -82,7 +85,10 @@ fn build(mut toy: Toy, shape: Shape, seed: u64) -> Toy {
         let cache = toy.add(Append::plain(layer, kv_heads as u64), &[k, v]);
         let scale = 1.0 / (dim as f32).sqrt();
         let attention = Attention { heads: heads as u64, scale, window: None, softcap: None, sinks: None };
-        let y = toy.add(attention, &[q, cache]);
+        let mut y = toy.add(attention, &[q, cache]);
+        if turned {
+            y = toy.add(Hadamard { block: 1 << (heads * dim).trailing_zeros(), seed: 5, inverse: false }, &[y]);
+        }
         let y = toy.add(Quantize {}, &[y]);
         let y = linear(&mut toy, &mut random, format!("{layer}.o"), y, hidden, heads * dim, false);
         x = toy.add(Add {}, &[x, y]);
