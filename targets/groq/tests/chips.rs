@@ -126,17 +126,17 @@ fn what_does_not_go_is_said() {
         "error[Q35-0303]: 6 chips are more than the model has parts: 4 layers and the head\n  at option '--chips'\n  \
          help: a layer is on one chip: use --chips 5 or less"
     );
-    // Eight layers, of which a chip has room for two.
+    // Eight layers and a head, which three chips have no room for.
     let large = headers(Shape { layers: 8, hidden: 4096, heads: 32, kv_heads: 8, dim: 128, ffn: 4096, vocab: 20_000, ..SMALL });
     assert_eq!(refused(&large, 64, None), None, "there is room on as many chips as it takes");
     let text = refused(&large, 64, Some(3)).unwrap();
     assert_eq!(
         text,
-        "error[Q35-0405]: the model does not fit on 3 chips: it needs 5\n  at option '--chips'\n  \
-         help: use --chips 5, or a context shorter than 64 with --context"
+        "error[Q35-0405]: the model does not fit on 3 chips: it needs 4\n  at option '--chips'\n  \
+         help: use --chips 4, or a context shorter than 64 with --context"
     );
     let outlook = Groq.outlook(&Request::new(&large.graph, &large.params, "", 64)).unwrap();
-    assert_eq!(outlook[0], ("chips", "5".to_owned()));
+    assert_eq!(outlook[0], ("chips", "4".to_owned()));
     assert!(outlook[1].1.contains("from shapes, with vector phases that "), "{}", outlook[1].1);
     // One layer alone is too much for a chip.
     let huge = headers(Shape { layers: 1, hidden: 16_384, heads: 128, kv_heads: 8, dim: 128, ffn: 53_248, ..SMALL });

@@ -6,6 +6,7 @@ mod support;
 
 use q35_dialects::interp::{Session, StepInput};
 use q35_dialects::q35::RopeStyle;
+use q35_groq_check::check;
 use q35_tsp::timing::Timing;
 use q35_tsp_sim::{Chip, host};
 use support::Toy;
@@ -17,6 +18,8 @@ const TOLERANCE: f32 = 1e-5;
 /// Decodes tokens and compares logits with the interpreter's, relative to the largest.
 fn compare(toy: &Toy, context: u64, tokens: &[u32], tolerance: f32) {
     let program = compile(toy, context);
+    let violations = check(&program, &Timing::tsp1());
+    assert!(violations.is_empty(), "{}", violations[0]);
     let mut chip = Chip::new(&program, Timing::tsp1()).unwrap();
     host::load(&mut chip, &program.data, toy).unwrap();
     let mut session = Session::new(&toy.graph, &toy.values);
@@ -52,6 +55,15 @@ fn heads_in_rounds() {
     compare(&llama(shape(12, 4), 4), 70, &[5, 60], TOLERANCE);
     compare(&llama(Shape { turned: true, head_norm: true, ..shape(16, 2) }, 5), 11, &[5, 60], TOLERANCE);
     compare(&llama(Shape { turned: true, ..shape(12, 2) }, 5), 11, &[5], TOLERANCE);
+}
+
+/// Activations that are packed: what is left over after full tiles is shared by output vectors, or by few of them, or nothing is left. Those that
+/// experts read are not.
+#[test]
+fn packed_activations() {
+    let shape = |hidden, ffn| Shape { hidden, heads: 2, kv_heads: 2, dim: 32, ffn, layers: 1, folded: true, ..SMALL };
+    compare(&llama(shape(2048, 2560), 8), 11, &[5, 60], TOLERANCE);
+    compare(&llama(Shape { experts: Some((4, 2)), ..shape(2176, 64) }, 8), 11, &[5], TOLERANCE);
 }
 
 /// More than one chunk of 512 columns everywhere, rotations over several vectors, a cache of several blocks.

@@ -24,7 +24,15 @@ fn cycles(program: &Program) -> u64 {
 #[test]
 fn a_split_layer_is_exact() {
     use Form::{Byte, Dense};
-    let shapes = [(600, 1100, Byte), (700, 2048, Byte), (700, 2300, Byte), (3, 7, Byte), (330, 100, Byte), (5200, 700, Dense)];
+    let shapes = [
+        (600, 1100, Byte),
+        (700, 2048, Byte),
+        (700, 2300, Byte),
+        (3, 7, Byte),
+        (330, 100, Byte),
+        (3180, 2048, Byte),
+        (5200, 700, Dense),
+    ];
     for (outputs, inputs, form) in shapes {
         let layer = schedule_linear(outputs, inputs, form).unwrap();
         let violations = check(&layer.program, &Timing::tsp1());

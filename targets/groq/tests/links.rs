@@ -19,15 +19,20 @@ fn quad(word: usize) -> Quad {
 
 /// Chip 0 sends three words from next to its VXM, in slots of `slot` cycles from cycle 100 on; chip 1 receives and keeps them.
 fn programs(slot: u32) -> Vec<Program> {
+    between(0, 1, slot)
+}
+
+/// The same of any two linked chips.
+fn between(sender: u32, receiver: u32, slot: u32) -> Vec<Program> {
     let timing = Timing::tsp1();
-    let [out, back] = [link_between(0, 1).unwrap(), link_between(1, 0).unwrap()];
-    let mut chips = [0, 1].map(|chip| {
+    let [out, back] = [link_between(sender, receiver).unwrap(), link_between(receiver, sender).unwrap()];
+    let ends = [LinkEnd { link: out, chip: receiver, end: back }, LinkEnd { link: back, chip: sender, end: out }];
+    let mut chips = [(sender, ends[0]), (receiver, ends[1])].map(|(chip, end)| {
         let mut program = Program::default();
         program.data.timing = "tsp1".to_owned();
         program.data.chip = chip;
         program.data.nodes.push(format!("layer {chip}"));
-        let links = [LinkEnd { link: out, chip: 1, end: back }, LinkEnd { link: back, chip: 0, end: out }];
-        program.data.links.push(links[chip as usize]);
+        program.data.links.push(end);
         program
     });
     let (send, receive) = (Queue::link(out), Queue::link(back));
@@ -71,6 +76,7 @@ fn programs(slot: u32) -> Vec<Program> {
         let last = program.queues.values().flatten().map(|issue| issue.cycle).max().unwrap();
         program.data.cycles = last + timing.write as u32;
     }
+    chips.sort_by_key(|program| program.data.chip);
     chips.into()
 }
 
@@ -169,6 +175,22 @@ fn words_that_change_places_are_seen() {
     let mut alone = programs(24);
     alone.pop();
     assert_eq!(verdict(&alone).0, Some("L3"));
+}
+
+/// Chip 1 sends to chip 0: every vector is there in time, but what may be sent back may be waited for in a circle.
+#[test]
+fn what_goes_back_is_seen() {
+    let backward = between(1, 0, 24);
+    let rules: Vec<&str> = check_system(&backward, &Timing::tsp1()).iter().map(|violation| violation.rule).collect();
+    // Besides, chip 0 should have got something from a chip before it.
+    assert_eq!(rules[..4 * WORDS], ["L6"; 4 * WORDS]);
+    assert_eq!(rules[4 * WORDS..], ["L4"]);
+    let mut system = System::new(&backward, Timing::tsp1()).unwrap();
+    for word in 0..WORDS {
+        system.chips[1].write_words(quad(word), &[7; LANES]).unwrap();
+    }
+    system.run().unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(system.chips[0].read_words(quad(0)).unwrap(), [7; LANES], "nothing else is wrong");
 }
 
 #[test]

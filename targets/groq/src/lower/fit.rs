@@ -6,6 +6,7 @@
 use super::experts;
 use super::forecast::{Forecast, forecast};
 use super::heads::{Heads, heads};
+use super::inputs::{self, Tiles};
 use super::layout::{LANES, Layout};
 use super::linear::{Form, GUEST};
 use super::stages::{self, Rows};
@@ -19,7 +20,7 @@ use q35_tsp::geometry::{LANES as LANES_OF_CHIP, PLANES, ROWS, SLICES, Side, Slic
 use q35_tsp::program::Program;
 use q35_tsp::timing::Timing;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Slices that weights may take: two sets of sixteen in each hemisphere.
 const WEIGHT_SLICES: u64 = 64;
@@ -154,21 +155,51 @@ impl Choice {
     }
 }
 
-/// The cost of a layer of these outputs, whose columns make so many tiles; of pairs each is installed twice.
-fn cost(outputs: &Layout, tiles: u64, pairs: bool, form: Form) -> Cost {
-    let (mut rows, mut loads) = (0, 0);
+/// The cost of a layer of these outputs, whose columns make these tiles; of pairs each is installed twice, other weights make two tiles.
+fn cost(outputs: &Layout, tiles: Tiles, pairs: bool, form: Form) -> Cost {
+    let alone = tiles.full + tiles.sharing.min(1);
+    let (mut rows, mut loads) = (0u64, 0u64);
+    let mut add = |of: u64, tiles: u64, times: u64| {
+        rows = rows.saturating_add((of.div_ceil(2) * 32).saturating_mul(tiles));
+        loads = loads.saturating_add((of * times).saturating_mul(tiles));
+    };
     for side in 0..2 {
         let own: Vec<u64> = (side..outputs.len()).step_by(2).map(|v| outputs.loads(v)).collect();
         let dense = if form == Form::Dense && pairs { own.len() / (GUEST + 1) * (GUEST + 1) } else { 0 };
-        let guests = |at: &usize| at % (GUEST + 1) == GUEST && *at < dense;
-        for (_, of) in own.iter().enumerate().filter(|(at, _)| !guests(at)) {
-            rows += of.div_ceil(2) * 32;
+        let (dense, own) = own.split_at(dense);
+        for group in dense.chunks(GUEST + 1) {
+            group[..GUEST].iter().for_each(|of| add(*of, alone, 3));
         }
-        for (at, of) in own.iter().enumerate().filter(|(at, _)| !guests(at)) {
-            loads += of * if at < dense { 3 } else { 1 + u64::from(pairs) };
+        if !pairs {
+            own.iter().for_each(|of| add(*of, 2 * alone, 1));
+            continue;
+        }
+        own.iter().for_each(|of| add(*of, tiles.full, 2));
+        if tiles.sharing > 0 {
+            own.chunks(tiles.sharing as usize).for_each(|group| add(group.iter().copied().max().unwrap_or(0), 1, 2));
         }
     }
-    Cost { rows: rows.saturating_mul(tiles), cycles: loads.saturating_mul(tiles) / u64::from(PLANES) }
+    Cost { rows, cycles: loads / u64::from(PLANES) }
+}
+
+/// The tiles of a layer on the activations that it meets.
+fn tiles_of(graph: &Graph, heads: &BTreeMap<NodeId, Heads>, id: NodeId, columns: u64) -> Tiles {
+    let Some(rounded) = graph.operand(id, 0).map(|value| value.node) else {
+        return inputs::tiles(&Layout::natural(columns), false);
+    };
+    let mut from = graph.operand(rounded, 0).map(|value| value.node);
+    while let Some(node) = from.filter(|node| matches!(graph.node(*node).op, Op::Hadamard(_))) {
+        from = graph.operand(node, 0).map(|value| value.node);
+    }
+    let heads = from.and_then(|node| heads.get(&node));
+    let layout = heads.map_or_else(|| Layout::natural(columns), |heads| heads.layout(columns));
+    inputs::tiles(&layout, may_pack(graph, rounded))
+}
+
+/// Whether rounded activations may be packed: no experts read them.
+pub(crate) fn may_pack(graph: &Graph, rounded: NodeId) -> bool {
+    let users = graph.users(q35_graph::Value { node: rounded, result: 0 });
+    !users.iter().any(|(user, _)| matches!(graph.node(*user).op, Op::ExpertLinear(_)))
 }
 
 /// Every layer among some nodes, or some rows of it, in bytes as far as they fit in so many vectors: then the layers that save most become dense.
@@ -191,7 +222,7 @@ pub(crate) fn choices(request: &Request<'_>, (nodes, part): (&BTreeSet<NodeId>, 
             _ => Layout::natural(packed.rows / count),
         };
         let pairs = packed.codec == Codec::Split;
-        let tiles = packed.cols.div_ceil(2 * LANES as u64) * if pairs { 1 } else { 2 };
+        let tiles = tiles_of(request.graph, &heads, id, packed.cols);
         // Experts are gathered as they lie: they are not packed further.
         let forms = [Form::Byte, if count > 1 { Form::Byte } else { Form::Dense }];
         let [byte, dense] = forms.map(|form| cost(&outputs, tiles, pairs, form).of_experts(count, chosen));

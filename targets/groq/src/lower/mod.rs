@@ -44,7 +44,7 @@ use heads::{Heads, heads};
 use inputs::Inputs;
 use layout::Layout;
 pub use linear::Form;
-use linear::{Experts, Layer};
+use linear::{Experts, GUEST, Layer};
 use mixture::Chosen;
 use q35_bundle::{CacheDtype, CacheLayer, Device, MemoryPlan, TspDevice, row_stride};
 use q35_diag::{Diagnostics, Result};
@@ -444,6 +444,22 @@ impl Lowering<'_> {
         needed
     }
 
+    /// Vectors of outputs in a hemisphere that share tiles, of the layers that read these rounded activations: at most; `None` if they are not packed.
+    fn sharing(&self, id: NodeId) -> Option<usize> {
+        let graph = self.request.graph;
+        if !fit::may_pack(graph, id) {
+            return None;
+        }
+        let users = graph.users(q35_graph::Value { node: id, result: 0 }).into_iter();
+        let of = |(user, _): (NodeId, usize)| {
+            let weight = graph.node(user).op.layer_weight()?;
+            let packed = self.request.params.get(weight).filter(|packed| packed.codec == Codec::Split)?;
+            let own = self.result_layout(user, packed.rows).len() / 2;
+            Some(if self.form(weight) == Form::Dense { own % (GUEST + 1) } else { own })
+        };
+        Some(users.filter_map(of).max().unwrap_or(0))
+    }
+
     /// How a layer's pairs lie in memory.
     fn form(&self, weight: &ParamName) -> Form {
         let choice = self.choices.iter().find(|choice| choice.tensor == weight.as_str());
@@ -477,7 +493,7 @@ impl Lowering<'_> {
             }
             Op::Quantize(_) => {
                 let (x, layout) = self.act(id, 0);
-                let mut quant = self.schedule.quantize(&x, &layout);
+                let mut quant = self.schedule.quantize(&x, &layout, self.sharing(id));
                 let needed = self.corrections(id);
                 if needed.contains(&true) {
                     quant.corrections = self.schedule.corrections(&quant.inputs, needed);

@@ -78,7 +78,8 @@ impl Schedule {
 
     /// Rounds a row to bytes, as module `activation` of the format crate says, but for the reciprocal of the scale, which is within two
     /// units in its last place.
-    pub(crate) fn quantize(&mut self, x: &[Word], layout: &Layout) -> Quant {
+    /// `vectors` is what [`Schedule::inputs`] says.
+    pub(crate) fn quantize(&mut self, x: &[Word], layout: &Layout, vectors: Option<usize>) -> Quant {
         let mut sizes = Vec::new();
         for word in x {
             let mut expr = Expr::default();
@@ -114,7 +115,8 @@ impl Schedule {
         });
         let bytes: Vec<[Byte; 2]> = bytes.collect();
         self.memory.release(words[0]);
-        Quant { inputs: Inputs::of(&bytes, layout), scale: words[1], corrections: [None; 2] }
+        let inputs = self.inputs(&bytes, layout, vectors);
+        Quant { inputs, scale: words[1], corrections: [None; 2] }
     }
 
     /// The rotation of module `rotate` of the format crate, to the bit. Columns whose numbers differ in one bit below `block` lie in vectors or in

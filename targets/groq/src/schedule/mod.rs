@@ -82,7 +82,7 @@ pub(crate) struct Schedule {
     /// The node that what is scheduled now is for.
     pub(crate) node: u32,
     constants: BTreeMap<Vec<(u32, u32)>, Word>,
-    maps: BTreeMap<(Side, u32), [Place; 2]>,
+    maps: BTreeMap<(Side, permute::Order), [Place; 2]>,
     pub(crate) planes: tile::Planes,
     /// What lies there once for each expert, by parameter and what the first one's hold: tiles, and words. Every choice gathers from it.
     pub(crate) tiles: BTreeMap<(String, Vec<Block>), tile::Tile>,

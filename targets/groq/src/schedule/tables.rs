@@ -1,5 +1,6 @@
 //! What is taken when: queues by cycle, stream registers by position and cycle, units by interval.
 
+use super::permute::Order;
 use super::{Byte, Choices, Word};
 use q35_tsp::geometry::{EDGE, QUEUES, Queue, STREAMS, Side, Slice, Stream};
 use q35_tsp::isa::Instr;
@@ -51,7 +52,7 @@ pub(crate) struct Tables {
     registers: Vec<Registers>,
     holds: BTreeMap<Hold, BTreeMap<i64, i64>>,
     /// Maps of the permutors, by the cycle from which on they hold.
-    maps: [BTreeMap<i64, u32>; 2],
+    maps: [BTreeMap<i64, Order>; 2],
     /// The last cycle in which a row was read or written.
     touched: BTreeMap<(Slice, u16), i64>,
     /// The macro-op that wrote a row last, in the order in which they were placed.
@@ -197,7 +198,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Takes a permutor with a map for the cycles `from..=to`. Gives whether the map has to be set for them: not where it holds already.
-    pub(crate) fn hold_map(&mut self, side: Side, map: u32, from: i64, to: i64) -> Option<bool> {
+    pub(crate) fn hold_map(&mut self, side: Side, map: Order, from: i64, to: i64) -> Option<bool> {
         let maps = &self.tables.maps[side_index(side)];
         let known = maps.range(..=from).next_back().is_some_and(|(_, known)| *known == map);
         let next = maps.range(from + 1..).next().map_or(i64::MAX, |(from, _)| *from);

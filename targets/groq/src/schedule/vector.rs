@@ -30,6 +30,7 @@ pub(crate) enum Arg {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf {
     Word(Word),
+    Byte(Byte),
     Sum(Sum),
 }
 
@@ -45,6 +46,7 @@ impl Leaf {
         let slices = |quad: Quad| [0, 1, 2, 3].map(|i| Port::Slice(quad.byte(i).slice)).to_vec();
         match self {
             Self::Word(word) => slices(word.quad),
+            Self::Byte(byte) => vec![Port::Slice(byte.place.slice)],
             Self::Sum(sum) => vec![Port::Plane(sum.plane)],
         }
     }
@@ -74,6 +76,12 @@ impl Expr {
             self.leaves.push(Leaf::Word(word));
             self.leaves.len() - 1
         }))
+    }
+
+    /// A vector of bytes, as integers.
+    pub(crate) fn byte(&mut self, byte: Byte) -> Arg {
+        self.leaves.push(Leaf::Byte(byte));
+        Arg::Leaf(self.leaves.len() - 1)
     }
 
     /// The sum of an accumulator, which is free afterwards. It is used by one op.
@@ -156,6 +164,7 @@ fn flow(expr: &Expr, quads: &[Quad], places: &[Place]) -> u32 {
             Arg::Node(node) => values[node],
             Arg::Leaf(leaf) => match expr.leaves[leaf] {
                 Leaf::Word(word) => flow::read(Queue::mem(word.quad.byte(0).slice), word.quad.address),
+                Leaf::Byte(byte) => flow::read(Queue::mem(byte.place.slice), byte.place.address),
                 Leaf::Sum(sum) => flow::sum(sum.plane, sum.accumulator),
             },
         };
@@ -238,6 +247,7 @@ impl Schedule {
         sums.iter().for_each(|sum| self.settle_sum(*sum));
         let ready = |leaf: &Leaf| match leaf {
             Leaf::Word(word) => word.ready,
+            Leaf::Byte(byte) => byte.ready,
             Leaf::Sum(sum) => self.sum_at_vxm(*sum) - depth,
         };
         let earliest = expr.leaves.iter().map(ready).max().unwrap_or(0);
@@ -261,15 +271,15 @@ impl Schedule {
                             Some(source) => *source,
                             None => {
                                 let arrive = now - attempt.timing.enter;
-                                let stream = match expr.leaves[leaf] {
-                                    Leaf::Word(word) => attempt.fetch_word(word, 0, arrive)?,
+                                let source = match expr.leaves[leaf] {
+                                    Leaf::Word(word) => Source::Word(attempt.fetch_word(word, 0, arrive)?),
+                                    Leaf::Byte(byte) => Source::Byte(attempt.fetch_byte(byte, 0, arrive)?),
                                     Leaf::Sum(sum) => {
                                         let (stream, cycle) = attempt.emit(sum, done[leaf], 0, arrive)?;
                                         emitted.push((sum, cycle));
-                                        stream
+                                        Source::Word(stream)
                                     }
                                 };
-                                let source = Source::Word(stream);
                                 streams.insert((leaf, step.level), source);
                                 source
                             }

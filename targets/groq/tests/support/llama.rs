@@ -22,6 +22,8 @@ pub struct Shape {
     pub vocab: usize,
     pub style: RopeStyle,
     pub head_norm: bool,
+    /// Whether the rotation of the residual stream is in the weights already, as in compiled models.
+    pub folded: bool,
     /// Whether what heads give is rotated, over as many heads as go.
     pub turned: bool,
     /// Experts of each layer and how many are chosen; none for a plain feed-forward layer.
@@ -38,6 +40,7 @@ pub const SMALL: Shape = Shape {
     vocab: 70,
     style: RopeStyle::Halves,
     head_norm: false,
+    folded: false,
     turned: false,
     experts: None,
 };
@@ -52,7 +55,7 @@ pub fn headers(shape: Shape) -> Toy {
 }
 
 fn build(mut toy: Toy, shape: Shape, seed: u64) -> Toy {
-    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm, turned, experts } = shape;
+    let Shape { hidden, heads, kv_heads, dim, ffn, layers, vocab, style, head_norm, folded, turned, experts } = shape;
     let mut random = Random::new(seed);
     let table = toy.matrix("embed", vocab, hidden, Codec::Q8, &mut random);
     let inv_freq = toy.vector("inv_freq", (0..dim / 2).map(|i| 100f32.powf(-2.0 * i as f32 / dim as f32)).collect());
@@ -70,8 +73,10 @@ fn build(mut toy: Toy, shape: Shape, seed: u64) -> Toy {
             let weight = toy.vector(name, (0..group).map(|_| 1.0 + 0.1 * random.float()).collect());
             toy.add(RmsNorm { weight: Some(weight), eps: 1e-5, group: group as u64 }, &[x])
         };
-        let y = norm(&mut toy, &mut random, &format!("{layer}.norm1"), x, hidden);
-        let y = toy.add(Hadamard { block: hidden as u64, seed: 7, inverse: false }, &[y]);
+        let mut y = norm(&mut toy, &mut random, &format!("{layer}.norm1"), x, hidden);
+        if !folded {
+            y = toy.add(Hadamard { block: hidden as u64, seed: 7, inverse: false }, &[y]);
+        }
         let y = toy.add(Quantize {}, &[y]);
         let mut q = linear(&mut toy, &mut random, format!("{layer}.q"), y, heads * dim, hidden, true);
         let mut k = linear(&mut toy, &mut random, format!("{layer}.k"), y, kv_heads * dim, hidden, false);
