@@ -1,8 +1,8 @@
 """Graphs that exporters make of checkpoints in compiler/import/tests/data, with the original library's results beside them.
 
-They hold what no export of the corpus has: a gate behind attention, sinks as a factor behind it, a sparse mixer, a floor under the sum of routing weights, frequencies chosen by the length of the
-text; positions without a mask, axes of fixed length, two decoders behind one input, norms inside a fused attention. Graph and checkpoint are one
-model, so both ways into the compiler can be compared.
+They hold what no export of the corpus has: a gate behind attention, sinks as a factor behind it, norms of heads one by one, a sparse mixer, a
+floor under the sum of routing weights, frequencies chosen by the length of the text; positions without a mask, axes of fixed length, two decoders
+behind one input, norms inside a fused attention. Graph and checkpoint are one model, so both ways into the compiler can be compared.
 
     pip install torch transformers onnx onnxscript safetensors onnxruntime-genai optimum-onnx
     python tests/generators/exported.py tests/data [NAME...]
@@ -122,6 +122,7 @@ CASES = {
     "qwen3--dynamo-positions": ("qwen3", dynamo, ["input_ids", "position_ids"], UNPADDED),
     "qwen3--genai-normed": ("qwen3", genai, ["input_ids", "attention_mask"], [(1, 1, 0, 3), (2, 6, -2, 0), (2, 9, 0, 0)]),
     "qwen3--optimum-merged": ("qwen3", merged, ["input_ids", "attention_mask"], CACHED),
+    "stablelm_qk--dynamo": ("stablelm_qk", dynamo, ["input_ids", "attention_mask"], PLAIN),
 }
 
 

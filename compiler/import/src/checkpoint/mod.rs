@@ -1,8 +1,8 @@
 //! Hugging Face checkpoints: a folder of `config.json` and safetensors files.
 //!
 //! A checkpoint has no graph. [`config`] is read; [`table`] says what its family does beside it, and [`families`], with [`windows`], [`rope`] and
-//! [`experts`], makes of both the decoder it describes ([`numbers`] says which numbers they may have); [`shards`] finds its tensors and [`source`] hands them out. Then [`crate::decoder`] writes
-//! the graph, and from there on it is imported like any ONNX file.
+//! [`experts`], makes of both the decoder it describes ([`numbers`] says which numbers they may have); [`shards`] finds its tensors and [`source`]
+//! hands them out. Then [`crate::decoder`] writes the graph, and from there on it is imported like any ONNX file.
 
 pub(crate) mod config;
 mod experts;

@@ -45,6 +45,7 @@ type Form = fn(&mut Raiser, Ask) -> Res<Option<Made>>;
 const FORMS: &[Form] = &[
     |r, ask| r.loaded(ask),
     |r, ask| r.picked_columns(ask),
+    |r, ask| r.norm_of_heads(ask),
     |r, ask| r.norm(ask),
     |r, ask| r.rotated(ask),
     |r, ask| r.glu(ask),

@@ -39,6 +39,7 @@ mod merged;
 mod mixer;
 mod mixture;
 mod norm;
+mod norm_of_heads;
 mod outputs;
 mod params;
 mod picked;

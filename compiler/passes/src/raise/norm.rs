@@ -14,7 +14,7 @@ pub(super) struct Squares {
     /// Square at the variable `bound`, and the factor of all of them.
     body: Id,
     pub(super) scale: f64,
-    bound: Id,
+    pub(super) bound: Id,
     /// How many are summed.
     pub(super) group: u64,
     /// Added to the sum.
@@ -43,8 +43,7 @@ impl Raiser<'_> {
             let others: Vec<(Id, Power)> = factors.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, f)| *f).collect();
             let others = self.eval.sym.powers(&others);
             // The root of the summed square, at this column, is what is normalized.
-            let roots: Vec<(Id, Power)> = self.eval.sym.factors(squares.body).iter().map(|(f, p)| (*f, p.half())).collect();
-            let other = self.eval.sym.powers(&roots);
+            let other = self.root(&squares);
             let group_size = self.eval.sym.number(squares.group as f64);
             let (_, within) = self.eval.sym.div_mod(ask.column, group_size);
             let x = self.moved(other, squares.bound, within);
@@ -105,6 +104,12 @@ impl Raiser<'_> {
         Ok(Some((value, outside)))
     }
 
+    /// The root of what is summed, at the variable of the sum.
+    pub(super) fn root(&mut self, squares: &Squares) -> Id {
+        let roots: Vec<(Id, Power)> = self.eval.sym.factors(squares.body).iter().map(|(f, p)| (*f, p.half())).collect();
+        self.eval.sym.powers(&roots)
+    }
+
     /// A vector, unless all its elements are `plain`.
     fn plain_vector(
         &mut self,
@@ -123,7 +128,7 @@ impl Raiser<'_> {
     }
 
     /// `z` at `within`, if `x`, a function of `bound`, is `z - mean(z)`.
-    fn uncentered(&mut self, x: Id, bound: Id, group: u64, within: Id) -> Option<Id> {
+    pub(super) fn uncentered(&mut self, x: Id, bound: Id, group: u64, within: Id) -> Option<Id> {
         let size = self.eval.sym.number(group as f64);
         let v = self.eval.sym.var("v", size);
         let x = self.moved(x, bound, v);
