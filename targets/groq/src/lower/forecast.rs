@@ -9,9 +9,8 @@
 //!
 //! `installing` is what the weights that a token meets take to enter the planes of one chip, `vector` what norms, rotary embedding and
 //! softmax take; a model that fits one chip exchanges nothing. Memory holds weights in seven bits per pair, a cache of one byte per number for
-//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file. What this version schedules is a
-//! pipeline of single chips (module `stages`), and its `vector` takes several thousand cycles: these are predictions of what such chips could
-//! do, not schedules.
+//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file; `vector` is what layers really take
+//! that this compiler schedules, at a short context. Nodes of eight are not scheduled: that is a pipeline of single chips (module `stages`).
 
 use super::fit::{self, Choice};
 use super::layout::LANES as LANES_IN_USE;
