@@ -115,13 +115,9 @@ fn named_commands() -> Result<(), String> {
                     "make" => makefile.lines().any(|line| line.starts_with(&format!("{name}: "))),
                     _ => {
                         let help = program::run(program, &[name, "--help"]);
-                        let knows = |option: &&&str| {
-                            help.streams
-                                .stdout
-                                .split(|c: char| c.is_whitespace() || "=[],".contains(c))
-                                .any(|word| word == **option)
-                        };
-                        help.exit == 0 && words.iter().filter(|word| word.starts_with("--")).all(|option| knows(&option))
+                        let known: Vec<&str> =
+                            help.streams.stdout.split(|c: char| c.is_whitespace() || "=[],".contains(c)).collect();
+                        help.exit == 0 && words.iter().all(|word| !word.starts_with("--") || known.contains(word))
                     }
                 };
                 if !is_there {

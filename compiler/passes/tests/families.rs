@@ -38,17 +38,27 @@ fn glu(model: &Model) -> Glu {
     found.next().unwrap()
 }
 
-/// Scores, a column of sinks behind them, the largest of all taken off, and the sinks' part of the softmax cut away.
-fn with_sinks(w: &mut Writer, q: Value, k: Value, v: Value, ids: Value, columns: i64) -> Value {
+/// Half the products of queries and keys, of what a token sees.
+fn masked_scores(w: &mut Writer, q: Value, k: Value, ids: Value) -> Value {
     let k = w.transpose(k, &[0, 1, 3, 2]);
     let scores = w.op("MatMul", &[q, k]);
     let half = w.number(0.5);
     let scores = w.op("Mul", &[scores, half]);
     let (seen, zero, low) = (causal(w, ids), w.number(0.0), w.number(f32::MIN));
     let bias = w.op("Where", &[seen, zero, low]);
-    let scores = w.op("Add", &[scores, bias]);
+    w.op("Add", &[scores, bias])
+}
+
+/// A number per head.
+fn sinks(w: &mut Writer) -> Value {
     let sinks = w.weights(&[HEADS]);
-    let sinks = w.reshape(sinks, &[1, HEADS, 1, 1]);
+    w.reshape(sinks, &[1, HEADS, 1, 1])
+}
+
+/// Scores, a column of sinks behind them, the largest of all taken off, and the sinks' part of the softmax cut away.
+fn with_sinks(w: &mut Writer, q: Value, k: Value, v: Value, ids: Value, columns: i64) -> Value {
+    let scores = masked_scores(w, q, k, ids);
+    let sinks = sinks(w);
     let (rows, one) = (w.call("Shape", &[scores], &[("end", Attr::Int(3))]), w.ints(&[columns]));
     let target = w.concat(&[rows, one], 0);
     let sinks = w.op("Expand", &[sinks, target]);
@@ -74,16 +84,9 @@ fn sinks_are_scores_without_values() {
 
 /// An attention without sinks, times the sigmoid of the logarithm of its summed exponentials less a number per head.
 fn scaled_by_sinks(w: &mut Writer, q: Value, k: Value, v: Value, ids: Value, spell: fn(&mut Writer, Value) -> Value) -> Value {
-    let k = w.transpose(k, &[0, 1, 3, 2]);
-    let scores = w.op("MatMul", &[q, k]);
-    let half = w.number(0.5);
-    let scores = w.op("Mul", &[scores, half]);
-    let (seen, zero, low) = (causal(w, ids), w.number(0.0), w.number(f32::MIN));
-    let bias = w.op("Where", &[seen, zero, low]);
-    let scores = w.op("Add", &[scores, bias]);
+    let scores = masked_scores(w, q, k, ids);
     let log = spell(w, scores);
-    let sinks = w.weights(&[HEADS]);
-    let sinks = w.reshape(sinks, &[1, HEADS, 1, 1]);
+    let sinks = sinks(w);
     let beyond = w.op("Sub", &[log, sinks]);
     let share = w.op("Sigmoid", &[beyond]);
     let p = w.call("Softmax", &[scores], &[("axis", Attr::Int(-1))]);

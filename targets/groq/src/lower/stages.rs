@@ -2,8 +2,8 @@
 //!
 //! A *part* is a layer, with what stands before the first one, or what stands behind the last one (the head). Consecutive parts make a
 //! *share*, a chip's share: so many stages as there are chips, such that the slowest is as fast as it can be, none taking more memory than
-//! a chip has. Before anything is scheduled, speed is counted from shapes: what installing takes, and what the vector phases of a layer are
-//! assumed to take.
+//! a chip has. Before anything is scheduled, speed is counted from shapes: what installing takes, and what the vector phases of a
+//! layer take at a short context.
 //!
 //! The head is divided by rows where a chip has no room for it, or where more chips are asked for than there are parts. Each chip with a piece of it
 //! gets the residual stream, hands it on before anything else, and has logits of its own; the host has them all.
@@ -140,7 +140,7 @@ fn head(graph: &Graph, request: &Request<'_>, nodes: &[NodeId]) -> Option<(NodeI
     (!attends && layers == 1 && nodes.contains(&id)).then_some((id, request.params.get(&op.weight)?.rows))
 }
 
-/// Most pieces of a head of so many rows: each has at least two full vectors, of even and of odd rows.
+/// Most pieces of a head of so many rows: each but the last has at least two full vectors, of even and of odd rows.
 fn most_pieces(rows: u64) -> u64 {
     rows.div_ceil(2 * LANES as u64).max(1)
 }
@@ -152,9 +152,9 @@ fn pieces(request: &Request<'_>, parts: &[Part]) -> Option<Vec<Part>> {
     // Halves of chips, so that a piece finds a place beside a layer.
     let needed = if last.size.fits() { 1 } else { last.size.weights.div_ceil(Size::ROOM / 2) };
     let asked = request.chips.map_or(1, |chips| u64::from(chips).saturating_sub(parts.len() as u64 - 1));
-    let count = needed.max(asked).min(most_pieces(rows));
-    let vectors = most_pieces(rows);
-    let first = |piece: u64| (vectors * piece / count * 2 * LANES as u64).min(rows);
+    let most = most_pieces(rows);
+    let count = needed.max(asked).min(most);
+    let first = |piece: u64| (most * piece / count * 2 * LANES as u64).min(rows);
     let nodes: BTreeSet<NodeId> = last.nodes.iter().copied().collect();
     let piece = |piece: u64| {
         let rows = Rows { of, first: first(piece), count: first(piece + 1) - first(piece) };
