@@ -75,6 +75,12 @@ pub trait Kernels {
     /// Kernels that work row by row as one, or `None` where they are too many for one.
     fn chain(&self, parts: Vec<Rc<Self::Kernel>>) -> Option<Rc<Self::Kernel>>;
 
+    /// The kernel that takes from every row of `width` logits the column of the largest, where the target has one: an i32 in a row of
+    /// [`layout::ALIGN`](crate::layout::ALIGN) bytes of its own. Arguments: the logits, the columns.
+    fn choose(&self, _width: u64) -> Option<Rc<Self::Kernel>> {
+        None
+    }
+
     /// Whether linear layers read weights in this codec row by row, as they are.
     fn reads_rows(&self, codec: Codec) -> bool;
 

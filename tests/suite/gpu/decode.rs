@@ -164,6 +164,16 @@ pub(super) fn greedy_tokens(target: &'static str, level: &str) -> Result<(), Str
         }
         tokens.push(got);
     }
+    // What the card chooses itself, over several rows at once.
+    let halfway = past as usize / 2;
+    let chunk = Chunk { slot: 0, tokens: &tokens[halfway..], positions: None, want: Want::All };
+    session.truncate(0, halfway);
+    let expected: Vec<u32> = session.step(&[chunk]).map_err(text)?.rows().map(largest).collect();
+    session.truncate(0, halfway);
+    let chosen = session.choose(&[chunk]).map_err(text)?;
+    if chosen != expected {
+        return Err(format!("the card chooses {chosen:?}, not {expected:?}"));
+    }
     Ok(())
 }
 

@@ -53,6 +53,7 @@ pub(super) fn a_run_calls_the_driver_in_order() -> Result<(), String> {
     expect("the kernels of the best level are loaded", of("cuModuleLoadData") == ["cuModuleLoadData sm_90a"]);
     // Three prompt tokens in one step, then one more; nothing computes, so every logit is 0 and the first token is taken.
     expect("every step is launched twice", of("cuLaunchKernel").len() == 2 * manifest.steps.len());
+    expect("of every token only its number comes back", of("cuMemcpyDtoH") == ["cuMemcpyDtoH 64"; 2]);
     expect("grids and groups are flat", of("cuLaunchKernel").iter().all(|line| line.matches("*1*1").count() == 2));
     let bytes: u64 = manifest.files["weights.safetensors"].bytes;
     let copied: u64 = of("cuMemcpyHtoD").iter().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();

@@ -7,6 +7,7 @@
 mod append;
 mod attention;
 mod chain;
+mod choose;
 mod columns;
 mod embed;
 mod experts;
@@ -17,6 +18,7 @@ mod rms_norm;
 mod rope;
 mod route;
 
+pub use choose::Choose;
 pub use pack::Pack;
 
 use crate::abi::Call;

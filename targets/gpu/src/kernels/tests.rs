@@ -28,6 +28,7 @@ on_every_gpu! {
     entries_are_appended_and_attended_to,
     elements_one_by_one,
     rows_and_columns_move,
+    tokens_are_those_of_the_largest_logits,
     parts_of_a_chain_see_what_parts_before_them_wrote,
 }
 
@@ -217,6 +218,34 @@ fn rows_and_columns_move(gpu: &Gpu) {
     let columns = Columns { width: 70, start: 5, len: 19 };
     let after = run(gpu, &columns, &[Arg::rows(&x, 70), Arg::blank(5, 19)], [5, 0, 0, 0]);
     assert_eq!(rows(&after[1], 19), x.chunks(70).flat_map(|row| &row[5..24]).copied().collect::<Vec<_>>());
+}
+
+/// What the runtime takes on the host, said once more: the first of the largest, and what is no number is the smallest.
+fn first_of_the_largest(row: &[f32]) -> i32 {
+    let number = |v: f32| if v.is_nan() { f32::NEG_INFINITY } else { v };
+    let largest = row.iter().map(|v| number(*v)).fold(f32::NEG_INFINITY, f32::max);
+    row.iter().position(|v| number(*v) == largest).unwrap() as i32
+}
+
+fn tokens_are_those_of_the_largest_logits(gpu: &Gpu) {
+    for width in [1usize, 3, 70, 4096, 4103, 9001] {
+        let mut x = Random(20 + width as u64).numbers(5 * width, 3.0);
+        let last = width - 1;
+        // Equal ones, far from each other and in one thread; the largest at the very end; zeros of both signs; no numbers.
+        x[last] = 5.0;
+        x[width + width / 2] = 4.0;
+        x[width + (width / 2 + 1).min(last)] = 4.0;
+        x[width + last] = 4.0;
+        x[2 * width..3 * width].fill(-0.0);
+        x[2 * width + last] = 0.0;
+        x[3 * width..4 * width].fill(f32::NEG_INFINITY);
+        x[3 * width] = f32::NAN;
+        x[4 * width..5 * width - 1].fill(f32::NAN);
+        x[5 * width - 1] = -1e30;
+        let after = run(gpu, &Choose { width: width as u64 }, &[Arg::rows(&x, width), Arg::space(5 * 64)], [5, 0, 0, 0]);
+        let found: Vec<i32> = after[1].chunks(64).map(|row| i32::from_le_bytes([row[0], row[1], row[2], row[3]])).collect();
+        assert_eq!(found, x.chunks(width).map(first_of_the_largest).collect::<Vec<_>>(), "{width} columns");
+    }
 }
 
 fn parts_of_a_chain_see_what_parts_before_them_wrote(gpu: &Gpu) {

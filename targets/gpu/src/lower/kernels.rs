@@ -1,7 +1,7 @@
 //! The kernels for a GPU, as lowering asks for them.
 
 use crate::isa::Isa;
-use crate::kernels::{self, Kernel, Pack};
+use crate::kernels::{self, Choose, Kernel, Pack};
 use crate::linear::{self, LinearKernel, geometry};
 use q35_format::{Codec, PackedSpec};
 use q35_launch::layout::{stacked, vectors};
@@ -44,6 +44,10 @@ impl Kernels for GpuKernels {
 
     fn operand_stride(&self, width: usize) -> usize {
         geometry::packed_stride(width)
+    }
+
+    fn choose(&self, width: u64) -> Option<Rc<dyn Kernel>> {
+        Some(Rc::new(Choose { width }))
     }
 
     /// As many as fit shared memory.

@@ -42,6 +42,7 @@ fn name(stored: &Stored) -> String {
         Form::Plain => "",
         Form::Packed => " packed",
         Form::Sorted => " sorted",
+        Form::Chosen => " chosen",
     };
     format!("%{}{form}", stored.value.node.index())
 }
