@@ -60,6 +60,11 @@ pub trait Kernels {
     /// The kernel of an op, or why there is none.
     fn kernel(&self, spec: Any) -> Result<Rc<Self::Kernel>, String>;
 
+    /// The kernels of an op, in the order in which a step lists them, or why there are none. What several of them compute differs in rounding only.
+    fn kernels(&self, spec: Any) -> Result<Vec<Choice<Self::Kernel>>, String> {
+        Ok(vec![self.kernel(spec)?.into()])
+    }
+
     /// The kernels of a linear layer, in the order in which a step lists them, or why there are none.
     fn linear(&self, linear: &Linear) -> Result<Vec<Choice<Self::Kernel>>, String>;
 

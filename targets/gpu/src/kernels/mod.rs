@@ -6,6 +6,7 @@
 
 mod append;
 mod attention;
+mod blocked;
 mod chain;
 mod choose;
 mod columns;
@@ -23,11 +24,12 @@ pub use pack::Pack;
 
 use crate::abi::Call;
 use crate::isa::Isa;
+use blocked::Blocked;
 use hadamard::LONGEST_BLOCK;
 use q35_bundle::CacheDtype;
-use q35_launch::Spec;
 use q35_launch::layout::{entry, row_at};
 use q35_launch::spec::{Any, Append, Attention};
+use q35_launch::{Choice, Spec};
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 use std::rc::Rc;
@@ -54,6 +56,21 @@ pub trait Kernel: Spec {
 
     /// Builds the body.
     fn build(&self, call: &Call<'_>);
+}
+
+/// The kernels of a spec, in the order in which a step lists them, or why there are none.
+pub(crate) fn all(spec: Any) -> Result<Vec<Choice<dyn Kernel>>, String> {
+    let blocked = match &spec {
+        Any::Attention(attention) => Blocked::of(attention),
+        _ => None,
+    };
+    let kernel = of(spec)?;
+    Ok(match blocked {
+        None => vec![kernel.into()],
+        Some(blocked) => {
+            vec![Choice { kernel, max_rows: Some(blocked::FEW) }, Choice::from(Rc::new(blocked) as Rc<dyn Kernel>)]
+        }
+    })
 }
 
 /// The kernel of a spec, or why there is none.

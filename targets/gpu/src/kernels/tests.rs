@@ -1,6 +1,6 @@
 use super::*;
 use crate::linear::geometry::{BLOCK, SPAN, packed_place, packed_stride};
-use crate::testing::{Arg, Gpu, Random, close, floats, rows, run};
+use crate::testing::{Arg, GPUS, Gpu, Random, close, floats, ir, is_race, rows, run, try_run, without_barriers};
 use q35_bundle::CacheDtype;
 use q35_dialects::q35::{Activation, RopeStyle};
 use q35_format::rotate;
@@ -26,6 +26,7 @@ on_every_gpu! {
     norms_of_rows_and_of_heads,
     positions_turn_pairs,
     entries_are_appended_and_attended_to,
+    blocks_of_queries_meet_blocks_of_the_cache,
     elements_one_by_one,
     rows_and_columns_move,
     tokens_are_those_of_the_largest_logits,
@@ -117,50 +118,131 @@ fn positions_turn_pairs(gpu: &Gpu) {
     }
 }
 
-fn entries_are_appended_and_attended_to(gpu: &Gpu) {
-    let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
-    let scores = Scores { scale: 0.3, window: None, softcap: None };
-    let dtype = CacheDtype::F32;
-    let plain =
-        |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, dtype, scores, sinks: false };
-    let cases = [
-        plain(4, 2, 24, 24),
-        plain(2, 1, 64, 40),
-        Attention { scores: Scores { window: Some(5), ..scores }, sinks: true, ..plain(3, 3, 7, 1) },
-        Attention { scores: Scores { softcap: Some(2.0), ..scores }, ..plain(2, 2, 128, 128) },
-    ];
-    for spec in cases {
-        let [heads, kv_heads, key_dim, value_dim] =
-            [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
-        let query = Random(6).numbers(4 * heads * key_dim, 3.0);
-        let keys = Random(7).numbers(2 * kv_heads * capacity * key_dim, 2.0);
-        let values = Random(8).numbers(2 * kv_heads * capacity * value_dim, 4.0);
-        let sinks = Random(9).numbers(heads, 2.0);
-        let mut exact = Vec::new();
-        for (token, head) in (0..4).flat_map(|t| (0..heads).map(move |h| (t, h))) {
-            let place = (slots[token] as usize * kv_heads + head / (heads / kv_heads)) * capacity;
-            let last = index[token] as usize;
-            let first = spec.scores.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
-            let query = &query[(token * heads + head) * key_dim..][..key_dim];
-            let weight = |j: usize| {
-                let key = &keys[(place + j) * key_dim..][..key_dim];
-                let dot: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-                let scaled = dot * f64::from(spec.scores.scale);
-                spec.scores.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
-            };
-            let weights: Vec<f64> = (first..=last).map(weight).collect();
-            let total = weights.iter().sum::<f64>() + if spec.sinks { f64::from(sinks[head]).exp() } else { 0.0 };
-            for column in 0..value_dim {
-                let value = |j: usize| f64::from(values[(place + first + j) * value_dim + column]);
-                exact.push(weights.iter().enumerate().map(|(j, w)| w / total * value(j)).sum());
+/// Scores that are plain products.
+const SCORES: Scores = Scores { scale: 0.3, window: None, softcap: None };
+
+fn attention(heads: u64, kv_heads: u64, key_dim: u64, value_dim: u64) -> Attention {
+    Attention { heads, kv_heads, key_dim, value_dim, dtype: CacheDtype::F32, scores: SCORES, sinks: false }
+}
+
+/// Tokens of two slots, and the entries they are.
+struct Tokens<'a> {
+    slots: &'a [i32],
+    index: &'a [i32],
+}
+
+/// What attention over a cache of random numbers gives, in f64, and the arguments of its kernels. Operands are rounded as `operand` says.
+fn attended(spec: &Attention, tokens: &Tokens<'_>, capacity: usize, operand: fn(f32) -> f64) -> (Vec<Arg>, Vec<f64>) {
+    let [heads, kv_heads, key_dim, value_dim] = [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
+    let count = tokens.slots.len();
+    let query = Random(6).numbers(count * heads * key_dim, 3.0);
+    let keys = Random(7).numbers(2 * kv_heads * capacity * key_dim, 2.0);
+    let values = Random(8).numbers(2 * kv_heads * capacity * value_dim, 4.0);
+    let sinks = Random(9).numbers(heads, 2.0);
+    let mut exact = Vec::new();
+    for (token, head) in (0..count).flat_map(|t| (0..heads).map(move |h| (t, h))) {
+        let place = (tokens.slots[token] as usize * kv_heads + head / (heads / kv_heads)) * capacity;
+        let last = tokens.index[token] as usize;
+        let first = spec.scores.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+        let query = &query[(token * heads + head) * key_dim..][..key_dim];
+        let weight = |j: usize| {
+            let key = &keys[(place + j) * key_dim..][..key_dim];
+            let dot: f64 = key.iter().zip(query).map(|(k, q)| operand(*k) * operand(*q)).sum();
+            let scaled = dot * f64::from(spec.scores.scale);
+            spec.scores.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
+        };
+        let weights: Vec<f64> = (first..=last).map(weight).collect();
+        let total = weights.iter().sum::<f64>() + if spec.sinks { f64::from(sinks[head]).exp() } else { 0.0 };
+        for column in 0..value_dim {
+            let value = |j: usize| operand(values[(place + first + j) * value_dim + column]);
+            exact.push(weights.iter().enumerate().map(|(j, w)| w / total * value(j)).sum());
+        }
+    }
+    // Entries that no token sees have not been written.
+    let seen = |rows: &[f32], dim: usize| {
+        let mut bytes = vec![None; 4 * rows.len()];
+        for (slot, index) in tokens.slots.iter().zip(tokens.index) {
+            for head in 0..kv_heads {
+                let start = (*slot as usize * kv_heads + head) * capacity * dim;
+                for at in start..start + (*index as usize + 1) * dim {
+                    (0..4).for_each(|byte| bytes[4 * at + byte] = Some(rows[at].to_le_bytes()[byte]));
+                }
             }
         }
-        let mut args = vec![Arg::rows(&query, heads * key_dim), Arg::ints(&slots), Arg::ints(&index)];
-        args.extend([Arg::floats(&keys), Arg::floats(&values)]);
-        args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
-        args.push(Arg::blank(4, heads * value_dim));
+        Arg::Bytes(bytes)
+    };
+    let mut args = vec![Arg::rows(&query, heads * key_dim), Arg::ints(tokens.slots), Arg::ints(tokens.index)];
+    args.extend([seen(&keys, key_dim), seen(&values, value_dim)]);
+    args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
+    args.push(Arg::blank(count, heads * value_dim));
+    (args, exact)
+}
+
+fn blocks_of_queries_meet_blocks_of_the_cache(gpu: &Gpu) {
+    let half = |v: f32| half::f16::from_f32(v).to_f64();
+    let capacity = 170;
+    // A prompt from its beginning, one that continues at an entry within a block, and tokens of slots by turns.
+    let prompt: (Vec<i32>, Vec<i32>) = (vec![1; 37], (0..37).collect());
+    let later: (Vec<i32>, Vec<i32>) = (vec![0; 35], (90..125).collect());
+    let mixed: (Vec<i32>, Vec<i32>) = ((0..9).map(|t| i32::from(t % 3 == 1)).collect(), (0..9).map(|t| 18 * t + 7).collect());
+    let windowed = |window| Scores { window: Some(window), ..SCORES };
+    let capped = Scores { softcap: Some(2.0), ..SCORES };
+    let mut cases = vec![
+        (Attention { scores: windowed(5), ..attention(2, 1, 32, 70) }, &prompt),
+        (Attention { scores: windowed(66), ..attention(6, 2, 20, 24) }, &later),
+        (Attention { scores: capped, sinks: true, ..attention(4, 1, 7, 1) }, &mixed),
+    ];
+    if std::env::var_os("Q35_FULL").is_some() {
+        cases.extend([
+            (attention(8, 8, 64, 64), &prompt),
+            (attention(40, 1, 16, 16), &mixed),
+            (attention(4, 2, 256, 256), &later),
+        ]);
+    }
+    for (spec, (slots, index)) in cases {
+        let kernel = Blocked::of(&spec).unwrap();
+        let (text, width) = (ir(gpu, &[&kernel]), (spec.heads * spec.value_dim) as usize);
+        let run = |count: usize| {
+            let (args, exact) = attended(&spec, &Tokens { slots: &slots[..count], index: &index[..count] }, capacity, half);
+            let after = try_run(gpu, &text, &kernel, &args, [count as i64, 0, 2, capacity as i64], q35_dialects::Rows::Tokens);
+            (rows(after.unwrap_or_else(|fault| panic!("{}: {fault}", gpu.name)).last().unwrap(), width), exact)
+        };
+        let (found, exact) = run(slots.len());
+        // Weights of entries are halves too: 2^-11 of values up to 4.
+        close(&found, &exact, 2e-3, &kernel.name());
+        // Without most of the tokens.
+        assert_eq!(run(3).0, found[..3 * width], "{}", kernel.name());
+    }
+}
+
+#[test]
+fn attention_in_blocks_needs_each_of_its_barriers() {
+    let spec = attention(4, 1, 16, 16);
+    let (slots, index) = ([0, 1, 1], [69, 0, 1]);
+    let (args, _) = attended(&spec, &Tokens { slots: &slots, index: &index }, 70, f64::from);
+    let kernel = Blocked::of(&spec).unwrap();
+    for gpu in &GPUS {
+        let broken = without_barriers(&ir(gpu, &[&kernel]));
+        let run = |ir: &String| try_run(gpu, ir, &kernel, &args, [3, 0, 2, 70], q35_dialects::Rows::Tokens);
+        let seen = broken.iter().map(|ir| is_race(&run(ir)));
+        let seen: Vec<bool> = seen.collect();
+        assert!(broken.len() >= 5 && seen.iter().all(|seen| *seen), "{}: {seen:?}", gpu.name);
+    }
+}
+
+fn entries_are_appended_and_attended_to(gpu: &Gpu) {
+    let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
+    let dtype = CacheDtype::F32;
+    let cases = [
+        attention(4, 2, 24, 24),
+        attention(2, 1, 64, 40),
+        Attention { scores: Scores { window: Some(5), ..SCORES }, sinks: true, ..attention(3, 3, 7, 1) },
+        Attention { scores: Scores { softcap: Some(2.0), ..SCORES }, ..attention(2, 2, 128, 128) },
+    ];
+    for spec in cases {
+        let (args, exact) = attended(&spec, &Tokens { slots: &slots, index: &index }, capacity, f64::from);
         let after = run(gpu, &spec, &args, [4, 0, 2, capacity as i64]);
-        close(&rows(after.last().unwrap(), heads * value_dim), &exact, 2e-5, &spec.name());
+        close(&rows(after.last().unwrap(), (spec.heads * spec.value_dim) as usize), &exact, 2e-5, &spec.name());
     }
 
     let append = Append { kv_heads: 2, key_dim: 5, value_dim: 3, dtype };
@@ -261,7 +343,7 @@ fn parts_of_a_chain_see_what_parts_before_them_wrote(gpu: &Gpu) {
     let expected = rows(&after[1], width);
 
     // The value between the parts is one buffer, written as an argument of the first and read as one of the second.
-    let ir = crate::testing::ir(gpu, &[&chain]);
+    let ir = ir(gpu, &[&chain]);
     let mut machine = q35_simt::Machine::new(&ir, gpu.isa.wave()).unwrap();
     let stride = act_stride(width);
     let buffers = [0; 3].map(|_| machine.allocate(tokens * stride));

@@ -29,6 +29,10 @@ impl Kernels for GpuKernels {
         kernels::of(spec)
     }
 
+    fn kernels(&self, spec: Any) -> Result<Vec<Choice<dyn Kernel>>, String> {
+        kernels::all(spec)
+    }
+
     fn linear(&self, linear: &Linear) -> Result<Vec<Choice<dyn Kernel>>, String> {
         let choice = |(kernel, max_rows): (LinearKernel, _)| Choice { kernel: Rc::new(kernel) as Rc<dyn Kernel>, max_rows };
         Ok(linear::kernels(linear, self.isa)?.into_iter().map(choice).collect())

@@ -72,7 +72,7 @@ impl<T: Kernels> Selection<'_, T> {
 
     fn made(&self, asked: Asked<T::Kernel>) -> Result<Made<T::Kernel>, String> {
         Ok(match asked {
-            Asked::Kernel(spec, args) => Made { choices: vec![self.kernels.kernel(spec)?.into()], linear: None, args },
+            Asked::Kernel(spec, args) => Made { choices: self.kernels.kernels(spec)?, linear: None, args },
             Asked::Made(made) => made,
         })
     }
