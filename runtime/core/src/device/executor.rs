@@ -102,10 +102,8 @@ impl<M: Machine> Executor<M> {
         self.bundle.manifest().steps.len() - usize::from(self.plan().chosen_offset_per_row.is_some())
     }
 
-    /// Launches the first `count` steps for a batch.
+    /// Runs the first `count` steps for a batch.
     fn run(&mut self, batch: &Batch<'_>, count: usize) -> Result<()> {
-        let bundle = self.bundle.clone();
-        let manifest = bundle.manifest();
         let (tokens, logit_rows) = (batch.tokens.len() as u64, batch.logit_rows.len() as u64);
         assert!(tokens <= self.max_tokens && logit_rows <= self.max_tokens, "the batch is larger than the arena");
         let dims = [tokens, logit_rows, self.slots, self.capacity];
@@ -125,6 +123,24 @@ impl<M: Machine> Executor<M> {
             )?;
         }
 
+        // Launches whose time is taken are waited for one by one.
+        if self.recorder.is_some() {
+            return self.launch(dims, count);
+        }
+        let shape = [tokens, logit_rows, count as u64];
+        if self.machine.replay(shape)? {
+            return Ok(());
+        }
+        self.machine.begin(shape)?;
+        self.launch(dims, count)?;
+        if self.machine.end()? { Ok(()) } else { self.launch(dims, count) }
+    }
+
+    /// Launches the first `count` steps.
+    fn launch(&mut self, dims: [u64; 4], count: usize) -> Result<()> {
+        let bundle = self.bundle.clone();
+        let manifest = bundle.manifest();
+        let [tokens, logit_rows, ..] = dims;
         for (number, step) in manifest.steps.iter().take(count).enumerate() {
             let rows = dims[step.rows.dim() as usize];
             let variant = step.variants.iter().position(|v| v.max_rows.is_none_or(|max| rows <= max));

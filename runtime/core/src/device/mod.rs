@@ -11,7 +11,7 @@ mod tsp;
 mod wafer;
 
 pub use executor::Executor;
-pub use machine::{Block, Machine, Operand, Weight};
+pub use machine::{Block, Machine, Operand, Shape, Weight};
 
 use crate::Options;
 use q35_bundle::{Bundle, CachePart};
