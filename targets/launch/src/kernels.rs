@@ -1,6 +1,6 @@
 //! What a target gives: its kernels, and how they read weights.
 
-use crate::spec::{Any, Linear, Spec};
+use crate::spec::{Any, Attention, Linear, Spec};
 use q35_format::{Codec, PackedSpec};
 use q35_target::{Arrangement, Section};
 use std::rc::Rc;
@@ -23,6 +23,17 @@ impl<K: ?Sized> From<Rc<K>> for Choice<K> {
     fn from(kernel: Rc<K>) -> Self {
         Self { kernel, max_rows: None }
     }
+}
+
+/// Attention by several kernels, which differ in rounding: those for few tokens share the entries of a token's head, and leave the results to another.
+pub struct Split<K: ?Sized> {
+    /// The kernels, in the order in which a step lists them. Their arguments are the spec's, then the room for parts.
+    pub choices: Vec<Choice<K>>,
+    /// What makes a row of the result of parts, where the kernel for the number of tokens has left any. Arguments: the parts, the sinks where there
+    /// are any, the result.
+    pub join: Rc<K>,
+    /// Bytes of a token's parts.
+    pub bytes: u64,
 }
 
 /// The form in which kernels multiply activations with weights that have scales.
@@ -60,9 +71,9 @@ pub trait Kernels {
     /// The kernel of an op, or why there is none.
     fn kernel(&self, spec: Any) -> Result<Rc<Self::Kernel>, String>;
 
-    /// The kernels of an op, in the order in which a step lists them, or why there are none. What several of them compute differs in rounding only.
-    fn kernels(&self, spec: Any) -> Result<Vec<Choice<Self::Kernel>>, String> {
-        Ok(vec![self.kernel(spec)?.into()])
+    /// The kernels of attention, where the target has several; else it is asked for one as for every op.
+    fn split(&self, _spec: &Attention) -> Option<Split<Self::Kernel>> {
+        None
     }
 
     /// The kernels of a linear layer, in the order in which a step lists them, or why there are none.

@@ -125,6 +125,7 @@ impl Described<'_> {
         match stored.form {
             Form::Sorted => ("routed rows by expert".to_owned(), false),
             Form::Chosen => ("chosen tokens".to_owned(), false),
+            Form::Parts => ("parts of a result".to_owned(), false),
             Form::Plain | Form::Packed => self.ty(*self.graph.ty(stored.value)),
         }
     }

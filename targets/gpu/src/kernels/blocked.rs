@@ -51,7 +51,7 @@ const LARGEST: f64 = 65504.0;
 /// How many tokens a step must have for this to be quicker than a group per token and head.
 pub(crate) const FEW: u64 = 32;
 
-/// [`Attention`] in blocks: the same arguments.
+/// [`Attention`] in blocks: its arguments, and room for parts, of which there are none.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Blocked(pub(crate) Attention);
 
@@ -106,7 +106,7 @@ impl Spec for Blocked {
     }
 
     fn args(&self) -> usize {
-        self.0.args()
+        self.0.args() + 1
     }
 
     fn tiles(&self, _: Rows) -> Size {

@@ -19,17 +19,17 @@ mod rms_norm;
 mod rope;
 mod route;
 
+pub(crate) use attention::kernels as attention;
 pub use choose::Choose;
 pub use pack::Pack;
 
 use crate::abi::Call;
 use crate::isa::Isa;
-use blocked::Blocked;
 use hadamard::LONGEST_BLOCK;
 use q35_bundle::CacheDtype;
+use q35_launch::Spec;
 use q35_launch::layout::{entry, row_at};
 use q35_launch::spec::{Any, Append, Attention};
-use q35_launch::{Choice, Spec};
 use q35_mlir::builder::Val;
 use q35_mlir::types::F32;
 use std::rc::Rc;
@@ -58,21 +58,6 @@ pub trait Kernel: Spec {
     fn build(&self, call: &Call<'_>);
 }
 
-/// The kernels of a spec, in the order in which a step lists them, or why there are none.
-pub(crate) fn all(spec: Any) -> Result<Vec<Choice<dyn Kernel>>, String> {
-    let blocked = match &spec {
-        Any::Attention(attention) => Blocked::of(attention),
-        _ => None,
-    };
-    let kernel = of(spec)?;
-    Ok(match blocked {
-        None => vec![kernel.into()],
-        Some(blocked) => {
-            vec![Choice { kernel, max_rows: Some(blocked::FEW) }, Choice::from(Rc::new(blocked) as Rc<dyn Kernel>)]
-        }
-    })
-}
-
 /// The kernel of a spec, or why there is none.
 pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
     Ok(match spec {
@@ -80,7 +65,7 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
             return Err(format!("a KV cache in {dtype} has no kernel on GPUs, which keep it in f32"));
         }
         Any::Append(spec) => Rc::new(spec),
-        Any::Attention(spec) => Rc::new(spec),
+        Any::Attention(_) => unreachable!("there are several kernels of it"),
         Any::Columns(spec) => Rc::new(spec),
         Any::Combine(spec) => Rc::new(spec),
         Any::Embed(spec) => Rc::new(spec),

@@ -1,9 +1,12 @@
+use super::attention as kernels_of_attention;
+use super::blocked::Blocked;
 use super::*;
 use crate::linear::geometry::{BLOCK, SPAN, packed_place, packed_stride};
 use crate::testing::{Arg, GPUS, Gpu, Random, close, floats, ir, is_race, rows, run, try_run, without_barriers};
 use q35_bundle::CacheDtype;
 use q35_dialects::q35::{Activation, RopeStyle};
 use q35_format::rotate;
+use q35_launch::Split;
 use q35_launch::layout::act_stride;
 use q35_launch::spec::{
     Append, Attention, Chain, Columns, Hadamard, NormWeight, Operation, Pointwise, RmsNorm, Rope, Rotary, Scores, Select,
@@ -174,7 +177,7 @@ fn attended(spec: &Attention, tokens: &Tokens<'_>, capacity: usize, operand: fn(
     let mut args = vec![Arg::rows(&query, heads * key_dim), Arg::ints(tokens.slots), Arg::ints(tokens.index)];
     args.extend([seen(&keys, key_dim), seen(&values, value_dim)]);
     args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
-    args.push(Arg::blank(count, heads * value_dim));
+    args.extend([Arg::blank(count, heads * value_dim), Arg::space(count * kernels_of_attention(spec).bytes as usize)]);
     (args, exact)
 }
 
@@ -205,7 +208,8 @@ fn blocks_of_queries_meet_blocks_of_the_cache(gpu: &Gpu) {
         let run = |count: usize| {
             let (args, exact) = attended(&spec, &Tokens { slots: &slots[..count], index: &index[..count] }, capacity, half);
             let after = try_run(gpu, &text, &kernel, &args, [count as i64, 0, 2, capacity as i64], q35_dialects::Rows::Tokens);
-            (rows(after.unwrap_or_else(|fault| panic!("{}: {fault}", gpu.name)).last().unwrap(), width), exact)
+            let after = after.unwrap_or_else(|fault| panic!("{}: {fault}", gpu.name));
+            (rows(&after[spec.args() - 1], width), exact)
         };
         let (found, exact) = run(slots.len());
         // Weights of entries are halves too: 2^-11 of values up to 4.
@@ -241,8 +245,15 @@ fn entries_are_appended_and_attended_to(gpu: &Gpu) {
     ];
     for spec in cases {
         let (args, exact) = attended(&spec, &Tokens { slots: &slots, index: &index }, capacity, f64::from);
-        let after = run(gpu, &spec, &args, [4, 0, 2, capacity as i64]);
-        close(&rows(after.last().unwrap(), (spec.heads * spec.value_dim) as usize), &exact, 2e-5, &spec.name());
+        let width = (spec.heads * spec.value_dim) as usize;
+        let Split { choices, join, .. } = kernels_of_attention(&spec);
+        let [shared, whole] = [0, 1].map(|at| run(gpu, &*choices[at].kernel, &args, [4, 0, 2, capacity as i64]));
+        close(&rows(&whole[spec.args() - 1], width), &exact, 2e-5, &choices[1].kernel.name());
+        let mut of_join = vec![Arg::Constant(shared[spec.args()].clone())];
+        of_join.extend(spec.sinks.then(|| args[5].clone()));
+        of_join.push(Arg::blank(4, width));
+        let after = run(gpu, &*join, &of_join, [4, 0, 2, capacity as i64]);
+        close(&rows(after.last().unwrap(), width), &exact, 2e-5, &join.name());
     }
 
     let append = Append { kv_heads: 2, key_dim: 5, value_dim: 3, dtype };

@@ -3,10 +3,11 @@
 use crate::isa::Isa;
 use crate::kernels::{self, Choose, Kernel, Pack};
 use crate::linear::{self, LinearKernel, geometry};
+use q35_bundle::CacheDtype;
 use q35_format::{Codec, PackedSpec};
 use q35_launch::layout::{stacked, vectors};
-use q35_launch::spec::{Any, Chain, Linear};
-use q35_launch::{Choice, Kernels, Operand, Use};
+use q35_launch::spec::{Any, Attention, Chain, Linear};
+use q35_launch::{Choice, Kernels, Operand, Split, Use};
 use q35_target::{Arrangement, Section};
 use std::rc::Rc;
 
@@ -29,8 +30,8 @@ impl Kernels for GpuKernels {
         kernels::of(spec)
     }
 
-    fn kernels(&self, spec: Any) -> Result<Vec<Choice<dyn Kernel>>, String> {
-        kernels::all(spec)
+    fn split(&self, spec: &Attention) -> Option<Split<dyn Kernel>> {
+        (spec.dtype == CacheDtype::F32).then(|| kernels::attention(spec))
     }
 
     fn linear(&self, linear: &Linear) -> Result<Vec<Choice<dyn Kernel>>, String> {

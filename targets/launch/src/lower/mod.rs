@@ -152,6 +152,8 @@ pub enum Form {
     Sorted,
     /// The columns of the largest logits.
     Chosen,
+    /// What the result of attention is made of.
+    Parts,
 }
 
 /// A value in one of its forms.

@@ -43,6 +43,7 @@ fn name(stored: &Stored) -> String {
         Form::Packed => " packed",
         Form::Sorted => " sorted",
         Form::Chosen => " chosen",
+        Form::Parts => " parts",
     };
     format!("%{}{form}", stored.value.node.index())
 }
