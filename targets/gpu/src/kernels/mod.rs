@@ -13,6 +13,7 @@ mod columns;
 mod embed;
 mod experts;
 mod hadamard;
+mod layer_norm;
 mod pack;
 mod pointwise;
 mod rms_norm;
@@ -73,6 +74,7 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
             return Err(format!("rotations of {} columns have no kernel on GPUs, {LONGEST_BLOCK} are the most", spec.block));
         }
         Any::Hadamard(spec) => Rc::new(spec),
+        Any::LayerNorm(spec) => Rc::new(spec),
         Any::Pointwise(spec) => Rc::new(spec),
         Any::RmsNorm(spec) => Rc::new(spec),
         Any::Rope(spec) => Rc::new(spec),
@@ -84,7 +86,6 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
         Any::Select(spec) => Rc::new(spec),
         Any::SortByExpert(spec) => Rc::new(spec),
         Any::LatentAttention(_) => return Err("attention over latent vectors has no kernel on GPUs".to_owned()),
-        Any::LayerNorm(_) => return Err("layer norms have no kernel on GPUs".to_owned()),
     })
 }
 

@@ -9,7 +9,8 @@ use q35_format::rotate;
 use q35_launch::Split;
 use q35_launch::layout::act_stride;
 use q35_launch::spec::{
-    Append, Attention, Chain, Columns, Hadamard, NormWeight, Operation, Pointwise, RmsNorm, Rope, Rotary, Scores, Select,
+    Append, Attention, Chain, Columns, Hadamard, LayerNorm, NormWeight, Operation, Pointwise, RmsNorm, Rope, Rotary, Scores,
+    Select,
 };
 
 /// Makes a test of each of these, on every GPU.
@@ -27,6 +28,7 @@ on_every_gpu! {
     packed_columns_lie_where_lanes_read_them,
     rotations_are_those_of_the_format_to_the_bit,
     norms_of_rows_and_of_heads,
+    norms_about_the_mean,
     positions_turn_pairs,
     entries_are_appended_and_attended_to,
     blocks_of_queries_meet_blocks_of_the_cache,
@@ -85,6 +87,36 @@ fn norms_of_rows_and_of_heads(gpu: &Gpu) {
         }
         let after = run(gpu, &kernel, &args, [3, 0, 0, 0]);
         close(&rows(after.last().unwrap(), width), &exact, 5e-7, &kernel.name());
+    }
+}
+
+fn norms_about_the_mean(gpu: &Gpu) {
+    use NormWeight::{None as Plain, PerColumn, Shared};
+    let cases =
+        [(300, 300, PerColumn, PerColumn), (288, 24, Shared, Plain), (288, 24, PerColumn, Shared), (5, 5, Plain, Plain)];
+    for (width, group, weight, bias) in cases {
+        // Far from 0, where a difference of sums of squares would be lost.
+        let x: Vec<f32> = Random(16).numbers(3 * width, 2.0).iter().map(|v| v + 1000.0).collect();
+        let length = |which| if which == Shared { group } else { width };
+        let (w, c) = (Random(17).numbers(length(weight), 2.0), Random(18).numbers(length(bias), 2.0));
+        let mut exact = Vec::new();
+        for of_group in x.chunks(group) {
+            let mean = of_group.iter().map(|v| f64::from(*v)).sum::<f64>() / group as f64;
+            let variance = of_group.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / group as f64;
+            for v in of_group {
+                let vector = |of: &[f32]| f64::from(of[exact.len() % of.len()]);
+                let factor = if weight == Plain { 1.0 } else { vector(&w) };
+                let more = if bias == Plain { 0.0 } else { vector(&c) };
+                exact.push((f64::from(*v) - mean) / (variance + f64::from(1e-5f32)).sqrt() * factor + more);
+            }
+        }
+        let kernel = LayerNorm { width: width as u64, group: group as u64, eps: 1e-5, weight, bias };
+        let mut args = vec![Arg::rows(&x, width)];
+        args.extend([(weight, &w), (bias, &c)].into_iter().filter(|(which, _)| *which != Plain).map(|(_, v)| Arg::floats(v)));
+        args.push(Arg::blank(3, width));
+        let after = run(gpu, &kernel, &args, [3, 0, 0, 0]);
+        // A mean near 1000 is off by as much as 2^-24 of it times the roundings of a tree.
+        close(&rows(after.last().unwrap(), width), &exact, 4e-4, &kernel.name());
     }
 }
 
