@@ -60,7 +60,7 @@ uint64_t aligned(uint64_t bytes) { return (bytes + align - 1) / align * align; }
 
 } // namespace
 
-struct @PREFIX@q35_model {
+struct @PREFIX@model {
     std::string error;
     hipModule_t module = nullptr;
     std::vector<hipFunction_t> functions;
@@ -237,8 +237,8 @@ struct @PREFIX@q35_model {
         if (!run(tokens, given, rows, sizeof steps / sizeof *steps - 1, dims)) return false;
         const char *from = of_rows(dims, logits_offset);
         for (uint64_t row = 0; row < dims[1]; row++) {
-            hipError_t status = hipMemcpyDtoH(logits + row * @PREFIX@Q35_VOCAB, const_cast<char *>(from + row * aligned(4 * @PREFIX@Q35_VOCAB)),
-                                              4 * @PREFIX@Q35_VOCAB);
+            hipError_t status = hipMemcpyDtoH(logits + row * @UPPER@VOCAB, const_cast<char *>(from + row * aligned(4 * @UPPER@VOCAB)),
+                                              4 * @UPPER@VOCAB);
             if (!done(status, "the logits")) return false;
         }
         return true;
@@ -253,14 +253,14 @@ struct @PREFIX@q35_model {
         return true;
     }
 
-    ~@PREFIX@q35_model() {
+    ~@PREFIX@model() {
         for (void *memory : allocated) (void)hipFree(memory);
         if (module) (void)hipModuleUnload(module);
     }
 };
 
-extern "C" int @PREFIX@q35_open(@PREFIX@q35_model **model, const char *folder, int32_t slots, int32_t capacity, int32_t max_tokens) {
-    *model = new (std::nothrow) @PREFIX@q35_model;
+extern "C" int @PREFIX@open(@PREFIX@model **model, const char *folder, int32_t slots, int32_t capacity, int32_t max_tokens) {
+    *model = new (std::nothrow) @PREFIX@model;
     try {
         return *model && (*model)->open(folder, slots, capacity, max_tokens) ? 0 : 1;
     } catch (const std::bad_alloc &) {
@@ -268,7 +268,7 @@ extern "C" int @PREFIX@q35_open(@PREFIX@q35_model **model, const char *folder, i
     }
 }
 
-extern "C" int @PREFIX@q35_step(@PREFIX@q35_model *model, int32_t tokens, const int32_t *ids, const int32_t *positions,
+extern "C" int @PREFIX@step(@PREFIX@model *model, int32_t tokens, const int32_t *ids, const int32_t *positions,
                                 const int32_t *slots, const int32_t *index, int32_t rows, const int32_t *logit_rows, float *logits) {
     const int32_t *const given[inputs] = {ids, positions, slots, index, logit_rows};
     try {
@@ -278,7 +278,7 @@ extern "C" int @PREFIX@q35_step(@PREFIX@q35_model *model, int32_t tokens, const 
     }
 }
 
-extern "C" int @PREFIX@q35_choose(@PREFIX@q35_model *model, int32_t tokens, const int32_t *ids, const int32_t *positions,
+extern "C" int @PREFIX@choose(@PREFIX@model *model, int32_t tokens, const int32_t *ids, const int32_t *positions,
                                   const int32_t *slots, const int32_t *index, int32_t rows, const int32_t *logit_rows, int32_t *chosen) {
     const int32_t *const given[inputs] = {ids, positions, slots, index, logit_rows};
     try {
@@ -288,6 +288,6 @@ extern "C" int @PREFIX@q35_choose(@PREFIX@q35_model *model, int32_t tokens, cons
     }
 }
 
-extern "C" const char *@PREFIX@q35_error(const @PREFIX@q35_model *model) { return model ? model->error.c_str() : "there is no memory"; }
+extern "C" const char *@PREFIX@error(const @PREFIX@model *model) { return model ? model->error.c_str() : "there is no memory"; }
 
-extern "C" void @PREFIX@q35_close(@PREFIX@q35_model *model) { delete model; }
+extern "C" void @PREFIX@close(@PREFIX@model *model) { delete model; }

@@ -41,8 +41,9 @@ impl Host<'_> {
     }
 
     fn filled(&self, text: &str) -> String {
-        let guard = format!("{}Q35_MODEL_H", self.prefix).to_ascii_uppercase();
-        let words = [("@GUARD@", guard), ("@VOCAB@", self.vocab.to_string()), ("@PREFIX@", self.prefix.to_owned())];
+        let guard = format!("{}MODEL_H", self.prefix).to_ascii_uppercase();
+        let (vocab, upper) = (self.vocab.to_string(), self.prefix.to_ascii_uppercase());
+        let words = [("@GUARD@", guard), ("@VOCAB@", vocab), ("@UPPER@", upper), ("@PREFIX@", self.prefix.to_owned())];
         words.into_iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, &value))
     }
 
