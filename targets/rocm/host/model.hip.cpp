@@ -109,7 +109,10 @@ struct @PREFIX@model {
         if (!level) return fail("the bundle has no kernels for " + name);
         std::vector<char> code;
         if (!read(folder + "/" + level->file, code)) return false;
-        if (!done(hipModuleLoadData(&module, code.data()), level->file)) return false;
+        if (!done(hipModuleLoadData(&module, code.data()), level->file)) {
+            module = nullptr;
+            return false;
+        }
         for (const char *kernel : kernels) {
             hipFunction_t function = nullptr;
             if (!done(hipModuleGetFunction(&function, module, kernel), kernel)) return false;

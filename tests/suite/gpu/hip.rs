@@ -250,7 +250,7 @@ pub(super) fn applications_call_hip_in_order() -> Result<(), String> {
         ("hipSetDevice=101", "the card: "),
         ("hipGetDeviceProperties=1", "the card: "),
         ("hipModuleLoadData=209", "rocm/kernels-gfx942.hsaco: "),
-        ("hipModuleGetFunction=500", "embed"),
+        ("hipModuleGetFunction=500", "_then_"),
         ("hipMalloc=2", "memory for "),
         ("hipMemset=700", "memory for "),
         ("hipMemcpyHtoD=700", "it failed as it was asked to"),
