@@ -66,7 +66,8 @@ pub struct Program {
     pub stream: u64,
     /// The piece of the residual: so many of them.
     pub piece: u64,
-    /// Most tokens of a step: consecutive ones of a sequence.
+    /// Most tokens of a step: consecutive ones of a sequence. Regions take them in blocks ([`Kernel::tokens`]), each its next one as soon as it has
+    /// sent on what it had: blocks follow each other through the regions.
     pub tokens: u64,
 }
 

@@ -95,8 +95,6 @@ pub struct WaferProgram {
     /// Regions from north to south. The first takes the stream from the host; of the last wafer the last has the logits, of every other the
     /// stream for the next wafer.
     pub regions: Vec<WaferRegion>,
-    /// Most tokens of a step that the first region takes: the last ones.
-    pub tokens: u64,
 }
 
 /// Programs for as many wafers as a model takes. A model of the chip runs them; they have not run on silicon.

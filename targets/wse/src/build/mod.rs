@@ -22,7 +22,7 @@ use q35_graph::{NodeId, Value};
 use q35_target::{Arrangement, Request, Section, WeightTensor};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Columns, rows, the columns of the residual that one column of PEs holds, and the tokens of a step.
+/// Columns, rows, the columns of the residual that one column of PEs holds, and the tokens of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Grid {
     pub(crate) width: u64,
@@ -427,12 +427,14 @@ impl<'a> Builder<'a> {
         }
         let kernel = &mut self.built.kernel;
         kernel.height = self.grid.height;
-        // Logits are made of a step's last token.
-        kernel.tokens = if last.leaves.is_none() { 1 } else { self.grid.tokens };
+        kernel.tokens = self.grid.tokens;
+        if last.leaves.is_none() && kernel.role == Role::Layers {
+            (kernel.tokens, kernel.role) = (1, Role::Head);
+        }
         kernel.group = match kernel.role {
             // The queue of the roots is that of the token.
             Role::Expert { .. } => self.grid.width,
-            Role::Layers | Role::Router(_) => reduction::group(self.grid.width, &row_sums(kernel)),
+            Role::Layers | Role::Head | Role::Router(_) => reduction::group(self.grid.width, &row_sums(kernel)),
         };
         if !kernel.buffers.iter().any(|buffer| buffer.name == "result") {
             kernel.buffers.push(Buffer::new("result", 1));

@@ -55,7 +55,7 @@ pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
 /// Statements of a PE program, of each of its modules by `of`.
 pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
     /// Of helpers, of what a step begins and ends with, of its end.
-    const FRAME: u64 = 14;
+    const FRAME: u64 = 17;
     let printer = Printer { kernel, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
     let work = kernel.calls.iter().filter(|call| !matches!(call, Call::Comment(_)));
     let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).collect();
@@ -63,7 +63,7 @@ pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
     let loops = lines.chunk_by(|a, b| a.is_each() == b.is_each()).filter(|run| run[0].is_each() && printer.several());
     let modules = ["gemv", "vector"].into_iter().filter(|module| uses(module)).map(&of);
     let role = match kernel.role {
-        Role::Layers => 0,
+        Role::Layers | Role::Head => 0,
         Role::Router(_) => of("experts") + of("route"),
         Role::Expert { .. } => of("experts"),
     };
@@ -107,8 +107,13 @@ impl Printer<'_> {
         match self.kernel.role {
             _ if !self.several() => "1",
             Role::Expert { .. } => "count",
-            Role::Layers | Role::Router(_) => "tokens",
+            Role::Layers | Role::Head | Role::Router(_) => "tokens",
         }
+    }
+
+    /// Whether a step's tokens are taken in blocks.
+    fn blocks(&self) -> bool {
+        self.kernel.role != Role::Head && self.kernel.tokens < self.tokens
     }
 
     /// So many numbers of all tokens.
@@ -167,7 +172,10 @@ impl Printer<'_> {
             self.line("// An expert: it works on the tokens that chose it, and adds to the stream on its way through.");
             self.line("//");
         }
-        self.line(format!("// A step takes up to {} tokens, one after the other in every buffer.", program.tokens));
+        self.line(format!(
+            "// A step takes up to {} tokens, in blocks of up to {}, one after the other in every buffer.",
+            program.tokens, kernel.tokens
+        ));
         self.line("// The stream is this column's piece of the residual, then cosines and sines of the token's position, then its index in the cache.");
         self.line("// Colors: layout.csl. Queues: comm.csl. Local task: 8 exit_task.");
         self.line("");
@@ -175,10 +183,10 @@ impl Printer<'_> {
         for name in ["width", "height", "top", "group"] {
             self.line(format!("param {name}: u16;"));
         }
-        for name in ["first", "last"].iter().filter(|_| !expert) {
+        for name in ["first", "last"].iter().filter(|_| kernel.role.is_passed()) {
             self.line(format!("param {name}: bool;"));
         }
-        for color in COLORS.iter().chain((kernel.role != Role::Layers).then_some(&"token")) {
+        for color in COLORS.iter().chain(kernel.role.has_tokens().then_some(&"token")) {
             self.line(format!("param {color}: color;"));
         }
         self.line("");
@@ -294,7 +302,27 @@ impl Printer<'_> {
     fn step(&mut self) {
         let kernel = self.kernel;
         let whole = Part { buffer: 0, at: 0, len: self.stream };
-        self.line("fn step(tokens: u16) void {");
+        if self.blocks() {
+            self.line("// A block is sent on before the next is taken: the region below works on it meanwhile.");
+            self.line("fn step(tokens: u16) void {");
+            match kernel.tokens {
+                1 => {
+                    self.line("  for (@range(u16, tokens)) |t| {");
+                    self.line("    block(1);");
+                }
+                most => {
+                    self.line(format!("  for (@range(u16, 0, tokens, {most})) |at| {{"));
+                    self.line(format!("    block(if (tokens - at < {most}) tokens - at else {most});"));
+                }
+            }
+            self.line("  }");
+            self.line("  @activate(exit_task_id);");
+            self.line("}");
+            self.line("");
+            self.line("fn block(tokens: u16) void {");
+        } else {
+            self.line("fn step(tokens: u16) void {");
+        }
         match kernel.role {
             Role::Expert { adds, .. } => {
                 let token = Part { buffer: 1, at: 0, len: kernel.buffers[1].len };
@@ -310,34 +338,33 @@ impl Printer<'_> {
                     adds.at,
                     adds.len
                 ));
-                self.line("  @activate(exit_task_id);");
+                if !self.blocks() {
+                    self.line("  @activate(exit_task_id);");
+                }
                 self.line("}");
                 self.line("");
                 self.line("// What the expert makes of the tokens that chose it");
                 self.line(format!("fn work({param}) void {{"));
             }
-            Role::Layers | Role::Router(_) => {
-                self.line("  if (!first) {");
-                if self.several() || self.tokens == 1 {
-                    self.line(format!("    comm.receive_stream({});", self.all(whole)));
-                } else {
-                    self.line("    // Of all tokens the last one stays.");
-                    self.line("    for (@range(u16, tokens)) |t| {");
-                    self.line(format!("      comm.receive_stream({});", self.all(whole)));
-                    self.line("    }");
-                }
+            Role::Head if self.tokens > 1 => {
+                self.line("  // Of all tokens the last one stays.");
+                self.line("  for (@range(u16, tokens)) |t| {");
+                self.line(format!("    comm.receive_stream({});", self.all(whole)));
                 self.line("  }");
+            }
+            Role::Head => self.line(format!("  comm.receive_stream({});", self.all(whole))),
+            Role::Layers | Role::Router(_) => {
+                self.line(format!("  if (!first) comm.receive_stream({});", self.all(whole)));
             }
         }
         let lines: Vec<Line> = kernel.calls.iter().flat_map(|call| self.call(call)).collect();
         self.lines(&lines);
-        if !matches!(kernel.role, Role::Expert { .. }) {
+        if matches!(kernel.role, Role::Layers | Role::Router(_)) {
             self.line("");
-            self.line("  if (last) {");
-            self.line("    @activate(exit_task_id);");
-            self.line("  } else {");
-            self.line(format!("    comm.send_stream({}, exit_task_id);", self.all(whole)));
-            self.line("  }");
+            self.line(format!("  if (!last) comm.send_stream({});", self.all(whole)));
+        }
+        if !self.blocks() && !matches!(kernel.role, Role::Expert { .. }) {
+            self.line("  @activate(exit_task_id);");
         }
         self.line("}");
         self.line("");
