@@ -87,6 +87,22 @@ fn sum(count: u64, group: u64, n: u64) -> u64 {
     if count <= 1 { 0 } else { reduction::cycles(count, group, n) + n + count + 2 * STARTUP }
 }
 
+/// A gated unit of `n` elements.
+fn gated(n: u64) -> u64 {
+    n * (LOOP + 14 + MATH)
+}
+
+/// The same with a part on each column, and what the sum over the row takes that brings the parts together.
+fn shared(kernel: &Kernel, width: u64, n: u64) -> [u64; 2] {
+    let part = n.div_ceil(width);
+    [gated(part) + vector(n, 4) + part * (LOOP + 2), sum(width, kernel.group, n)]
+}
+
+/// Whether the columns of a row, which hold the same vectors, share the work on a gated unit of `n` elements: it takes a sum over the row.
+pub(crate) fn shares(kernel: &Kernel, width: u64, n: u64) -> bool {
+    width > 1 && shared(kernel, width, n).iter().sum::<u64>() < gated(n)
+}
+
 /// A call for a step's tokens on the PE that does most, with half of the cache full.
 fn call(kernel: &Kernel, width: u64, call: &Call, tokens: u64) -> Cycles {
     let height = kernel.height;
@@ -134,7 +150,11 @@ fn call(kernel: &Kernel, width: u64, call: &Call, tokens: u64) -> Cycles {
             let values = n * (LOOP + 16 + MATH + vector(a.dim, 4));
             (a.heads * (scores + values + vector(a.dim, 1)), row(a.heads) + row(a.heads * a.dim + a.heads))
         }
-        Call::Swiglu { y, .. } => (y.len * (LOOP + 14 + MATH), 0),
+        Call::Swiglu { y, .. } if shares(kernel, width, y.len) => {
+            let [compute, fabric] = shared(kernel, width, y.len);
+            (compute, tokens * fabric)
+        }
+        Call::Swiglu { y, .. } => (gated(y.len), 0),
     };
     Cycles { compute: tokens * compute, fabric }
 }

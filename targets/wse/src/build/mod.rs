@@ -322,6 +322,9 @@ impl<'a> Builder<'a> {
                     return Err("of the gated units only SwiGLU is supported".to_owned());
                 }
                 let (gate, up) = (self.operand(id, 0)?, self.operand(id, 1)?);
+                if gate.axis != Axis::Rows || up.axis != Axis::Rows || !self.dies(id, 1) {
+                    return Err("what the gate of a unit opens is cut by columns, or read again".to_owned());
+                }
                 // In place, where the gate is not read again.
                 let y = if self.dies(id, 0) { gate.part } else { self.buffer("gated", gate.part.len) };
                 self.call(Call::Swiglu { y, gate: gate.part, up: up.part });

@@ -1,5 +1,6 @@
 //! A PE program: parameters, memory, and `step`, a straight line of calls.
 
+use crate::predict;
 use q35_dialects::wse::{Arena, Axis, Call, Kernel, Part, Program, Role, Routing};
 use std::fmt::Write;
 
@@ -34,6 +35,7 @@ use Line::{Each, Once};
 
 struct Printer<'a> {
     kernel: &'a Kernel,
+    width: u64,
     stream: u64,
     piece: u64,
     /// Most tokens of a step.
@@ -42,8 +44,8 @@ struct Printer<'a> {
 }
 
 pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
-    let Program { stream, piece, tokens, .. } = *program;
-    let mut printer = Printer { kernel, stream, piece, tokens, out: String::new() };
+    let Program { width, stream, piece, tokens, .. } = *program;
+    let mut printer = Printer { kernel, width, stream, piece, tokens, out: String::new() };
     printer.step();
     let step = std::mem::take(&mut printer.out);
     printer.head(program, &step);
@@ -56,7 +58,9 @@ pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
 pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
     /// Of helpers, of what a step begins and ends with, of its end.
     const FRAME: u64 = 17;
-    let printer = Printer { kernel, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
+    /// A width with which columns share work: that takes more statements.
+    const WIDTH: u64 = 4;
+    let printer = Printer { kernel, width: WIDTH, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
     let work = kernel.calls.iter().filter(|call| !matches!(call, Call::Comment(_)));
     let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).collect();
     let uses = |module: &str| lines.iter().any(|line| line.text().contains(&format!("{module}.")));
@@ -504,13 +508,18 @@ impl Printer<'_> {
                 ]
             }
             Call::Swiglu { y, gate, up } => {
-                vec![Each(format!(
-                    "vector.swiglu({}, {}, {}, {});",
-                    self.pointer(*y),
-                    self.pointer(*gate),
-                    self.pointer(*up),
-                    y.len
-                ))]
+                let [to, a, b] = [y, gate, up].map(|part| self.pointer(*part));
+                let (all, len) = (self.dsd(*y), y.len);
+                if predict::shares(self.kernel, self.width, len) {
+                    let part = |column: &str| format!("comm.share({column}, {len})");
+                    let (from, end) = (part("comm.column()"), part("comm.column() + 1"));
+                    vec![
+                        Each(format!("vector.swiglu_part({all}, {to}, {a}, {b}, {from}, {end});")),
+                        Each(format!("comm.sum_row({all}, {len});")),
+                    ]
+                } else {
+                    vec![Each(format!("vector.swiglu({to}, {a}, {b}, {len});"))]
+                }
             }
             Call::Add { y, a, b } => vec![Each(format!("@fadds({}, {}, {});", self.dsd(*y), self.dsd(*a), self.dsd(*b)))],
             Call::Move { y, x } => vec![Each(format!("@fmovs({}, {});", self.dsd(*y), self.dsd(*x)))],
