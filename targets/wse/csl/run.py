@@ -7,7 +7,7 @@ Usage, in the folder wse/ of a bundle, after commands_wse3.sh has made out/:
 
 fabric.json says which bytes of which tensor go into which memory; ../weights.safetensors has the tensors. A step takes one token, or many
 of a prompt. For each of them the host sends its row of the embedding table, cosines and sines of its position, and its index in the cache to
-every row of the first region; one launch later the logits of the last one lie in the first column of the last region. A model on several
+the first region, a piece of each to a column; one launch later the logits of the last one lie in the first column of the last region. A model on several
 wafers has a program for each; the host carries the stream from the last region of one to the first of the next.
 """
 
@@ -110,7 +110,7 @@ class Model:
             self.wafers.append(Wafer(str(folder), cmaddr, device["width"], wafer, tensors))
 
     def stream(self, token, index):
-        """A token's stream of every column: a piece of the residual, cosines, sines, the index."""
+        """A token's stream of every column: a piece of the residual, a share of cosines and sines, the index."""
         source, width = self.device["input"], self.device["width"]
         hidden, piece = source["hidden"], source["piece"]
         row = self.tensors.bytes(source["table"])[token * hidden : (token + 1) * hidden].view(np.int8)
@@ -122,8 +122,9 @@ class Model:
             inv_freq = self.tensors.bytes(source["inv_freq"])[: 4 * source["half"]].view("<f4")
             angle = (np.float32(index) * inv_freq).astype(np.float64)
             angles = np.concatenate([np.cos(angle), np.sin(angle)]).astype(np.float32) * np.float32(source["rotary_scale"])
-        tail = np.concatenate([angles, np.array([index], dtype=np.float32)])
-        return np.concatenate([residual.reshape(width, piece), np.tile(tail, (width, 1))], axis=1)
+        share = -(-angles.size // width)
+        angles = np.pad(angles, (0, width * share - angles.size)).reshape(width, share)
+        return np.concatenate([residual.reshape(width, piece), angles, np.full((width, 1), index, dtype=np.float32)], axis=1)
 
     def step(self, tokens, index):
         """Runs several tokens, the first of which has this index; returns the logits of the last one, padding included."""

@@ -376,7 +376,7 @@ pub(crate) fn map(target: &Wse, request: &Request<'_>) -> Result<Mapped> {
         None => Err(too_large(target, &mapper, heights[0]).into()),
         Some(Stack { grid, wafers }) => {
             let Grid { width, piece, tokens: block, .. } = grid;
-            let stream = piece + 2 * half + 1;
+            let stream = grid.stream(half);
             let tokens = if mapper.several() { step(stream, request.context).max(block) } else { 1 };
             let count = wafers.len();
             let wafers = wafers.iter().enumerate().map(|(number, cuts)| {

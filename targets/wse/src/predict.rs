@@ -5,6 +5,7 @@
 //! cycle, a call of the math library 40. Sums take the closed forms of [`crate::reduction`]. Start-up, scalar and math costs are guesses:
 //! these are figures of a model of the chip, not run on silicon.
 
+use crate::build::gathers;
 use crate::map::{Mapped, Wafer};
 use crate::reduction;
 use q35_dialects::wse::{Axis, Call, Kernel, Program, Role};
@@ -166,7 +167,11 @@ pub(crate) fn region(kernel: &Kernel, width: u64, stream: u64, tokens: u64, expe
         Role::Layers | Role::Head | Role::Router(_) => tokens.min(kernel.tokens),
     };
     let mut all = Cycles { compute: 0, fabric: tokens * stream + kernel.height };
-    for step in &kernel.calls {
+    for (at, step) in kernel.calls.iter().enumerate() {
+        if let Some(half) = gathers(&kernel.calls, at) {
+            let place = vector(2 * half, 4) + (2 * half).div_ceil(width) * (LOOP + 3);
+            all += Cycles { compute: own * place, fabric: own * sum(width, kernel.group, 2 * half) };
+        }
         all += call(kernel, width, step, own);
     }
     all

@@ -145,8 +145,12 @@ pub(crate) fn remark(mapped: &Mapped) -> Option<String> {
         1 => "token by token".to_owned(),
         tokens => format!("in blocks of {tokens} tokens"),
     };
-    let wafers = count(mapped.wafers.len(), "wafer");
-    Some(format!("Prompts are taken {tokens}: the sums of larger blocks do not fit the memories of {wafers}"))
+    let (wafers, columns) = (count(mapped.wafers.len(), "wafer"), mapped.hidden.div_ceil(mapped.piece));
+    Some(format!(
+        "Prompts are taken {tokens}: larger blocks do not fit the memories of {wafers} beside the weights, which lie on {columns} of {} columns, {} \
+         inputs on each",
+        mapped.width, mapped.piece
+    ))
 }
 
 /// The size of a program in a few lines.

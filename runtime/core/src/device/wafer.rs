@@ -110,9 +110,14 @@ impl Wafer {
         let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
         let mut stream: Vec<f32> = codes.iter().map(|code| f32::from(*code as i8) * scale).collect();
         stream.resize(self.device.width as usize * input.piece as usize, 0.0);
-        let angles = angles(input, input.inv_freq.as_deref().map_or(&[], tensor), position);
-        let own = |piece: &[f32]| piece.iter().chain(&angles).copied().chain([index as f32]).collect::<Vec<f32>>();
-        stream.chunks_exact(input.piece as usize).flat_map(own).collect()
+        let mut angles = angles(input, input.inv_freq.as_deref().map_or(&[], tensor), position);
+        let share = self.device.angles() as usize;
+        angles.resize(self.device.width as usize * share, 0.0);
+        let own = |(column, piece): (usize, &[f32])| {
+            let share = &angles[column * share..][..share];
+            piece.iter().chain(share).copied().chain([index as f32]).collect::<Vec<f32>>()
+        };
+        stream.chunks_exact(input.piece as usize).enumerate().flat_map(own).collect()
     }
 
     /// Runs consecutive tokens of a batch through all wafers: what leaves one enters the next.

@@ -1,5 +1,6 @@
 //! A PE program: parameters, memory, and `step`, a straight line of calls.
 
+use crate::build::gathers;
 use crate::predict;
 use q35_dialects::wse::{Arena, Axis, Call, Kernel, Part, Program, Role, Routing};
 use std::fmt::Write;
@@ -62,7 +63,8 @@ pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
     const WIDTH: u64 = 4;
     let printer = Printer { kernel, width: WIDTH, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
     let work = kernel.calls.iter().filter(|call| !matches!(call, Call::Comment(_)));
-    let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).collect();
+    let gathers = (0..kernel.calls.len()).filter_map(|at| printer.gather(at)).flatten();
+    let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).chain(gathers).collect();
     let uses = |module: &str| lines.iter().any(|line| line.text().contains(&format!("{module}.")));
     let loops = lines.chunk_by(|a, b| a.is_each() == b.is_each()).filter(|run| run[0].is_each() && printer.several());
     let modules = ["gemv", "vector"].into_iter().filter(|module| uses(module)).map(&of);
@@ -180,7 +182,7 @@ impl Printer<'_> {
             "// A step takes up to {} tokens, in blocks of up to {}, one after the other in every buffer.",
             program.tokens, kernel.tokens
         ));
-        self.line("// The stream is this column's piece of the residual, then cosines and sines of the token's position, then its index in the cache.");
+        self.line("// The stream is this column's piece of the residual, then its share of cosines and sines of the token's position, then its index in the cache.");
         self.line("// Colors: layout.csl. Queues: comm.csl. Local task: 8 exit_task.");
         self.line("");
         self.line("param memcpy_params;");
@@ -361,7 +363,8 @@ impl Printer<'_> {
                 self.line(format!("  if (!first) comm.receive_stream({});", self.all(whole)));
             }
         }
-        let lines: Vec<Line> = kernel.calls.iter().flat_map(|call| self.call(call)).collect();
+        let of = |(at, call)| self.gather(at).into_iter().flatten().chain(self.call(call));
+        let lines: Vec<Line> = kernel.calls.iter().enumerate().flat_map(of).collect();
         self.lines(&lines);
         if matches!(kernel.role, Role::Layers | Role::Router(_)) {
             self.line("");
@@ -526,11 +529,24 @@ impl Printer<'_> {
         }
     }
 
-    /// Cosines and sines stand behind the piece of the residual; the buffer `turned` is scratch.
+    /// Each column has its share of a token's cosines and sines behind the piece of the residual; the sum over the row of shares at their places are
+    /// all of them, in the buffer `angles`, which is scratch.
+    fn gather(&self, at: usize) -> Option<Vec<Line>> {
+        let len = 2 * gathers(&self.kernel.calls, at)?;
+        let own = self.pointer(Part { buffer: 0, at: self.piece, len: 1 });
+        let share = |column: &str| format!("comm.share({column}, {len})");
+        let (from, end) = (share("comm.column()"), share("comm.column() + 1"));
+        let all = format!("part(&angles, 0, {len})");
+        Some(vec![
+            Each(format!("vector.place_share({all}, &angles, {own}, {from}, {end});")),
+            Each(format!("comm.sum_row({all}, {len});")),
+        ])
+    }
+
+    /// The buffer `turned` is scratch.
     fn rotate(&self, x: Part, dim: u64, half: u64, interleaved: bool) -> Vec<Line> {
         let name = self.name(x);
-        let angles = |at: u64| self.dsd(Part { buffer: 0, at, len: half });
-        let (cos, sin) = (angles(self.piece), angles(self.piece + half));
+        let (cos, sin) = (format!("part(&angles, 0, {half})"), format!("part(&angles, {half}, {half})"));
         let line = |head: u64| {
             let of = |at: u64| self.at(Part { at: x.at + head * dim + at, ..x });
             let (what, second) = if interleaved { ("pairs", 1) } else { ("part", half) };
