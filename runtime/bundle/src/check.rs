@@ -10,6 +10,7 @@
 //! 8. Every feature level has an identifier for a name, and no two have the same.
 //! 9. A wafer's regions, memories and tensors have sizes that a wafer has, and tensors that the weights file has.
 //! 10. A GPU's kernels all have groups of 1 to 1024 threads.
+//! 11. Where tokens are chosen, the last step works on logit rows and its last argument is their place.
 
 use crate::path::is_inside;
 use crate::tensors::ALIGN;
@@ -62,6 +63,12 @@ pub(crate) fn check<'a>(manifest: &Manifest, tensor: &dyn Fn(&str) -> Option<&'a
         found.unless(bytes % ALIGN == 0 && bytes <= ABSURD, || {
             format!("{what} takes {bytes} bytes of the arena, no sensible multiple of {ALIGN}")
         });
+    }
+
+    if let Some(offset_per_row) = plan.chosen_offset_per_row {
+        let place = Binding::Arena { rows: Rows::Logits, offset_per_row };
+        let written = manifest.steps.last().is_some_and(|step| step.rows == Rows::Logits && step.args.last() == Some(&place));
+        found.unless(written, || "no step chooses tokens".to_owned());
     }
 
     for (i, layer) in plan.cache.iter().enumerate() {

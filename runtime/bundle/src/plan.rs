@@ -244,6 +244,10 @@ pub struct MemoryPlan {
     /// Bytes per logit row that come before the logits in the [`Rows::Logits`] section; a row of logits is f32, and like every
     /// activation it starts at a multiple of 64 bytes: see [`row_stride`].
     pub logits_offset_per_row: u64,
+    /// Where the last step chooses tokens, bytes per logit row that come before them in the [`Rows::Logits`] section: the column of the
+    /// largest logit, i32, at the start of every 64 bytes. That step is launched only for callers who ask for tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_offset_per_row: Option<u64>,
 }
 
 /// Bytes from one row of `width` f32 numbers to the next, in every activation; `None` on overflow.

@@ -35,6 +35,7 @@ fn manifest() -> Manifest {
             bytes_per_logit_row: 64,
             cache: vec![CacheLayer { kv_heads: 1, key_dim: 4, value_dim: 4, window: None, dtype: CacheDtype::F32 }],
             logits_offset_per_row: 0,
+            chosen_offset_per_row: None,
         },
         steps: vec![Step {
             node: "head".into(),
@@ -236,11 +237,14 @@ fn contradictions_are_all_reported() {
     m.steps[0].variants[0].max_rows = Some(1);
     m.model.vocab = 17;
     m.plan.cache[0].key_dim = u64::MAX;
+    m.plan.chosen_offset_per_row = Some(0);
+    m.steps[0].rows = Rows::Tokens;
     m.interface.outputs.push(Port { name: "p".into(), role: Role::PresentKey(9), dtype: "f32".into() });
     let (_dir, path) = bundle(m);
     let lines: Vec<String> =
         refusal(&path).lines().map(|l| l.replace("error[Q35-0501]: the manifest contradicts itself: ", "")).collect();
     let expected = "the logits lie outside the arena
+no step chooses tokens
 cache layer 0 has 1 heads of 18446744073709551615 and 4 columns
 the kernels of a step are not a choice by number of rows
   at node 'head'

@@ -1,7 +1,7 @@
 //! Continues a prompt token by token.
 
 use crate::sampling::{Sampler, Settings};
-use crate::{Chunk, Logits, Session, Want};
+use crate::{Chunk, Session, Want};
 use q35_diag::{Code, Diagnostic, Result};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -44,6 +44,14 @@ pub struct Generation {
     pub decode: Duration,
 }
 
+/// The token after a chunk that wants the last logits.
+fn next(session: &mut Session, chunk: Chunk<'_>, sampler: &mut Sampler) -> Result<u32> {
+    if sampler.is_greedy() {
+        return Ok(session.choose(&[chunk])?.first().copied().unwrap_or(0));
+    }
+    Ok(sampler.choose(session.step(&[chunk])?.row(0)))
+}
+
 /// Continues slot 0 by `prompt` and then by up to `count` tokens. `sink` hears of every event; it may end
 /// the generation, or end it all by an error.
 pub fn generate(
@@ -62,12 +70,13 @@ pub fn generate(
     let mut sampler = Sampler::new(settings);
     let begin = Instant::now();
     session.check_room(0, prompt.len())?;
-    let mut logits = Logits::default();
-    let (mut done, mut ended) = (0, false);
+    let (mut done, mut ended, mut token) = (0, false, 0);
     for tokens in prompt.chunks(session.max_tokens()) {
         done += tokens.len();
-        let want = if done == prompt.len() { Want::Last } else { Want::Nothing };
-        logits = session.step(&[Chunk { slot: 0, tokens, positions: None, want }])?;
+        let last = done == prompt.len();
+        let want = if last { Want::Last } else { Want::Nothing };
+        let chunk = Chunk { slot: 0, tokens, positions: None, want };
+        token = if last { next(session, chunk, &mut sampler)? } else { session.step(&[chunk]).map(|_| 0)? };
         ended = sink(Event::Prompt(done))?.is_break();
         if ended {
             break;
@@ -82,7 +91,6 @@ pub fn generate(
         if tokens.len() == count {
             break Stop::Count;
         }
-        let token = sampler.choose(logits.row(0));
         if stops.contains(&token) {
             break Stop::Token;
         }
@@ -97,7 +105,7 @@ pub fn generate(
         if session.length(0) == session.capacity() {
             break Stop::Full;
         }
-        logits = session.step(&[Chunk { slot: 0, tokens: &[token], positions: None, want: Want::Last }])?;
+        token = next(session, Chunk { slot: 0, tokens: &[token], positions: None, want: Want::Last }, &mut sampler)?;
     };
     Ok(Generation { tokens, stop, prefill, decode: begin.elapsed() - prefill })
 }

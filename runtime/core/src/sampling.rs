@@ -71,9 +71,14 @@ impl Sampler {
         Self { settings, random: SplitMix64(settings.seed) }
     }
 
+    /// Whether it takes the largest logit.
+    pub fn is_greedy(&self) -> bool {
+        self.settings.temperature <= 0.0
+    }
+
     /// Chooses a token.
     pub fn choose(&mut self, logits: &[f32]) -> u32 {
-        if self.settings.temperature <= 0.0 {
+        if self.is_greedy() {
             return greedy(logits);
         }
         let candidates = candidates(logits, &self.settings);

@@ -3,6 +3,7 @@
 use crate::Options;
 use crate::device::{self, Batch, CacheSpan, Device};
 use crate::profile::{Recorder, What};
+use crate::sampling::greedy;
 use q35_bundle::{Bundle, CachePart};
 use q35_diag::{Code, Diagnostic, Diagnostics, Result};
 use std::sync::Arc;
@@ -137,17 +138,43 @@ impl Session {
 
     /// Continues every chunk's slot by its tokens. Nothing happens when a token is unknown or a slot too full.
     pub fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Logits> {
-        let vocab = self.bundle.manifest().model.vocab as usize;
-        let arrays = self.arrays(chunks, vocab)?;
+        let vocab = self.vocab();
+        let mut values = Vec::new();
+        self.run(chunks, |device, batch| {
+            let done = values.len();
+            values.resize(done + batch.logit_rows.len() * vocab, 0.0);
+            device.step(batch, &mut values[done..])
+        })?;
+        Ok(Logits { values, vocab })
+    }
+
+    /// As [`Session::step`], but of every row of logits only the token that [`greedy`] takes: a device that chooses tokens itself keeps its
+    /// logits.
+    pub fn choose(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<u32>> {
+        if !self.device.chooses() {
+            return Ok(self.step(chunks)?.rows().map(greedy).collect());
+        }
+        let mut tokens = Vec::new();
+        self.run(chunks, |device, batch| {
+            let done = tokens.len();
+            tokens.resize(done + batch.logit_rows.len(), 0);
+            device.choose(batch, &mut tokens[done..])
+        })?;
+        Ok(tokens.into_iter().map(|token: i32| token as u32).collect())
+    }
+
+    fn vocab(&self) -> usize {
+        self.bundle.manifest().model.vocab as usize
+    }
+
+    /// Runs every part of the chunks' tokens that the device takes at once.
+    fn run(&mut self, chunks: &[Chunk<'_>], mut part: impl FnMut(&mut dyn Device, &Batch<'_>) -> Result<()>) -> Result<()> {
+        let arrays = self.arrays(chunks, self.vocab())?;
         let max = self.device.max_tokens();
-        let mut values = vec![0.0; arrays.wanted.iter().filter(|w| **w).count() * vocab];
-        let mut rest = &mut values[..];
         for start in (0..arrays.tokens.len()).step_by(max) {
             let range = start..(start + max).min(arrays.tokens.len());
             let logit_rows: Vec<i32> =
                 (0..).zip(&arrays.wanted[range.clone()]).filter_map(|(row, wanted)| wanted.then_some(row)).collect();
-            let (logits, later) = rest.split_at_mut(logit_rows.len() * vocab);
-            rest = later;
             let batch = Batch {
                 tokens: &arrays.tokens[range.clone()],
                 positions: &arrays.positions[range.clone()],
@@ -156,12 +183,12 @@ impl Session {
                 logit_rows: &logit_rows,
             };
             let what = What::Step { tokens: batch.tokens.len() as u64, rows: logit_rows.len() as u64 };
-            Recorder::around(self.recorder.as_ref(), what, || self.device.step(&batch, logits))?;
+            Recorder::around(self.recorder.as_ref(), what, || part(&mut *self.device, &batch))?;
         }
         for chunk in chunks {
             self.lengths[chunk.slot] += chunk.tokens.len();
         }
-        Ok(Logits { values, vocab })
+        Ok(())
     }
 
     /// Checks the chunks and lays them out.

@@ -69,8 +69,13 @@ impl<'k> Call<'k> {
 
     /// Every lane's values combined with those of all other lanes of its wave, in a tree.
     pub(crate) fn wave_all<C: Carry<'k>>(&self, values: C, combine: impl Fn(C, C) -> C) -> C {
+        self.lanes_all(self.wave_size(), values, combine)
+    }
+
+    /// As [`Call::wave_all`], among as many lanes as follow each other; a power of two, at most a wave.
+    pub(crate) fn lanes_all<C: Carry<'k>>(&self, lanes: u32, values: C, combine: impl Fn(C, C) -> C) -> C {
         let mut all = values;
-        let mut distance = self.wave_size() / 2;
+        let mut distance = lanes / 2;
         while distance > 0 {
             let others: Vec<Val<'k>> = all.values().into_iter().map(|value| self.exchange(value, distance)).collect();
             let others = all.with(&mut others.into_iter());

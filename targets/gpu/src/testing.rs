@@ -151,6 +151,23 @@ pub(crate) fn try_run(
     Ok(buffers.into_iter().map(|buffer| machine.bytes(buffer).to_vec()).collect())
 }
 
+/// The text of a module without each one of its barriers, in turn.
+pub(crate) fn without_barriers(ir: &str) -> Vec<String> {
+    let barriers = ["call void @llvm.nvvm.barrier.cta.sync.aligned.all(", "call void @llvm.amdgcn.s.barrier("];
+    let lines: Vec<&str> = ir.lines().collect();
+    let is_barrier = |line: &str| barriers.iter().any(|barrier| line.contains(barrier));
+    let without = |at: usize| {
+        let left = lines.iter().enumerate().filter(|(line, _)| *line != at).map(|(_, line)| *line);
+        left.collect::<Vec<_>>().join("\n")
+    };
+    (0..lines.len()).filter(|&at| is_barrier(lines[at])).map(without).collect()
+}
+
+/// Whether a run met what a missing barrier leads to.
+pub(crate) fn is_race(run: &Result<Vec<Vec<u8>>, Fault>) -> bool {
+    run.as_ref().is_err_and(|fault| matches!(fault.kind, q35_simt::Kind::Race | q35_simt::Kind::Uninitialised))
+}
+
 /// Compiles a kernel and runs it over tokens; `check` sees the bytes of the arguments afterwards.
 #[track_caller]
 pub(crate) fn run(gpu: &Gpu, kernel: &dyn Kernel, args: &[Arg], dims: [i64; 4]) -> Vec<Vec<u8>> {

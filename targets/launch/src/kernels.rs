@@ -1,6 +1,6 @@
 //! What a target gives: its kernels, and how they read weights.
 
-use crate::spec::{Any, Linear, Spec};
+use crate::spec::{Any, Attention, Linear, Spec};
 use q35_format::{Codec, PackedSpec};
 use q35_target::{Arrangement, Section};
 use std::rc::Rc;
@@ -23,6 +23,17 @@ impl<K: ?Sized> From<Rc<K>> for Choice<K> {
     fn from(kernel: Rc<K>) -> Self {
         Self { kernel, max_rows: None }
     }
+}
+
+/// Attention by several kernels, which differ in rounding: those for few tokens share the entries of a token's head, and leave the results to another.
+pub struct Split<K: ?Sized> {
+    /// The kernels, in the order in which a step lists them. Their arguments are the spec's, then the room for parts.
+    pub choices: Vec<Choice<K>>,
+    /// What makes a row of the result of parts, where the kernel for the number of tokens has left any. Arguments: the parts, the sinks where there
+    /// are any, the result.
+    pub join: Rc<K>,
+    /// Bytes of a token's parts.
+    pub bytes: u64,
 }
 
 /// The form in which kernels multiply activations with weights that have scales.
@@ -60,6 +71,11 @@ pub trait Kernels {
     /// The kernel of an op, or why there is none.
     fn kernel(&self, spec: Any) -> Result<Rc<Self::Kernel>, String>;
 
+    /// The kernels of attention, where the target has several; else it is asked for one as for every op.
+    fn split(&self, _spec: &Attention) -> Option<Split<Self::Kernel>> {
+        None
+    }
+
     /// The kernels of a linear layer, in the order in which a step lists them, or why there are none.
     fn linear(&self, linear: &Linear) -> Result<Vec<Choice<Self::Kernel>>, String>;
 
@@ -74,6 +90,12 @@ pub trait Kernels {
 
     /// Kernels that work row by row as one, or `None` where they are too many for one.
     fn chain(&self, parts: Vec<Rc<Self::Kernel>>) -> Option<Rc<Self::Kernel>>;
+
+    /// The kernel that takes from every row of `width` logits the column of the largest, where the target has one: an i32 in a row of
+    /// [`layout::ALIGN`](crate::layout::ALIGN) bytes of its own. Arguments: the logits, the columns.
+    fn choose(&self, _width: u64) -> Option<Rc<Self::Kernel>> {
+        None
+    }
 
     /// Whether linear layers read weights in this codec row by row, as they are.
     fn reads_rows(&self, codec: Codec) -> bool;

@@ -18,6 +18,6 @@ pub mod layout;
 pub mod lower;
 pub mod spec;
 
-pub use kernels::{Choice, Kernels, Operand, Use};
+pub use kernels::{Choice, Kernels, Operand, Split, Use};
 pub use lower::{Program, check, lower, passes};
 pub use spec::Spec;

@@ -26,6 +26,10 @@ int @PREFIX@q35_open(@PREFIX@q35_model **model, const char *folder, int32_t slot
 int @PREFIX@q35_step(@PREFIX@q35_model *model, int32_t tokens, const int32_t *ids, const int32_t *positions, const int32_t *slots,
                      const int32_t *index, int32_t rows, const int32_t *logit_rows, float *logits);
 
+/* As @PREFIX@q35_step, but the card keeps the logits, and gives for each of the `rows` tokens the id of the largest, of equal ones the first. */
+int @PREFIX@q35_choose(@PREFIX@q35_model *model, int32_t tokens, const int32_t *ids, const int32_t *positions, const int32_t *slots,
+                       const int32_t *index, int32_t rows, const int32_t *logit_rows, int32_t *chosen);
+
 /* What went wrong last. */
 const char *@PREFIX@q35_error(const @PREFIX@q35_model *model);
 

@@ -211,10 +211,11 @@ struct @PREFIX@q35_model {
         return done(status, step.node);
     }
 
-    bool step(int32_t tokens, const int32_t *const *given, int32_t rows, float *logits) {
+    /// Launches the first `count` steps.
+    bool run(int32_t tokens, const int32_t *const *given, int32_t rows, size_t count, uint64_t *dims) {
         if (tokens < 0 || rows < 0 || static_cast<uint64_t>(tokens) > max_tokens || static_cast<uint64_t>(rows) > max_tokens)
             return fail("more tokens than a step has room for");
-        const uint64_t dims[4] = {static_cast<uint64_t>(tokens), static_cast<uint64_t>(rows), slots, capacity};
+        dims[0] = tokens, dims[1] = rows, dims[2] = slots, dims[3] = capacity;
         if (!done(hipSetDevice(0), "the card")) return false;
         for (size_t at = 0; at < inputs; at++) {
             size_t bytes = 4 * dims[at + 1 == inputs ? 1 : 0];
@@ -222,14 +223,33 @@ struct @PREFIX@q35_model {
             char *to = arrays + at * aligned(4 * max_tokens);
             if (!done(hipMemcpyHtoD(to, const_cast<int32_t *>(given[at]), bytes), "the inputs")) return false;
         }
-        for (const Step &step : steps)
-            if (dims[step.rows] && !launch(step, dims)) return false;
-        const char *from = arena + dims[0] * bytes_per_token + dims[1] * logits_offset;
+        for (size_t at = 0; at < count; at++)
+            if (dims[steps[at].rows] && !launch(steps[at], dims)) return false;
+        return true;
+    }
+
+    /// Where a value of the logit rows lies.
+    char *of_rows(const uint64_t *dims, uint64_t offset) const { return arena + dims[0] * bytes_per_token + dims[1] * offset; }
+
+    bool step(int32_t tokens, const int32_t *const *given, int32_t rows, float *logits) {
+        uint64_t dims[4];
+        // The last step chooses tokens.
+        if (!run(tokens, given, rows, sizeof steps / sizeof *steps - 1, dims)) return false;
+        const char *from = of_rows(dims, logits_offset);
         for (uint64_t row = 0; row < dims[1]; row++) {
             hipError_t status = hipMemcpyDtoH(logits + row * @PREFIX@Q35_VOCAB, const_cast<char *>(from + row * aligned(4 * @PREFIX@Q35_VOCAB)),
                                               4 * @PREFIX@Q35_VOCAB);
             if (!done(status, "the logits")) return false;
         }
+        return true;
+    }
+
+    bool choose(int32_t tokens, const int32_t *const *given, int32_t rows, int32_t *chosen) {
+        uint64_t dims[4];
+        if (!run(tokens, given, rows, sizeof steps / sizeof *steps, dims)) return false;
+        std::vector<int32_t> lines(dims[1] * (align / 4));
+        if (rows && !done(hipMemcpyDtoH(lines.data(), of_rows(dims, chosen_offset), lines.size() * 4), "the tokens")) return false;
+        for (uint64_t row = 0; row < dims[1]; row++) chosen[row] = lines[row * (align / 4)];
         return true;
     }
 
@@ -253,6 +273,16 @@ extern "C" int @PREFIX@q35_step(@PREFIX@q35_model *model, int32_t tokens, const 
     const int32_t *const given[inputs] = {ids, positions, slots, index, logit_rows};
     try {
         return model->step(tokens, given, rows, logits) ? 0 : 1;
+    } catch (const std::bad_alloc &) {
+        return model->fail("there is no memory") ? 0 : 1;
+    }
+}
+
+extern "C" int @PREFIX@q35_choose(@PREFIX@q35_model *model, int32_t tokens, const int32_t *ids, const int32_t *positions,
+                                  const int32_t *slots, const int32_t *index, int32_t rows, const int32_t *logit_rows, int32_t *chosen) {
+    const int32_t *const given[inputs] = {ids, positions, slots, index, logit_rows};
+    try {
+        return model->choose(tokens, given, rows, chosen) ? 0 : 1;
     } catch (const std::bad_alloc &) {
         return model->fail("there is no memory") ? 0 : 1;
     }

@@ -60,6 +60,8 @@ impl Host<'_> {
         constant("bytes_per_token", self.plan.bytes_per_token);
         constant("bytes_per_logit_row", self.plan.bytes_per_logit_row);
         constant("logits_offset", self.plan.logits_offset_per_row);
+        let chosen = self.plan.chosen_offset_per_row.unwrap_or_else(|| unreachable!("a model's logits are chosen from"));
+        constant("chosen_offset", chosen);
         let symbols = in_order(&kernels).map(|kernel| quoted(&format!("{}{kernel}", self.prefix)));
         table(&mut text, "const char *const kernels", symbols);
         table(&mut text, "const char *const tensors", in_order(&tensors).map(quoted));

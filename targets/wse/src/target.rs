@@ -255,5 +255,6 @@ fn plan(request: &Request<'_>) -> MemoryPlan {
         bytes_per_logit_row: row_stride(vocab).unwrap_or(0),
         cache: cache.into_values().collect(),
         logits_offset_per_row: 0,
+        chosen_offset_per_row: None,
     }
 }

@@ -82,6 +82,35 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     return call("cuModuleGetFunction", "%s", name);
 }
 
+/* While launches are recorded, nothing else may be asked for: 900 is the number of that fault. */
+static int capturing;
+
+int cuStreamCreate(void **stream, unsigned flags) {
+    *stream = (void *)5;
+    return call("cuStreamCreate", "%u", flags);
+}
+
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    int status = call("cuStreamBeginCapture", "%p %d", stream, mode);
+    if (!status) capturing = 1;
+    return status;
+}
+
+int cuStreamEndCapture(void *stream, void **graph) {
+    capturing = 0;
+    *graph = (void *)6;
+    return call("cuStreamEndCapture", "%p", stream);
+}
+
+int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    *made = (void *)7;
+    return call("cuGraphInstantiate", "%p %llu", graph, flags);
+}
+
+int cuGraphDestroy(void *graph) { return call("cuGraphDestroy", "%p", graph); }
+
+int cuGraphLaunch(void *made, void *stream) { return call("cuGraphLaunch", "%p %p", made, stream); }
+
 int cuMemAlloc_v2(uint64_t *start, size_t bytes) {
     *start = (uint64_t)(uintptr_t)aligned_alloc(256, (bytes + 255) / 256 * 256);
     return call("cuMemAlloc", "%zu", bytes);
@@ -94,11 +123,13 @@ int cuMemsetD8_v2(uint64_t start, unsigned char value, size_t bytes) {
 
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
     memcpy((void *)(uintptr_t)to, from, bytes);
+    if (capturing) return 900;
     return call("cuMemcpyHtoD", "%zu", bytes);
 }
 
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
     memcpy(to, (const void *)(uintptr_t)from, bytes);
+    if (capturing) return 900;
     return call("cuMemcpyDtoH", "%zu", bytes);
 }
 
@@ -110,9 +141,9 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
 
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void *stream, void **parameters, void **extra) {
-    (void)stream;
     (void)extra;
-    return call("cuLaunchKernel", "%s %u*%u*%u %u*%u*%u %u %s", (const char *)function, gx, gy, gz, bx, by, bz, shared,
+    if (capturing && stream != (void *)5) return 900;
+    return call(capturing ? "RECORDED" : "cuLaunchKernel", "%s %u*%u*%u %u*%u*%u %u %s", (const char *)function, gx, gy, gz, bx, by, bz, shared,
                 parameters ? "with parameters" : "without");
 }
 

@@ -9,8 +9,8 @@ use q35_tests::filetest::{Ran, Streams};
 use std::path::Path;
 use std::process::Command;
 
-/// Runs the bundle on one token with a stand-in for the driver in `folder`, and reads its log.
-fn run(folder: &Path, bundle: &Path, settings: &[(&str, &str)]) -> Result<(Ran, Vec<String>), String> {
+/// Runs the bundle on three tokens, and so many more less one, with a stand-in for the driver in `folder`, and reads its log.
+fn run(folder: &Path, bundle: &Path, count: u32, settings: &[(&str, &str)]) -> Result<(Ran, Vec<String>), String> {
     let (library, log) = (folder.join("libcuda.so.1"), folder.join("log"));
     if !library.exists() {
         let source = corpus::root().join("tests/suite/gpu/driver.c");
@@ -25,7 +25,7 @@ fn run(folder: &Path, bundle: &Path, settings: &[(&str, &str)]) -> Result<(Ran, 
     }
     let _ = std::fs::remove_file(&log);
     let mut command = program::command("q35");
-    command.args(["run", path(bundle), "--tokens", "1,2,3", "-n", "2", "--temperature", "0"]);
+    command.args(["run", path(bundle), "--tokens", "1,2,3", "-n", &count.to_string(), "--temperature", "0"]);
     command.env("LD_LIBRARY_PATH", folder).env("STAND_IN_LOG", &log).envs(settings.iter().copied());
     let output = command.output().map_err(text)?;
     let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -38,7 +38,7 @@ fn run(folder: &Path, bundle: &Path, settings: &[(&str, &str)]) -> Result<(Ran, 
 pub(super) fn a_run_calls_the_driver_in_order() -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(text)?;
     let (_, bundle) = compiled("cuda")?;
-    let (ran, log) = run(folder.path(), bundle, &[])?;
+    let (ran, log) = run(folder.path(), bundle, 2, &[])?;
     if ran.exit != 0 {
         return Err(ran.streams.stderr);
     }
@@ -53,6 +53,7 @@ pub(super) fn a_run_calls_the_driver_in_order() -> Result<(), String> {
     expect("the kernels of the best level are loaded", of("cuModuleLoadData") == ["cuModuleLoadData sm_90a"]);
     // Three prompt tokens in one step, then one more; nothing computes, so every logit is 0 and the first token is taken.
     expect("every step is launched twice", of("cuLaunchKernel").len() == 2 * manifest.steps.len());
+    expect("of every token only its number comes back", of("cuMemcpyDtoH") == ["cuMemcpyDtoH 64"; 2]);
     expect("grids and groups are flat", of("cuLaunchKernel").iter().all(|line| line.matches("*1*1").count() == 2));
     let bytes: u64 = manifest.files["weights.safetensors"].bytes;
     let copied: u64 = of("cuMemcpyHtoD").iter().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
@@ -60,6 +61,36 @@ pub(super) fn a_run_calls_the_driver_in_order() -> Result<(), String> {
     expect("the context is released at the end", log.last().is_some_and(|line| line.starts_with("cuDevicePrimaryCtxRelease")));
     expect("the tokens are the stand-in's", ran.streams.stdout.trim() == "0,0");
     if wrong.is_empty() { Ok(()) } else { Err(format!("not so: {wrong:?}\n{}\n{}", ran.streams.stdout, log.join("\n"))) }
+}
+
+pub(super) fn decoding_is_recorded_where_the_driver_can() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(text)?;
+    let (_, bundle) = compiled("cuda")?;
+    let steps = Bundle::open(bundle).map_err(text)?.manifest().steps.len();
+    // The prompt, a token, one that is recorded, two more. Where nothing can be recorded all are launched; where the recording is lost, its launches
+    // come again.
+    let cases = [
+        (("STAND_IN_DRIVER", "12040"), [2, 1, 3]),
+        (("STAND_IN_DRIVER", "11030"), [5, 0, 0]),
+        (("STAND_IN_FAIL", "cuStreamCreate=2"), [5, 0, 0]),
+        (("STAND_IN_FAIL", "cuStreamBeginCapture=900"), [5, 0, 0]),
+        (("STAND_IN_FAIL", "cuStreamEndCapture=901"), [5, 1, 0]),
+        (("STAND_IN_FAIL", "cuGraphInstantiate=2"), [5, 1, 0]),
+    ];
+    for (setting, [launched, recorded, replayed]) in cases {
+        let (ran, log) = run(folder.path(), bundle, 5, &[setting])?;
+        let calls = |name: &str| log.iter().filter(|line| line.split(' ').next() == Some(name)).count();
+        let found = [calls("cuLaunchKernel"), calls("RECORDED"), calls("cuGraphLaunch")];
+        if found != [launched * steps, recorded * steps, replayed] || ran.streams.stdout.trim() != "0,0,0,0,0" {
+            return Err(format!("{setting:?}: {found:?} of {steps} steps\n{}\n{}", ran.streams.stderr, log.join("\n")));
+        }
+    }
+    let (ran, _) = run(folder.path(), bundle, 5, &[("STAND_IN_FAIL", "cuGraphLaunch=700")])?;
+    let stderr = ran.streams.stderr;
+    if ran.exit != 1 || !stderr.contains("error[Q35-0606]: recorded launches cannot be started") {
+        return Err(stderr);
+    }
+    Ok(())
 }
 
 pub(super) fn every_fault_of_the_driver_is_a_diagnostic() -> Result<(), String> {
@@ -84,7 +115,7 @@ pub(super) fn every_fault_of_the_driver_is_a_diagnostic() -> Result<(), String> 
     ];
     let mut wrong = String::new();
     for (setting, code, words) in cases {
-        let (ran, _) = run(folder.path(), bundle, &[setting])?;
+        let (ran, _) = run(folder.path(), bundle, 2, &[setting])?;
         let stderr = &ran.streams.stderr;
         if ran.exit != 1 || !stderr.contains(&format!("error[{code}]")) || !stderr.contains(words) {
             wrong += &format!("{setting:?} should give {code} with '{words}', and gives exit {}: {stderr}\n", ran.exit);

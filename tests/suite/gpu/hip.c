@@ -96,6 +96,41 @@ int hipFree(void *start) {
     return call("WRONG", "something is freed that was not allocated");
 }
 
+/* While launches are recorded, nothing else may be asked for: 900 is the number of that fault. */
+static int capturing;
+
+int hipStreamCreate(void **stream) {
+    *stream = (void *)5;
+    return call("hipStreamCreate", "");
+}
+
+int hipStreamDestroy(void *stream) { return call("hipStreamDestroy", "%p", stream); }
+
+int hipStreamBeginCapture(void *stream, int mode) {
+    int status = call("hipStreamBeginCapture", "%p %d", stream, mode);
+    if (!status) capturing = 1;
+    return status;
+}
+
+int hipStreamEndCapture(void *stream, void **graph) {
+    capturing = 0;
+    *graph = (void *)6;
+    return call("hipStreamEndCapture", "%p", stream);
+}
+
+int hipGraphInstantiate(void **made, void *graph, void **node, char *messages, size_t bytes) {
+    (void)node;
+    (void)messages;
+    *made = (void *)7;
+    return call("hipGraphInstantiate", "%p %zu", graph, bytes);
+}
+
+int hipGraphDestroy(void *graph) { return call("hipGraphDestroy", "%p", graph); }
+
+int hipGraphExecDestroy(void *made) { return call("hipGraphExecDestroy", "%p", made); }
+
+int hipGraphLaunch(void *made, void *stream) { return call("hipGraphLaunch", "%p %p", made, stream); }
+
 int hipMemset(void *start, int value, size_t bytes) {
     if (inside(start, bytes)) memset(start, value, bytes);
     return call("hipMemset", "%zu", bytes);
@@ -103,11 +138,13 @@ int hipMemset(void *start, int value, size_t bytes) {
 
 int hipMemcpyHtoD(char *to, const void *from, size_t bytes) {
     if (inside(to, bytes)) memcpy(to, from, bytes);
+    if (capturing) return 900;
     return call("hipMemcpyHtoD", "%zu", bytes);
 }
 
 int hipMemcpyDtoH(void *to, const char *from, size_t bytes) {
     if (inside(from, bytes)) memcpy(to, from, bytes);
+    if (capturing) return 900;
     return call("hipMemcpyDtoH", "%zu", bytes);
 }
 
@@ -120,10 +157,10 @@ int hipMemGetInfo(size_t *free, size_t *total) {
 /* The first argument of every kernel is an address. */
 int hipModuleLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                           unsigned shared, void *stream, void **parameters, void **extra) {
-    (void)stream;
     (void)extra;
+    if (capturing && stream != (void *)5) return 900;
     if (parameters) inside(*(char **)parameters[0], 1);
-    return call("hipModuleLaunchKernel", "%s %u*%u*%u %u*%u*%u %u %s", (const char *)function, gx, gy, gz, bx, by, bz, shared,
+    return call(capturing ? "RECORDED" : "hipModuleLaunchKernel", "%s %u*%u*%u %u*%u*%u %u %s", (const char *)function, gx, gy, gz, bx, by, bz, shared,
                 parameters ? "with parameters" : "without");
 }
 

@@ -51,7 +51,13 @@ impl Heard {
     /// What is not as it must be at the end of every run, right or wrong.
     fn leaks(&self, failed: &str) -> Vec<String> {
         let mut found: Vec<String> = self.calls("WRONG").into_iter().cloned().collect();
-        for (taken, given) in [("hipMalloc", "hipFree"), ("hipModuleLoadData", "hipModuleUnload")] {
+        for (taken, given) in [
+            ("hipMalloc", "hipFree"),
+            ("hipModuleLoadData", "hipModuleUnload"),
+            ("hipStreamCreate", "hipStreamDestroy"),
+            ("hipStreamEndCapture", "hipGraphDestroy"),
+            ("hipGraphInstantiate", "hipGraphExecDestroy"),
+        ] {
             // A call that failed took nothing.
             let taken_count = self.calls(taken).len() - usize::from(failed == taken && !self.calls(taken).is_empty());
             if taken_count != self.calls(given).len() {
@@ -61,8 +67,8 @@ impl Heard {
         found
     }
 
-    /// What is not as two steps over a model must be.
-    fn wrong(&self, manifest: &Manifest) -> Vec<String> {
+    /// What is not as a run must be of `launched` steps of a model's list.
+    fn wrong(&self, manifest: &Manifest, launched: usize) -> Vec<String> {
         let mut wrong = self.leaks("");
         let mut expect = |what: &str, holds: bool| {
             if !holds {
@@ -71,7 +77,7 @@ impl Heard {
         };
         let launches = self.calls("hipModuleLaunchKernel");
         expect("the code object is loaded once", self.calls("hipModuleLoadData") == ["hipModuleLoadData ELF"]);
-        expect("every step is launched twice", launches.len() == 2 * manifest.steps.len());
+        expect("every step is launched as often as it has to be", launches.len() == launched);
         expect("grids and groups are flat", launches.iter().all(|line| line.matches("*1*1").count() == 2));
         let bytes: u64 = manifest.files["weights.safetensors"].bytes;
         let sizes = self.calls("hipMemcpyHtoD").into_iter().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
@@ -84,10 +90,10 @@ fn told(wrong: Vec<String>, heard: &Heard) -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:#?}\n{}\n{}", heard.stderr(), heard.log.join("\n"))) }
 }
 
-/// The `q35` command on three tokens, and one more.
-fn q35(bundle: &Path) -> Command {
+/// The `q35` command on three tokens, and so many more less one.
+fn q35(bundle: &Path, count: u32) -> Command {
     let mut command = program::command("q35");
-    command.args(["run", path(bundle), "--tokens", "1,2,3", "-n", "2", "--temperature", "0"]);
+    command.args(["run", path(bundle), "--tokens", "1,2,3", "-n", &count.to_string(), "--temperature", "0"]);
     command
 }
 
@@ -95,14 +101,48 @@ pub(super) fn a_run_calls_hip_in_order() -> Result<(), String> {
     let (folder, (_, bundle)) = (stand_in()?, compiled("rocm")?);
     let manifest = Bundle::open(bundle).map_err(text)?.manifest().clone();
     for architecture in ["gfx942:sramecc+:xnack-", "gfx90a:sramecc+:xnack-", "gfx1100"] {
-        let heard = Heard::of(&mut q35(bundle), folder.path(), &[("STAND_IN_ARCH", architecture)])?;
-        let mut wrong = heard.wrong(&manifest);
+        let heard = Heard::of(&mut q35(bundle, 2), folder.path(), &[("STAND_IN_ARCH", architecture)])?;
+        let mut wrong = heard.wrong(&manifest, 2 * manifest.steps.len());
+        if heard.calls("hipMemcpyDtoH") != ["hipMemcpyDtoH 64"; 2] {
+            wrong.push("of every token only its number comes back".to_owned());
+        }
         if String::from_utf8_lossy(&heard.output.stdout).trim() != "0,0" {
             wrong.push("the tokens are the stand-in's".to_owned());
         }
         told(wrong, &heard)?;
     }
     Ok(())
+}
+
+pub(super) fn decoding_is_recorded() -> Result<(), String> {
+    let (folder, (_, bundle)) = (stand_in()?, compiled("rocm")?);
+    let steps = Bundle::open(bundle).map_err(text)?.manifest().steps.len();
+    // The prompt, a token, one that is recorded, two more; all launched where nothing can be recorded, and again where the recording is lost.
+    let cases = [
+        ("", [2, 1, 3]),
+        ("hipStreamCreate=2", [5, 0, 0]),
+        ("hipStreamBeginCapture=900", [5, 0, 0]),
+        ("hipStreamEndCapture=901", [5, 1, 0]),
+        ("hipGraphInstantiate=2", [5, 1, 0]),
+    ];
+    for (fault, [launched, recorded, replayed]) in cases {
+        let heard = Heard::of(&mut q35(bundle, 5), folder.path(), &[("STAND_IN_FAIL", fault)])?;
+        let mut wrong = heard.leaks(fault.split('=').next().unwrap_or_default());
+        let found = ["hipModuleLaunchKernel", "RECORDED", "hipGraphLaunch"].map(|name| heard.calls(name).len());
+        if found != [launched * steps, recorded * steps, replayed] {
+            wrong.push(format!("{fault}: {found:?} of {steps} steps"));
+        }
+        if String::from_utf8_lossy(&heard.output.stdout).trim() != "0,0,0,0,0" {
+            wrong.push("the tokens are the stand-in's".to_owned());
+        }
+        told(wrong, &heard)?;
+    }
+    let heard = Heard::of(&mut q35(bundle, 5), folder.path(), &[("STAND_IN_FAIL", "hipGraphLaunch=700")])?;
+    let mut wrong = heard.leaks("hipGraphLaunch");
+    if !heard.stderr().contains("error[Q35-0606]: recorded launches cannot be started") {
+        wrong.push("a fault of recorded launches is told".to_owned());
+    }
+    told(wrong, &heard)
 }
 
 pub(super) fn every_fault_of_hip_is_a_diagnostic() -> Result<(), String> {
@@ -121,7 +161,7 @@ pub(super) fn every_fault_of_hip_is_a_diagnostic() -> Result<(), String> {
     ];
     let mut wrong = String::new();
     for (fault, code, words) in cases {
-        let heard = Heard::of(&mut q35(bundle), folder.path(), &[("STAND_IN_FAIL", fault)])?;
+        let heard = Heard::of(&mut q35(bundle, 2), folder.path(), &[("STAND_IN_FAIL", fault)])?;
         let stderr = heard.stderr();
         if heard.output.status.code() != Some(1) || !stderr.contains(&format!("error[{code}]")) || !stderr.contains(words) {
             wrong += &format!("{fault} should give {code} with '{words}': {stderr}\n");
@@ -131,7 +171,7 @@ pub(super) fn every_fault_of_hip_is_a_diagnostic() -> Result<(), String> {
             wrong += &format!("{fault}: {leaks:?}\n");
         }
     }
-    let heard = Heard::of(&mut q35(bundle), folder.path(), &[("STAND_IN_ARCH", "gfx906")])?;
+    let heard = Heard::of(&mut q35(bundle, 2), folder.path(), &[("STAND_IN_ARCH", "gfx906")])?;
     if !heard.stderr().contains("needs a card of that architecture, and Stand-in is gfx906") {
         wrong += &heard.stderr();
     }
@@ -168,6 +208,9 @@ int main(int, char **args) {
     int failed = q35_open(&model, args[1], 1, 64, 8);
     failed = failed || q35_step(model, 3, ids, positions, slots, positions, 1, last, logits.data());
     failed = failed || q35_step(model, 1, ids, more, slots, more, 1, first, logits.data());
+    const int32_t after[] = {4};
+    int32_t chosen = -1;
+    failed = failed || q35_choose(model, 1, ids, after, slots, after, 1, first, &chosen) || chosen != 0;
     if (failed) std::fprintf(stderr, "error: %s\n", q35_error(model));
     q35_close(model);
     return failed;
@@ -199,7 +242,8 @@ pub(super) fn applications_call_hip_in_order() -> Result<(), String> {
     if !heard.output.status.success() {
         return Err(heard.stderr());
     }
-    told(heard.wrong(&manifest), &heard)?;
+    // Two steps leave the choice of tokens to their caller.
+    told(heard.wrong(&manifest, 3 * manifest.steps.len() - 2), &heard)?;
     let mut wrong = String::new();
     for (fault, words) in [
         ("hipInit=100", "HIP: "),

@@ -29,7 +29,7 @@ static LEVELS: [(&str, &str); 3] = [("cuda", "sm_80"), ("rocm", "gfx942"), ("roc
 
 pub(crate) fn trials() -> Vec<Trial> {
     type Row = (&'static str, fn() -> Result<(), String>);
-    let table: [Row; 13] = [
+    let table: [Row; 15] = [
         ("greedy-tokens", || decode::greedy_tokens("cuda", "sm_80")),
         ("greedy-tokens/gfx942", || decode::greedy_tokens("rocm", "gfx942")),
         ("greedy-tokens/gfx1100", || decode::greedy_tokens("rocm", "gfx1100")),
@@ -38,10 +38,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("layer-headers", headers::layers_are_called_as_the_header_says),
         ("no-hip", hip::a_machine_without_hip_says_so),
         ("hip-calls", hip::a_run_calls_hip_in_order),
+        ("hip-graphs", hip::decoding_is_recorded),
         ("hip-faults", hip::every_fault_of_hip_is_a_diagnostic),
         ("hip-application", hip::applications_call_hip_in_order),
         ("no-driver", driver::a_machine_without_a_driver_says_so),
         ("driver-calls", driver::a_run_calls_the_driver_in_order),
+        ("driver-graphs", driver::decoding_is_recorded_where_the_driver_can),
         ("driver-faults", driver::every_fault_of_the_driver_is_a_diagnostic),
     ];
     let named = table.into_iter().map(|(name, run)| Trial::test(format!("gpu/{name}"), move || run().map_err(Failed::from)));

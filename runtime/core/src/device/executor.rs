@@ -97,6 +97,70 @@ impl<M: Machine> Executor<M> {
         }
     }
 
+    /// The steps that lead to logits: all but the one that chooses tokens.
+    fn logit_steps(&self) -> usize {
+        self.bundle.manifest().steps.len() - usize::from(self.plan().chosen_offset_per_row.is_some())
+    }
+
+    /// Runs the first `count` steps for a batch.
+    fn run(&mut self, batch: &Batch<'_>, count: usize) -> Result<()> {
+        let (tokens, logit_rows) = (batch.tokens.len() as u64, batch.logit_rows.len() as u64);
+        assert!(tokens <= self.max_tokens && logit_rows <= self.max_tokens, "the batch is larger than the arena");
+        let dims = [tokens, logit_rows, self.slots, self.capacity];
+
+        let arrays = [
+            (Input::Tokens, batch.tokens),
+            (Input::Positions, batch.positions),
+            (Input::Slots, batch.slots),
+            (Input::Index, batch.index),
+            (Input::LogitRows, batch.logit_rows),
+        ];
+        for (input, array) in arrays {
+            self.machine.write(
+                self.inputs,
+                input as u64 * input_stride(self.max_tokens),
+                &to_bytes(array, i32::to_ne_bytes),
+            )?;
+        }
+
+        // Launches whose time is taken are waited for one by one.
+        if self.recorder.is_some() {
+            return self.launch(dims, count);
+        }
+        let shape = [tokens, logit_rows, count as u64];
+        if self.machine.replay(shape)? {
+            return Ok(());
+        }
+        self.machine.begin(shape)?;
+        self.launch(dims, count)?;
+        if self.machine.end()? { Ok(()) } else { self.launch(dims, count) }
+    }
+
+    /// Launches the first `count` steps.
+    fn launch(&mut self, dims: [u64; 4], count: usize) -> Result<()> {
+        let bundle = self.bundle.clone();
+        let manifest = bundle.manifest();
+        let [tokens, logit_rows, ..] = dims;
+        for (number, step) in manifest.steps.iter().take(count).enumerate() {
+            let rows = dims[step.rows.dim() as usize];
+            let variant = step.variants.iter().position(|v| v.max_rows.is_none_or(|max| rows <= max));
+            let Some(variant) = variant.filter(|_| rows > 0) else { continue };
+            let tiles =
+                step.variants[variant].tiles.eval(&dims).filter(|tiles| *tiles <= i64::MAX as u64).ok_or_else(|| {
+                    Diagnostic::error(Code::NotABundle, "the number of tiles overflows").at("node", &step.node)
+                })?;
+            let args = step.args.iter().zip(&self.weights[number]);
+            let operands: Vec<Operand> = args.map(|(arg, weight)| self.operand(arg, *weight, &dims)).collect();
+            let what = What::Launch { step: number, tokens, rows: logit_rows };
+            let (machine, recorded) = (&mut self.machine, self.recorder.is_some());
+            Recorder::around(self.recorder.as_ref(), what, || {
+                machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles)?;
+                if recorded { machine.wait() } else { Ok(()) }
+            })?;
+        }
+        Ok(())
+    }
+
     /// Where every head's part of `span` is.
     fn pieces(&self, span: CacheSpan) -> Pieces {
         let layer = &self.plan().cache[span.layer];
@@ -169,52 +233,34 @@ impl<M: Machine> Device for Executor<M> {
     }
 
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
-        let bundle = self.bundle.clone();
-        let manifest = bundle.manifest();
-        let (tokens, logit_rows) = (batch.tokens.len() as u64, batch.logit_rows.len() as u64);
-        assert!(tokens <= self.max_tokens && logit_rows <= self.max_tokens, "the batch is larger than the arena");
-        let dims = [tokens, logit_rows, self.slots, self.capacity];
-
-        let arrays = [
-            (Input::Tokens, batch.tokens),
-            (Input::Positions, batch.positions),
-            (Input::Slots, batch.slots),
-            (Input::Index, batch.index),
-            (Input::LogitRows, batch.logit_rows),
-        ];
-        for (input, array) in arrays {
-            self.machine.write(
-                self.inputs,
-                input as u64 * input_stride(self.max_tokens),
-                &to_bytes(array, i32::to_ne_bytes),
-            )?;
-        }
-
-        for (number, step) in manifest.steps.iter().enumerate() {
-            let rows = dims[step.rows.dim() as usize];
-            let variant = step.variants.iter().position(|v| v.max_rows.is_none_or(|max| rows <= max));
-            let Some(variant) = variant.filter(|_| rows > 0) else { continue };
-            let tiles =
-                step.variants[variant].tiles.eval(&dims).filter(|tiles| *tiles <= i64::MAX as u64).ok_or_else(|| {
-                    Diagnostic::error(Code::NotABundle, "the number of tiles overflows").at("node", &step.node)
-                })?;
-            let args = step.args.iter().zip(&self.weights[number]);
-            let operands: Vec<Operand> = args.map(|(arg, weight)| self.operand(arg, *weight, &dims)).collect();
-            let what = What::Launch { step: number, tokens, rows: logit_rows };
-            let (machine, recorded) = (&mut self.machine, self.recorder.is_some());
-            Recorder::around(self.recorder.as_ref(), what, || {
-                machine.launch(number, variant, &operands, dims.map(|n| n as i64), tiles)?;
-                if recorded { machine.wait() } else { Ok(()) }
-            })?;
-        }
-
-        let vocab = manifest.model.vocab;
+        self.run(batch, self.logit_steps())?;
+        let [tokens, rows] = [batch.tokens, batch.logit_rows].map(|rows| rows.len() as u64);
+        let vocab = self.bundle.manifest().model.vocab;
         let stride = row_stride(vocab).unwrap_or_else(|| unreachable!("checked when the bundle was opened"));
-        let start = self.section(Rows::Logits, tokens) + logit_rows * manifest.plan.logits_offset_per_row;
+        let start = self.section(Rows::Logits, tokens) + rows * self.plan().logits_offset_per_row;
         let mut bytes = vec![0; vocab as usize * 4];
         for (row, out) in logits.chunks_exact_mut(vocab as usize).enumerate() {
             self.machine.read(self.arena, start + row as u64 * stride, &mut bytes)?;
             fill(out, &bytes);
+        }
+        Ok(())
+    }
+
+    fn chooses(&self) -> bool {
+        self.plan().chosen_offset_per_row.is_some()
+    }
+
+    fn choose(&mut self, batch: &Batch<'_>, chosen: &mut [i32]) -> Result<()> {
+        let place = self.plan().chosen_offset_per_row.unwrap_or_else(|| unreachable!("this program chooses no tokens"));
+        self.run(batch, self.bundle.manifest().steps.len())?;
+        let [tokens, rows] = [batch.tokens, batch.logit_rows].map(|rows| rows.len() as u64);
+        if rows == 0 {
+            return Ok(());
+        }
+        let mut bytes = vec![0; chosen.len() * q35_bundle::ALIGN as usize];
+        self.machine.read(self.arena, self.section(Rows::Logits, tokens) + rows * place, &mut bytes)?;
+        for (token, line) in chosen.iter_mut().zip(bytes.chunks_exact(q35_bundle::ALIGN as usize)) {
+            *token = i32::from_ne_bytes([line[0], line[1], line[2], line[3]]);
         }
         Ok(())
     }

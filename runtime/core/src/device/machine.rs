@@ -2,6 +2,9 @@
 
 use q35_diag::Result;
 
+/// Tokens, logit rows and launched steps of a run.
+pub type Shape = [u64; 3];
+
 /// Memory of a machine, by number of allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block(pub usize);
@@ -43,6 +46,23 @@ pub trait Machine: Send {
 
     /// Runs all `tiles` of a variant of a step, after what was launched or written before. `dims` is indexed by [`q35_bundle::Dim`].
     fn launch(&mut self, step: usize, variant: usize, operands: &[Operand], dims: [i64; 4], tiles: u64) -> Result<()>;
+
+    /// Runs again what was launched the last time between [`begin`](Self::begin) and [`end`](Self::end) for a shape, if it has been kept. Equal
+    /// shapes mean equal launches: what differs between them lies in memory.
+    fn replay(&mut self, _shape: Shape) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Hears that all launches of a shape follow.
+    fn begin(&mut self, _shape: Shape) -> Result<()> {
+        Ok(())
+    }
+
+    /// Hears that these were all; false where they have only been noted, in vain, and are to be launched again. After a launch that failed, nobody
+    /// asks.
+    fn end(&mut self) -> Result<bool> {
+        Ok(true)
+    }
 
     /// Returns when everything that was launched is done. A machine whose launches return only then has nothing to do.
     fn wait(&self) -> Result<()> {

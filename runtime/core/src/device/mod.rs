@@ -11,7 +11,7 @@ mod tsp;
 mod wafer;
 
 pub use executor::Executor;
-pub use machine::{Block, Machine, Operand, Weight};
+pub use machine::{Block, Machine, Operand, Shape, Weight};
 
 use crate::Options;
 use q35_bundle::{Bundle, CachePart};
@@ -58,6 +58,17 @@ pub trait Device: Send {
 
     /// Runs one step and fills `logits`, `[R][vocab]`.
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+
+    /// Whether it chooses tokens itself: [`Device::choose`].
+    fn chooses(&self) -> bool {
+        false
+    }
+
+    /// Runs one step and fills `tokens`, `[R]`, with those that [`greedy`](crate::sampling::greedy) takes from the logits, which stay where they
+    /// are. Only of a device that [chooses](Device::chooses).
+    fn choose(&mut self, _batch: &Batch<'_>, _tokens: &mut [i32]) -> Result<()> {
+        unreachable!("this device does not choose tokens")
+    }
 
     /// Copies entries out of the cache, as `[head][entry][column]`.
     fn read_cache(&self, span: CacheSpan) -> Result<Vec<f32>>;

@@ -122,6 +122,7 @@ pub fn manifest() -> Manifest {
             bytes_per_logit_row: 128,
             cache: vec![CacheLayer { kv_heads: 2, key_dim: 2, value_dim: 2, window: None, dtype: CacheDtype::F32 }],
             logits_offset_per_row: 64,
+            chosen_offset_per_row: None,
         },
         steps: vec![
             step("embed", vec![Binding::Input(Tokens), table(), arena(0)]),

@@ -124,6 +124,8 @@ impl Described<'_> {
     fn value(&self, stored: Stored) -> (String, bool) {
         match stored.form {
             Form::Sorted => ("routed rows by expert".to_owned(), false),
+            Form::Chosen => ("chosen tokens".to_owned(), false),
+            Form::Parts => ("parts of a result".to_owned(), false),
             Form::Plain | Form::Packed => self.ty(*self.graph.ty(stored.value)),
         }
     }

@@ -6,17 +6,22 @@
 
 mod append;
 mod attention;
+mod blocked;
 mod chain;
+mod choose;
 mod columns;
 mod embed;
 mod experts;
 mod hadamard;
+mod layer_norm;
 mod pack;
 mod pointwise;
 mod rms_norm;
 mod rope;
 mod route;
 
+pub(crate) use attention::kernels as attention;
+pub use choose::Choose;
 pub use pack::Pack;
 
 use crate::abi::Call;
@@ -61,7 +66,7 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
             return Err(format!("a KV cache in {dtype} has no kernel on GPUs, which keep it in f32"));
         }
         Any::Append(spec) => Rc::new(spec),
-        Any::Attention(spec) => Rc::new(spec),
+        Any::Attention(_) => unreachable!("there are several kernels of it"),
         Any::Columns(spec) => Rc::new(spec),
         Any::Combine(spec) => Rc::new(spec),
         Any::Embed(spec) => Rc::new(spec),
@@ -69,6 +74,7 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
             return Err(format!("rotations of {} columns have no kernel on GPUs, {LONGEST_BLOCK} are the most", spec.block));
         }
         Any::Hadamard(spec) => Rc::new(spec),
+        Any::LayerNorm(spec) => Rc::new(spec),
         Any::Pointwise(spec) => Rc::new(spec),
         Any::RmsNorm(spec) => Rc::new(spec),
         Any::Rope(spec) => Rc::new(spec),
@@ -80,7 +86,6 @@ pub(crate) fn of(spec: Any) -> Result<Rc<dyn Kernel>, String> {
         Any::Select(spec) => Rc::new(spec),
         Any::SortByExpert(spec) => Rc::new(spec),
         Any::LatentAttention(_) => return Err("attention over latent vectors has no kernel on GPUs".to_owned()),
-        Any::LayerNorm(_) => return Err("layer norms have no kernel on GPUs".to_owned()),
     })
 }
 

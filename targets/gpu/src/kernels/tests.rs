@@ -1,12 +1,16 @@
+use super::attention as kernels_of_attention;
+use super::blocked::Blocked;
 use super::*;
 use crate::linear::geometry::{BLOCK, SPAN, packed_place, packed_stride};
-use crate::testing::{Arg, Gpu, Random, close, floats, rows, run};
+use crate::testing::{Arg, GPUS, Gpu, Random, close, floats, ir, is_race, rows, run, try_run, without_barriers};
 use q35_bundle::CacheDtype;
 use q35_dialects::q35::{Activation, RopeStyle};
 use q35_format::rotate;
+use q35_launch::Split;
 use q35_launch::layout::act_stride;
 use q35_launch::spec::{
-    Append, Attention, Chain, Columns, Hadamard, NormWeight, Operation, Pointwise, RmsNorm, Rope, Rotary, Scores, Select,
+    Append, Attention, Chain, Columns, Hadamard, LayerNorm, NormWeight, Operation, Pointwise, RmsNorm, Rope, Rotary, Scores,
+    Select,
 };
 
 /// Makes a test of each of these, on every GPU.
@@ -24,10 +28,13 @@ on_every_gpu! {
     packed_columns_lie_where_lanes_read_them,
     rotations_are_those_of_the_format_to_the_bit,
     norms_of_rows_and_of_heads,
+    norms_about_the_mean,
     positions_turn_pairs,
     entries_are_appended_and_attended_to,
+    blocks_of_queries_meet_blocks_of_the_cache,
     elements_one_by_one,
     rows_and_columns_move,
+    tokens_are_those_of_the_largest_logits,
     parts_of_a_chain_see_what_parts_before_them_wrote,
 }
 
@@ -83,6 +90,36 @@ fn norms_of_rows_and_of_heads(gpu: &Gpu) {
     }
 }
 
+fn norms_about_the_mean(gpu: &Gpu) {
+    use NormWeight::{None as Plain, PerColumn, Shared};
+    let cases =
+        [(300, 300, PerColumn, PerColumn), (288, 24, Shared, Plain), (288, 24, PerColumn, Shared), (5, 5, Plain, Plain)];
+    for (width, group, weight, bias) in cases {
+        // Far from 0, where a difference of sums of squares would be lost.
+        let x: Vec<f32> = Random(16).numbers(3 * width, 2.0).iter().map(|v| v + 1000.0).collect();
+        let length = |which| if which == Shared { group } else { width };
+        let (w, c) = (Random(17).numbers(length(weight), 2.0), Random(18).numbers(length(bias), 2.0));
+        let mut exact = Vec::new();
+        for of_group in x.chunks(group) {
+            let mean = of_group.iter().map(|v| f64::from(*v)).sum::<f64>() / group as f64;
+            let variance = of_group.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / group as f64;
+            for v in of_group {
+                let vector = |of: &[f32]| f64::from(of[exact.len() % of.len()]);
+                let factor = if weight == Plain { 1.0 } else { vector(&w) };
+                let more = if bias == Plain { 0.0 } else { vector(&c) };
+                exact.push((f64::from(*v) - mean) / (variance + f64::from(1e-5f32)).sqrt() * factor + more);
+            }
+        }
+        let kernel = LayerNorm { width: width as u64, group: group as u64, eps: 1e-5, weight, bias };
+        let mut args = vec![Arg::rows(&x, width)];
+        args.extend([(weight, &w), (bias, &c)].into_iter().filter(|(which, _)| *which != Plain).map(|(_, v)| Arg::floats(v)));
+        args.push(Arg::blank(3, width));
+        let after = run(gpu, &kernel, &args, [3, 0, 0, 0]);
+        // A mean near 1000 is off by as much as 2^-24 of it times the roundings of a tree.
+        close(&rows(after.last().unwrap(), width), &exact, 4e-4, &kernel.name());
+    }
+}
+
 fn positions_turn_pairs(gpu: &Gpu) {
     let (half, heads, dim, tokens) = (9usize, 3usize, 24usize, 2usize);
     let inv_freq: Vec<f32> = (0..half).map(|i| 10_000f32.powf(-(i as f32) / half as f32)).collect();
@@ -116,50 +153,139 @@ fn positions_turn_pairs(gpu: &Gpu) {
     }
 }
 
-fn entries_are_appended_and_attended_to(gpu: &Gpu) {
-    let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
-    let scores = Scores { scale: 0.3, window: None, softcap: None };
-    let dtype = CacheDtype::F32;
-    let plain =
-        |heads, kv_heads, key_dim, value_dim| Attention { heads, kv_heads, key_dim, value_dim, dtype, scores, sinks: false };
-    let cases = [
-        plain(4, 2, 24, 24),
-        plain(2, 1, 64, 40),
-        Attention { scores: Scores { window: Some(5), ..scores }, sinks: true, ..plain(3, 3, 7, 1) },
-        Attention { scores: Scores { softcap: Some(2.0), ..scores }, ..plain(2, 2, 128, 128) },
-    ];
-    for spec in cases {
-        let [heads, kv_heads, key_dim, value_dim] =
-            [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
-        let query = Random(6).numbers(4 * heads * key_dim, 3.0);
-        let keys = Random(7).numbers(2 * kv_heads * capacity * key_dim, 2.0);
-        let values = Random(8).numbers(2 * kv_heads * capacity * value_dim, 4.0);
-        let sinks = Random(9).numbers(heads, 2.0);
-        let mut exact = Vec::new();
-        for (token, head) in (0..4).flat_map(|t| (0..heads).map(move |h| (t, h))) {
-            let place = (slots[token] as usize * kv_heads + head / (heads / kv_heads)) * capacity;
-            let last = index[token] as usize;
-            let first = spec.scores.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
-            let query = &query[(token * heads + head) * key_dim..][..key_dim];
-            let weight = |j: usize| {
-                let key = &keys[(place + j) * key_dim..][..key_dim];
-                let dot: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-                let scaled = dot * f64::from(spec.scores.scale);
-                spec.scores.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
-            };
-            let weights: Vec<f64> = (first..=last).map(weight).collect();
-            let total = weights.iter().sum::<f64>() + if spec.sinks { f64::from(sinks[head]).exp() } else { 0.0 };
-            for column in 0..value_dim {
-                let value = |j: usize| f64::from(values[(place + first + j) * value_dim + column]);
-                exact.push(weights.iter().enumerate().map(|(j, w)| w / total * value(j)).sum());
+/// Scores that are plain products.
+const SCORES: Scores = Scores { scale: 0.3, window: None, softcap: None };
+
+fn attention(heads: u64, kv_heads: u64, key_dim: u64, value_dim: u64) -> Attention {
+    Attention { heads, kv_heads, key_dim, value_dim, dtype: CacheDtype::F32, scores: SCORES, sinks: false }
+}
+
+/// Tokens of two slots, and the entries they are.
+struct Tokens<'a> {
+    slots: &'a [i32],
+    index: &'a [i32],
+}
+
+/// What attention over a cache of random numbers gives, in f64, and the arguments of its kernels. Operands are rounded as `operand` says.
+fn attended(spec: &Attention, tokens: &Tokens<'_>, capacity: usize, operand: fn(f32) -> f64) -> (Vec<Arg>, Vec<f64>) {
+    let [heads, kv_heads, key_dim, value_dim] = [spec.heads, spec.kv_heads, spec.key_dim, spec.value_dim].map(|n| n as usize);
+    let count = tokens.slots.len();
+    let query = Random(6).numbers(count * heads * key_dim, 3.0);
+    let keys = Random(7).numbers(2 * kv_heads * capacity * key_dim, 2.0);
+    let values = Random(8).numbers(2 * kv_heads * capacity * value_dim, 4.0);
+    let sinks = Random(9).numbers(heads, 2.0);
+    let mut exact = Vec::new();
+    for (token, head) in (0..count).flat_map(|t| (0..heads).map(move |h| (t, h))) {
+        let place = (tokens.slots[token] as usize * kv_heads + head / (heads / kv_heads)) * capacity;
+        let last = tokens.index[token] as usize;
+        let first = spec.scores.window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+        let query = &query[(token * heads + head) * key_dim..][..key_dim];
+        let weight = |j: usize| {
+            let key = &keys[(place + j) * key_dim..][..key_dim];
+            let dot: f64 = key.iter().zip(query).map(|(k, q)| operand(*k) * operand(*q)).sum();
+            let scaled = dot * f64::from(spec.scores.scale);
+            spec.scores.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()).exp()
+        };
+        let weights: Vec<f64> = (first..=last).map(weight).collect();
+        let total = weights.iter().sum::<f64>() + if spec.sinks { f64::from(sinks[head]).exp() } else { 0.0 };
+        for column in 0..value_dim {
+            let value = |j: usize| operand(values[(place + first + j) * value_dim + column]);
+            exact.push(weights.iter().enumerate().map(|(j, w)| w / total * value(j)).sum());
+        }
+    }
+    // Entries that no token sees have not been written.
+    let seen = |rows: &[f32], dim: usize| {
+        let mut bytes = vec![None; 4 * rows.len()];
+        for (slot, index) in tokens.slots.iter().zip(tokens.index) {
+            for head in 0..kv_heads {
+                let start = (*slot as usize * kv_heads + head) * capacity * dim;
+                for at in start..start + (*index as usize + 1) * dim {
+                    (0..4).for_each(|byte| bytes[4 * at + byte] = Some(rows[at].to_le_bytes()[byte]));
+                }
             }
         }
-        let mut args = vec![Arg::rows(&query, heads * key_dim), Arg::ints(&slots), Arg::ints(&index)];
-        args.extend([Arg::floats(&keys), Arg::floats(&values)]);
-        args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
-        args.push(Arg::blank(4, heads * value_dim));
-        let after = run(gpu, &spec, &args, [4, 0, 2, capacity as i64]);
-        close(&rows(after.last().unwrap(), heads * value_dim), &exact, 2e-5, &spec.name());
+        Arg::Bytes(bytes)
+    };
+    let mut args = vec![Arg::rows(&query, heads * key_dim), Arg::ints(tokens.slots), Arg::ints(tokens.index)];
+    args.extend([seen(&keys, key_dim), seen(&values, value_dim)]);
+    args.extend(spec.sinks.then(|| Arg::floats(&sinks)));
+    args.extend([Arg::blank(count, heads * value_dim), Arg::space(count * kernels_of_attention(spec).bytes as usize)]);
+    (args, exact)
+}
+
+fn blocks_of_queries_meet_blocks_of_the_cache(gpu: &Gpu) {
+    let half = |v: f32| half::f16::from_f32(v).to_f64();
+    let capacity = 170;
+    // A prompt from its beginning, one that continues at an entry within a block, and tokens of slots by turns.
+    let prompt: (Vec<i32>, Vec<i32>) = (vec![1; 37], (0..37).collect());
+    let later: (Vec<i32>, Vec<i32>) = (vec![0; 35], (90..125).collect());
+    let mixed: (Vec<i32>, Vec<i32>) = ((0..9).map(|t| i32::from(t % 3 == 1)).collect(), (0..9).map(|t| 18 * t + 7).collect());
+    let windowed = |window| Scores { window: Some(window), ..SCORES };
+    let capped = Scores { softcap: Some(2.0), ..SCORES };
+    let mut cases = vec![
+        (Attention { scores: windowed(5), ..attention(2, 1, 32, 70) }, &prompt),
+        (Attention { scores: windowed(66), ..attention(6, 2, 20, 24) }, &later),
+        (Attention { scores: capped, sinks: true, ..attention(4, 1, 7, 1) }, &mixed),
+    ];
+    if std::env::var_os("Q35_FULL").is_some() {
+        cases.extend([
+            (attention(8, 8, 64, 64), &prompt),
+            (attention(40, 1, 16, 16), &mixed),
+            (attention(4, 2, 256, 256), &later),
+        ]);
+    }
+    for (spec, (slots, index)) in cases {
+        let kernel = Blocked::of(&spec).unwrap();
+        let (text, width) = (ir(gpu, &[&kernel]), (spec.heads * spec.value_dim) as usize);
+        let run = |count: usize| {
+            let (args, exact) = attended(&spec, &Tokens { slots: &slots[..count], index: &index[..count] }, capacity, half);
+            let after = try_run(gpu, &text, &kernel, &args, [count as i64, 0, 2, capacity as i64], q35_dialects::Rows::Tokens);
+            let after = after.unwrap_or_else(|fault| panic!("{}: {fault}", gpu.name));
+            (rows(&after[spec.args() - 1], width), exact)
+        };
+        let (found, exact) = run(slots.len());
+        // Weights of entries are halves too: 2^-11 of values up to 4.
+        close(&found, &exact, 2e-3, &kernel.name());
+        // Without most of the tokens.
+        assert_eq!(run(3).0, found[..3 * width], "{}", kernel.name());
+    }
+}
+
+#[test]
+fn attention_in_blocks_needs_each_of_its_barriers() {
+    let spec = attention(4, 1, 16, 16);
+    let (slots, index) = ([0, 1, 1], [69, 0, 1]);
+    let (args, _) = attended(&spec, &Tokens { slots: &slots, index: &index }, 70, f64::from);
+    let kernel = Blocked::of(&spec).unwrap();
+    for gpu in &GPUS {
+        let broken = without_barriers(&ir(gpu, &[&kernel]));
+        let run = |ir: &String| try_run(gpu, ir, &kernel, &args, [3, 0, 2, 70], q35_dialects::Rows::Tokens);
+        let seen = broken.iter().map(|ir| is_race(&run(ir)));
+        let seen: Vec<bool> = seen.collect();
+        assert!(broken.len() >= 5 && seen.iter().all(|seen| *seen), "{}: {seen:?}", gpu.name);
+    }
+}
+
+fn entries_are_appended_and_attended_to(gpu: &Gpu) {
+    let (slots, index, capacity) = ([1, 0, 1, 0], [0, 36, 16, 3], 40usize);
+    let dtype = CacheDtype::F32;
+    let cases = [
+        attention(4, 2, 24, 24),
+        attention(2, 1, 64, 40),
+        Attention { scores: Scores { window: Some(5), ..SCORES }, sinks: true, ..attention(3, 3, 7, 1) },
+        Attention { scores: Scores { softcap: Some(2.0), ..SCORES }, ..attention(2, 2, 128, 128) },
+    ];
+    for spec in cases {
+        let (args, exact) = attended(&spec, &Tokens { slots: &slots, index: &index }, capacity, f64::from);
+        let width = (spec.heads * spec.value_dim) as usize;
+        let Split { choices, join, .. } = kernels_of_attention(&spec);
+        let [shared, whole] = [0, 1].map(|at| run(gpu, &*choices[at].kernel, &args, [4, 0, 2, capacity as i64]));
+        close(&rows(&whole[spec.args() - 1], width), &exact, 2e-5, &choices[1].kernel.name());
+        let mut of_join = vec![Arg::Constant(shared[spec.args()].clone())];
+        of_join.extend(spec.sinks.then(|| args[5].clone()));
+        of_join.push(Arg::blank(4, width));
+        let after = run(gpu, &*join, &of_join, [4, 0, 2, capacity as i64]);
+        close(&rows(after.last().unwrap(), width), &exact, 2e-5, &join.name());
     }
 
     let append = Append { kv_heads: 2, key_dim: 5, value_dim: 3, dtype };
@@ -219,6 +345,34 @@ fn rows_and_columns_move(gpu: &Gpu) {
     assert_eq!(rows(&after[1], 19), x.chunks(70).flat_map(|row| &row[5..24]).copied().collect::<Vec<_>>());
 }
 
+/// What the runtime takes on the host, said once more: the first of the largest, and what is no number is the smallest.
+fn first_of_the_largest(row: &[f32]) -> i32 {
+    let number = |v: f32| if v.is_nan() { f32::NEG_INFINITY } else { v };
+    let largest = row.iter().map(|v| number(*v)).fold(f32::NEG_INFINITY, f32::max);
+    row.iter().position(|v| number(*v) == largest).unwrap() as i32
+}
+
+fn tokens_are_those_of_the_largest_logits(gpu: &Gpu) {
+    for width in [1usize, 3, 70, 4096, 4103, 9001] {
+        let mut x = Random(20 + width as u64).numbers(5 * width, 3.0);
+        let last = width - 1;
+        // Equal ones, far from each other and in one thread; the largest at the very end; zeros of both signs; no numbers.
+        x[last] = 5.0;
+        x[width + width / 2] = 4.0;
+        x[width + (width / 2 + 1).min(last)] = 4.0;
+        x[width + last] = 4.0;
+        x[2 * width..3 * width].fill(-0.0);
+        x[2 * width + last] = 0.0;
+        x[3 * width..4 * width].fill(f32::NEG_INFINITY);
+        x[3 * width] = f32::NAN;
+        x[4 * width..5 * width - 1].fill(f32::NAN);
+        x[5 * width - 1] = -1e30;
+        let after = run(gpu, &Choose { width: width as u64 }, &[Arg::rows(&x, width), Arg::space(5 * 64)], [5, 0, 0, 0]);
+        let found: Vec<i32> = after[1].chunks(64).map(|row| i32::from_le_bytes([row[0], row[1], row[2], row[3]])).collect();
+        assert_eq!(found, x.chunks(width).map(first_of_the_largest).collect::<Vec<_>>(), "{width} columns");
+    }
+}
+
 fn parts_of_a_chain_see_what_parts_before_them_wrote(gpu: &Gpu) {
     use std::rc::Rc;
     let (width, tokens) = (600, 2);
@@ -232,7 +386,7 @@ fn parts_of_a_chain_see_what_parts_before_them_wrote(gpu: &Gpu) {
     let expected = rows(&after[1], width);
 
     // The value between the parts is one buffer, written as an argument of the first and read as one of the second.
-    let ir = crate::testing::ir(gpu, &[&chain]);
+    let ir = ir(gpu, &[&chain]);
     let mut machine = q35_simt::Machine::new(&ir, gpu.isa.wave()).unwrap();
     let stride = act_stride(width);
     let buffers = [0; 3].map(|_| machine.allocate(tokens * stride));

@@ -41,7 +41,7 @@ fn copies(window: u32, call: &Call<'_>) -> u32 {
 }
 
 /// The seats that a lane takes.
-pub(super) fn seats<'k>(call: &Call<'k>) -> impl Iterator<Item = Val<'k>> {
+pub(crate) fn seats<'k>(call: &Call<'k>) -> impl Iterator<Item = Val<'k>> {
     let (lane, wave) = (call.lane(), call.wave_size());
     (0..call.isa.matrix().seats()).step_by(wave as usize).map(move |first| lane + i64::from(first))
 }

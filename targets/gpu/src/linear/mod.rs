@@ -23,6 +23,8 @@ mod matrix;
 mod rows;
 mod weights;
 
+pub(crate) use fragment::seats;
+
 use crate::abi::Call;
 use crate::isa::Isa;
 use crate::kernels::Kernel;

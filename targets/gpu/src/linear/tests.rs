@@ -1,7 +1,7 @@
 use super::geometry::{codes, packed_stride, scales};
 use super::*;
 use crate::kernels::Pack;
-use crate::testing::{Arg, GPUS, Gpu, Random, floats, ir, rows, run, try_run};
+use crate::testing::{Arg, GPUS, Gpu, Random, floats, ir, is_race, rows, run, try_run, without_barriers};
 use q35_format::{Codec, Group, PackedSpec, PackedView};
 use q35_launch::layout::{stacked, vectors};
 use q35_launch::spec::Experts;
@@ -273,21 +273,15 @@ fn broken_kernels(gpu: &Gpu, constants: bool) {
     let run = |ir: &str| try_run(gpu, ir, &case.kernel, &args, [tokens as i64, 0, 0, 0], Rows::Tokens);
     let right = run(&good).unwrap();
     // Without any one of its barriers.
-    let barriers = ["call void @llvm.nvvm.barrier.cta.sync.aligned.all(", "call void @llvm.amdgcn.s.barrier("];
-    let lines: Vec<&str> = good.lines().collect();
-    let barriers: Vec<usize> =
-        (0..lines.len()).filter(|&at| barriers.iter().any(|barrier| lines[at].contains(barrier))).collect();
-    assert!(barriers.len() >= 3, "{} barriers", barriers.len());
-    let races = barriers.iter().filter(|&&at| {
-        let without: Vec<&str> = lines.iter().enumerate().filter(|(line, _)| *line != at).map(|(_, line)| *line).collect();
-        run(&without.join("\n")).is_err_and(|fault| matches!(fault.kind, q35_simt::Kind::Race | q35_simt::Kind::Uninitialised))
-    });
-    assert_eq!(races.count(), barriers.len());
+    let broken = without_barriers(&good);
+    assert!(broken.len() >= 3, "{} barriers", broken.len());
+    assert_eq!(broken.iter().filter(|ir| is_race(&run(ir))).count(), broken.len());
     if !constants {
         return;
     }
     // With any one constant of its arithmetic wrong, a mask without its lowest bit or another number one too large: it faults, or what it
     // computes is not the same.
+    let lines: Vec<&str> = good.lines().collect();
     let mut mutants = 0;
     let mut unseen = Vec::new();
     for (at, line) in lines.iter().enumerate() {

@@ -1,12 +1,13 @@
 //! The kernels for a GPU, as lowering asks for them.
 
 use crate::isa::Isa;
-use crate::kernels::{self, Kernel, Pack};
+use crate::kernels::{self, Choose, Kernel, Pack};
 use crate::linear::{self, LinearKernel, geometry};
+use q35_bundle::CacheDtype;
 use q35_format::{Codec, PackedSpec};
 use q35_launch::layout::{stacked, vectors};
-use q35_launch::spec::{Any, Chain, Linear};
-use q35_launch::{Choice, Kernels, Operand, Use};
+use q35_launch::spec::{Any, Attention, Chain, Linear};
+use q35_launch::{Choice, Kernels, Operand, Split, Use};
 use q35_target::{Arrangement, Section};
 use std::rc::Rc;
 
@@ -29,6 +30,10 @@ impl Kernels for GpuKernels {
         kernels::of(spec)
     }
 
+    fn split(&self, spec: &Attention) -> Option<Split<dyn Kernel>> {
+        (spec.dtype == CacheDtype::F32).then(|| kernels::attention(spec))
+    }
+
     fn linear(&self, linear: &Linear) -> Result<Vec<Choice<dyn Kernel>>, String> {
         let choice = |(kernel, max_rows): (LinearKernel, _)| Choice { kernel: Rc::new(kernel) as Rc<dyn Kernel>, max_rows };
         Ok(linear::kernels(linear, self.isa)?.into_iter().map(choice).collect())
@@ -44,6 +49,10 @@ impl Kernels for GpuKernels {
 
     fn operand_stride(&self, width: usize) -> usize {
         geometry::packed_stride(width)
+    }
+
+    fn choose(&self, width: u64) -> Option<Rc<dyn Kernel>> {
+        Some(Rc::new(Choose { width }))
     }
 
     /// As many as fit shared memory.

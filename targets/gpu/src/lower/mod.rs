@@ -28,7 +28,7 @@ const BUILD: Pass = Pass { name: "gpu-build", purpose: "Build the kernels", from
 
 /// The ops that have kernels: all of the dialect but the rounding of activations and attention over latent vectors.
 pub fn ops() -> Vec<&'static str> {
-    let known = |name: &&str| !["quantize", "latent_attention", "layer_norm"].contains(name);
+    let known = |name: &&str| !["quantize", "latent_attention"].contains(name);
     q35::OPS.iter().map(|decl| decl.name).filter(known).collect()
 }
 

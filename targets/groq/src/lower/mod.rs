@@ -218,7 +218,7 @@ fn plan(request: &Request<'_>) -> MemoryPlan {
         }
     }
     let bytes_per_logit_row = row_stride(logits).unwrap_or(0);
-    MemoryPlan { bytes_per_token: 0, bytes_per_logit_row, cache: cache.into_values().collect(), logits_offset_per_row: 0 }
+    MemoryPlan { bytes_per_logit_row, cache: cache.into_values().collect(), ..MemoryPlan::default() }
 }
 
 /// Every parameter as it is: the host reads it.

@@ -18,6 +18,7 @@ const ROW_OPS: &[&str] = &[
     "embed",
     "glu",
     "hadamard",
+    "join",
     "layer_norm",
     "mul",
     "pack",

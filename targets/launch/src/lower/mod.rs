@@ -5,9 +5,11 @@
 //! | `launch-select` | a kernel and its arguments for every op; equal kernels once |
 //! | `launch-join` | linear layers that read the same activations become one |
 //! | `launch-chain` | neighbouring kernels that work row by row become one |
+//! | `launch-choose` | the most probable token of every row of logits, for callers that ask for no more |
 //! | `launch-place` | a place in the arena for every value, checked by playing the program |
 
 mod chain;
+mod choose;
 mod join;
 mod place;
 mod print;
@@ -38,11 +40,12 @@ const fn pass(name: &'static str, purpose: &'static str, from: Stage) -> Pass {
 const SELECT: Pass = pass("launch-select", "Choose a kernel for every op, equal kernels once", Stage::Q35);
 const JOIN: Pass = pass("launch-join", "Join linear layers that read the same activations", Stage::Target);
 const CHAIN: Pass = pass("launch-chain", "Join neighbouring kernels that work row by row", Stage::Target);
+const CHOOSE: Pass = pass("launch-choose", "Take the most probable token of every row of logits", Stage::Target);
 const PLACE: Pass = pass("launch-place", "Give every value a place in memory while it lives", Stage::Target);
 
 /// The passes of [`lower`], in order.
 pub fn passes() -> impl Iterator<Item = Pass> {
-    [SELECT, JOIN, CHAIN, PLACE].into_iter()
+    [SELECT, JOIN, CHAIN, CHOOSE, PLACE].into_iter()
 }
 
 /// The passes of [`to_llvm`], in order.
@@ -114,6 +117,10 @@ pub fn lower<T: Kernels>(
     selected.launches = chain::chain(selected.launches, kernels);
     observer.after(&CHAIN, &|| print::launches(&selected));
 
+    observer.before(&CHOOSE);
+    choose::choose(&mut selected, request, kernels);
+    observer.after(&CHOOSE, &|| print::launches(&selected));
+
     observer.before(&PLACE);
     let (plan, steps, live) = place::place(&selected);
     observer.after(&PLACE, &|| print::steps(&steps));
@@ -143,6 +150,10 @@ pub enum Form {
     Packed,
     /// A routing by expert.
     Sorted,
+    /// The columns of the largest logits.
+    Chosen,
+    /// What the result of attention is made of.
+    Parts,
 }
 
 /// A value in one of its forms.
@@ -200,4 +211,17 @@ struct Selected<K: ?Sized> {
     output: Option<Stored>,
     /// Section and bytes per row of the values that launches write.
     sizes: BTreeMap<Stored, (q35_bundle::Rows, u64)>,
+}
+
+impl<K: ?Sized> Selected<K> {
+    /// The chosen tokens, where a launch chooses them.
+    fn chosen(&self) -> Option<Stored> {
+        let chosen = Stored { form: Form::Chosen, ..self.output? };
+        self.sizes.contains_key(&chosen).then_some(chosen)
+    }
+
+    /// What a caller reads: the logits, and the chosen tokens.
+    fn results(&self) -> impl Iterator<Item = Stored> {
+        self.output.into_iter().chain(self.chosen())
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{Arg, Form, Launch, Selected, Stored};
 use crate::kernels::Kernels;
-use crate::layout::{act_stride, routing_stride, sorted_bytes};
+use crate::layout::{ALIGN, act_stride, routing_stride, sorted_bytes};
 use crate::spec::Spec;
 use q35_bundle::{Binding, MemoryPlan, Rows, Step, Variant};
 use q35_dialects::Ty;
@@ -21,6 +21,7 @@ pub(super) fn size(kernels: &impl Kernels, ty: &Ty, form: Form) -> Option<(Rows,
         (Ty::Routing { rows, experts, choices }, Form::Sorted) => {
             (rows.section(), sorted_bytes(choices as usize, usize::try_from(experts).ok()?))
         }
+        (Ty::Act { rows, .. }, Form::Chosen) => (rows.section(), ALIGN),
         _ => return None,
     };
     Some((rows.0, rows.1 * bytes as u64))
@@ -59,8 +60,10 @@ pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Ve
             buffers[number[&value]].last = at;
         }
     }
-    if let Some(buffer) = selected.output.and_then(|value| number.get(&value)) {
-        buffers[*buffer].last = selected.launches.len();
+    for value in selected.results() {
+        if let Some(buffer) = number.get(&value) {
+            buffers[*buffer].last = selected.launches.len();
+        }
     }
     let placement = plan::place(&buffers);
     let access = |value: Stored| {
@@ -72,7 +75,7 @@ pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Ve
         writes: values(launch, written).map(access).collect(),
     };
     let mut played: Vec<plan::Launch> = selected.launches.iter().map(effects).collect();
-    played.push(plan::Launch { reads: selected.output.map(access).into_iter().collect(), writes: vec![] });
+    played.push(plan::Launch { reads: selected.results().map(access).collect(), writes: vec![] });
     if let Err(violation) = plan::check(&played, placement.bytes_per_token, placement.bytes_per_logit_row) {
         panic!("the memory plan is wrong: {violation}");
     }
@@ -105,6 +108,7 @@ pub(super) fn place<K: ?Sized + Spec>(selected: &Selected<K>) -> (MemoryPlan, Ve
         bytes_per_logit_row: placement.bytes_per_logit_row,
         cache: selected.cache.values().copied().collect(),
         logits_offset_per_row: selected.output.map_or(0, |value| access(value).offset),
+        chosen_offset_per_row: selected.chosen().map(|value| access(value).offset),
     };
     let live = plan::live(&buffers, selected.launches.len());
     (memory, selected.launches.iter().map(step).collect(), live)

@@ -42,6 +42,8 @@ fn name(stored: &Stored) -> String {
         Form::Plain => "",
         Form::Packed => " packed",
         Form::Sorted => " sorted",
+        Form::Chosen => " chosen",
+        Form::Parts => " parts",
     };
     format!("%{}{form}", stored.value.node.index())
 }

@@ -24,6 +24,9 @@ const EXPANSION: &str = "a matrix of latent attention";
 /// What a launch is called that lists the routed rows by expert, the second part of `route`.
 const SORT: &str = "sort";
 
+/// What a launch is called that makes the result of attention of its parts.
+const JOIN: &str = "join";
+
 /// What a launch is called that packs activations.
 const PACK: &str = "pack";
 
@@ -62,6 +65,9 @@ impl<T: Kernels> Selection<'_, T> {
         };
         let name = self.request.graph.node(id).op.name();
         self.launch(id, name, rows, made);
+        if let Some(join) = self.join.take() {
+            self.launch(id, JOIN, rows, join);
+        }
         if let Ty::Routing { rows, experts, choices } = self.result(id)? {
             let sort = self.sort(Value { node: id, result: 0 }, rows, experts, choices)?;
             let made = self.made(sort)?;
@@ -126,7 +132,7 @@ impl<T: Kernels> Selection<'_, T> {
                 (Any::Rope(spec), self.args(id, &[])?)
             }
             Op::Append(op) => self.append(id, op)?,
-            Op::Attention(op) => self.attention(id, op)?,
+            Op::Attention(op) => return self.attention(id, op).map(Some),
             Op::LatentAttention(op) => self.latent_attention(id, op)?,
             Op::Glu(op) => {
                 let (activation, limit) = (op.activation, op.limit);
@@ -190,7 +196,7 @@ impl<T: Kernels> Selection<'_, T> {
         Ok((args, [kv_heads, key_dim, value_dim], dtype))
     }
 
-    fn attention(&mut self, id: NodeId, op: &q35::Attention) -> Result<(Any, Vec<Arg>), String> {
+    fn attention(&mut self, id: NodeId, op: &q35::Attention) -> Result<Asked<T::Kernel>, String> {
         let (mut args, [kv_heads, key_dim, value_dim], dtype) = self.attended(id, op.window)?;
         if let Some(name) = &op.sinks {
             args.push(self.vector(name)?);
@@ -198,7 +204,19 @@ impl<T: Kernels> Selection<'_, T> {
         args.push(self.write(id)?);
         let scores = Scores { scale: op.scale, window: op.window, softcap: op.softcap };
         let spec = Attention { heads: op.heads, kv_heads, key_dim, value_dim, dtype, scores, sinks: op.sinks.is_some() };
-        Ok((Any::Attention(spec), args))
+        let Some(split) = self.kernels.split(&spec) else { return Ok(Asked::Kernel(Any::Attention(spec), args)) };
+        let value = Value { node: id, result: 0 };
+        let parts = Stored { value, form: Form::Parts };
+        self.selected.sizes.insert(parts, (q35_bundle::Rows::Tokens, split.bytes));
+        args.push(Arg::Write(parts));
+        // The result has its place since the launch before: the join completes it there, and whoever reads it comes later.
+        let mut of_join = vec![Arg::Read(parts)];
+        if let Some(name) = &op.sinks {
+            of_join.push(self.vector(name)?);
+        }
+        of_join.push(Arg::Read(value.into()));
+        self.join = Some(Made { choices: vec![split.join.into()], linear: None, args: of_join });
+        Ok(Asked::Made(Made { choices: split.choices, linear: None, args }))
     }
 
     fn latent_attention(&mut self, id: NodeId, op: &q35::LatentAttention) -> Result<(Any, Vec<Arg>), String> {

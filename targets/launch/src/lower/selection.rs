@@ -21,6 +21,8 @@ pub(super) struct Selection<'a, T: Kernels> {
     linear_weights: BTreeSet<ParamName>,
     pub(super) selected: Selected<T::Kernel>,
     weights: Weights,
+    /// What has to follow the launch of the node that is being looked at.
+    pub(super) join: Option<Made<T::Kernel>>,
 }
 
 /// A node's kernels and arguments.
@@ -43,7 +45,7 @@ impl<'a, T: Kernels> Selection<'a, T> {
             output: request.graph.outputs.first().map(|(_, value)| Stored::from(*value)),
             sizes: BTreeMap::new(),
         };
-        Self { request, kernels, linear_weights: linear_weights.collect(), selected, weights: Weights::default() }
+        Self { request, kernels, linear_weights: linear_weights.collect(), selected, weights: Weights::default(), join: None }
     }
 
     pub(super) fn into_selected(self) -> Selected<T::Kernel> {

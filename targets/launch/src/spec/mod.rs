@@ -5,7 +5,8 @@
 //! 1. Arguments are the op's operands in order (ids, then parameters where the op has them), then the result.
 //! 2. A tile is one row of the result, whatever the rows are, unless [`Spec::tiles`] says otherwise.
 //! 3. A row of activations is f32 and lies as [`layout`](crate::layout) says; the bytes after the row are neither read nor written.
-//! 4. Rows are independent: the result does not depend on which other rows there are.
+//! 4. Rows are independent: the result does not depend on which other rows there are. Where a target has several kernels for an op that is no linear
+//!    layer, and the number of rows chooses between them, they differ in rounding.
 
 mod attention;
 mod chain;

@@ -13,7 +13,15 @@ pub(super) struct Context {
     facts: CudaFacts,
     device: sys::CUdevice,
     context: sys::CUcontext,
+    /// Where launches go: a stream that can be recorded, in order with copies all the same; of older drivers the one that all have.
+    stream: sys::CUstream,
 }
+
+/// Launches that one call starts; they live as long as the context is used.
+pub(super) struct Graph(sys::CUgraphExec);
+
+/// The version of the driver from which on it has every function that graphs need.
+const WITH_GRAPHS: u32 = 11_040;
 
 /// Loaded kernels; they stay loaded as long as the context is used.
 pub(super) struct Module(sys::CUmodule);
@@ -25,6 +33,8 @@ pub(super) struct Function(sys::CUfunction);
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Send for Graph {}
 
 /// The driver's name of a fault, and what it says about it.
 fn words(error: DriverError) -> (String, String) {
@@ -84,7 +94,12 @@ impl Context {
         };
         // SAFETY: the device exists; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(opening)?;
-        Ok(Self { facts, device, context })
+        let mut made = Self { facts, device, context, stream: result::stream::null() };
+        if made.facts.driver >= WITH_GRAPHS {
+            made.enter()?;
+            made.stream = result::stream::create(result::stream::StreamKind::Default).unwrap_or(result::stream::null());
+        }
+        Ok(made)
     }
 
     /// Makes the context that of this thread.
@@ -102,6 +117,7 @@ impl Context {
 impl Driver for Context {
     type Module = Module;
     type Function = Function;
+    type Graph = Graph;
 
     fn card(&self) -> &str {
         &self.facts.name
@@ -152,9 +168,37 @@ impl Driver for Context {
         // SAFETY: the kernel was compiled for exactly these parameters: their number and order come from the same manifest, whose
         // bindings, sizes and hashes were verified when the bundle was opened. The driver copies them before it returns.
         unsafe {
-            result::launch_kernel(launch.function.0, grid, group, 0, result::stream::null(), &mut parameters)
+            result::launch_kernel(launch.function.0, grid, group, 0, self.stream, &mut parameters)
                 .map_err(|e| fault(&format!("kernel '{}' cannot be started", launch.name), e))
         }
+    }
+
+    fn records(&self) -> bool {
+        !self.stream.is_null()
+    }
+
+    fn begin(&self) -> Result<(), Diagnostic> {
+        self.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as this.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(|e| fault("launches cannot be recorded", e))
+    }
+
+    fn end(&self) -> Result<Graph, Diagnostic> {
+        self.enter()?;
+        let doing = |e| fault("launches cannot be recorded", e);
+        // SAFETY: the stream is being recorded.
+        let graph = unsafe { result::stream::end_capture(self.stream) }.map_err(doing)?;
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph was just recorded; what is made of it does not need it any longer.
+        let made = unsafe { (result::graph::instantiate(graph, flags), result::graph::destroy(graph)) };
+        made.0.map(Graph).map_err(doing)
+    }
+
+    fn replay(&self, graph: &Graph) -> Result<(), Diagnostic> {
+        self.enter()?;
+        // SAFETY: graph and stream live as long as this; the memory that the launches use is freed with the context.
+        unsafe { result::graph::launch(graph.0, self.stream) }.map_err(|e| fault("recorded launches cannot be started", e))
     }
 }
 

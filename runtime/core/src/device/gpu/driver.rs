@@ -43,6 +43,8 @@ pub(super) trait Driver: Send {
     type Module;
     /// A kernel of them.
     type Function: Send;
+    /// Launches that were recorded.
+    type Graph: Send;
 
     /// What the card is called.
     fn card(&self) -> &str;
@@ -64,6 +66,18 @@ pub(super) trait Driver: Send {
 
     /// Starts a kernel.
     fn start(&self, launch: &Launch<'_, Self::Function>) -> Result<(), Diagnostic>;
+
+    /// Whether launches can be recorded.
+    fn records(&self) -> bool;
+
+    /// From now on, launches are recorded, and not run.
+    fn begin(&self) -> Result<(), Diagnostic>;
+
+    /// What was launched since, which has not run.
+    fn end(&self) -> Result<Self::Graph, Diagnostic>;
+
+    /// Starts everything that was recorded.
+    fn replay(&self, graph: &Self::Graph) -> Result<(), Diagnostic>;
 
     /// [`Self::copy_in`] within a piece of memory.
     fn write(&self, memory: &Memory, offset: u64, bytes: &[u8]) -> Result<(), Diagnostic> {

@@ -23,13 +23,27 @@ type Status = c_int;
 
 /// The functions of the library that are used here.
 macro_rules! functions {
-    ($($name:ident($($type:ty),*) -> $result:ty;)*) => {
+    ({ $($name:ident($($type:ty),*) -> $result:ty;)* } { $($optional:ident($($of:ty),*);)* }) => {
         #[allow(non_snake_case, reason = "they are called as the library calls them")]
         struct Functions {
             $($name: unsafe extern "C" fn($($type),*) -> $result,)*
             /// `hipGetDeviceProperties`, under the name that the headers of a version give it.
             properties: unsafe extern "C" fn(*mut u8, c_int) -> Status,
+            /// Those of streams and graphs, which older versions lack.
+            graphs: Option<Graphs>,
             _library: Library,
+        }
+
+        #[allow(non_snake_case, reason = "as above")]
+        struct Graphs {
+            $($optional: unsafe extern "C" fn($($of),*) -> Status,)*
+        }
+
+        impl Graphs {
+            fn of(library: &Library) -> Option<Self> {
+                // SAFETY: as below.
+                unsafe { Some(Self { $($optional: *library.get(concat!(stringify!($optional), "\0").as_bytes()).ok()?,)* }) }
+            }
         }
 
         impl Functions {
@@ -45,6 +59,7 @@ macro_rules! functions {
                             .iter()
                             .find_map(|name| library.get(name.as_bytes()).ok().map(|function| *function))
                             .ok_or("hipGetDeviceProperties")?,
+                        graphs: Graphs::of(&library),
                         _library: library,
                     })
                 }
@@ -52,7 +67,7 @@ macro_rules! functions {
         }
     };
 }
-functions! {
+functions! {{
     hipInit(c_uint) -> Status;
     hipSetDevice(c_int) -> Status;
     hipModuleLoadData(*mut *mut c_void, *const c_void) -> Status;
@@ -69,7 +84,19 @@ functions! {
     ) -> Status;
     hipGetErrorName(c_int) -> *const c_char;
     hipGetErrorString(c_int) -> *const c_char;
-}
+} {
+    hipStreamCreate(*mut *mut c_void);
+    hipStreamDestroy(*mut c_void);
+    hipStreamBeginCapture(*mut c_void, c_int);
+    hipStreamEndCapture(*mut c_void, *mut *mut c_void);
+    hipGraphInstantiate(*mut *mut c_void, *mut c_void, *mut *mut c_void, *mut c_char, usize);
+    hipGraphDestroy(*mut c_void);
+    hipGraphLaunch(*mut c_void, *mut c_void);
+    hipGraphExecDestroy(*mut c_void);
+}}
+
+/// `hipStreamCaptureModeThreadLocal`.
+const THREAD_LOCAL: c_int = 1;
 
 /// The library with the first card of the machine in use.
 pub(super) struct Hip {
@@ -78,6 +105,10 @@ pub(super) struct Hip {
     /// Modules and memory to be given back.
     modules: std::sync::Mutex<Vec<Pointer>>,
     memory: Vec<u64>,
+    /// Where launches go: a stream that can be recorded, in order with copies all the same; of older versions the one that all have.
+    stream: Pointer,
+    /// Graphs to be given back.
+    graphs: std::sync::Mutex<Vec<Pointer>>,
 }
 
 /// A handle of the library.
@@ -89,6 +120,9 @@ pub(super) struct Module(Pointer);
 
 /// A kernel of a module.
 pub(super) struct Function(Pointer);
+
+/// Launches that one call starts; they live as long as the library is used.
+pub(super) struct Graph(Pointer);
 
 // SAFETY: the library's handles may be used from any thread; every call makes the card the current one of its thread.
 unsafe impl Send for Pointer {}
@@ -128,7 +162,9 @@ impl Hip {
         let functions =
             Functions::of(library).map_err(|name| missing(format!("the HIP runtime of this machine lacks '{name}'")))?;
         let facts = HipFacts { name: String::new(), architecture: String::new() };
-        let mut hip = Self { functions, facts, modules: Default::default(), memory: vec![] };
+        let stream = Pointer(std::ptr::null_mut());
+        let mut hip =
+            Self { functions, facts, modules: Default::default(), memory: vec![], stream, graphs: Default::default() };
         // SAFETY: no pointers are passed.
         hip.done("the HIP runtime does not start", unsafe { (hip.functions.hipInit)(0) })?;
         hip.enter()?;
@@ -140,6 +176,13 @@ impl Hip {
         let architecture = architecture(&properties)
             .ok_or_else(|| missing(format!("the HIP runtime does not say what architecture the card '{name}' has")))?;
         hip.facts = HipFacts { name, architecture };
+        if let Some(graphs) = &hip.functions.graphs {
+            let mut stream = std::ptr::null_mut();
+            // SAFETY: the library writes one handle.
+            if unsafe { (graphs.hipStreamCreate)(&mut stream) } == 0 {
+                hip.stream = Pointer(stream);
+            }
+        }
         Ok(hip)
     }
 
@@ -162,6 +205,11 @@ impl Hip {
         Err(describe(doing, &text(name), &text(what)))
     }
 
+    /// The functions of graphs, whose absence [`Driver::records`] has told.
+    fn with_graphs(&self) -> &Graphs {
+        self.functions.graphs.as_ref().unwrap_or_else(|| unreachable!("there is a stream"))
+    }
+
     /// Makes the card the one of this thread.
     fn enter(&self) -> Result<(), Diagnostic> {
         // SAFETY: no pointers are passed.
@@ -172,6 +220,7 @@ impl Hip {
 impl Driver for Hip {
     type Module = Module;
     type Function = Function;
+    type Graph = Graph;
 
     fn card(&self) -> &str {
         &self.facts.name
@@ -232,7 +281,7 @@ impl Driver for Hip {
     fn start(&self, launch: &Launch<'_, Function>) -> Result<(), Diagnostic> {
         self.enter()?;
         let mut parameters: Vec<*mut c_void> = launch.numbers.iter().map(|n| std::ptr::from_ref(n).cast_mut().cast()).collect();
-        let (null, groups) = (std::ptr::null_mut(), launch.groups as c_uint);
+        let groups = launch.groups as c_uint;
         // SAFETY: the kernel was compiled for exactly these parameters: their number and order come from the same manifest, whose
         // bindings, sizes and hashes were verified when the bundle was opened. The library copies them before it returns.
         let status = unsafe {
@@ -245,20 +294,64 @@ impl Driver for Hip {
                 1,
                 1,
                 0,
-                null,
+                self.stream.0,
                 parameters.as_mut_ptr(),
-                null.cast(),
+                std::ptr::null_mut(),
             )
         };
         self.done(&format!("kernel '{}' cannot be started", launch.name), status)
+    }
+
+    fn records(&self) -> bool {
+        !self.stream.0.is_null()
+    }
+
+    fn begin(&self) -> Result<(), Diagnostic> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as this.
+        let status = unsafe { (self.with_graphs().hipStreamBeginCapture)(self.stream.0, THREAD_LOCAL) };
+        self.done("launches cannot be recorded", status)
+    }
+
+    fn end(&self) -> Result<Graph, Diagnostic> {
+        self.enter()?;
+        let (functions, doing) = (self.with_graphs(), "launches cannot be recorded");
+        let (mut graph, mut made) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the stream is being recorded.
+        self.done(doing, unsafe { (functions.hipStreamEndCapture)(self.stream.0, &mut graph) })?;
+        // SAFETY: the graph was just recorded; what is made of it does not need it any longer. No messages are asked for.
+        let status = unsafe {
+            let status = (functions.hipGraphInstantiate)(&mut made, graph, std::ptr::null_mut(), std::ptr::null_mut(), 0);
+            (functions.hipGraphDestroy)(graph);
+            status
+        };
+        self.done(doing, status)?;
+        self.graphs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Pointer(made));
+        Ok(Graph(Pointer(made)))
+    }
+
+    fn replay(&self, graph: &Graph) -> Result<(), Diagnostic> {
+        self.enter()?;
+        // SAFETY: graph and stream live as long as this; the memory that the launches use is freed after them.
+        let status = unsafe { (self.with_graphs().hipGraphLaunch)(graph.0.0, self.stream.0) };
+        self.done("recorded launches cannot be started", status)
     }
 }
 
 impl Drop for Hip {
     fn drop(&mut self) {
-        let modules = std::mem::take(&mut *self.modules.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let [modules, graphs] = [&self.modules, &self.graphs]
+            .map(|list| std::mem::take(&mut *list.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
         // SAFETY: nothing of this card is used any more. `hipFree` waits for what still runs. A fault here has nobody to hear it.
         unsafe {
+            if let Some(functions) = &self.functions.graphs {
+                for graph in graphs {
+                    (functions.hipGraphExecDestroy)(graph.0);
+                }
+                if !self.stream.0.is_null() {
+                    (functions.hipStreamDestroy)(self.stream.0);
+                }
+            }
             for start in self.memory.drain(..) {
                 (self.functions.hipFree)(start as *mut c_void);
             }

@@ -4,6 +4,9 @@
 //! runs them in order, and whoever reads waits for them. What goes wrong on the card is therefore told by the call that notices it,
 //! together with the node that was started last.
 //!
+//! Decoding launches the same kernels with the same arguments for every token: positions, and whatever else changes, lie in memory. Where the
+//! driver can, the launches of a shape are recorded when it comes twice in a row, as a graph that one call starts.
+//!
 //! | module | idea |
 //! | --- | --- |
 //! | `driver` | what a driver does |
@@ -15,7 +18,7 @@ mod driver;
 mod hip;
 mod level;
 
-use super::{Block, Machine, Operand, Weight};
+use super::{Block, Machine, Operand, Shape, Weight};
 use crate::Options;
 use driver::{Driver, Launch, Memory};
 use q35_bundle::{Bundle, CudaDevice, RocmDevice};
@@ -42,7 +45,20 @@ struct Gpu<D: Driver> {
     placed: BTreeMap<String, Weight>,
     /// The step that was started last.
     last: Option<usize>,
+    /// Recorded launches, by shape.
+    graphs: BTreeMap<Shape, D::Graph>,
+    /// The shape that was launched last without being recorded.
+    previous: Option<Shape>,
+    /// The shape whose launches are being recorded.
+    recording: Option<Shape>,
+    /// Whether launches are worth recording; not once it has failed.
+    records: bool,
 }
+
+/// The most tokens of steps that are recorded: those of larger ones take longer than their launches.
+const FEW_TOKENS: u64 = 32;
+/// The most shapes that are kept.
+const MOST_SHAPES: usize = 64;
 
 /// The kernels of a bundle for one kind of card.
 struct Kernels<'a> {
@@ -91,8 +107,22 @@ impl<D: Driver> Gpu<D> {
         };
         let steps = &bundle.manifest().steps;
         let kernels = steps.iter().map(|step| step.variants.iter().filter_map(|v| find(&v.kernel)).collect()).collect();
-        let (level, placed) = (code.level, BTreeMap::new());
-        missing.into_result(Self { bundle, driver, level, kernels, blocks: vec![], weights: vec![], placed, last: None })
+        let (level, placed, graphs, records) = (code.level, BTreeMap::new(), BTreeMap::new(), driver.records());
+        let (blocks, weights, last, previous, recording) = (vec![], vec![], None, None, None);
+        missing.into_result(Self {
+            bundle,
+            driver,
+            level,
+            kernels,
+            blocks,
+            weights,
+            placed,
+            last,
+            graphs,
+            previous,
+            recording,
+            records,
+        })
     }
 
     /// A fault of the driver, with the node that may have caused it.
@@ -147,7 +177,36 @@ impl<D: Driver> Machine for Gpu<D> {
         let launch = Launch { name, function, groups: tiles, threads: *threads, numbers: &numbers };
         let done = self.driver.launch(&launch);
         self.last = Some(step);
+        if done.is_err() && self.recording.take().is_some() {
+            self.records = false;
+            let _ = self.driver.end();
+        }
         done.map_err(|fault| self.during(fault, Some(step)).into())
+    }
+
+    fn replay(&mut self, shape: Shape) -> Result<bool> {
+        let Some(graph) = self.graphs.get(&shape) else { return Ok(false) };
+        self.driver.replay(graph).map_err(|fault| self.during(fault, None))?;
+        Ok(true)
+    }
+
+    fn begin(&mut self, shape: Shape) -> Result<()> {
+        let again = self.previous.replace(shape) == Some(shape);
+        if self.records && again && shape[0] <= FEW_TOKENS && self.graphs.len() < MOST_SHAPES {
+            self.records = self.driver.begin().is_ok();
+            self.recording = self.records.then_some(shape);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<bool> {
+        let Some(shape) = self.recording.take() else { return Ok(true) };
+        let Ok(graph) = self.driver.end() else {
+            self.records = false;
+            return Ok(false);
+        };
+        self.graphs.insert(shape, graph);
+        self.replay(shape)
     }
 
     fn wait(&self) -> Result<()> {
