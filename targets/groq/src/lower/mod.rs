@@ -61,7 +61,7 @@ use q35_tsp::lanes::Lanes;
 use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
-use rows::Quant;
+use rows::{Quant, Row};
 use stages::{Counts, Rows, Share};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -245,10 +245,29 @@ fn experts(graph: &Graph, id: NodeId) -> u64 {
     if let Some(Ty::Routing { experts, .. }) = routing { experts } else { 1 }
 }
 
+/// Whether a node is a norm of whole rows that nobody reads but those who round it. What it multiplies a row with changes the scale alone.
+fn is_only_rounded(graph: &Graph, id: NodeId) -> bool {
+    let Op::RmsNorm(op) = &graph.node(id).op else { return false };
+    let whole = graph.operand(id, 0).and_then(|x| graph.ty(x).matrix()).is_some_and(|(_, width)| width == op.group);
+    let users = graph.users(q35_graph::Value { node: id, result: 0 });
+    let rounds = users.iter().all(|(user, _)| matches!(graph.node(*user).op, Op::Quantize(_)));
+    whole && rounds && !users.is_empty() && !graph.outputs.iter().any(|(_, value)| value.node == id)
+}
+
+/// Nodes whose values a node's macro-ops read.
+fn reads(graph: &Graph, id: NodeId) -> Vec<NodeId> {
+    let operands = graph.operands(id).into_iter().flatten().map(|value| value.node);
+    operands
+        .flat_map(|node| if is_only_rounded(graph, node) { [vec![node], reads(graph, node)].concat() } else { vec![node] })
+        .collect()
+}
+
 /// What a node of the program leaves, and where it is held.
 #[derive(Clone)]
 enum Held {
     Act(Vec<Word>, Layout),
+    /// Of a norm that only those read who round it.
+    Normed(Row, Layout),
     Quant(Quant),
     Rotary(String, f32),
     Cache(Cache, usize),
@@ -333,9 +352,8 @@ fn schedule(
     let (ahead, rows) = (BTreeMap::new(), share.rows);
     let mut lowering = Lowering { request, schedule, entry, heads, rows, values, ahead, row: 0, choices };
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let operands = share.nodes.iter().flat_map(|id| graph.operands(*id)).flatten();
     let outside = graph.outputs.iter().map(|(_, value)| value.node).chain(share.leaves);
-    for node in operands.map(|value| value.node).chain(outside) {
+    for node in share.nodes.iter().flat_map(|id| reads(graph, *id)).chain(outside) {
         *uses.entry(node).or_default() += 1;
     }
     // What leaves does so at once: what follows here would be in its way.
@@ -347,13 +365,13 @@ fn schedule(
         if share.leaves == Some(id) {
             exit = lowering.leave(id);
         }
-        for operand in graph.operands(id).into_iter().flatten() {
-            let left = uses.get_mut(&operand.node).map_or(0, |uses| {
+        for node in reads(graph, id) {
+            let left = uses.get_mut(&node).map_or(0, |uses| {
                 *uses -= 1;
                 *uses
             });
             if left == 0 {
-                lowering.release(operand.node);
+                lowering.release(node);
             }
         }
     }
@@ -412,6 +430,7 @@ impl Lowering<'_> {
         for value in self.values.get(&id).into_iter().flatten() {
             match value {
                 Held::Act(words, _) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
+                Held::Normed(row, _) => row.factor.into_iter().for_each(|word| self.schedule.memory.release(word)),
                 Held::Quant(quant) => {
                     self.schedule.memory.release(quant.scale);
                     quant.corrections.into_iter().flatten().for_each(|word| self.schedule.memory.release(word));
@@ -485,6 +504,9 @@ impl Lowering<'_> {
                 let (x, layout) = self.act(id, 0);
                 let weight = op.weight.as_ref();
                 let weight = weight.map(|w| (w.as_str(), self.request.params.get(w).map_or(1, |packed| packed.cols as u32)));
+                if is_only_rounded(graph, id) {
+                    return Held::Normed(self.schedule.norm_of_row(&x, &layout, weight, op.eps, op.group), layout);
+                }
                 Held::Act(self.schedule.rms_norm(&x, &layout, weight, op.eps, op.group, self.width(id, 0)), layout)
             }
             Op::Hadamard(op) => {
@@ -492,8 +514,14 @@ impl Lowering<'_> {
                 Held::Act(self.schedule.hadamard(&x, &layout, (op.block, op.seed), op.inverse), layout)
             }
             Op::Quantize(_) => {
-                let (x, layout) = self.act(id, 0);
-                let mut quant = self.schedule.quantize(&x, &layout, self.sharing(id));
+                let (row, layout) = match self.operand(id, 0) {
+                    Held::Normed(row, layout) => (row, layout),
+                    _ => {
+                        let (words, layout) = self.act(id, 0);
+                        (Row { words, weights: None, factor: None }, layout)
+                    }
+                };
+                let mut quant = self.schedule.quantize(&row, &layout, self.sharing(id));
                 let needed = self.corrections(id);
                 if needed.contains(&true) {
                     quant.corrections = self.schedule.corrections(&quant.inputs, needed);

@@ -15,6 +15,7 @@
 //! again: as with one chip, which knows nothing of a next step. Embedding rows, angles and masks are the host's on every chip.
 
 use super::fit::{self, Size};
+use super::is_only_rounded;
 use super::layout::{LANES, Layout};
 use q35_diag::{Code, Diagnostic};
 use q35_dialects::q35::Op;
@@ -87,6 +88,7 @@ fn segments(graph: &Graph) -> Vec<(Vec<NodeId>, Option<NodeId>)> {
         if let [only] = alive[..]
             && at + 1 < work.len()
             && matches!(graph.ty(only), Ty::Act { rows, .. } if rows.section().1 == 1)
+            && !is_only_rounded(graph, only.node)
         {
             segments.push((std::mem::take(&mut nodes), Some(only.node)));
         }
