@@ -67,11 +67,11 @@ fn ratio(shape: Shape, context: u64) -> f64 {
     f64::from(cycles) / bound
 }
 
-/// What was seen is 3.97 and 1.474. A smaller layer is further away: its weights take less, and sums over all lanes take as long.
+/// What was seen is 3.58 and 1.455. A smaller layer is further away: its weights take less, and sums over all lanes take as long.
 #[test]
 fn a_layer_of_an_8b_model_is_near_the_sum_of_its_bounds() {
     let found = ratio(OF_A_QUARTER, 64);
-    assert!(found < 4.1, "{found}");
+    assert!(found < 3.8, "{found}");
     if std::env::var_os("Q35_FULL").is_some() {
         let found = ratio(OF_8B, 64);
         assert!(found < 1.5, "{found}");

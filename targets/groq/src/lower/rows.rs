@@ -8,8 +8,10 @@ use q35_format::rotate;
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::Side;
 
-/// Vectors that one expression takes from memory, so that it fits the mesh.
-const AT_ONCE: usize = 4;
+/// Terms of one expression, so that it fits the mesh.
+const AT_ONCE: usize = 8;
+/// Words that are many.
+const MANY: usize = 4;
 
 /// All bits of a float but its sign.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
@@ -78,17 +80,17 @@ impl Schedule {
         self.fold(op, words)
     }
 
-    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released. A permutation takes long and a unit does
-    /// several at once, so four lanes meet at a time.
+    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released.
     pub(crate) fn reduce(&mut self, op: AluOp, word: Word, lanes: usize) -> Word {
         self.reduce_all(op, vec![word], lanes)[0]
     }
 
-    /// The same of several words, step by step of all.
+    /// The same of several words, step by step of all. A permutation takes long and a unit does several at once, so eight lanes meet at a time;
+    /// four where there are many words, which keep the permutors busy.
     pub(crate) fn reduce_all(&mut self, op: AluOp, mut words: Vec<Word>, lanes: usize) -> Vec<Word> {
-        let mut distance = 1;
+        let (mut distance, most) = (1, if words.len() < MANY { 8 } else { 4 });
         while (distance as usize) < lanes {
-            let partners = if 2 * distance as usize == lanes { 1 } else { 3 };
+            let partners = most.min(lanes as u32 / distance) - 1;
             let mut met: Vec<Vec<Word>> = words.iter().map(|word| vec![*word]).collect();
             for n in 1..=partners {
                 met.iter_mut().for_each(|met| met.push(self.exchange(met[0], n * distance)));
