@@ -63,6 +63,16 @@ fn ratio(shape: Shape, context: u64) -> f64 {
     let violations = check(&program, &Timing::tsp1());
     assert!(violations.is_empty(), "{}", violations[0]);
     let (cycles, bound) = cycles(&toy, &program);
+    // The report says the same of each phase, in whole cycles.
+    let report: serde_json::Value = serde_json::from_slice(&files["groq/report.json"]).unwrap();
+    let phases = report["nodes"].as_array().unwrap();
+    let layer = phases.iter().take_while(|phase| phase["op"] != "select");
+    let [took, least] = layer.fold([0, 0], |sums, phase| {
+        assert!(phase["bound"].as_u64() > Some(0), "{phase}");
+        [0, 1].map(|i| sums[i] + phase[["cycles", "bound"][i]].as_u64().unwrap())
+    });
+    assert_eq!(took, u64::from(cycles));
+    assert!((0.0..phases.len() as f64).contains(&(least as f64 - bound)), "{least} and {bound}");
     println!("{} columns: {cycles} cycles, bound {bound:.0}, ratio {:.3}", shape.hidden, f64::from(cycles) / bound);
     f64::from(cycles) / bound
 }

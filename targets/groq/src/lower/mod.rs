@@ -20,6 +20,7 @@
 //! | `pointwise` | elementwise ops, norms, rotary embedding |
 //! | `attention` | the cache and attention |
 //! | `mixture` | routers and mixtures of experts |
+//! | `phases` | what each node takes, and at least |
 //! | `report` | what the schedule costs, and a picture of it |
 
 mod attention;
@@ -30,6 +31,7 @@ mod inputs;
 mod layout;
 mod linear;
 mod mixture;
+mod phases;
 mod pointwise;
 mod report;
 mod rows;
@@ -155,7 +157,7 @@ impl Target for Groq {
             }
             _ => {
                 let Forecast { tokens_per_second, .. } = forecast::pipeline(request, chips, &timing);
-                let caution = "from shapes, with vector phases that this version's schedules do not reach";
+                let caution = "from shapes, with vector phases as this version schedules them";
                 (chips, format!("{tokens_per_second:.0} tokens/s, {caution}; {label}"))
             }
         };
@@ -174,7 +176,7 @@ impl Target for Groq {
         observer.after(&EMIT, &|| listings.concat());
 
         observer.before(&ASSEMBLE);
-        let (report, schedule) = report::report(&chips, &Timing::tsp1());
+        let (report, schedule) = report::report(request, &chips, &Timing::tsp1());
         let mut files = BTreeMap::from([
             (REPORT.to_owned(), report.clone().into_bytes()),
             (TRACE.to_owned(), report::trace(&chips).into_bytes()),
@@ -262,6 +264,11 @@ fn reads(graph: &Graph, id: NodeId) -> Vec<NodeId> {
         .collect()
 }
 
+/// What follows is for a node.
+fn begin(schedule: &mut Schedule, graph: &Graph, id: NodeId) -> u32 {
+    schedule.begin(id.index() as u32, &graph.node(id).name)
+}
+
 /// What a node of the program leaves, and where it is held.
 #[derive(Clone)]
 enum Held {
@@ -280,6 +287,10 @@ struct Scheduled {
     program: Program,
     rows: u64,
     choices: Vec<Choice>,
+    /// The nodes of the graph, in the order of the program's.
+    nodes: Vec<NodeId>,
+    /// The rows of the head, where the chip has not all.
+    piece: Option<Rows>,
     exit: Option<Entrance>,
 }
 
@@ -343,7 +354,7 @@ fn schedule(
     let (heads, mut values) = (heads(graph), BTreeMap::new());
     if let (Some(enters), Some(Entrance { start, cycles, layout })) = (share.enters, entrance) {
         schedule.data.start = *start;
-        schedule.begin(&graph.node(enters).name);
+        begin(&mut schedule, graph, enters);
         let link = schedule.open_link(chip - 1);
         let receive = |(v, cycles): (usize, &[i64; 4])| schedule.receive(link, *cycles, layout.lanes(v, |e| e));
         let words = cycles.iter().enumerate().map(receive).collect();
@@ -359,7 +370,7 @@ fn schedule(
     // What leaves does so at once: what follows here would be in its way.
     let mut exit = share.leaves.filter(|leaves| share.enters == Some(*leaves)).and_then(|leaves| lowering.leave(leaves));
     for id in share.nodes.iter().copied() {
-        lowering.schedule.begin(&graph.node(id).name);
+        begin(&mut lowering.schedule, graph, id);
         let rows = lowering.rows(id);
         lowering.values.insert(id, rows);
         if share.leaves == Some(id) {
@@ -629,9 +640,9 @@ impl Lowering<'_> {
             Layer { param, bias, bytes, columns, form, outputs: outputs.clone(), experts: *experts }
         };
         let layers: Vec<Layer<'_>> = ids.iter().zip(&outputs).map(layer).collect();
-        let nodes: Vec<u32> = ids.iter().map(|id| self.schedule.begin(&graph.node(*id).name)).collect();
+        let nodes: Vec<u32> = ids.iter().map(|id| begin(&mut self.schedule, graph, *id)).collect();
         let words = self.schedule.linears(&x, &nodes.into_iter().zip(&layers).collect::<Vec<_>>());
-        self.schedule.begin(&graph.node(id).name);
+        begin(&mut self.schedule, graph, id);
         let held = words.into_iter().zip(outputs).map(|(words, (outputs, _))| Held::Act(words, outputs));
         let mut held: Vec<(NodeId, Held)> = ids.into_iter().zip(held).collect();
         let (_, first) = held.remove(0);
@@ -677,7 +688,7 @@ impl Lowering<'_> {
     fn leave(&mut self, leaves: NodeId) -> Option<Entrance> {
         let Some([Held::Act(words, layout)]) = self.values.get(&leaves).map(Vec::as_slice) else { return None };
         let (words, layout) = (words.clone(), layout.clone());
-        self.schedule.begin(&self.request.graph.node(leaves).name);
+        begin(&mut self.schedule, self.request.graph, leaves);
         let link = self.schedule.open_link(self.schedule.data.chip + 1);
         let send = |(v, word): (usize, &Word)| self.schedule.send(link, *word, layout.lanes(v, |e| e));
         let sent: Vec<[i64; 4]> = words.iter().enumerate().map(send).collect();
@@ -703,9 +714,10 @@ impl Lowering<'_> {
             return Err(fit::full(used + missing, self.schedule.data.chip).into());
         }
         let rows = self.schedule.memory.used();
+        let nodes = self.schedule.keys.iter().map(|key| NodeId::new(*key as usize)).collect();
         let program = self.schedule.finish();
         fit::check_text(&program)?;
-        Ok(Scheduled { program, rows, choices: self.choices, exit })
+        Ok(Scheduled { program, rows, nodes, choices: self.choices, piece: self.rows, exit })
     }
 }
 
@@ -728,7 +740,7 @@ pub struct LinearProgram {
 /// [`q35_diag::Code::DoesNotFit`].
 pub fn schedule_linear(outputs: u64, inputs: u64, form: Form) -> Result<LinearProgram> {
     let mut schedule = Schedule::new(Timing::tsp1());
-    schedule.begin("linear");
+    schedule.begin(0, "linear");
     let x = Inputs::dense(inputs, |side| Byte { place: schedule.memory.bytes(side), ready: 0 });
     let places: Vec<_> = x.all().map(|chunk| (chunk.lanes.clone(), chunk.bytes.map(|sides| sides.map(|b| b.place)))).collect();
     let [scale, one, other] = [(); 3].map(|()| schedule.memory.constant(1));
