@@ -36,45 +36,29 @@ pub struct Example {
     meta: serde_json::Value,
 }
 
-/// Prefixes of dense models' names: the ones without experts.
-const DENSE: [&str; 11] = [
-    "blockwise--",
-    "cwm--",
-    "gemma--",
-    "granite_swa--",
-    "llama",
-    "mistral",
-    "olmo--",
-    "qwen2--",
-    "qwen3--",
-    "phi3",
-    "rustdoc-llama",
+/// Prefixes of the names of mixtures of experts; all other models are dense.
+const EXPERTS: [&str; 12] = [
+    "afmoe--",
+    "deepseek",
+    "ernie-moe--",
+    "fused--",
+    "gptoss--",
+    "lfm2moe--",
+    "mixtral--",
+    "phimoe--",
+    "qwen2moe--",
+    "qwen3moe--",
+    "rustdoc-moe--",
+    "sinks--",
 ];
 
-/// Mixtures of experts in forms that raise.
-const EXPERTS: [&str; 17] = [
-    "afmoe--dynamo-batched",
-    "deepseek-v3--dynamo-batched",
-    "deepseek-v3--hf-cache",
-    "ernie-moe--dynamo-batched",
-    "fused--spelled",
-    "gptoss--genai-fp32",
-    "lfm2moe--genai-int4",
-    "mixtral--dynamo-batched",
-    "mixtral--hf",
-    "mixtral--ts-batched",
-    "phimoe--dynamo-batched",
-    "qwen2moe--dynamo-batched-cache",
-    "qwen3moe--hf",
-    "qwen3moe--optimum-cache",
-    "rustdoc-moe--dynamo",
-    "rustdoc-moe--hf-cache",
-    "sinks--spelled",
-];
+fn is_mixture(name: &str) -> bool {
+    EXPERTS.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// Every dense graph: those that travel with the repository, the small trained model, and the larger collection's other ones.
 pub fn dense() -> Vec<Example> {
-    let mut found = graphs(|name| DENSE.iter().any(|prefix| name.starts_with(prefix)));
+    let mut found = graphs(|name| !is_mixture(name));
     let small = tiny_llama();
     found.entry(small.name.clone()).or_insert(small);
     found.into_values().collect()
@@ -82,7 +66,7 @@ pub fn dense() -> Vec<Example> {
 
 /// Every mixture of experts, from the same places.
 pub fn experts() -> Vec<Example> {
-    graphs(|name| EXPERTS.contains(&name)).into_values().collect()
+    graphs(is_mixture).into_values().collect()
 }
 
 /// The graphs of both collections whose names are wanted; one that is in both is taken from the first.

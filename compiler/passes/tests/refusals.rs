@@ -67,6 +67,20 @@ fn cases() -> Vec<Case> {
         ("fused--spelled", "RotaryEmbedding", 0, Set("scale", Attr::Float(0.5)), "scales its result"),
         ("fused--spelled", "FusedMatMul", 0, Set("transA", Attr::Int(1)), "at node"),
         ("fused--spelled", "DequantizeLinear", 0, Set("axis", Attr::Int(1)), "do not fit its integers"),
+        // Products of integers: what was rounded by something else, or is scaled back by something else.
+        ("qwen3--dynamic8", "MatMulInteger", 0, Swap(2, 3), "integers that are no rounded activations"),
+        ("qwen3--dynamic8", "MatMulInteger", 0, Op("MatMul"), "at node"),
+        ("qwen3--dynamic8", "linear_output_quantized_cast", 0, Op("Identity"), "nobody scales the sums back"),
+        ("qwen3--dynamic8", "node_linear_quant_scales_mul", 0, Op("Add"), "nobody scales the sums back"),
+        (
+            "qwen3--dynamic8",
+            "DequantizeLinear",
+            0,
+            Number(1, Tensor::from_f32(vec![2], &[1.0, 2.0])),
+            "do not fit its integers",
+        ),
+        ("qwen3--dynamic8-fused", "MatMulIntegerToFloat", 0, Swap(2, 3), "integers that are no rounded activations"),
+        ("qwen3--dynamic8-fused", "DynamicQuantizeMatMul", 0, Swap(2, 3), "at node"),
     ]
 }
 

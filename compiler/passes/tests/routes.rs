@@ -188,16 +188,12 @@ fn what_depends_on_the_length_is_said() {
     }
 }
 
-/// Graphs that are what their checkpoints are only up to where a factor stands: what experts with biases give is found with the other sign, which an
-/// op of its own turns round; norms of heads one by one have a factor in their weights that the scores' scale takes back.
-const OTHERS: [&str; 2] = ["gptoss--genai-fp32", "stablelm_qk--dynamo"];
-
 /// Graphs whose `meta.json` names the checkpoint of this repository that they were exported from.
 #[test]
 fn graphs_of_this_repository_are_their_checkpoints() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let found = common::cases(&root.join("tests/data"));
-    let pairs = found.into_iter().filter(|case| !OTHERS.contains(&&*case.name)).filter_map(|case| {
+    let pairs = found.into_iter().filter_map(|case| {
         let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(case.folder.join("meta.json")).unwrap()).unwrap();
         let checkpoint = root.join("compiler/import/tests/data/checkpoints").join(meta["checkpoint"].as_str()?);
         Some((case.name, case.graph, checkpoint))
@@ -208,8 +204,8 @@ fn graphs_of_this_repository_are_their_checkpoints() {
 #[test]
 fn graphs_of_the_corpus_are_their_checkpoints() {
     let Some(folder) = common::corpus() else { return };
-    let found = common::cases(&folder).into_iter().filter(|case| !OTHERS.contains(&&*case.name));
-    all_agree(found.map(|case| (case.name, case.graph, case.folder.join("hf"))), 39);
+    let found = common::cases(&folder).into_iter();
+    all_agree(found.map(|case| (case.name, case.graph, case.folder.join("hf"))), 40);
 }
 
 /// `Q35_GRAPHS=FOLDER` names a folder of graphs `FAMILY--EXPORTER` beside checkpoints `FAMILY--hf`: which of them are one model is printed.

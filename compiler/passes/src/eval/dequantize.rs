@@ -22,6 +22,11 @@ pub(super) fn element(eval: &mut Eval, node: NodeId, result: u16, index: &[Id]) 
     }
 }
 
+/// Integers like the operand, their scale, and what stands for 0.
+pub(super) fn dynamic_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
+    Ok(vec![eval.dims(node, 0)?, Vec::new(), Vec::new()])
+}
+
 /// Whether an operand of two nodes is the same, or constants of equal numbers.
 fn same(eval: &Eval, nodes: [NodeId; 2], at: usize) -> bool {
     let [a, b] = nodes.map(|node| eval.graph.operand(node, at));
@@ -35,26 +40,40 @@ fn same(eval: &Eval, nodes: [NodeId; 2], at: usize) -> bool {
         })
 }
 
-/// The elements, and the name of the integers in the model.
+/// The elements of a `DequantizeLinear`, and the name of its integers in the model.
 pub(super) fn constant(eval: &Eval, node: NodeId) -> Res<(String, Elements)> {
     let call = eval.call(node)?;
-    let tensor = |at: usize| -> Res<Option<(String, Tensor)>> {
-        let Some(value) = eval.graph.operand(node, at) else { return Ok(None) };
+    let [data, scales, zero_points] = std::array::from_fn(|at| eval.graph.operand(node, at));
+    integers(eval, node, [data, scales, zero_points], call.int("axis", 1), call.int("block_size", 0))
+}
+
+/// What integers, with scales and zero points along an axis, stand for to `node`, and the name of the integers in the model. The last axis will do
+/// for one that is beyond it.
+pub(crate) fn integers(
+    eval: &Eval,
+    node: NodeId,
+    operands: [Option<Value>; 3],
+    axis: i64,
+    block: i64,
+) -> Res<(String, Elements)> {
+    let tensor = |value: Option<Value>| -> Res<Option<(String, Tensor)>> {
+        let Some(value) = value else { return Ok(None) };
         let from = eval.graph.node(value.node);
         match &from.op {
             SourceOp::Const(tensor) => Ok(Some((from.results[0].name.clone(), tensor.clone()))),
             _ => eval.fault(node, "dequantizes what is no constant"),
         }
     };
-    let (Some((name, data)), Some((_, scales))) = (tensor(0)?, tensor(1)?) else {
+    let [data, scales, zero_points] = operands;
+    let (Some((name, data)), Some((_, scales))) = (tensor(data)?, tensor(scales)?) else {
         return eval.fault(node, "lacks integers or scales");
     };
-    let zero_points = tensor(2)?.map(|(_, tensor)| tensor);
+    let zero_points = tensor(zero_points)?.map(|(_, tensor)| tensor);
     let axis = match data.dims().len() {
         0 => 0,
-        rank => eval.axis(node, call.int("axis", 1).min(rank as i64 - 1), rank)?,
+        rank => eval.axis(node, axis.min(rank as i64 - 1), rank)?,
     };
-    let Ok(block) = u64::try_from(call.int("block_size", 0)) else { return eval.fault(node, "has blocks of no known form") };
+    let Ok(block) = u64::try_from(block) else { return eval.fault(node, "has blocks of no known form") };
     match Dequantized::new(data, scales, zero_points, axis, block) {
         Some(elements) => Ok((name, Elements::Dequantized(Arc::new(elements)))),
         None => eval.fault(node, "has scales or zero points that do not fit its integers"),

@@ -12,7 +12,7 @@
 
 pub(crate) mod choices;
 mod creation;
-mod dequantize;
+pub(crate) mod dequantize;
 pub(crate) mod elementwise;
 mod indexing;
 mod places;
@@ -26,7 +26,7 @@ mod views;
 
 use crate::sym::{Arena, Base, BaseId, Id, Kind};
 use q35_graph::source::{Call, SourceGraph, SourceOp};
-use q35_graph::{NodeId, Value};
+use q35_graph::{Elements, NodeId, Value};
 use std::collections::{BTreeMap, HashMap};
 
 /// Why an element or a shape cannot be had.
@@ -219,6 +219,12 @@ impl<'g> Eval<'g> {
     pub fn opaque(&mut self, value: Value, index: &[Id]) -> Res<Id> {
         let base = self.base_of(value)?;
         Ok(self.sym.load(base, index))
+    }
+
+    /// An element of numbers that no value of the graph holds.
+    pub fn constant(&mut self, (name, elements): (String, Elements), index: &[Id]) -> Id {
+        let base = self.sym.add_base(Base::Constant(name, elements));
+        self.sym.load(base, index)
     }
 
     fn base_of(&mut self, value: Value) -> Res<BaseId> {

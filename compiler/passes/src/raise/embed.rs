@@ -33,18 +33,30 @@ impl Raiser<'_> {
         let dims = self.eval.shape(table)?;
         let &[vocab, width] = &dims[..] else { return self.fault("picks rows of what is no matrix") };
         let (v, h) = (self.eval.sym.var("v", vocab), self.eval.sym.var("h", width));
-        let element = self.eval.element(table, &[v, h])?;
+        // Rows of integers are no rows until they are dequantized.
+        let dequantizers = self.dequantizers(node);
+        let (nodes, element) = match dequantizers.first() {
+            Some(first) => (&dequantizers[..], self.dequantized(*first, table, &[v, h])?),
+            None => (&[node][..], self.eval.element(table, &[v, h])?),
+        };
         let (Some(rows), Some(cols)) = (self.eval.sym.as_int(vocab), self.eval.sym.as_int(width)) else {
             return self.fault("has a table of unknown size");
         };
         match self.matrix_view(element, v, h, rows as u64, cols as u64) {
-            Some((view, origin)) => self.embed_from(node, at, row, view, origin),
+            Some((view, origin)) => self.embed_from(nodes, at, row, view, origin),
             None => self.fault("picks rows of a computed table"),
         }
     }
 
-    /// Adds the lookup and cuts the node.
-    pub(super) fn embed_from(&mut self, node: NodeId, at: Vec<Id>, row: [Id; 2], view: WeightView, origin: String) -> Res<()> {
+    /// Adds the lookup and cuts the nodes that have its result.
+    pub(super) fn embed_from(
+        &mut self,
+        nodes: &[NodeId],
+        at: Vec<Id>,
+        row: [Id; 2],
+        view: WeightView,
+        origin: String,
+    ) -> Res<()> {
         let width = view.cols();
         let table = self.param(Param::new(view, ParamRole::Embedding, origin));
         let tokens = self.once("tokens", Tokens {}, &[])?;
@@ -52,7 +64,9 @@ impl Raiser<'_> {
         let columns = self.eval.sym.number(width as f64);
         let h = self.eval.sym.var("h", columns);
         let index = [at, vec![h]].concat();
-        self.cut(Value { node, result: 0 }, index, Raised::Whole(value, width), [row[0], row[1], h], 1.0);
+        let base = self.raise_base(Raised::Whole(value, width));
+        let load = self.eval.sym.load(base, &[row[0], row[1], h]);
+        nodes.iter().for_each(|node| self.eval.cut(Value { node: *node, result: 0 }, index.clone(), load));
         Ok(())
     }
 
@@ -69,6 +83,6 @@ impl Raiser<'_> {
         let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
         let table = BlockOperands { data: 0, scales: 2, zero_points: 3, group_index: None };
         let (view, origin) = self.block_view(node, table, [bits, block], width as u64)?;
-        self.embed_from(node, at, row, view, origin)
+        self.embed_from(&[node], at, row, view, origin)
     }
 }

@@ -131,7 +131,7 @@ impl Raiser<'_> {
             let Some((inner, low)) = self.bounded(mirrored) else { continue };
             if is_one(high / limit) && is_one(low / limit) {
                 // clamp(-u) is -clamp(u): the operand has the sign that the layer gives it.
-                let (own, _) = self.eval.sym.coefficient(inner);
+                let (own, _) = self.content(inner);
                 let flip = if own > 0.0 { -1.0 } else { 1.0 };
                 let u = self.eval.sym.scaled(inner, -flip);
                 let factor = c * sign * flip;

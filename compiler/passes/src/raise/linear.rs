@@ -151,7 +151,7 @@ impl Raiser<'_> {
     }
 
     /// Cuts a node that multiplies `x` with the matrix whose element at (inner `k`, `column`) is given, and adds a bias.
-    fn product(&mut self, node: NodeId, x: Value, element: Id, column: Id, bias: Option<Id>) -> Res<()> {
+    pub(super) fn product(&mut self, node: NodeId, x: Value, element: Id, column: Id, bias: Option<Id>) -> Res<()> {
         let (factor, load) = self.eval.sym.coefficient(element);
         let shape = self.eval.shape(x)?;
         let inner_dim = shape.last().copied();

@@ -31,6 +31,7 @@ mod group_query;
 mod groups;
 mod heads;
 mod inputs;
+mod integers;
 mod latent;
 mod lengths;
 mod linear;
@@ -222,12 +223,15 @@ impl Raiser<'_> {
                 true => Ok(()),
                 false => self.probabilities_times_values(node),
             },
+            ("", "MatMulInteger") => self.integer_product(node),
             ("", "Gemm") => self.gemm(node),
             ("", "Concat") => self.grouped_product(node),
             ("", "Add") => self.residual(node),
             ("", "Attention") => self.attention_op(node),
             ("com.microsoft", "FusedMatMul") if self.is_constant(node, 1) => self.fused_matmul(node),
             ("com.microsoft", "MultiHeadAttention") => self.multi_head(node),
+            ("com.microsoft", "MatMulIntegerToFloat") => self.scaled_integer_product(node),
+            ("com.microsoft", "DynamicQuantizeMatMul") => self.rounding_product(node),
             ("com.microsoft", "MatMulNBits") => self.block_matmul(node),
             ("com.microsoft", "GatherBlockQuantized") => self.block_embed(node),
             ("com.microsoft", "SkipSimplifiedLayerNormalization") => self.skip_residual(node, SKIP_RMS_BIAS),

@@ -1,7 +1,7 @@
 //! Norms, of whole rows or head by head: `x * (mean(x^2) + eps)^(-1/2) * w`. Where `x` is `z - mean(z)` it is a layer norm, and a constant
 //! vector added to it is its bias.
 
-use super::activation::{Ask, Made, cleaned};
+use super::activation::{Ask, Made};
 use super::linear::one;
 use super::{Raiser, Res};
 use crate::sym::{Combine, Id, Node, Power};
@@ -30,7 +30,7 @@ impl Raiser<'_> {
         let [(norm, factor)] = varying[..] else { return Ok(None) };
         let bias = self.eval.sym.linear(&fixed, constant);
         let bias = self.eval.sym.scaled(bias, 1.0 / factor);
-        let made = self.normalized(Ask { expr: norm, factor: ask.factor * factor, ..ask }, Some(bias))?;
+        let made = self.normalized(Ask { expr: norm, ..ask }, Some(bias))?;
         Ok(made.map(|(value, inner)| (value, factor * inner)))
     }
 
@@ -64,7 +64,7 @@ impl Raiser<'_> {
             return self.fault("normalizes groups that do not divide the row");
         }
         // x = inner * value; scale sum(x^2) + e = scale inner^2 n (mean(value^2) + eps), and so for what is left of both without their means.
-        let (mut factor, weight) = self.eval.sym.coefficient(weight);
+        let (mut factor, weight) = self.content(weight);
         let constant = self.eval.sym.as_number(weight);
         factor *= constant.unwrap_or(1.0);
         let eps = (offset / (scale * group as f64 * inner * inner)) as f32;
@@ -79,17 +79,11 @@ impl Raiser<'_> {
             };
             return Ok(Some((self.add(RmsNorm { weight, eps, group }, &[value])?, factor)));
         }
-        // A weight has a place for the factor: that of the mean, which numbers were written with, is of no use to anybody.
-        let (mut inside, mut outside) = (1.0, factor);
-        if constant.is_none() {
-            (inside, outside) = (cleaned(factor * ask.factor), 1.0 / ask.factor);
-        }
-        let weight = self.eval.sym.scaled(weight, inside);
         let weight =
             if constant.is_some() { None } else { self.plain_vector(weight, 1.0, ask, within, group, "a norm's weight")? };
         let bias = match bias {
             Some(bias) => {
-                let bias = self.eval.sym.scaled(bias, 1.0 / outside);
+                let bias = self.eval.sym.scaled(bias, 1.0 / factor);
                 self.plain_vector(bias, 0.0, ask, within, group, "a norm's bias")?
             }
             None => None,
@@ -101,7 +95,7 @@ impl Raiser<'_> {
             Some((node, _)) => Value { node, result: 0 },
             None => self.add(norm, &[value])?,
         };
-        Ok(Some((value, outside)))
+        Ok(Some((value, factor)))
     }
 
     /// The root of what is summed, at the variable of the sum.

@@ -5,8 +5,9 @@ use super::activation::{Ask, Made};
 use super::{Raiser, Res};
 use crate::sym::{Combine, Id, Node, Power};
 
-/// What one head is: `varying * factor + bias`, the latter two constants of each column.
+/// What one head is: `content * varying * factor + bias`, where `factor` and `bias` are constants of each column.
 struct Head {
+    content: f64,
     varying: Vec<(Id, Power)>,
     factor: Id,
     bias: Id,
@@ -28,6 +29,8 @@ impl Raiser<'_> {
         let Some(normed) = heads.first().and_then(|first| self.like(first, j, ask.column, group)) else { return Ok(None) };
         let (of_head, within) = self.eval.sym.div_mod(ask.column, size);
         let (mut weight, mut bias) = (self.eval.sym.int(1), self.eval.sym.int(0));
+        // What all heads have in common is no part of their weights.
+        let mut common = None;
         for (at, head) in heads.iter().enumerate() {
             let column = self.eval.sym.plus(j, at as f64 * group as f64);
             let here = self.moved(normed, ask.column, column);
@@ -36,7 +39,8 @@ impl Raiser<'_> {
             if !self.are_similar(&head.varying, &here) || content == 0.0 {
                 return Ok(None);
             }
-            let factor = self.eval.sym.scaled(head.factor, 1.0 / content);
+            let content = head.content / content;
+            let factor = self.eval.sym.scaled(head.factor, content / *common.get_or_insert(content));
             let [factor, added] = [factor, head.bias].map(|x| self.moved(x, j, within));
             let beyond = self.eval.sym.plus(of_head, -(at as f64));
             let from_here = self.eval.sym.non_negative(beyond);
@@ -44,7 +48,7 @@ impl Raiser<'_> {
             bias = self.eval.sym.select(from_here, added, bias);
         }
         let weighed = self.eval.sym.mul(normed, weight);
-        let expr = self.eval.sym.add(weighed, bias);
+        let expr = self.eval.sym.linear(&[(weighed, common.unwrap_or(1.0)), (bias, 1.0)], 0.0);
         self.norm(Ask { expr, ..ask })
     }
 
@@ -75,7 +79,7 @@ impl Raiser<'_> {
         let (varying, fixed): (Vec<_>, Vec<_>) =
             self.eval.sym.factors(term).into_iter().partition(|(factor, _)| self.is_varying(*factor));
         let factor = self.eval.sym.powers(&fixed);
-        Some(Head { varying, factor: self.eval.sym.scaled(factor, content), bias })
+        Some(Head { content, varying, factor, bias })
     }
 
     /// The norm that a head, a function of `j`, is, of all columns.

@@ -65,7 +65,7 @@ impl Raiser<'_> {
         choice_of(&self.eval, expr)
     }
 
-    fn is_call(&self, node: NodeId, op: &str) -> bool {
+    pub(super) fn is_call(&self, node: NodeId, op: &str) -> bool {
         matches!(&self.eval.graph.node(node).op, SourceOp::Call(call) if call.domain.is_empty() && call.op == op)
     }
 

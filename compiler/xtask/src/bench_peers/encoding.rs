@@ -1,7 +1,8 @@
 //! How long it takes to make the files that are compared: our compiler beside llama.cpp's quantizer, from one checkpoint.
 //!
 //! What enters: the programs, the checkpoint and its GGUF form. What leaves: wall seconds, round by round, kept until a program changes. Files are
-//! made anew, in a scratch folder beside the kept ones, and thrown away.
+//! made anew, in a scratch folder beside the kept ones, and thrown away. Where our side calibrates, it reads a text and needs a tokenizer, which
+//! checkpoints of random weights lack: they get the example model's.
 
 use super::contender::Engine;
 use super::programs::Peers;
@@ -20,8 +21,13 @@ pub(super) struct Encoder {
     pub(super) format: String,
     program: PathBuf,
     source: PathBuf,
+    /// A folder with the text to calibrate with, and a tokenizer.
+    calibration: Option<PathBuf>,
     key: String,
 }
+
+/// What is behind the name of a codec that is to be calibrated.
+const BEST: &str = ":best";
 
 /// One file made once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,18 +44,19 @@ pub(super) struct Makings {
 }
 
 impl Encoder {
-    /// Our compiler, rounding to nearest.
-    pub(super) fn ours(tools: &Tools, checkpoint: &Path, codec: &str) -> Self {
-        let key = Key::default().text(&tools.key().name()).text(&checkpoint.to_string_lossy()).text(codec).name();
+    /// Our compiler; `format` is a codec, with [`BEST`] behind it where it is to calibrate with the text of the model in `example`.
+    pub(super) fn ours(tools: &Tools, checkpoint: &Path, format: &str, example: &Path) -> Self {
+        let key = Key::default().text(&tools.key().name()).text(&checkpoint.to_string_lossy()).text(format).name();
+        let calibration = format.ends_with(BEST).then(|| example.to_owned());
         let (program, source) = (tools.q35c().to_owned(), checkpoint.to_owned());
-        Self { engine: Engine::Ours, format: codec.to_owned(), program, source, key }
+        Self { engine: Engine::Ours, format: format.to_owned(), program, source, calibration, key }
     }
 
     /// llama.cpp's quantizer, without an importance matrix.
     pub(super) fn peer(peers: &Peers, checkpoint: &Path, kind: &str, cache: &Cache) -> Result<Self, String> {
         let (program, source) = (peers.quantizer(), peers.source(checkpoint, cache)?.0);
         let key = Key::default().path(&program)?.text(&source.to_string_lossy()).text(kind).name();
-        Ok(Self { engine: Engine::Llama, format: kind.to_owned(), program, source, key })
+        Ok(Self { engine: Engine::Llama, format: kind.to_owned(), program, source, calibration: None, key })
     }
 
     pub(super) fn name(&self) -> String {
@@ -63,8 +70,15 @@ impl Encoder {
         let (mut command, jobs) = (Command::new(&self.program), threads.to_string());
         match self.engine {
             Engine::Ours => {
-                command.args(["compile", "--levels", "native", "--quiet", "--jobs", &jobs, "--codec", &self.format, "-o"]);
-                command.arg(&out).arg(&self.source)
+                let codec = self.format.strip_suffix(BEST).unwrap_or(&self.format);
+                command.args(["compile", "--levels", "native", "--quiet", "--jobs", &jobs, "--codec", codec, "-o"]).arg(&out);
+                match &self.calibration {
+                    Some(example) => {
+                        let source = with_tokenizer(&self.source, example, scratch.path())?;
+                        command.args(["--effort", "best", "--calibrate"]).arg(example.join("calibration.txt")).arg(source)
+                    }
+                    None => command.arg(&self.source),
+                }
             }
             _ => command.arg(&self.source).arg(&out).args([&self.format, &jobs]),
         };
@@ -72,6 +86,26 @@ impl Encoder {
         shell::run(&mut command)?;
         Ok(Making { key: self.key.clone(), threads, seconds: begun.elapsed().as_secs_f64() })
     }
+}
+
+/// The checkpoint, with a tokenizer beside it; one that has none is linked into `folder` beside that of `example`.
+fn with_tokenizer(checkpoint: &Path, example: &Path, folder: &Path) -> Result<PathBuf, String> {
+    const TOKENIZER: &str = "tokenizer.json";
+    if checkpoint.join(TOKENIZER).exists() {
+        return Ok(checkpoint.to_owned());
+    }
+    let linked = folder.join("checkpoint");
+    let link = || {
+        fs::create_dir(&linked)?;
+        fs::copy(example.join(TOKENIZER), linked.join(TOKENIZER))?;
+        for file in fs::read_dir(checkpoint)? {
+            let file = file?;
+            fs::hard_link(file.path(), linked.join(file.file_name()))?;
+        }
+        std::io::Result::Ok(())
+    };
+    link().map_err(|e| format!("{} cannot be linked: {e}", checkpoint.display()))?;
+    Ok(linked)
 }
 
 impl Makings {
@@ -103,6 +137,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn checkpoints_without_a_tokenizer_get_one() {
+        let [dir, example, folder] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        for (at, name) in [(&dir, "config.json"), (&example, "tokenizer.json"), (&example, "config.json")] {
+            fs::write(at.path().join(name), at.path().to_string_lossy().as_bytes()).unwrap();
+        }
+        let linked = with_tokenizer(dir.path(), example.path(), folder.path()).unwrap();
+        let whose = |name: &str| fs::read_to_string(linked.join(name)).unwrap();
+        assert_eq!(whose("config.json"), dir.path().to_string_lossy());
+        assert_eq!(whose("tokenizer.json"), example.path().to_string_lossy());
+        assert_eq!(with_tokenizer(example.path(), dir.path(), folder.path()).unwrap(), example.path());
+    }
+
+    #[test]
     fn what_another_program_took_is_not_this_ones() {
         let dir = tempfile::tempdir().unwrap();
         let encoder = |key: &str| Encoder {
@@ -110,6 +157,7 @@ mod tests {
             format: "Q4_0".into(),
             program: "true".into(),
             source: "model".into(),
+            calibration: None,
             key: key.into(),
         };
         let mut makings = Makings::open(dir.path().join("m.json")).unwrap();

@@ -58,7 +58,7 @@ pub(crate) struct Options {
     /// ik_llama.cpp's llama-bench; left out if it is not given
     #[arg(long, value_name = "PROGRAM")]
     ik_llama_bench: Option<PathBuf>,
-    /// Also make these of our codecs and llama.cpp's types anew in every round, and say how long it takes
+    /// Also make these of our codecs (`w8:best`: calibrated) and llama.cpp's types anew in every round, and say how long it takes
     #[arg(long, value_delimiter = ',', value_name = "FORMATS", num_args = 0..=1, default_missing_value = "a11,w8,IQ3_S")]
     encode: Vec<String>,
     /// Leave ONNX Runtime out
@@ -84,8 +84,9 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     }
     let mut encoders = Vec::new();
     let is_type = |format: &str| format.starts_with(|first: char| first.is_ascii_uppercase());
-    encoders
-        .extend(options.encode.iter().filter(|format| !is_type(format)).map(|codec| Encoder::ours(&tools, &checkpoint, codec)));
+    let example = root.join("examples/tiny-llama");
+    let ours = options.encode.iter().filter(|format| !is_type(format));
+    encoders.extend(ours.map(|format| Encoder::ours(&tools, &checkpoint, format, &example)));
     if !options.no_peers {
         match Peers::find(&root, &cache, options.llama_bench.as_deref(), options.ik_llama_bench.as_deref()) {
             Ok(peers) => {
