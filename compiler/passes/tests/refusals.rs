@@ -150,3 +150,40 @@ fn what_may_differ_is_kept() {
     let changed = text(Some(("Less", 0, Op("LessOrEqual"))));
     assert!(changed.contains("window = 5") && !changed.contains("window = 4"));
 }
+
+/// A graph of a builder, its logits' layer, and what that reads.
+fn with_head() -> (SourceGraph, NodeId, Value) {
+    let present = common::present();
+    let case = present.iter().find(|case| case.name == "qwen2--genai-fp32").unwrap();
+    let graph = q35_import::open(&case.graph).unwrap().graph;
+    let head = graph.ids().find(|id| graph.node(*id).name == "/lm_head/MatMul").unwrap();
+    let operand = graph.operand(head, 0).unwrap();
+    (graph, head, operand)
+}
+
+/// Builders give the last hidden states too, if they are asked to: the model is the same.
+#[test]
+fn what_else_is_given_token_by_token_is_left_out() {
+    let raised = |graph: &SourceGraph| {
+        let model = raise(graph, &Options::default()).unwrap_or_else(|errors| panic!("{errors}"));
+        q35_dialects::print::graph(&model.graph)
+    };
+    let (mut graph, head, states) = with_head();
+    let plain = raised(&graph);
+    let logits = graph.node(head).results[0].clone();
+    let ty = &mut graph.node_mut(states.node).results[states.result as usize];
+    (ty.dtype, ty.dims) = (logits.dtype, logits.dims);
+    graph.outputs.insert(0, ("hidden_states".into(), states));
+    assert_eq!(raised(&graph), plain);
+}
+
+/// Logits that leave the last layer out, of which the graph still gives the cache.
+#[test]
+fn layers_that_nobody_reads_are_told() {
+    let (mut graph, head, states) = with_head();
+    let first = graph.ids().find(|id| graph.node(*id).name == "/model/layers.1/input_layernorm/SkipLayerNorm").unwrap();
+    assert_ne!(first, states.node);
+    graph.set_operand(head, 0, Value { node: first, result: 0 });
+    let errors = raise(&graph, &Options::default()).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(errors, "error[Q35-0207]: the logits do not depend on layers of the cache: 1 of 2, counted from 0");
+}

@@ -1,5 +1,5 @@
-//! What one PE does: buffers in its memory, and calls in order. Lengths are per PE, and per token: a step works on a block of tokens, a call on
-//! each of them, and buffers hold one token's numbers after the other's.
+//! What one PE does: buffers in its memory, and calls in order. Lengths are per PE, and per token: a step goes through the calls with one block
+//! of its tokens after the other, a call works on each token of a block, and buffers hold one token's numbers after the other's.
 
 /// Along which axis of its region a vector is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +133,11 @@ pub struct Routing {
 /// What a region is in a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Role {
-    /// It works on every token.
+    /// It works on every token, block by block; without calls it lets the tokens of a step through together.
     #[default]
     Layers,
+    /// The last of all: of a step's tokens it works on the last one.
+    Head,
     /// The same, and its last row sends tokens with their choices to the experts below.
     Router(Routing),
     /// One of the experts below a router: it works on the tokens that chose it.
@@ -145,6 +147,18 @@ pub enum Role {
         /// What it adds to the stream that passes, times its weight.
         adds: Part,
     },
+}
+
+impl Role {
+    /// Whether the stream leaves the region as it came, changed by its work: it may be the first of a wafer, or the last.
+    pub fn is_passed(self) -> bool {
+        matches!(self, Self::Layers | Self::Router(_))
+    }
+
+    /// Whether it sends tokens to experts, or takes them.
+    pub fn has_tokens(self) -> bool {
+        matches!(self, Self::Router(_) | Self::Expert { .. })
+    }
 }
 
 /// A step of a PE's program.
@@ -197,7 +211,7 @@ pub struct Kernel {
     pub name: String,
     /// Rows of its regions.
     pub height: u64,
-    /// Tokens that its buffers hold: those of a step; 1 where a step's last token is all it works on.
+    /// Tokens that its buffers hold: those of a block.
     pub tokens: u64,
     /// Columns that sum in a chain before the last of each group do: the width for one chain; else even.
     pub group: u64,
@@ -228,7 +242,7 @@ impl Kernel {
         let routing = match self.role {
             Role::Router(routing) => 6 * routing.experts + 2 * routing.groups[0] + 3 * tokens,
             Role::Expert { .. } => 3 * tokens,
-            Role::Layers => 0,
+            Role::Layers | Role::Head => 0,
         };
         let [outputs, inputs] = self.largest;
         // Per output of a product: code, upper, value, factor. Of each token: its inputs in f16, and what starts its sum.

@@ -62,11 +62,12 @@ pub struct Program {
     pub regions: Vec<Region>,
     /// Distinct PE programs.
     pub kernels: Vec<Kernel>,
-    /// f32 numbers of a token in the stream: a piece of the residual, cosines, sines, the index of the token.
+    /// f32 numbers of a token in the stream: a piece of the residual, a share of cosines and sines, the index of the token.
     pub stream: u64,
     /// The piece of the residual: so many of them.
     pub piece: u64,
-    /// Most tokens of a step: consecutive ones of a sequence.
+    /// Most tokens of a step: consecutive ones of a sequence. Regions take them in blocks ([`Kernel::tokens`]), each its next one as soon as it has
+    /// sent on what it had: blocks follow each other through the regions.
     pub tokens: u64,
 }
 

@@ -112,6 +112,8 @@ timing! {
         vector: "vector",
         /// The same per 1000 columns.
         vector_column: "vector_column",
+        /// Attention, per entry of the cache and pair of vectors of queries.
+        vector_entry: "vector_entry",
     }
     icu {
         /// Bytes of an instruction in memory.

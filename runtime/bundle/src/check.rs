@@ -199,7 +199,6 @@ impl Check {
             && device.wafers.iter().all(|wafer| !wafer.regions.is_empty())
             && device.regions().all(rows)
             && (1..=MEMORY_WORDS).contains(&device.tokens)
-            && device.wafers.iter().all(|wafer| (1..=device.tokens).contains(&wafer.tokens))
             && input.piece > 0
             && input.piece <= MEMORY_WORDS
             && input.half <= MEMORY_WORDS

@@ -95,8 +95,6 @@ pub struct WaferProgram {
     /// Regions from north to south. The first takes the stream from the host; of the last wafer the last has the logits, of every other the
     /// stream for the next wafer.
     pub regions: Vec<WaferRegion>,
-    /// Most tokens of a step that the first region takes: the last ones.
-    pub tokens: u64,
 }
 
 /// Programs for as many wafers as a model takes. A model of the chip runs them; they have not run on silicon.
@@ -127,8 +125,13 @@ impl WseDevice {
         self.wafers.iter().flat_map(|wafer| &wafer.regions)
     }
 
-    /// f32 numbers of a column's stream: a piece of a row of the table, cosines, sines, the index of the token.
+    /// Of a token's cosines and sines, one after the other, so many are each column's share.
+    pub fn angles(&self) -> u64 {
+        (2 * self.input.half).div_ceil(self.width.max(1))
+    }
+
+    /// f32 numbers of a column's stream: a piece of a row of the table, a share of cosines and sines, the index of the token.
     pub fn stream(&self) -> u64 {
-        self.input.piece + 2 * self.input.half + 1
+        self.input.piece + self.angles() + 1
     }
 }

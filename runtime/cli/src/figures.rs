@@ -34,6 +34,9 @@ struct Schedule {
     clock_mhz: f64,
     /// Cycles that the weights' way into the matrix units takes at least.
     install_bound: u64,
+    /// Nodes by op: those first that make the step longest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    phases: Vec<Phases>,
     /// Share of the cycles in which a kind of unit is at work.
     utilisation: BTreeMap<String, f64>,
     instructions: u64,
@@ -44,6 +47,15 @@ struct Schedule {
     chips: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pipeline: Option<Pipeline>,
+}
+
+/// Cycles by which the nodes of an op make a step longer, and what they take at least, each by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Phases {
+    op: String,
+    count: u64,
+    cycles: u64,
+    bound: u64,
 }
 
 fn one() -> u64 {
@@ -118,6 +130,7 @@ impl Figures {
         let parts = [
             (!self.memory.is_empty()).then(|| memory(&self.memory, each)),
             self.schedule.as_ref().map(schedule),
+            self.schedule.as_ref().filter(|schedule| !schedule.phases.is_empty()).map(|schedule| phases(&schedule.phases)),
             self.schedule.as_ref().and_then(|schedule| schedule.pipeline.as_ref()).map(pipeline),
             self.placement.as_ref().map(placement),
         ];
@@ -155,6 +168,21 @@ fn schedule(of: &Schedule) -> String {
     table.row(["instructions".to_owned(), format!("{}, {}", of.instructions, size::show(of.instruction_bytes))]);
     table.row(["memory".to_owned(), format!("{} of {} rows", of.memory_rows[0], of.memory_rows[1])]);
     format!("the schedule, {}:\n\n{table}", of.label)
+}
+
+fn phases(of: &[Phases]) -> String {
+    use Align::{Left, Right};
+    let mut table =
+        Table::new(&[("op", Left), ("nodes", Right), ("cycles", Right), ("at least", Right), ("beyond that", Right)]);
+    let mut row = |op: &str, [count, cycles, bound]: [u64; 3]| {
+        let beyond = cycles as i64 - bound as i64;
+        table.row([op.to_owned(), count.to_string(), cycles.to_string(), bound.to_string(), beyond.to_string()]);
+    };
+    for Phases { op, count, cycles, bound } in of {
+        row(op, [*count, *cycles, *bound]);
+    }
+    row("all", of.iter().fold([0, 0, 0], |sum, of| [sum[0] + of.count, sum[1] + of.cycles, sum[2] + of.bound]));
+    format!("cycles by which nodes make a step longer, and what each takes at least by itself:\n\n{table}")
 }
 
 fn pipeline(of: &Pipeline) -> String {
@@ -238,7 +266,8 @@ mod tests {
     #[test]
     fn a_schedule_and_a_placement_are_shown() {
         let schedule = serde_json::json!({"schedule": {"label": "a model", "cycles_per_token": 900, "tokens_per_second": 1e6, "clock_mhz": 900,
-            "install_bound": 300, "utilisation": {"MEM": 0.25, "VXM": 0.5}, "instructions": 7, "instruction_bytes": 112, "memory_rows": [3, 8]}});
+            "install_bound": 300, "utilisation": {"MEM": 0.25, "VXM": 0.5}, "instructions": 7, "instruction_bytes": 112, "memory_rows": [3, 8],
+            "phases": [{"op": "linear", "count": 2, "cycles": 700, "bound": 650}, {"op": "add", "count": 1, "cycles": 0, "bound": 3}]}});
         let lines = shown(schedule, false);
         assert_eq!(
             lines[2..5],
@@ -247,6 +276,10 @@ mod tests {
                 "bound 300 cycles to install all weights",
                 "units busy MEM 25.0 %, VXM 50.0 %"
             ]
+        );
+        assert_eq!(
+            lines[10..14],
+            ["op nodes cycles at least beyond that", "linear 2 700 650 50", "add 1 0 3 -3", "all 3 700 653 47"]
         );
         let chip = |start: u64| serde_json::json!({"start": start, "cycles": 400, "install_bound": 150, "instructions": 3, "memory_rows": 1});
         let link =

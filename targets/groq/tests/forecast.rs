@@ -40,3 +40,27 @@ fn large_models_take_nodes_of_chips() {
     assert!(seen[0].0 < seen[3].0 && seen[3].0 < seen[1].0 && seen[1].0 < seen[2].0, "{seen:?}");
     assert!(seen[0].1 > seen[3].1 && seen[3].1 > seen[1].1 && seen[1].1 > seen[2].1, "{seen:?}");
 }
+
+/// Of 2048 columns, 64 pairs are left over after three full tiles: five output vectors share a tile of them as long as their weights are bytes, so
+/// that dense tiles take more memory, not less.
+#[test]
+fn a_dense_layer_may_be_the_larger_one() {
+    let shape = Shape { layers: 22, hidden: 2048, heads: 32, kv_heads: 4, dim: 64, ffn: 5632, vocab: 32_000, ..SMALL };
+    let toy = headers(shape);
+    let outlook = Groq.outlook(&Request::new(&toy.graph, &toy.params, "", 64)).unwrap();
+    let chips: u64 = outlook[0].1.parse().unwrap();
+    // 1.03 billion weights in four bits or three and a half, and a chip holds some 184 MB.
+    assert!((3..6).contains(&chips), "{outlook:?}");
+}
+
+/// All entries of the cache are visited, so that a longer context takes longer.
+#[test]
+fn attention_takes_as_long_as_the_context() {
+    let toy = headers(shape(8, 4096, 32, 14_336));
+    let rate = |context| {
+        let outlook = Groq.outlook(&Request::new(&toy.graph, &toy.params, "", context)).unwrap();
+        outlook[1].1.split_once(" tokens/s").unwrap().0.parse::<f64>().unwrap()
+    };
+    let [short, long, longer] = [64, 1024, 2048].map(rate);
+    assert!(short > 2.0 * long && long > 1.5 * longer && long < 2.5 * longer, "{short} {long} {longer}");
+}

@@ -22,12 +22,15 @@ const OF_A_QUARTER: Shape = Shape { hidden: 1024, heads: 8, kv_heads: 2, ffn: 35
 fn cycles(toy: &Toy, program: &Program) -> (u32, f64) {
     let head = program.data.nodes.iter().position(|name| name.contains("select")).unwrap() as u32;
     let (mut given, mut last): (BTreeMap<(u32, Unit), u64>, u32) = Default::default();
+    let mut spans: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
     for (queue, issues) in &program.queues {
         for issue in expand(*queue, issues).unwrap() {
             let node = program.data.ops[issue.op as usize].node;
             if node < head {
                 *given.entry((node, queue.unit())).or_default() += 1;
                 last = last.max(issue.cycle);
+                let span = spans.entry(node).or_insert((issue.cycle, issue.cycle));
+                *span = (span.0.min(issue.cycle), span.1.max(issue.cycle));
             }
         }
     }
@@ -43,7 +46,9 @@ fn cycles(toy: &Toy, program: &Program) -> (u32, f64) {
                 .map(|((_, unit), n)| *n as f64 / units(*unit))
                 .fold(0.0, f64::max),
         };
-        println!("{name:>20}: {bound:.0}");
+        if let Some((first, last)) = spans.get(&node) {
+            println!("{name:>20}: cycles {first:>5} to {last:>5}, {bound:>4.0} at least");
+        }
         bound
     };
     let total = (0..head).zip(&program.data.nodes).map(bound).sum();
@@ -58,17 +63,27 @@ fn ratio(shape: Shape, context: u64) -> f64 {
     let violations = check(&program, &Timing::tsp1());
     assert!(violations.is_empty(), "{}", violations[0]);
     let (cycles, bound) = cycles(&toy, &program);
+    // The report says the same of each phase, in whole cycles.
+    let report: serde_json::Value = serde_json::from_slice(&files["groq/report.json"]).unwrap();
+    let phases = report["nodes"].as_array().unwrap();
+    let layer = phases.iter().take_while(|phase| phase["op"] != "select");
+    let [took, least] = layer.fold([0, 0], |sums, phase| {
+        assert!(phase["bound"].as_u64() > Some(0), "{phase}");
+        [0, 1].map(|i| sums[i] + phase[["cycles", "bound"][i]].as_u64().unwrap())
+    });
+    assert_eq!(took, u64::from(cycles));
+    assert!((0.0..phases.len() as f64).contains(&(least as f64 - bound)), "{least} and {bound}");
     println!("{} columns: {cycles} cycles, bound {bound:.0}, ratio {:.3}", shape.hidden, f64::from(cycles) / bound);
     f64::from(cycles) / bound
 }
 
-/// What was seen is 4.53 and 1.573. A smaller layer is further away: its weights take less, and sums over all lanes take as long.
+/// What was seen is 3.58 and 1.455. A smaller layer is further away: its weights take less, and sums over all lanes take as long.
 #[test]
 fn a_layer_of_an_8b_model_is_near_the_sum_of_its_bounds() {
     let found = ratio(OF_A_QUARTER, 64);
-    assert!(found < 4.6, "{found}");
+    assert!(found < 3.8, "{found}");
     if std::env::var_os("Q35_FULL").is_some() {
         let found = ratio(OF_8B, 64);
-        assert!(found < 1.6, "{found}");
+        assert!(found < 1.5, "{found}");
     }
 }

@@ -5,9 +5,9 @@ Usage, in the folder wse/ of a bundle, after commands_wse3.sh has made out/:
 
     cs_python run.py --name out --tokens 1,2,3 --new 16 [--cmaddr IP:PORT]
 
-fabric.json says which bytes of which tensor go into which memory; ../weights.safetensors has the tensors. A step takes one token, or a block
+fabric.json says which bytes of which tensor go into which memory; ../weights.safetensors has the tensors. A step takes one token, or many
 of a prompt. For each of them the host sends its row of the embedding table, cosines and sines of its position, and its index in the cache to
-every row of the first region; one launch later the logits of the last one lie in the first column of the last region. A model on several
+the first region, a piece of each to a column; one launch later the logits of the last one lie in the first column of the last region. A model on several
 wafers has a program for each; the host carries the stream from the last region of one to the first of the next.
 """
 
@@ -56,7 +56,7 @@ class Wafer:
     SYMBOLS = ("weights", "scales", "vectors", "stream", "result")
 
     def __init__(self, name, cmaddr, width, wafer, tensors):
-        self.width, self.regions, self.tokens = width, wafer["regions"], wafer["tokens"]
+        self.width, self.regions = width, wafer["regions"]
         self.runner = SdkRuntime(name, cmaddr=cmaddr)
         self.symbols = {symbol: self.runner.get_id(symbol) for symbol in self.SYMBOLS}
         self.runner.load()
@@ -80,10 +80,9 @@ class Wafer:
         )
 
     def step(self, stream):
-        """Runs the streams of a block of tokens, shape (width, tokens, numbers). The first region may want the last ones only."""
+        """Runs the streams of several tokens, shape (width, tokens, numbers)."""
         first, count = self.regions[0], stream.shape[1]
-        wanted = stream[:, -self.tokens :].reshape(self.width, -1)
-        data = np.tile(wanted, (first["height"], 1, 1)).astype(np.float32)
+        data = np.tile(stream.reshape(self.width, -1), (first["height"], 1, 1)).astype(np.float32)
         self.runner.memcpy_h2d(
             self.symbols["stream"], data.ravel(), 0, first["top"], self.width, first["height"], data.shape[-1],
             streaming=False, order=MemcpyOrder.ROW_MAJOR, data_type=MemcpyDataType.MEMCPY_32BIT, nonblock=False,
@@ -111,7 +110,7 @@ class Model:
             self.wafers.append(Wafer(str(folder), cmaddr, device["width"], wafer, tensors))
 
     def stream(self, token, index):
-        """A token's stream of every column: a piece of the residual, cosines, sines, the index."""
+        """A token's stream of every column: a piece of the residual, a share of cosines and sines, the index."""
         source, width = self.device["input"], self.device["width"]
         hidden, piece = source["hidden"], source["piece"]
         row = self.tensors.bytes(source["table"])[token * hidden : (token + 1) * hidden].view(np.int8)
@@ -123,11 +122,12 @@ class Model:
             inv_freq = self.tensors.bytes(source["inv_freq"])[: 4 * source["half"]].view("<f4")
             angle = (np.float32(index) * inv_freq).astype(np.float64)
             angles = np.concatenate([np.cos(angle), np.sin(angle)]).astype(np.float32) * np.float32(source["rotary_scale"])
-        tail = np.concatenate([angles, np.array([index], dtype=np.float32)])
-        return np.concatenate([residual.reshape(width, piece), np.tile(tail, (width, 1))], axis=1)
+        share = -(-angles.size // width)
+        angles = np.pad(angles, (0, width * share - angles.size)).reshape(width, share)
+        return np.concatenate([residual.reshape(width, piece), angles, np.full((width, 1), index, dtype=np.float32)], axis=1)
 
     def step(self, tokens, index):
-        """Runs a block of tokens, the first of which has this index; returns the logits of the last one, padding included."""
+        """Runs several tokens, the first of which has this index; returns the logits of the last one, padding included."""
         stream = np.stack([self.stream(token, index + at) for at, token in enumerate(tokens)], axis=1)
         for wafer in self.wafers[:-1]:
             wafer.step(stream)
@@ -163,9 +163,9 @@ def main():
     model = Model(args.name, cmaddrs, device, tensors)
     done = 0
     while len(tokens) < length:
-        block = tokens[done : done + device["tokens"]]
-        logits = model.step(block, done)
-        done += len(block)
+        some = tokens[done : done + device["tokens"]]
+        logits = model.step(some, done)
+        done += len(some)
         if done == len(tokens):
             tokens.append(int(np.argmax(logits[:vocab])))
     model.stop()

@@ -22,10 +22,14 @@ const RESERVED: u64 = 4_096 + 2_048;
 /// Bytes of code per statement: an estimate.
 const CODE: u64 = 14;
 
-/// Most tokens of a step.
+/// Most tokens of a block.
 pub(crate) const LARGEST_BLOCK: u64 = 16;
-/// Tokens of a step where a prompt is taken in blocks, best first.
+/// Tokens of a block where it is more than one, best first.
 const BLOCKS: &[u64] = &[LARGEST_BLOCK, 8, 4, 2];
+/// Most tokens of a step.
+const LARGEST_STEP: u64 = 256;
+/// Rows of each wafer that hold the tokens of a step: the first, from which they enter, and the last of every wafer but the last, where they end.
+const EDGES: u64 = 2;
 
 /// What a region holds.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +61,8 @@ pub(crate) struct Mapped {
     pub(crate) half: u64,
     /// Most tokens of a step.
     pub(crate) tokens: u64,
+    /// Most tokens of a block.
+    pub(crate) block: u64,
 }
 
 /// Words of variables that fit beside code and stack.
@@ -216,17 +222,18 @@ impl Mapper<'_> {
         Some(cuts)
     }
 
-    /// The same on wafers: a router and its experts stay together. A wafer that ends with experts needs a row more, for the stream to end in.
+    /// The same on wafers: a router and its experts stay together.
     fn stack(&self, grid: Grid) -> Option<Stack> {
         let cuts = self.cuts(grid)?;
         let experts = |cut: &Cut| matches!(self.all[cut.start].kind, Kind::Experts(_));
+        let most = self.largest[1].saturating_sub(EDGES);
         let (mut wafers, mut rows): (Vec<Vec<Cut>>, u64) = (vec![vec![]], 0);
         for unit in cuts.chunk_by(|_, next| experts(next)) {
-            let own: u64 = unit.iter().map(Cut::rows).sum::<u64>() + u64::from(unit.iter().any(experts));
-            if own > self.largest[1] {
+            let own: u64 = unit.iter().map(Cut::rows).sum();
+            if own > most {
                 return None;
             }
-            if rows + own > self.largest[1] {
+            if rows + own > most {
                 (rows, wafers) = (0, [wafers, vec![vec![]]].concat());
             }
             rows += own;
@@ -237,13 +244,17 @@ impl Mapper<'_> {
         Some(Stack { grid, wafers })
     }
 
-    /// A stack for the largest steps that need no more wafers than steps of one token.
-    fn best(&self, heights: &[u64]) -> Option<Stack> {
-        let one = self.search(heights, 1)?;
+    /// Whether steps can have several tokens: of these the last segment works on the last alone, so the first ones must be of no use to it.
+    fn several(&self) -> bool {
         let body = self.all.len() - 1;
-        // Of a step's tokens the last segment works on the last alone: the first ones must be of no use to it.
-        let blocks = if body == 0 || self.attends(body) { &[] } else { BLOCKS };
-        let mut larger = blocks.iter().filter_map(|tokens| self.search(heights, *tokens));
+        body > 0 && !self.attends(body)
+    }
+
+    /// A stack for the largest blocks that need no more wafers than blocks of one token.
+    fn best(&self, heights: &[u64], largest: u64) -> Option<Stack> {
+        let one = self.search(heights, 1)?;
+        let blocks = BLOCKS.iter().filter(|tokens| self.several() && **tokens <= largest);
+        let mut larger = blocks.filter_map(|tokens| self.search(heights, *tokens));
         Some(larger.find(|stack| stack.wafers.len() <= one.wafers.len()).unwrap_or(one))
     }
 
@@ -361,19 +372,34 @@ pub(crate) fn map(target: &Wse, request: &Request<'_>) -> Result<Mapped> {
     if wrong.has_errors() {
         return Err(wrong);
     }
-    match mapper.best(&heights) {
+    match mapper.best(&heights, target.block) {
         None => Err(too_large(target, &mapper, heights[0]).into()),
         Some(Stack { grid, wafers }) => {
-            let Grid { width, piece, tokens, .. } = grid;
-            let stream = piece + 2 * half + 1;
+            let Grid { width, piece, tokens: block, .. } = grid;
+            let stream = grid.stream(half);
+            let tokens = if mapper.several() { step(stream, request.context).max(block) } else { 1 };
             let count = wafers.len();
             let wafers = wafers.iter().enumerate().map(|(number, cuts)| {
                 let built: Vec<Built> = cuts.iter().map(|cut| mapper.held(grid, cut)).collect();
                 assemble(Program { width, stream, piece, tokens, ..Program::default() }, built, number + 1 == count)
             });
-            Ok(Mapped { wafers: wafers.collect(), width, embed, rotary, hidden, piece, half, tokens })
+            Ok(Mapped { wafers: wafers.collect(), width, embed, rotary, hidden, piece, half, tokens, block })
         }
     }
+}
+
+/// Tokens of a step: as many as the context has and a row holds.
+fn step(stream: u64, context: u64) -> u64 {
+    let words = room(&edge(stream, 1, [String::new(), String::new()]).kernel).saturating_sub(64);
+    (words / 2 / stream).min(LARGEST_STEP).min(context).max(1)
+}
+
+/// A row that holds the tokens of a step: they enter from it, or end in it. Between these nodes of the model.
+fn edge(stream: u64, tokens: u64, nodes: [String; 2]) -> Built {
+    let buffers = [("stream", stream), ("result", 1)].map(|(name, len)| Buffer::new(name, len));
+    let mut kernel = Kernel { height: 1, tokens, buffers: buffers.into(), ..Kernel::default() };
+    kernel.buffers[1].scratch = true;
+    Built { kernel, copies: 1, nodes, ..Built::default() }
 }
 
 /// How many wafers the bytes of a model fill, whatever it computes.
@@ -423,22 +449,24 @@ fn rows_of_experts(graph: &Graph, segment: &Segment) -> Vec<u64> {
     (1..=blocks).filter(|rows| blocks.is_multiple_of(*rows)).collect()
 }
 
-/// Stacks the regions of a wafer and joins equal programs. The stream of all wafers but the last ends in a region: where experts are the last, in
-/// one that does nothing else.
+/// Stacks the regions of a wafer and joins equal programs. The stream enters from a row that holds it; on all wafers but the last it ends in one.
 fn assemble(empty: Program, mut built: Vec<Built>, last: bool) -> Wafer {
-    if let Some(Built { kernel: Kernel { role: Role::Expert { .. }, .. }, .. }) = built.last() {
-        let buffers = [("stream", empty.stream), ("result", 1)].map(|(name, len)| Buffer::new(name, len));
-        let tokens = empty.tokens;
-        let kernel = Kernel { height: 1, group: empty.width, tokens, buffers: buffers.into(), ..Kernel::default() };
-        built.push(Built { kernel, copies: 1, ..Built::default() });
-    }
+    let row = |node: Option<&String>| {
+        let node = node.cloned().unwrap_or_default();
+        let mut row = edge(empty.stream, empty.tokens, [node.clone(), node]);
+        row.kernel.group = empty.width;
+        row
+    };
+    let (enters, ends) = (row(built.first().map(|first| &first.nodes[0])), row(built.last().map(|last| &last.nodes[1])));
+    built.insert(0, enters);
+    built.extend((!last).then_some(ends));
     let (mut kernels, mut regions, mut held, mut top) = (Vec::<Kernel>::new(), Vec::new(), Vec::new(), 0);
     for (number, region) in built.iter().enumerate() {
         let stem = match region.kernel.role {
             Role::Expert { .. } => "expert",
             Role::Router(_) => "router",
-            Role::Layers if region.kernel.calls.is_empty() => "end",
-            Role::Layers if last && number + 1 == built.len() => "head",
+            Role::Layers if region.kernel.calls.is_empty() => "edge",
+            Role::Head => "head",
             Role::Layers => "layers",
         };
         let same = |kernel: &&Kernel| {

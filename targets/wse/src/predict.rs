@@ -1,9 +1,11 @@
-//! What a step of one token or of a block takes, predicted from the program object alone: cycles of computation and of the fabric, region by region.
+//! What one token, a block, or a prompt in blocks takes, predicted from the program object alone: cycles of computation and of the fabric, region by
+//! region.
 //!
 //! Computation: every vector operation takes a start-up and its elements by the published SIMD widths of the WSE-3; a scalar operation takes a
 //! cycle, a call of the math library 40. Sums take the closed forms of [`crate::reduction`]. Start-up, scalar and math costs are guesses:
 //! these are figures of a model of the chip, not run on silicon.
 
+use crate::build::gathers;
 use crate::map::{Mapped, Wafer};
 use crate::reduction;
 use q35_dialects::wse::{Axis, Call, Kernel, Program, Role};
@@ -86,6 +88,22 @@ fn sum(count: u64, group: u64, n: u64) -> u64 {
     if count <= 1 { 0 } else { reduction::cycles(count, group, n) + n + count + 2 * STARTUP }
 }
 
+/// A gated unit of `n` elements.
+fn gated(n: u64) -> u64 {
+    n * (LOOP + 14 + MATH)
+}
+
+/// The same with a part on each column, and what the sum over the row takes that brings the parts together.
+fn shared(kernel: &Kernel, width: u64, n: u64) -> [u64; 2] {
+    let part = n.div_ceil(width);
+    [gated(part) + vector(n, 4) + part * (LOOP + 2), sum(width, kernel.group, n)]
+}
+
+/// Whether the columns of a row, which hold the same vectors, share the work on a gated unit of `n` elements: it takes a sum over the row.
+pub(crate) fn shares(kernel: &Kernel, width: u64, n: u64) -> bool {
+    width > 1 && shared(kernel, width, n).iter().sum::<u64>() < gated(n)
+}
+
 /// A call for a step's tokens on the PE that does most, with half of the cache full.
 fn call(kernel: &Kernel, width: u64, call: &Call, tokens: u64) -> Cycles {
     let height = kernel.height;
@@ -112,7 +130,7 @@ fn call(kernel: &Kernel, width: u64, call: &Call, tokens: u64) -> Cycles {
         Call::Spread { logits, token, .. } => {
             let choices = match kernel.role {
                 Role::Router(routing) => routing.choices,
-                Role::Layers | Role::Expert { .. } => 0,
+                Role::Layers | Role::Head | Role::Expert { .. } => 0,
             };
             (logits.len * (3 * LOOP + MATH + 8 + choices * (LOOP + 3)), tokens * token.len)
         }
@@ -133,19 +151,27 @@ fn call(kernel: &Kernel, width: u64, call: &Call, tokens: u64) -> Cycles {
             let values = n * (LOOP + 16 + MATH + vector(a.dim, 4));
             (a.heads * (scores + values + vector(a.dim, 1)), row(a.heads) + row(a.heads * a.dim + a.heads))
         }
-        Call::Swiglu { y, .. } => (y.len * (LOOP + 14 + MATH), 0),
+        Call::Swiglu { y, .. } if shares(kernel, width, y.len) => {
+            let [compute, fabric] = shared(kernel, width, y.len);
+            (compute, tokens * fabric)
+        }
+        Call::Swiglu { y, .. } => (gated(y.len), 0),
     };
     Cycles { compute: tokens * compute, fabric }
 }
 
-/// What a region takes of a step of so many tokens, with the stream that reaches it. An expert works on its share of them.
+/// What a region takes of a block of so many tokens, with the stream that reaches it. An expert works on its share of them.
 pub(crate) fn region(kernel: &Kernel, width: u64, stream: u64, tokens: u64, experts: u64) -> Cycles {
     let own = match kernel.role {
         Role::Expert { choices, .. } => (tokens * choices).div_ceil(experts.max(1)).clamp(1, tokens),
-        Role::Layers | Role::Router(_) => tokens.min(kernel.tokens),
+        Role::Layers | Role::Head | Role::Router(_) => tokens.min(kernel.tokens),
     };
     let mut all = Cycles { compute: 0, fabric: tokens * stream + kernel.height };
-    for step in &kernel.calls {
+    for (at, step) in kernel.calls.iter().enumerate() {
+        if let Some(half) = gathers(&kernel.calls, at) {
+            let place = vector(2 * half, 4) + (2 * half).div_ceil(width) * (LOOP + 3);
+            all += Cycles { compute: own * place, fabric: own * sum(width, kernel.group, 2 * half) };
+        }
         all += call(kernel, width, step, own);
     }
     all
@@ -156,25 +182,39 @@ pub(crate) fn copies(program: &Program, kernel: usize) -> u64 {
     program.regions.iter().filter(|region| region.kernel == kernel).count() as u64
 }
 
-/// What a step takes on a wafer: regions one after the other; the experts of its tokens work at the same time, and the stream passes all of them.
-pub(crate) fn wafer(wafer: &Wafer, tokens: u64) -> Cycles {
+/// What a block takes at each place of a wafer that it comes to, one after the other: a region, or the experts of a router, which work on its tokens
+/// at the same time while the stream passes all of them. The row that the tokens stand in at first takes nothing: the region below it moves them.
+fn places(wafer: &Wafer, tokens: u64) -> impl Iterator<Item = Cycles> {
     let program = &wafer.program;
-    let mut all = Cycles::default();
-    for run in program.regions.chunk_by(|a, b| a.kernel == b.kernel && program.is_expert(a)) {
+    let runs = program.regions.chunk_by(|a, b| a.kernel == b.kernel && program.is_expert(a)).skip(1);
+    runs.map(move |run| {
         let kernel = &program.kernels[run[0].kernel];
-        all += region(kernel, program.width, program.stream, tokens, run.len() as u64);
+        let mut all = region(kernel, program.width, program.stream, tokens, run.len() as u64);
         all.fabric += (run.len() as u64 - 1) * (kernel.height + 2 * STARTUP);
+        all
+    })
+}
+
+/// What a step of so many tokens takes on all wafers, the host's copies between them left out: on each the first block comes to every place, and
+/// the others follow it, as far apart as the slowest place before the head needs.
+pub(crate) fn step(mapped: &Mapped, tokens: u64) -> Cycles {
+    let mut all = Cycles::default();
+    for wafer in &mapped.wafers {
+        places(wafer, tokens.min(mapped.block)).for_each(|cycles| all += cycles);
+        let slowest = slowest(wafer, tokens.min(mapped.block));
+        for _ in 1..tokens.div_ceil(mapped.block) {
+            all += slowest;
+        }
     }
     all
 }
 
-/// What a step takes on all wafers; the host's copies between them come on top.
-pub(crate) fn step(mapped: &Mapped, tokens: u64) -> Cycles {
-    let mut all = Cycles::default();
-    for part in &mapped.wafers {
-        all += wafer(part, tokens);
-    }
-    all
+/// What a block takes at the slowest place before the head.
+fn slowest(wafer: &Wafer, tokens: u64) -> Cycles {
+    let head = |wafer: &Wafer| wafer.program.kernels.last().is_some_and(|kernel| kernel.role == Role::Head);
+    let places: Vec<Cycles> = places(wafer, tokens).collect();
+    let body = places.len() - usize::from(head(wafer));
+    places[..body].iter().copied().max_by_key(|cycles| cycles.all()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
-//! The program's size for people: a table of regions, cycles by phase, and a picture of the rectangles.
+//! The program's size for people: a table of regions, cycles by phase, and a picture of the rectangles. `placement` has the same as JSON.
 
 use crate::build::row_sums;
-use crate::map::{LARGEST_BLOCK, Mapped, Wafer, room};
+use crate::map::{LARGEST_BLOCK, Mapped, room};
 use crate::predict::{self, CLOCK, Cycles};
 use crate::reduction;
 use q35_dialects::wse::{Arena, Kernel, LARGEST, Role};
-use q35_target::Label;
-use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
 /// How the rows of a program sum.
@@ -22,54 +20,69 @@ fn sums(kernel: &Kernel, width: u64) -> String {
     }
 }
 
-/// What a step of one token takes, and one of a block.
-struct Speed {
-    token: Cycles,
-    block: Cycles,
-    tokens: u64,
+/// A step, and what it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    pub(crate) tokens: u64,
+    pub(crate) cycles: Cycles,
+}
+
+impl Step {
+    /// Tokens per second.
+    pub(crate) fn rate(&self) -> f64 {
+        (self.tokens * CLOCK) as f64 / self.cycles.all() as f64
+    }
+}
+
+/// What steps take: of one token, of one block, and of as many tokens as a step can have, in blocks that follow each other through the regions.
+pub(crate) struct Speed {
+    pub(crate) token: Cycles,
+    pub(crate) block: Cycles,
+    pub(crate) prompt: Cycles,
+    /// Tokens of a block, and of a prompt.
+    tokens: [u64; 2],
 }
 
 impl Speed {
-    fn of(mapped: &Mapped) -> Self {
-        let tokens = mapped.tokens;
-        Self { token: predict::step(mapped, 1), block: predict::step(mapped, tokens), tokens }
+    pub(crate) fn of(mapped: &Mapped) -> Self {
+        let [token, block, prompt] = [1, mapped.block, mapped.tokens].map(|tokens| predict::step(mapped, tokens));
+        Self { token, block, prompt, tokens: [mapped.block, mapped.tokens] }
     }
 
-    /// Tokens per second one by one, and of a prompt.
-    fn rates(&self) -> [f64; 2] {
-        let rate = |tokens: u64, cycles: Cycles| (tokens * CLOCK) as f64 / cycles.all() as f64;
-        [rate(1, self.token), rate(self.tokens, self.block)]
+    pub(crate) fn steps(&self) -> [Step; 3] {
+        let [block, prompt] = self.tokens;
+        [("token", 1, self.token), ("block", block, self.block), ("prompt", prompt, self.prompt)]
+            .map(|(name, tokens, cycles)| Step { name, tokens, cycles })
     }
 }
 
 /// Bytes of each arena, and of all variables, on each PE of a kernel.
-fn bytes(kernel: &Kernel) -> ([u64; 5], u64) {
+pub(crate) fn bytes(kernel: &Kernel) -> ([u64; 5], u64) {
     (Arena::ALL.map(|arena| 2 * arena.words() * kernel.arenas[arena as usize]), 2 * kernel.data_words())
 }
 
 /// `report.md`: PEs, bytes and cycles by region.
 pub(crate) fn text(mapped: &Mapped) -> String {
     let speed = Speed::of(mapped);
-    let [one, prompt] = speed.rates();
-    let Speed { token, block, tokens } = speed;
+    let (token, block, tokens) = (speed.token, speed.block, mapped.block);
     let pes: u64 = mapped.wafers.iter().map(|wafer| wafer.program.pes()).sum();
     let mut out = format!(
         "# {pes} PEs on {}\n\nFor WSE-3, SDK 2.10. Figures of a model of the chip, not run on silicon; code and stack are estimates, cycles are predicted, \
-         without the host, at {:.1} GHz, with half of the cache full.\n\n\
+         without the host, at {:.1} GHz, with half of the cache full. Blocks of a prompt follow each other through the regions.\n\n\
          | a step of | cycles | computation | fabric | cycles per token | tokens/s |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
         count(mapped.wafers.len(), "wafer"),
         CLOCK as f64 / 1e9,
     );
-    for (what, cycles, of, rate) in [("one token", token, 1, one), ("a block of a prompt", block, tokens, prompt)] {
-        let _ = writeln!(
-            out,
-            "| {what}{} | {} | {} | {} | {} | {rate:.0} |",
-            if of > 1 { format!(", {of} tokens") } else { String::new() },
-            cycles.all(),
-            cycles.compute,
-            cycles.fabric,
-            cycles.all() / of
-        );
+    let what = [
+        "one token".to_owned(),
+        format!("one block, of {tokens}"),
+        format!("a prompt of {} in blocks of {tokens}", mapped.tokens),
+    ];
+    for (what, step) in what.iter().zip(speed.steps()) {
+        let Cycles { compute, fabric } = step.cycles;
+        let all = step.cycles.all();
+        let _ = writeln!(out, "| {what} | {all} | {compute} | {fabric} | {} | {:.0} |", all / step.tokens, step.rate());
     }
     if let Some(remark) = remark(mapped) {
         let _ = writeln!(out, "\n{remark}.");
@@ -125,75 +138,19 @@ pub(crate) fn text(mapped: &Mapped) -> String {
     out
 }
 
-/// `report.json`: the same for programs. Cycles are of the busiest PE; idle is what a step takes besides.
-pub(crate) fn json(mapped: &Mapped) -> String {
-    let speed = Speed::of(mapped);
-    let phases = |own: Cycles, all: Cycles| json!({ "compute": own.compute, "fabric": own.fabric, "idle": all.all().saturating_sub(own.all()) });
-    let wafer = |wafer: &Wafer| {
-        let program = &wafer.program;
-        let regions: Vec<Value> = program
-            .regions
-            .iter()
-            .zip(&wafer.held)
-            .map(|(region, held)| {
-                let built = &wafer.built[held.built];
-                let kernel = &program.kernels[region.kernel];
-                let (arenas, all) = bytes(kernel);
-                let arenas: Map<String, Value> =
-                    Arena::ALL.iter().zip(arenas).map(|(arena, bytes)| (arena.name().to_owned(), bytes.into())).collect();
-                let copies = predict::copies(program, region.kernel);
-                let cycles = |tokens: u64| predict::region(kernel, program.width, program.stream, tokens, copies);
-                json!({
-                    "program": kernel.name,
-                    "nodes": built.nodes,
-                    "layers_cached": built.caches.iter().map(|cache| cache.layer).collect::<Vec<u32>>(),
-                    "top": region.top,
-                    "rows": region.height,
-                    "pes": program.width * region.height,
-                    "bytes_per_pe": { "arenas": arenas, "variables": all, "room": 2 * room(kernel) },
-                    "cycles": { "token": phases(cycles(1), speed.token), "block": phases(cycles(speed.tokens), speed.block) },
-                })
-            })
-            .collect();
-        json!({ "columns": program.width, "rows": program.height(), "regions": regions })
-    };
-    let [token_rate, prompt_rate] = speed.rates();
-    let total = |cycles: Cycles, tokens: u64, rate: f64| {
-        json!({
-            "tokens": tokens,
-            "compute": cycles.compute,
-            "fabric": cycles.fabric,
-            "cycles_per_token": cycles.all() / tokens,
-            "tokens_per_second": rate.round(),
-        })
-    };
-    let weights =
-        |split: bool| json!({ "token": predict::per_weight(split, 1), "block": predict::per_weight(split, speed.tokens) });
-    let report = json!({
-        "label": Label::ModelOfTheChip.words(),
-        "conventions": "WSE-3, SDK 2.10",
-        "clock_hz": CLOCK,
-        "pes": mapped.wafers.iter().map(|wafer| wafer.program.pes()).sum::<u64>(),
-        "steps": {
-            "token": total(speed.token, 1, token_rate),
-            "block": total(speed.block, speed.tokens, prompt_rate),
-        },
-        "remark": remark(mapped),
-        "cycles_per_weight_by_simd_width": { "split": weights(true), "q8": weights(false) },
-        "wafers": mapped.wafers.iter().map(wafer).collect::<Vec<Value>>(),
-    });
-    format!("{report:#}\n")
-}
-
 /// Why blocks are not larger.
-fn remark(mapped: &Mapped) -> Option<String> {
-    let tokens = match mapped.tokens {
+pub(crate) fn remark(mapped: &Mapped) -> Option<String> {
+    let tokens = match mapped.block {
         LARGEST_BLOCK.. => return None,
         1 => "token by token".to_owned(),
         tokens => format!("in blocks of {tokens} tokens"),
     };
-    let wafers = count(mapped.wafers.len(), "wafer");
-    Some(format!("Prompts are taken {tokens}: the sums of larger blocks do not fit the memories of {wafers}"))
+    let (wafers, columns) = (count(mapped.wafers.len(), "wafer"), mapped.hidden.div_ceil(mapped.piece));
+    Some(format!(
+        "Prompts are taken {tokens}: larger blocks do not fit the memories of {wafers} beside the weights, which lie on {columns} of {} columns, {} \
+         inputs on each",
+        mapped.width, mapped.piece
+    ))
 }
 
 /// The size of a program in a few lines.
@@ -210,10 +167,11 @@ pub(crate) fn outlook(mapped: &Mapped) -> Vec<(&'static str, String)> {
         (most, all) = (most.max(bytes), all + bytes * pes);
     }
     let speed = Speed::of(mapped);
-    let cycles = |of: Cycles, tokens: u64| {
-        format!("{}: {} compute, {} fabric", of.all() / tokens, of.compute / tokens, of.fabric / tokens)
+    let cycles = |of: Step| {
+        let Cycles { compute, fabric } = of.cycles;
+        format!("{}: {} compute, {} fabric", of.cycles.all() / of.tokens, compute / of.tokens, fabric / of.tokens)
     };
-    let [token, prompt] = speed.rates();
+    let [token, _, prompt] = speed.steps();
     let mut lines = vec![
         ("wafers", format!("{}, {} columns by {} rows", mapped.wafers.len(), mapped.width, rows.join(" + "))),
         ("PEs", pes.to_string()),
@@ -225,15 +183,17 @@ pub(crate) fn outlook(mapped: &Mapped) -> Vec<(&'static str, String)> {
                 most as f64 / 1024.0
             ),
         ),
-        ("cycles per token, predicted", cycles(speed.token, 1)),
+        ("cycles per token, predicted", cycles(token)),
         (
             "cycles per token of a prompt, predicted",
-            format!("{}, in blocks of {}", cycles(speed.block, speed.tokens), speed.tokens),
+            format!("{}, {} tokens in blocks of {} one behind the other", cycles(prompt), prompt.tokens, mapped.block),
         ),
         (
             "tokens/s, predicted",
             format!(
-                "{token:.0}, of a prompt {prompt:.0}, at {:.1} GHz (a model of the chip, not run on silicon)",
+                "{:.0}, of a prompt {:.0}, at {:.1} GHz (a model of the chip, not run on silicon)",
+                token.rate(),
+                prompt.rate(),
                 CLOCK as f64 / 1e9
             ),
         ),

@@ -2,7 +2,7 @@
 
 use crate::build::Filling;
 use crate::emit;
-use crate::map::{Held, Mapped, Wafer, map};
+use crate::map::{Held, LARGEST_BLOCK, Mapped, Wafer, map};
 use crate::weights::Coding;
 use crate::{placement, report};
 use q35_bundle::{
@@ -42,12 +42,14 @@ type Texts = BTreeMap<String, String>;
 pub struct Wse {
     /// Most columns and rows of a program; a model that needs more takes several wafers.
     pub rectangle: [u64; 2],
+    /// Most tokens of a block.
+    pub block: u64,
 }
 
 impl Default for Wse {
     /// A WSE-3.
     fn default() -> Self {
-        Self { rectangle: LARGEST }
+        Self { rectangle: LARGEST, block: LARGEST_BLOCK }
     }
 }
 
@@ -135,7 +137,7 @@ impl Wse {
         let sides = [
             ("run.py", emit::HOST.to_owned()),
             ("report.md", report::text(mapped)),
-            ("report.json", report::json(mapped)),
+            ("report.json", placement::report(mapped)),
             ("placement.svg", report::picture(mapped)),
             ("commands_wse3.sh", emit::commands(mapped.wafers.iter().map(|wafer| &wafer.program), &device)),
         ];
@@ -194,7 +196,6 @@ impl Wse {
             folder: if mapped.wafers.len() == 1 { FOLDER.to_owned() } else { format!("{FOLDER}/wafer_{number}") },
             files: texts.keys().cloned().collect(),
             regions: wafer.program.regions.iter().zip(&wafer.held).map(|(at, held)| region(at, wafer, held)).collect(),
-            tokens: wafer.program.regions.first().map_or(1, |first| wafer.program.kernels[first.kernel].tokens),
         });
         let wafers = wafers.collect();
         let [codes, scales] = names;

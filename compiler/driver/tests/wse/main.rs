@@ -164,7 +164,8 @@ fn experts_are_regions_that_work_on_the_tokens_that_chose_them() {
 #[test]
 fn blocks_give_the_same_bits_under_every_policy() {
     for model in ["llama-mha--dynamo", "qwen2moe--dynamo-batched-cache"] {
-        let compiled = compile(&format!("tests/data/{model}/model.onnx"), 32);
+        // Three blocks behind each other, then one.
+        let compiled = compile_for(&Wse { block: 2, ..Wse::default() }, &format!("tests/data/{model}/model.onnx"), 32);
         let mut alone = compiled.session(FabricSettings::default());
         let mut single = |token: &u32| {
             let chunk = Chunk { slot: 0, tokens: &[*token], positions: None, want: Want::Last };
@@ -179,17 +180,19 @@ fn blocks_give_the_same_bits_under_every_policy() {
     }
 }
 
-/// What a report predicts of a token and of a block is near what the model of the fabric takes; its regions are all PEs.
+/// What a report predicts of a token, of a block, and of blocks behind each other is near what the model of the fabric takes; its regions are all PEs.
 #[test]
 fn a_report_says_what_steps_take() {
-    let compiled = compile("tests/data/llama-mha--dynamo/model.onnx", 32);
+    // A layer on each region.
+    let compiled = compile_for(&Wse { rectangle: [2, 1170], block: 4 }, "tests/data/llama-mha--dynamo/model.onnx", 20);
     let text = std::fs::read(compiled.bundle.join("wse/report.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let regions = report["wafers"][0]["regions"].as_array().unwrap();
     let pes: u64 = regions.iter().map(|region| region["pes"].as_u64().unwrap()).sum();
     assert_eq!(report["pes"], pes);
     assert!(regions.iter().all(|region| region["nodes"][0].as_str().is_some_and(|name| !name.is_empty())));
-    for (step, tokens) in [("token", 1), ("block", 16)] {
+    let mut taken = Vec::new();
+    for (step, tokens) in [("token", 1), ("block", 4), ("prompt", 20)] {
         assert_eq!(report["steps"][step]["tokens"], tokens);
         let predicted: u64 = ["compute", "fabric"].iter().map(|phase| report["steps"][step][phase].as_u64().unwrap()).sum();
         let mut wafer = compiled.session(FabricSettings::default());
@@ -200,7 +203,10 @@ fn a_report_says_what_steps_take() {
         let cycles: u64 = before.rsplit(", ").next().unwrap().parse().unwrap();
         println!("{step}: {predicted} cycles predicted, {cycles} taken");
         assert!(predicted * 2 < cycles * 3 && cycles * 2 < predicted * 3, "{step}: {predicted} predicted, {cycles} taken");
+        taken.push(cycles);
     }
+    // Regions work at once, each on another block.
+    assert!(taken[2] < taken[1] * 4, "five blocks take {} cycles, one {}", taken[2], taken[1]);
 }
 
 /// The program of the host as the bundle has it, against a stand-in for the SDK.
@@ -229,7 +235,7 @@ fn a_token_that_is_left_out_is_seen_by_a_parser_of_others() {
 #[test]
 fn a_stream_goes_from_wafer_to_wafer() {
     let model = "tests/data/qwen2moe--dynamo-batched-cache/model.onnx";
-    let compiled = compile_for(&Wse { rectangle: [2, 10] }, model, 16);
+    let compiled = compile_for(&Wse { rectangle: [2, 12], block: 2 }, model, 16);
     let wafers = |device: &Device| if let Device::Wse(wse) = device { wse.wafers.len() } else { 0 };
     assert!(wafers(&Bundle::open(&compiled.bundle).unwrap().manifest().device) > 1);
     let tokens = compiled.decodes(&PROMPT[..4], 3);

@@ -2,7 +2,8 @@
 
 use super::{Eval, Res, shapes};
 use crate::sym::Id;
-use q35_graph::{NodeId, Value};
+use q35_graph::source::SourceOp;
+use q35_graph::{DType, NodeId, Tensor, Value};
 
 /// What may be a number of heads.
 const HEADS: std::ops::Range<i64> = 1..1 << 20;
@@ -50,9 +51,14 @@ pub(super) fn blocks_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
 pub(super) fn gather_blocks_shape(eval: &mut Eval, node: NodeId) -> Res<Vec<Vec<Id>>> {
     let (data, mut shape) = (eval.dims(node, 0)?, eval.dims(node, 1)?);
     let call = eval.call(node)?;
-    let per_byte = 8 / call.int("bits", 4).clamp(1, 8);
+    let table = eval.operand(node, 0)?.node;
+    let narrow = |tensor: &Tensor| matches!(tensor.dtype(), DType::I4 | DType::U4);
+    let each = match &eval.graph.node(table).op {
+        SourceOp::Const(tensor) if narrow(tensor) => 1,
+        _ => 8 / call.int("bits", 4).clamp(1, 8),
+    };
     match data[..] {
-        [_, bytes] if call.int("gather_axis", 0) == 0 => shape.push(eval.sym.scaled(bytes, per_byte as f64)),
+        [_, columns] if call.int("gather_axis", 0) == 0 => shape.push(eval.sym.scaled(columns, each as f64)),
         _ => return eval.fault(node, "gathers from what is no matrix of rows"),
     }
     Ok(vec![shape])

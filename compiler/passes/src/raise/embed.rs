@@ -2,10 +2,12 @@
 
 use super::linear::BlockOperands;
 use super::{Raised, Raiser, Res};
+use crate::eval::dequantize;
 use crate::sym::{Id, Node};
 use q35_dialects::q35::{Embed, Tokens};
 use q35_dialects::{Param, ParamRole};
-use q35_graph::{NodeId, Value, WeightView};
+use q35_graph::source::SourceOp;
+use q35_graph::{DType, NodeId, Value, WeightView};
 
 impl Raiser<'_> {
     /// The row (sequence, token) whose id an element of a node's indices is, if it is one.
@@ -70,7 +72,7 @@ impl Raiser<'_> {
         Ok(())
     }
 
-    /// `GatherBlockQuantized(table, token ids, scales)`.
+    /// `GatherBlockQuantized(table, token ids, scales, zero points)`, of bytes that hold integers or of integers as such.
     pub(super) fn block_embed(&mut self, node: NodeId) -> Res<()> {
         let Some((at, row)) = self.token_at(node)? else {
             return self.fault("picks rows of a quantized table, but not by token");
@@ -80,9 +82,39 @@ impl Raiser<'_> {
             return self.fault("has a table of unknown width");
         };
         let call = self.eval.call(node)?;
-        let (bits, block) = (call.int("bits", 4), call.int("block_size", 32));
-        let table = BlockOperands { data: 0, scales: 2, zero_points: 3, group_index: None };
-        let (view, origin) = self.block_view(node, table, [bits, block], width as u64)?;
+        let (bits, block) = (call.int("bits", 4), call.int("block_size", 128));
+        let (view, origin) = match self.block_table(node, block)? {
+            Some(found) => found,
+            None => {
+                let table = BlockOperands { data: 0, scales: 2, zero_points: 3, group_index: None };
+                self.block_view(node, table, [bits, block], width as u64)?
+            }
+        };
         self.embed_from(&[node], at, row, view, origin)
+    }
+
+    /// A table of integers narrower than a byte, which are elements of their own.
+    fn block_table(&mut self, node: NodeId, block: i64) -> Res<Option<(WeightView, String)>> {
+        let table = self.eval.operand(node, 0)?;
+        let SourceOp::Const(tensor) = &self.eval.graph.node(table.node).op else { return Ok(None) };
+        if !matches!(tensor.dtype(), DType::I4 | DType::U4) {
+            return Ok(None);
+        }
+        let call = self.eval.call(node)?;
+        if call.int("quantize_axis", 1) != 1 {
+            return self.fault("has a table that is quantized along its rows");
+        }
+        let [scales, zero_points] = [2, 3].map(|at| self.eval.graph.operand(node, at));
+        let elements = dequantize::integers(&self.eval, node, [Some(table), scales, zero_points], 1, block)?;
+        let &[rows, cols] = elements.1.dims() else { return self.fault("picks rows of what is no matrix") };
+        let [v, h] = [(rows, "v"), (cols, "h")].map(|(extent, name)| {
+            let extent = self.eval.sym.number(extent as f64);
+            self.eval.sym.var(name, extent)
+        });
+        let element = self.eval.constant(elements, &[v, h]);
+        match self.matrix_view(element, v, h, rows, cols) {
+            Some(found) => Ok(Some(found)),
+            None => self.fault("picks rows of a computed table"),
+        }
     }
 }

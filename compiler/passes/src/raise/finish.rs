@@ -2,7 +2,7 @@
 
 use super::Raiser;
 use q35_bundle::PositionRule;
-use q35_diag::Result;
+use q35_diag::{Code, Diagnostic, Result};
 use q35_dialects::q35::{Op, Select};
 use q35_dialects::{Model, ParamRole};
 use q35_graph::{NodeId, Value, WeightView};
@@ -21,6 +21,7 @@ impl Raiser<'_> {
         select_logit_rows(&mut model);
         // Ops of single experts that were merged, and of parts that turned out to be parts of something larger.
         model.graph.drop_dead(|_| false);
+        every_layer_counts(&model, self.layers.len() as u32)?;
         model.drop_unused_params();
         mark_head(&mut model);
         mark_routers(&mut model);
@@ -43,6 +44,21 @@ impl Raiser<'_> {
         }
         Ok(model)
     }
+}
+
+/// What is kept in the cache is read on the way to the logits.
+fn every_layer_counts(model: &Model, layers: u32) -> Result<()> {
+    let read: BTreeSet<u32> = model
+        .graph
+        .ids()
+        .filter_map(|id| if let Op::Append(append) = &model.graph.node(id).op { Some(append.layer) } else { None })
+        .collect();
+    let idle: Vec<String> = (0..layers).filter(|layer| !read.contains(layer)).map(|layer| layer.to_string()).collect();
+    if idle.is_empty() {
+        return Ok(());
+    }
+    let what = format!("the logits do not depend on layers of the cache: {} of {layers}, counted from 0", idle.join(", "));
+    Err(Diagnostic::error(Code::UnsupportedForm, what).into())
 }
 
 /// Rows of a table that are compared at a time.

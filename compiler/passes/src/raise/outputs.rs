@@ -10,15 +10,21 @@ use q35_dialects::model::LOGITS;
 use q35_graph::Value;
 use q35_graph::source::{SourceGraph, SourceOp};
 
-/// The outputs that make the model: all but vectors and matrices of numbers beside logits of three dimensions.
+/// The outputs that make the model: all but vectors and matrices of numbers beside logits of three dimensions, and what else is given token by token
+/// beside an output of that name.
 pub(super) fn wanted(graph: &SourceGraph) -> Vec<(String, Value)> {
-    let rank = |value: Value| {
+    let dims = |value: Value| {
         let ty = &graph.node(value.node).results[value.result as usize];
-        ty.dims.as_ref().filter(|_| ty.dtype.is_some_and(|d| d.is_float())).map(Vec::len)
+        ty.dims.as_ref().filter(|_| ty.dtype.is_some_and(|d| d.is_float()))
     };
-    let has_logits = graph.outputs.iter().any(|(_, value)| rank(*value) == Some(3));
-    let beside = |value: Value| has_logits && rank(value).is_some_and(|rank| rank < 3);
-    graph.outputs.iter().filter(|(_, value)| !beside(*value)).cloned().collect()
+    let of_tokens = |value: Value| dims(value).filter(|dims| dims.len() == 3);
+    let has_logits = graph.outputs.iter().any(|(_, value)| of_tokens(*value).is_some());
+    let named = graph.outputs.iter().find(|(name, _)| name == LOGITS).and_then(|(_, value)| of_tokens(*value));
+    let beside = |name: &str, value: Value| {
+        has_logits && dims(value).is_some_and(|dims| dims.len() < 3)
+            || name != LOGITS && named.zip(of_tokens(value)).is_some_and(|(logits, dims)| logits[..2] == dims[..2])
+    };
+    graph.outputs.iter().filter(|(name, value)| !beside(name, *value)).cloned().collect()
 }
 
 impl Raiser<'_> {

@@ -1,4 +1,4 @@
-//! The fabric model as a device: memories filled from the weights file, one launch per block of tokens, logits of the last one read from the last
+//! The fabric model as a device: memories filled from the weights file, one launch for consecutive tokens, logits of the last one read from the last
 //! region. A model of the chip, not run on silicon.
 
 use super::{Batch, CacheSpan, Device};
@@ -110,13 +110,18 @@ impl Wafer {
         let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
         let mut stream: Vec<f32> = codes.iter().map(|code| f32::from(*code as i8) * scale).collect();
         stream.resize(self.device.width as usize * input.piece as usize, 0.0);
-        let angles = angles(input, input.inv_freq.as_deref().map_or(&[], tensor), position);
-        let own = |piece: &[f32]| piece.iter().chain(&angles).copied().chain([index as f32]).collect::<Vec<f32>>();
-        stream.chunks_exact(input.piece as usize).flat_map(own).collect()
+        let mut angles = angles(input, input.inv_freq.as_deref().map_or(&[], tensor), position);
+        let share = self.device.angles() as usize;
+        angles.resize(self.device.width as usize * share, 0.0);
+        let own = |(column, piece): (usize, &[f32])| {
+            let share = &angles[column * share..][..share];
+            piece.iter().chain(share).copied().chain([index as f32]).collect::<Vec<f32>>()
+        };
+        stream.chunks_exact(input.piece as usize).enumerate().flat_map(own).collect()
     }
 
     /// Runs consecutive tokens of a batch through all wafers: what leaves one enters the next.
-    fn block(&mut self, batch: &Batch<'_>, tokens: Range<usize>) -> Result<()> {
+    fn launch(&mut self, batch: &Batch<'_>, tokens: Range<usize>) -> Result<()> {
         let (columns, len, count) = (self.device.width as usize, self.device.stream() as usize, tokens.len());
         // A column's numbers of each token.
         let mut streams = vec![Vec::with_capacity(count * len); columns];
@@ -128,10 +133,9 @@ impl Wafer {
         self.spent.clear();
         for (number, (fabric, wafer)) in self.fabrics.iter_mut().zip(&self.device.wafers).enumerate() {
             let height = wafer.regions.first().map_or(0, |region| region.height as usize);
-            let skipped = count.saturating_sub(wafer.tokens as usize);
             for (column, stream) in streams.iter().enumerate() {
                 for row in 0..height {
-                    fabric.write((column, row), "stream", &stream[skipped * len..]).map_err(refused)?;
+                    fabric.write((column, row), "stream", stream).map_err(refused)?;
                 }
             }
             self.spent.push(fabric.launch("step", &[count as u16]).map_err(refused)?);
@@ -232,7 +236,7 @@ impl Device for Wafer {
     }
 
     fn max_tokens(&self) -> usize {
-        64
+        self.device.tokens.max(1) as usize
     }
 
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
@@ -240,10 +244,10 @@ impl Device for Wafer {
         let mut out = logits.chunks_exact_mut(vocab);
         let mut next = 0;
         while next < batch.tokens.len() {
-            // Logits are those of a block's last token.
+            // Logits are those of a launch's last token.
             let wanted = batch.logit_rows.iter().map(|row| *row as usize + 1).filter(|end| *end > next).min();
             let end = (next + self.device.tokens as usize).min(wanted.unwrap_or(batch.tokens.len()));
-            self.block(batch, next..end)?;
+            self.launch(batch, next..end)?;
             next = end;
             for _ in batch.logit_rows.iter().filter(|row| **row as usize + 1 == end) {
                 let (Some(region), Some(fabric)) = (self.device.head(), self.fabrics.last()) else { break };

@@ -5,7 +5,8 @@
 //! block of as many entries as a head has lanes: the products of query and keys are added up by a merge tree: two vectors of products
 //! become one whose lanes hold sums of half as many terms, of the first entry where a bit of the lane's number is 0 and of the second where
 //! it is 1. In the end lane `j` of a head holds the score of entry `j` of the block. After the softmax the tree is walked the other way,
-//! until every vector holds one entry's weight in all lanes of the head, and meets that entry's values. All entries of the bucket are
+//! until every vector holds one entry's weight in all lanes of the head, and meets that entry's values. Several trees are walked abreast, level by
+//! level. All entries of the bucket are
 //! visited, whatever the step; what a token does not see weighs nothing. So a step's time never depends on data.
 
 use super::layout::{LANES, Layout};
@@ -15,11 +16,34 @@ use crate::schedule::{Byte, Schedule, Word};
 use q35_tsp::alu::AluOp;
 use q35_tsp::program::{CacheVectors, Image, Input, Quad};
 
+/// Blocks of entries, of two vectors of the query each, that are on their way at once: as many products wait in memory, and what one of them
+/// waits for leaves time for the others.
+const ABREAST: usize = 8;
+/// Entries whose weighted values one expression adds up, so that it fits the mesh.
+const TOGETHER: usize = 4;
+
+/// Vectors `v` and `v + 1` of the query, and a block of entries.
+#[derive(Clone, Copy)]
+struct Part {
+    v: usize,
+    block: usize,
+}
+
 /// One layer of the cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     /// Keys and values: entry 0 of each vector of the layout.
     halves: [Vec<Word>; 2],
+}
+
+impl Cache {
+    /// An entry of a block as the even or odd vector of the query meets it: its key (half 0) or value (half 1). Every round meets the same vectors.
+    fn entry(&self, half: usize, part: Part, odd: usize, entry: usize, head_lanes: usize) -> Word {
+        let words = &self.halves[half];
+        let first = words[part.v % words.len() + odd];
+        let address = first.quad.address + (part.block * head_lanes + entry) as u16;
+        Word { quad: Quad { address, ..first.quad }, ..first }
+    }
 }
 
 /// What attention does besides.
@@ -63,7 +87,26 @@ impl Schedule {
     ) -> Vec<Word> {
         let blocks = (self.data.capacity as usize).div_ceil(head_lanes);
         let masks: Vec<Word> = (0..blocks).map(|block| self.seen(block, head_lanes, scores.window)).collect();
-        (0..query.len()).step_by(2).flat_map(|v| self.heads((query, layout), cache, v, head_lanes, scores, &masks)).collect()
+        let parts: Vec<Part> =
+            (0..query.len()).step_by(2).flat_map(|v| (0..blocks).map(move |block| Part { v, block })).collect();
+        let mut sums = Vec::new();
+        for parts in parts.chunks(ABREAST) {
+            let products = parts.iter().map(|part| self.products(query, cache, *part, head_lanes)).collect();
+            let merged = self.merge(products);
+            sums.extend(parts.iter().zip(merged).map(|(part, sums)| self.score(sums, masks[part.block], scores)));
+        }
+        let sinks: Vec<Option<Word>> =
+            (0..query.len()).step_by(2).map(|v| self.sinks(layout, v, head_lanes, scores.sinks.as_ref())).collect();
+        let weights = self.softmax(sums.chunks(blocks).map(<[Word]>::to_vec).collect(), &sinks, head_lanes).concat();
+        let mut values = vec![Vec::new(); query.len()];
+        for (parts, weights) in parts.chunks(ABREAST).zip(weights.chunks(ABREAST)) {
+            let each = self.split(weights, head_lanes);
+            for (part, weights) in parts.iter().zip(each) {
+                let sums = self.weighted(&weights, cache, *part, head_lanes);
+                values[part.v..].iter_mut().zip(sums).for_each(|(values, sum)| values.push(sum));
+            }
+        }
+        values.into_iter().map(|values| self.fold(AluOp::AddF, values)).collect()
     }
 
     /// The input vector that masks the entries of a block.
@@ -83,57 +126,41 @@ impl Schedule {
         Word { quad, ready: 0 }
     }
 
-    /// The heads of vectors `v` and `v + 1`.
-    fn heads(
-        &mut self,
-        (query, layout): (&[Word], &Layout),
-        cache: &Cache,
-        v: usize,
-        head_lanes: usize,
-        how: &Scores,
-        masks: &[Word],
-    ) -> Vec<Word> {
-        // Every round meets the same vectors.
-        let met = v % cache.halves[0].len();
-        let [keys, values] = [0, 1].map(|half| [cache.halves[half][met], cache.halves[half][met + 1]]);
-        let entry = |at: Word, entry: usize| Word { quad: Quad { address: at.quad.address + entry as u16, ..at.quad }, ..at };
-        let mut scores = Vec::new();
-        for (block, mask) in masks.iter().enumerate() {
-            let products: Vec<Word> = (0..head_lanes)
-                .map(|e| {
-                    let mut expr = Expr::default();
-                    let terms = [0, 1].map(|odd| {
-                        let (q, k) = (expr.word(query[v + odd]), expr.word(entry(keys[odd], block * head_lanes + e)));
-                        expr.op(AluOp::MulF, q, k)
-                    });
-                    let sum = expr.op(AluOp::AddF, terms[0], terms[1]);
-                    expr.keep(sum);
-                    self.word(&expr)
-                })
-                .collect();
-            let sums = self.merge(products);
-            scores.push(self.score(sums, *mask, how));
-        }
-        let sinks = how.sinks.as_ref().map(|param| {
-            let quad = self.memory.constant(1);
-            let lanes = layout.lanes(v, |column| column / (2 * head_lanes as u32));
-            self.data.images.push(Image::Numbers { quad, param: param.clone(), row: 0, lanes });
-            Word { quad, ready: 0 }
-        });
-        let weights = self.softmax(scores, sinks, head_lanes);
+    /// The products of vectors `v` and `v + 1` of the query and each entry's keys.
+    fn products(&mut self, query: &[Word], cache: &Cache, part: Part, head_lanes: usize) -> Vec<Word> {
+        let product = |entry| {
+            let mut expr = Expr::default();
+            let terms = [0, 1].map(|odd| {
+                let (q, k) = (expr.word(query[part.v + odd]), expr.word(cache.entry(0, part, odd, entry, head_lanes)));
+                expr.op(AluOp::MulF, q, k)
+            });
+            let sum = expr.op(AluOp::AddF, terms[0], terms[1]);
+            expr.keep(sum);
+            self.word(&expr)
+        };
+        (0..head_lanes).map(product).collect()
+    }
+
+    /// What the entries of a block give to the heads of vectors `v` and `v + 1`, by their weights, which are released.
+    fn weighted(&mut self, weights: &[Word], cache: &Cache, part: Part, head_lanes: usize) -> [Word; 2] {
         let mut sums = [Vec::new(), Vec::new()];
-        for (block, weights) in weights.into_iter().enumerate() {
-            let each = self.split(weights, head_lanes);
-            for (at, group) in each.chunks(4).enumerate() {
-                for (odd, sums) in sums.iter_mut().enumerate() {
-                    let first = block * head_lanes + 4 * at;
-                    let pairs = group.iter().enumerate().map(|(i, weight)| (*weight, entry(values[odd], first + i)));
-                    sums.push(self.dot(&pairs.collect::<Vec<_>>()));
-                }
-                group.iter().for_each(|weight| self.memory.release(*weight));
+        for (at, group) in weights.chunks(TOGETHER).enumerate() {
+            for (odd, sums) in sums.iter_mut().enumerate() {
+                let value = |i| cache.entry(1, part, odd, TOGETHER * at + i, head_lanes);
+                let pairs: Vec<_> = group.iter().enumerate().map(|(i, weight)| (*weight, value(i))).collect();
+                sums.push(self.dot(&pairs));
             }
+            group.iter().for_each(|weight| self.memory.release(*weight));
         }
-        sums.into_iter().map(|sums| self.fold(AluOp::AddF, sums)).collect()
+        sums.map(|sums| self.fold(AluOp::AddF, sums))
+    }
+
+    /// The scores that sinks add to the heads of vectors `v` and `v + 1`.
+    fn sinks(&mut self, layout: &Layout, v: usize, head_lanes: usize, sinks: Option<&String>) -> Option<Word> {
+        let quad = sinks.map(|_| self.memory.constant(1))?;
+        let lanes = layout.lanes(v, |column| column / (2 * head_lanes as u32));
+        self.data.images.extend(sinks.map(|param| Image::Numbers { quad, param: param.clone(), row: 0, lanes }));
+        Some(Word { quad, ready: 0 })
     }
 
     /// `sum a b`, as a tree.
@@ -151,12 +178,12 @@ impl Schedule {
         self.word(&expr)
     }
 
-    /// The merge tree. The products are released.
-    pub(crate) fn merge(&mut self, mut vectors: Vec<Word>) -> Word {
+    /// Merge trees, level by level of all: in a permutor's queue stands what goes by one map. The products are released.
+    pub(crate) fn merge(&mut self, mut trees: Vec<Vec<Word>>) -> Vec<Word> {
         let mut distance = 1;
-        while vectors.len() > 1 {
+        while trees.iter().any(|tree| tree.len() > 1) {
             let mask = self.bit_mask(distance);
-            let merge = |pair: &[Word]| {
+            let mut merge = |pair: &[Word]| {
                 let mut expr = Expr::default();
                 let (a, b, mask) = (expr.word(pair[0]), expr.word(pair[1]), expr.word(mask));
                 let (own_a, own_b) = (expr.op(AluOp::AndNot, a, mask), expr.op(AluOp::And, b, mask));
@@ -170,20 +197,20 @@ impl Schedule {
                 [pair[0], pair[1], words[0], words[1], other].into_iter().for_each(|word| self.memory.release(word));
                 sum
             };
-            vectors = vectors.chunks(2).map(merge).collect();
+            trees = trees.into_iter().map(|tree| tree.chunks(2).map(&mut merge).collect()).collect();
             distance *= 2;
         }
-        vectors[0]
+        trees.concat()
     }
 
-    /// The merge tree backwards: the vector of each lane's value in all lanes of its head. The word is released.
-    fn split(&mut self, word: Word, lanes: usize) -> Vec<Word> {
-        let mut vectors = vec![word];
+    /// Merge trees backwards: of each word the vectors of each lane's value in all lanes of its head. The words are released.
+    fn split(&mut self, words: &[Word], lanes: usize) -> Vec<Vec<Word>> {
+        let mut trees: Vec<Vec<Word>> = words.iter().map(|word| vec![*word]).collect();
         let mut distance = lanes as u32;
         while distance > 1 {
             distance /= 2;
             let mask = self.bit_mask(distance);
-            let split = |word: Word| {
+            let mut split = |word: Word| {
                 let other = self.exchange(word, distance);
                 let mut expr = Expr::default();
                 let (own, far, mask) = (expr.word(word), expr.word(other), expr.word(mask));
@@ -197,9 +224,9 @@ impl Schedule {
                 self.memory.release(other);
                 words
             };
-            vectors = vectors.into_iter().flat_map(split).collect();
+            trees = trees.into_iter().map(|tree| tree.into_iter().flat_map(&mut split).collect()).collect();
         }
-        vectors
+        trees
     }
 
     /// Scaled, capped, masked. The sums are released.
@@ -221,41 +248,51 @@ impl Schedule {
         score
     }
 
-    /// Weights of all blocks' scores. The scores are released.
-    fn softmax(&mut self, scores: Vec<Word>, sinks: Option<Word>, lanes: usize) -> Vec<Word> {
-        let copies: Vec<Word> = scores.iter().chain(&sinks).map(|score| self.copy(*score)).collect();
-        let largest = self.fold(AluOp::MaxF, copies);
-        let largest = self.reduce(AluOp::MaxF, largest, lanes);
-        let mut exponential = |score: Word| {
-            let mut expr = Expr::default();
-            let (score, largest) = (expr.word(score), expr.word(largest));
-            let below = expr.op(AluOp::SubF, score, largest);
-            let y = expr.unary(AluOp::Exp, below);
-            expr.keep(y);
-            self.word(&expr)
+    /// Weights of the scores of all blocks, of each pair of vectors, which may have sinks. Scores and sinks are released.
+    fn softmax(&mut self, scores: Vec<Vec<Word>>, sinks: &[Option<Word>], lanes: usize) -> Vec<Vec<Word>> {
+        let total = |schedule: &mut Self, op, words: &[Vec<Word>]| -> Vec<Word> {
+            let mut fold = |words: &Vec<Word>| schedule.fold_of(op, words.len(), |expr, at| expr.word(words[at]));
+            let folded = words.iter().map(&mut fold).collect();
+            schedule.reduce_all(op, folded, lanes)
         };
-        let weights: Vec<Word> = scores.iter().map(|score| exponential(*score)).collect();
-        let sink = sinks.map(exponential);
-        let copies: Vec<Word> = weights.iter().map(|weight| self.copy(*weight)).collect();
-        let sum = self.fold(AluOp::AddF, copies);
-        let mut sum = self.reduce(AluOp::AddF, sum, lanes);
-        if let Some(sink) = sink {
-            let with = self.binary(AluOp::AddF, sum, sink);
-            self.memory.release(sum);
-            self.memory.release(sink);
-            sum = with;
+        let with: Vec<Vec<Word>> =
+            scores.iter().zip(sinks).map(|(scores, sink)| scores.iter().chain(sink).copied().collect()).collect();
+        let largest = total(self, AluOp::MaxF, &with);
+        let mut exponential = |(words, largest): (&Vec<Word>, &Word)| -> Vec<Word> {
+            let each = words.iter().map(|word| {
+                let mut expr = Expr::default();
+                let (score, largest) = (expr.word(*word), expr.word(*largest));
+                let below = expr.op(AluOp::SubF, score, largest);
+                let y = expr.unary(AluOp::Exp, below);
+                expr.keep(y);
+                self.word(&expr)
+            });
+            each.collect()
+        };
+        let powers: Vec<Vec<Word>> = with.iter().zip(&largest).map(&mut exponential).collect();
+        let weights: Vec<Vec<Word>> =
+            powers.iter().zip(&scores).map(|(powers, scores)| powers[..scores.len()].to_vec()).collect();
+        let mut sums = total(self, AluOp::AddF, &weights);
+        for (sum, sink) in sums.iter_mut().zip(powers.iter().zip(sinks).filter_map(|(powers, sink)| sink.and(powers.last()))) {
+            let with = self.binary(AluOp::AddF, *sum, *sink);
+            self.memory.release(*sum);
+            *sum = with;
         }
-        let mut normalized = Vec::new();
-        for weight in &weights {
-            let mut expr = Expr::default();
-            let (sum, weight) = (expr.word(sum), expr.word(*weight));
-            let root = expr.unary(AluOp::Rsqrt, sum);
-            let inverse = expr.op(AluOp::MulF, root, root);
-            let y = expr.op(AluOp::MulF, inverse, weight);
-            expr.keep(y);
-            normalized.push(self.word(&expr));
-        }
-        [largest, sum].into_iter().chain(scores).chain(weights).for_each(|word| self.memory.release(word));
+        let mut normalize = |(weights, sum): (&Vec<Word>, &Word)| -> Vec<Word> {
+            let each = weights.iter().map(|weight| {
+                let mut expr = Expr::default();
+                let (sum, weight) = (expr.word(*sum), expr.word(*weight));
+                let root = expr.unary(AluOp::Rsqrt, sum);
+                let inverse = expr.op(AluOp::MulF, root, root);
+                let y = expr.op(AluOp::MulF, inverse, weight);
+                expr.keep(y);
+                self.word(&expr)
+            });
+            each.collect()
+        };
+        let normalized = weights.iter().zip(&sums).map(&mut normalize).collect();
+        let done = [largest, sums, with.concat(), powers.concat()].concat();
+        done.into_iter().for_each(|word| self.memory.release(word));
         normalized
     }
 

@@ -130,7 +130,7 @@ impl Cost {
 }
 
 /// Rows that a node has for each token.
-fn rows(graph: &Graph, id: NodeId) -> u64 {
+pub(crate) fn rows(graph: &Graph, id: NodeId) -> u64 {
     match graph.node(id).results.first() {
         Some(Ty::Act { rows, .. }) => rows.section().1,
         _ => 1,
@@ -229,7 +229,8 @@ pub(crate) fn choices(request: &Request<'_>, (nodes, part): (&BTreeSet<NodeId>, 
         choices.push(Choice { tensor: weight.to_string(), form: Form::Byte, byte, dense });
     }
     let mut order: Vec<usize> = (0..choices.len()).collect();
-    let saved = |choice: &Choice| choice.byte.rows - choice.dense.rows;
+    // What is left over after full tiles is shared in bytes alone: there a dense layer may be the larger one.
+    let saved = |choice: &Choice| choice.byte.rows.saturating_sub(choice.dense.rows);
     order.sort_by_key(|at| (std::cmp::Reverse(saved(&choices[*at])), *at));
     let mut rows: u64 = choices.iter().map(|choice| choice.byte.rows).sum();
     for at in order {

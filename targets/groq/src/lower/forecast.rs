@@ -4,19 +4,22 @@
 //! partial sums are exchanged: reduced over the node, one hop, and gathered again, another. One token at a time:
 //!
 //! ```text
-//! cycles = installing / 8 + layers * (2 * (2 * hop + exchanged bytes per link / bytes per cycle) + vector)
+//! cycles = installing / 8 + layers * (2 * (2 * hop + exchanged bytes per link / bytes per cycle) + vector) + attention / 8
 //! ```
 //!
 //! `installing` is what the weights that a token meets take to enter the planes of one chip, `vector` what norms, rotary embedding and
-//! softmax take; a model that fits one chip exchanges nothing. Memory holds weights in seven bits per pair, a cache of one byte per number for
-//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file; `vector` is what layers really take
-//! that this compiler schedules, at a short context. Nodes of eight are not scheduled: that is a pipeline of single chips (module `stages`).
+//! rotations take, `attention` what grows with the context, of which all entries are visited whatever the step; a model that fits one chip exchanges
+//! nothing. Memory holds weights in seven bits per pair, a cache of one byte per number for
+//! at most [`CONTEXT`] tokens, and is not filled beyond nine tenths. All cycles are those of the timing file; `vector` and
+//! `attention` are what layers really take that this compiler schedules. Nodes of eight are not scheduled: that is a pipeline of single chips (module `stages`).
 
 use super::fit::{self, Choice};
-use super::layout::LANES as LANES_IN_USE;
+use super::heads::heads;
+use super::layout::{LANES as LANES_IN_USE, Layout};
 use super::stages;
 use q35_dialects::Ty;
 use q35_dialects::q35::Op;
+use q35_graph::NodeId;
 use q35_target::Request;
 use q35_tsp::geometry::{LANES, Queue, ROWS, Unit};
 use q35_tsp::timing::Timing;
@@ -32,6 +35,23 @@ const EXCHANGED: u64 = 4 + 2;
 fn chip_bytes() -> u64 {
     let slices = Queue::all().filter(|queue| queue.unit() == Unit::Mem && !queue.slice().reserved()).count();
     slices as u64 * u64::from(ROWS) * LANES as u64 / 10 * 9
+}
+
+/// Cycles of the vector phases of a layer with a residual stream of so many columns, but for attention.
+pub(crate) fn vector(width: u64, timing: &Timing) -> u64 {
+    timing.vector as u64 + width * timing.vector_column as u64 / 1000
+}
+
+/// Cycles of the attention of some nodes.
+pub(crate) fn attention(request: &Request<'_>, nodes: impl IntoIterator<Item = NodeId>, timing: &Timing) -> u64 {
+    let (graph, heads) = (request.graph, heads(request.graph));
+    let pairs = |id: NodeId| {
+        let attends = graph.node(id).op.attends();
+        let (_, width) = graph.operand(id, 0).filter(|_| attends).and_then(|query| graph.ty(query).matrix())?;
+        Some(heads.get(&id).map_or_else(|| Layout::natural(width), |heads| heads.layout(width)).len() as u64 / 2)
+    };
+    let pairs: u64 = nodes.into_iter().filter_map(pairs).sum();
+    pairs.saturating_mul(request.context).saturating_mul(timing.vector_entry as u64)
 }
 
 /// A prediction.
@@ -72,7 +92,10 @@ pub(crate) fn forecast(request: &Request<'_>, timing: &Timing) -> Forecast {
             _ => {}
         }
     }
-    let weights = choices.iter().fold(0u64, |sum, choice| sum.saturating_add(choice.dense.rows.saturating_mul(LANES as u64)));
+    let weights = choices.iter().fold(0u64, |sum, choice| {
+        let rows = choice.dense.rows.min(choice.byte.rows);
+        sum.saturating_add(rows.saturating_mul(LANES as u64))
+    });
     let bytes = weights.saturating_add(cache.saturating_mul(request.context.min(CONTEXT)));
     let chips = match bytes.div_ceil(chip_bytes()) {
         0 | 1 => 1,
@@ -83,8 +106,8 @@ pub(crate) fn forecast(request: &Request<'_>, timing: &Timing) -> Forecast {
     let installing = choices.iter().fold(0u64, |sum, choice| sum.saturating_add(cycles(choice)));
     let [hop, link] = [timing.hop, timing.link].map(|n| n as u64);
     let exchange = 2 * hop + hidden.div_ceil(NODE) * EXCHANGED * link / LANES as u64;
-    let vector = timing.vector as u64 + hidden * timing.vector_column as u64 / 1000;
-    let per_layer = vector + if chips == 1 { 0 } else { 2 * exchange };
-    let cycles = installing.saturating_add(layers * per_layer).max(1);
+    let per_layer = vector(hidden, timing) + if chips == 1 { 0 } else { 2 * exchange };
+    let attention = attention(request, graph.ids(), timing) / if chips == 1 { 1 } else { NODE };
+    let cycles = installing.saturating_add(layers * per_layer).saturating_add(attention).max(1);
     Forecast { chips, tokens_per_second: timing.clock_mhz as f64 * 1e6 / cycles as f64 }
 }

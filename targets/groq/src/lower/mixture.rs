@@ -70,7 +70,7 @@ impl Schedule {
                     self.copy(zero)
                 });
             }
-            let mut sum = self.merge(sums);
+            let mut sum = self.merge(vec![sums])[0];
             let mut distance = period as u32;
             while (distance as usize) < LANES {
                 let other = self.exchange(sum, distance);

@@ -20,6 +20,7 @@
 //! | `pointwise` | elementwise ops, norms, rotary embedding |
 //! | `attention` | the cache and attention |
 //! | `mixture` | routers and mixtures of experts |
+//! | `phases` | what each node takes, and at least |
 //! | `report` | what the schedule costs, and a picture of it |
 
 mod attention;
@@ -30,6 +31,7 @@ mod inputs;
 mod layout;
 mod linear;
 mod mixture;
+mod phases;
 mod pointwise;
 mod report;
 mod rows;
@@ -61,7 +63,7 @@ use q35_tsp::lanes::Lanes;
 use q35_tsp::program::{Image, Input, Output, Place, Program, Quad, TileBytes};
 use q35_tsp::timing::Timing;
 use q35_tsp::{binary, text};
-use rows::Quant;
+use rows::{Quant, Row};
 use stages::{Counts, Rows, Share};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -155,7 +157,7 @@ impl Target for Groq {
             }
             _ => {
                 let Forecast { tokens_per_second, .. } = forecast::pipeline(request, chips, &timing);
-                let caution = "from shapes, with vector phases that this version's schedules do not reach";
+                let caution = "from shapes, with vector phases as this version schedules them";
                 (chips, format!("{tokens_per_second:.0} tokens/s, {caution}; {label}"))
             }
         };
@@ -174,7 +176,7 @@ impl Target for Groq {
         observer.after(&EMIT, &|| listings.concat());
 
         observer.before(&ASSEMBLE);
-        let (report, schedule) = report::report(&chips, &Timing::tsp1());
+        let (report, schedule) = report::report(request, &chips, &Timing::tsp1());
         let mut files = BTreeMap::from([
             (REPORT.to_owned(), report.clone().into_bytes()),
             (TRACE.to_owned(), report::trace(&chips).into_bytes()),
@@ -245,10 +247,34 @@ fn experts(graph: &Graph, id: NodeId) -> u64 {
     if let Some(Ty::Routing { experts, .. }) = routing { experts } else { 1 }
 }
 
+/// Whether a node is a norm of whole rows that nobody reads but those who round it. What it multiplies a row with changes the scale alone.
+fn is_only_rounded(graph: &Graph, id: NodeId) -> bool {
+    let Op::RmsNorm(op) = &graph.node(id).op else { return false };
+    let whole = graph.operand(id, 0).and_then(|x| graph.ty(x).matrix()).is_some_and(|(_, width)| width == op.group);
+    let users = graph.users(q35_graph::Value { node: id, result: 0 });
+    let rounds = users.iter().all(|(user, _)| matches!(graph.node(*user).op, Op::Quantize(_)));
+    whole && rounds && !users.is_empty() && !graph.outputs.iter().any(|(_, value)| value.node == id)
+}
+
+/// Nodes whose values a node's macro-ops read.
+fn reads(graph: &Graph, id: NodeId) -> Vec<NodeId> {
+    let operands = graph.operands(id).into_iter().flatten().map(|value| value.node);
+    operands
+        .flat_map(|node| if is_only_rounded(graph, node) { [vec![node], reads(graph, node)].concat() } else { vec![node] })
+        .collect()
+}
+
+/// What follows is for a node.
+fn begin(schedule: &mut Schedule, graph: &Graph, id: NodeId) -> u32 {
+    schedule.begin(id.index() as u32, &graph.node(id).name)
+}
+
 /// What a node of the program leaves, and where it is held.
 #[derive(Clone)]
 enum Held {
     Act(Vec<Word>, Layout),
+    /// Of a norm that only those read who round it.
+    Normed(Row, Layout),
     Quant(Quant),
     Rotary(String, f32),
     Cache(Cache, usize),
@@ -261,6 +287,10 @@ struct Scheduled {
     program: Program,
     rows: u64,
     choices: Vec<Choice>,
+    /// The nodes of the graph, in the order of the program's.
+    nodes: Vec<NodeId>,
+    /// The rows of the head, where the chip has not all.
+    piece: Option<Rows>,
     exit: Option<Entrance>,
 }
 
@@ -324,7 +354,7 @@ fn schedule(
     let (heads, mut values) = (heads(graph), BTreeMap::new());
     if let (Some(enters), Some(Entrance { start, cycles, layout })) = (share.enters, entrance) {
         schedule.data.start = *start;
-        schedule.begin(&graph.node(enters).name);
+        begin(&mut schedule, graph, enters);
         let link = schedule.open_link(chip - 1);
         let receive = |(v, cycles): (usize, &[i64; 4])| schedule.receive(link, *cycles, layout.lanes(v, |e| e));
         let words = cycles.iter().enumerate().map(receive).collect();
@@ -333,27 +363,26 @@ fn schedule(
     let (ahead, rows) = (BTreeMap::new(), share.rows);
     let mut lowering = Lowering { request, schedule, entry, heads, rows, values, ahead, row: 0, choices };
     let mut uses: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let operands = share.nodes.iter().flat_map(|id| graph.operands(*id)).flatten();
     let outside = graph.outputs.iter().map(|(_, value)| value.node).chain(share.leaves);
-    for node in operands.map(|value| value.node).chain(outside) {
+    for node in share.nodes.iter().flat_map(|id| reads(graph, *id)).chain(outside) {
         *uses.entry(node).or_default() += 1;
     }
     // What leaves does so at once: what follows here would be in its way.
     let mut exit = share.leaves.filter(|leaves| share.enters == Some(*leaves)).and_then(|leaves| lowering.leave(leaves));
     for id in share.nodes.iter().copied() {
-        lowering.schedule.begin(&graph.node(id).name);
+        begin(&mut lowering.schedule, graph, id);
         let rows = lowering.rows(id);
         lowering.values.insert(id, rows);
         if share.leaves == Some(id) {
             exit = lowering.leave(id);
         }
-        for operand in graph.operands(id).into_iter().flatten() {
-            let left = uses.get_mut(&operand.node).map_or(0, |uses| {
+        for node in reads(graph, id) {
+            let left = uses.get_mut(&node).map_or(0, |uses| {
                 *uses -= 1;
                 *uses
             });
             if left == 0 {
-                lowering.release(operand.node);
+                lowering.release(node);
             }
         }
     }
@@ -412,6 +441,7 @@ impl Lowering<'_> {
         for value in self.values.get(&id).into_iter().flatten() {
             match value {
                 Held::Act(words, _) => words.iter().for_each(|word| self.schedule.memory.release(*word)),
+                Held::Normed(row, _) => row.factor.into_iter().for_each(|word| self.schedule.memory.release(word)),
                 Held::Quant(quant) => {
                     self.schedule.memory.release(quant.scale);
                     quant.corrections.into_iter().flatten().for_each(|word| self.schedule.memory.release(word));
@@ -485,6 +515,9 @@ impl Lowering<'_> {
                 let (x, layout) = self.act(id, 0);
                 let weight = op.weight.as_ref();
                 let weight = weight.map(|w| (w.as_str(), self.request.params.get(w).map_or(1, |packed| packed.cols as u32)));
+                if is_only_rounded(graph, id) {
+                    return Held::Normed(self.schedule.norm_of_row(&x, &layout, weight, op.eps, op.group), layout);
+                }
                 Held::Act(self.schedule.rms_norm(&x, &layout, weight, op.eps, op.group, self.width(id, 0)), layout)
             }
             Op::Hadamard(op) => {
@@ -492,8 +525,14 @@ impl Lowering<'_> {
                 Held::Act(self.schedule.hadamard(&x, &layout, (op.block, op.seed), op.inverse), layout)
             }
             Op::Quantize(_) => {
-                let (x, layout) = self.act(id, 0);
-                let mut quant = self.schedule.quantize(&x, &layout, self.sharing(id));
+                let (row, layout) = match self.operand(id, 0) {
+                    Held::Normed(row, layout) => (row, layout),
+                    _ => {
+                        let (words, layout) = self.act(id, 0);
+                        (Row { words, weights: None, factor: None }, layout)
+                    }
+                };
+                let mut quant = self.schedule.quantize(&row, &layout, self.sharing(id));
                 let needed = self.corrections(id);
                 if needed.contains(&true) {
                     quant.corrections = self.schedule.corrections(&quant.inputs, needed);
@@ -601,9 +640,9 @@ impl Lowering<'_> {
             Layer { param, bias, bytes, columns, form, outputs: outputs.clone(), experts: *experts }
         };
         let layers: Vec<Layer<'_>> = ids.iter().zip(&outputs).map(layer).collect();
-        let nodes: Vec<u32> = ids.iter().map(|id| self.schedule.begin(&graph.node(*id).name)).collect();
+        let nodes: Vec<u32> = ids.iter().map(|id| begin(&mut self.schedule, graph, *id)).collect();
         let words = self.schedule.linears(&x, &nodes.into_iter().zip(&layers).collect::<Vec<_>>());
-        self.schedule.begin(&graph.node(id).name);
+        begin(&mut self.schedule, graph, id);
         let held = words.into_iter().zip(outputs).map(|(words, (outputs, _))| Held::Act(words, outputs));
         let mut held: Vec<(NodeId, Held)> = ids.into_iter().zip(held).collect();
         let (_, first) = held.remove(0);
@@ -649,7 +688,7 @@ impl Lowering<'_> {
     fn leave(&mut self, leaves: NodeId) -> Option<Entrance> {
         let Some([Held::Act(words, layout)]) = self.values.get(&leaves).map(Vec::as_slice) else { return None };
         let (words, layout) = (words.clone(), layout.clone());
-        self.schedule.begin(&self.request.graph.node(leaves).name);
+        begin(&mut self.schedule, self.request.graph, leaves);
         let link = self.schedule.open_link(self.schedule.data.chip + 1);
         let send = |(v, word): (usize, &Word)| self.schedule.send(link, *word, layout.lanes(v, |e| e));
         let sent: Vec<[i64; 4]> = words.iter().enumerate().map(send).collect();
@@ -675,9 +714,10 @@ impl Lowering<'_> {
             return Err(fit::full(used + missing, self.schedule.data.chip).into());
         }
         let rows = self.schedule.memory.used();
+        let nodes = self.schedule.keys.iter().map(|key| NodeId::new(*key as usize)).collect();
         let program = self.schedule.finish();
         fit::check_text(&program)?;
-        Ok(Scheduled { program, rows, choices: self.choices, exit })
+        Ok(Scheduled { program, rows, nodes, choices: self.choices, piece: self.rows, exit })
     }
 }
 
@@ -700,7 +740,7 @@ pub struct LinearProgram {
 /// [`q35_diag::Code::DoesNotFit`].
 pub fn schedule_linear(outputs: u64, inputs: u64, form: Form) -> Result<LinearProgram> {
     let mut schedule = Schedule::new(Timing::tsp1());
-    schedule.begin("linear");
+    schedule.begin(0, "linear");
     let x = Inputs::dense(inputs, |side| Byte { place: schedule.memory.bytes(side), ready: 0 });
     let places: Vec<_> = x.all().map(|chunk| (chunk.lanes.clone(), chunk.bytes.map(|sides| sides.map(|b| b.place)))).collect();
     let [scale, one, other] = [(); 3].map(|()| schedule.memory.constant(1));

@@ -1,6 +1,7 @@
 //! Ops that look at one element at a time, norms, and rotary embedding.
 
 use super::layout::{LANES, Layout};
+use super::rows::Row;
 use crate::schedule::vector::{Arg, Expr};
 use crate::schedule::{Schedule, Word};
 use q35_dialects::q35::{Activation, Glu, RopeStyle};
@@ -20,6 +21,14 @@ pub(crate) fn sigmoid(expr: &mut Expr, x: Arg) -> Arg {
     let sum = expr.op(AluOp::AddF, power, one);
     let root = expr.unary(AluOp::Rsqrt, sum);
     expr.op(AluOp::MulF, root, root)
+}
+
+/// `1 / sqrt(sum / count + eps)`.
+fn inverse_root(expr: &mut Expr, sum: Arg, eps: f32, count: u64) -> Arg {
+    let (share, eps) = (expr.float(1.0 / count as f32), expr.float(eps));
+    let mean = expr.op(AluOp::MulF, sum, share);
+    let mean = expr.op(AluOp::AddF, mean, eps);
+    expr.unary(AluOp::Rsqrt, mean)
 }
 
 fn activation(expr: &mut Expr, f: Activation, x: Arg) -> Arg {
@@ -109,50 +118,64 @@ impl Schedule {
         group: u64,
         width: u64,
     ) -> Vec<Word> {
-        let squares: Vec<Word> = self.map(x, |expr, x| expr.op(AluOp::MulF, x, x));
         let whole = group == width;
-        let sums: Vec<Word> = if whole {
-            let sum = self.fold(AluOp::AddF, squares);
-            let sum = self.reduce(AluOp::AddF, sum, LANES);
-            vec![sum; x.len()]
-        } else {
-            let each: Vec<[Word; 2]> = squares
-                .chunks(2)
-                .map(|pair| {
-                    let sum = self.fold(AluOp::AddF, pair.to_vec());
-                    [self.reduce(AluOp::AddF, sum, group as usize / 2); 2]
-                })
-                .collect();
-            each.concat()
-        };
-        let mut out = Vec::new();
-        for (v, (x, sum)) in x.iter().zip(&sums).enumerate() {
-            let factor = weight.map(|(param, len)| {
-                let quad = self.memory.constant(1);
-                self.data.images.push(Image::Numbers {
-                    quad,
-                    param: param.to_owned(),
-                    row: 0,
-                    lanes: layout.lanes(v, |e| e % len),
-                });
-                Word { quad, ready: 0 }
-            });
+        let vectors = if whole { x.len() } else { 2 };
+        let lanes = if whole { LANES } else { group as usize / 2 };
+        let sums: Vec<Word> = x.chunks(vectors).map(|x| self.squares(x, lanes)).collect();
+        let weights = weight.map(|weight| self.norm_weights(weight, layout));
+        let each = x.iter().enumerate().map(|(v, x)| {
             let mut expr = Expr::default();
-            let (sum, x) = (expr.word(*sum), expr.word(*x));
-            let (share, eps) = (expr.float(1.0 / group as f32), expr.float(eps));
-            let mean = expr.op(AluOp::MulF, sum, share);
-            let mean = expr.op(AluOp::AddF, mean, eps);
-            let inverse = expr.unary(AluOp::Rsqrt, mean);
+            let (sum, x) = (expr.word(sums[v / vectors]), expr.word(*x));
+            let inverse = inverse_root(&mut expr, sum, eps, group);
             let mut y = expr.op(AluOp::MulF, inverse, x);
-            if let Some(factor) = factor {
-                let factor = expr.word(factor);
+            if let Some(weights) = &weights {
+                let factor = expr.word(weights[v]);
                 y = expr.op(AluOp::MulF, y, factor);
             }
             expr.keep(y);
-            out.push(self.word(&expr));
-        }
-        sums.iter().step_by(if whole { sums.len() } else { 2 }).for_each(|sum| self.memory.release(*sum));
+            self.word(&expr)
+        });
+        let out = each.collect();
+        sums.into_iter().for_each(|sum| self.memory.release(sum));
         out
+    }
+
+    /// What the op `rms_norm` over whole rows of `width` columns makes of one, for those who round it.
+    pub(crate) fn norm_of_row(
+        &mut self,
+        x: &[Word],
+        layout: &Layout,
+        weight: Option<(&str, u32)>,
+        eps: f32,
+        width: u64,
+    ) -> Row {
+        let sum = self.squares(x, LANES);
+        let mut expr = Expr::default();
+        let arg = expr.word(sum);
+        let factor = inverse_root(&mut expr, arg, eps, width);
+        expr.keep(factor);
+        let factor = self.word(&expr);
+        self.memory.release(sum);
+        Row { words: x.to_vec(), weights: weight.map(|weight| self.norm_weights(weight, layout)), factor: Some(factor) }
+    }
+
+    /// The sum of the squares of some vectors' elements over each run of so many lanes, in all of them.
+    fn squares(&mut self, x: &[Word], lanes: usize) -> Word {
+        let sum = self.fold_of(AluOp::AddF, x.len(), |expr, v| {
+            let x = expr.word(x[v]);
+            expr.op(AluOp::MulF, x, x)
+        });
+        self.reduce(AluOp::AddF, sum, lanes)
+    }
+
+    /// A norm's weights, a parameter of so many elements, as vectors of a layout meet them.
+    fn norm_weights(&mut self, (param, len): (&str, u32), layout: &Layout) -> Vec<Word> {
+        let weight = |v| {
+            let (quad, lanes) = (self.memory.constant(1), layout.lanes(v, |e| e % len));
+            self.data.images.push(Image::Numbers { quad, param: param.to_owned(), row: 0, lanes });
+            Word { quad, ready: 0 }
+        };
+        (0..layout.len()).map(weight).collect()
     }
 
     /// The op `rope`: `x cos + other sin`, where the other one of a pair lies in another lane (halves) or vector (interleaved).

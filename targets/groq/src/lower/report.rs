@@ -1,12 +1,14 @@
 //! What a schedule costs, and a picture of it.
 //!
 //! `report.json`: cycles, how busy each kind of unit is, memory, and the distance to the lower bound: every byte of weights enters a plane
-//! of the MXM, 20480 in a cycle of a chip. Of several chips also what each of them takes and what goes over their links. `trace.json`: which node
+//! of the MXM, 20480 in a cycle of a chip; of every phase the same (module `phases`). Of several chips also what each of them takes and what goes over their links. `trace.json`: which node
 //! keeps which kind of unit busy from when to when, in the trace-event format that Perfetto opens; a microsecond there is a cycle here, and
 //! a process is a chip. Cycles are those of the clock that all chips count by.
 
 use super::Scheduled;
 use super::fit::Choice;
+use super::phases::{self, Phase, Phases};
+use q35_target::Request;
 use q35_tsp::geometry::{LANES, NODE, Queue, ROWS, SUPERLANE, Unit};
 use q35_tsp::isa::Instr;
 use q35_tsp::program::{Issue, Program, expand};
@@ -15,10 +17,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Bytes of weights that all planes of a chip together can take in a cycle.
-const INSTALL_BYTES: u64 = (4 * SUPERLANE * LANES) as u64;
+pub(crate) const INSTALL_BYTES: u64 = (4 * SUPERLANE * LANES) as u64;
 
 /// Kinds of units, by the name they have in reports.
-const UNITS: [(Unit, &str); 8] = [
+pub(crate) const UNITS: [(Unit, &str); 8] = [
     (Unit::Mem, "MEM"),
     (Unit::Alu, "VXM"),
     (Unit::Permute, "SXM permute"),
@@ -34,8 +36,8 @@ const UNITS: [(Unit, &str); 8] = [
 struct Report<'a> {
     #[serde(flatten)]
     schedule: Schedule,
-    /// First and last cycle of each node of the model, in the order of the programs.
-    nodes: Vec<(String, u64, u64)>,
+    /// Each node of the model, in the order of the programs.
+    nodes: Vec<Phase>,
     /// How each layer's weights lie in memory, and what both forms cost: vectors of memory, and cycles of installing.
     weights: Vec<&'a Choice>,
 }
@@ -52,6 +54,8 @@ struct Schedule {
     clock_mhz: i64,
     /// Cycles that installing all weights takes at least.
     install_bound: u64,
+    /// Where the cycles go, by op.
+    phases: Vec<Phases>,
     /// Dispatches per queue and cycle of a chip's program.
     utilisation: BTreeMap<&'static str, f64>,
     instructions: usize,
@@ -101,7 +105,7 @@ struct Traffic {
 }
 
 /// Every dispatch, with the kind of its unit.
-fn dispatches(program: &Program) -> impl Iterator<Item = (Unit, Issue)> + '_ {
+pub(crate) fn dispatches(program: &Program) -> impl Iterator<Item = (Unit, Issue)> + '_ {
     program.queues.iter().flat_map(|(queue, issues)| {
         let all = expand(*queue, issues).unwrap_or_else(|what| unreachable!("the program was just made: {what}"));
         all.into_iter().map(|issue| (queue.unit(), issue))
@@ -109,7 +113,7 @@ fn dispatches(program: &Program) -> impl Iterator<Item = (Unit, Issue)> + '_ {
 }
 
 /// From when to when each node keeps each kind of unit busy, in the chip's cycles.
-fn spans(program: &Program) -> BTreeMap<(u32, Unit), (u32, u32)> {
+pub(crate) fn spans(program: &Program) -> BTreeMap<(u32, Unit), (u32, u32)> {
     let mut spans = BTreeMap::new();
     for (unit, issue) in dispatches(program) {
         // It stands where an epoch begins, long before what it is for.
@@ -142,7 +146,7 @@ fn loads(program: &Program) -> u64 {
 }
 
 /// `report.json`, and the part of it that says how the schedule is as a whole.
-pub(crate) fn report(chips: &[Scheduled], timing: &Timing) -> (String, serde_json::Value) {
+pub(crate) fn report(request: &Request<'_>, chips: &[Scheduled], timing: &Timing) -> (String, serde_json::Value) {
     let programs = || chips.iter().map(|chip| &chip.program);
     let cycles = latency(chips).max(1);
     let mut busy: BTreeMap<Unit, u64> = BTreeMap::new();
@@ -154,17 +158,7 @@ pub(crate) fn report(chips: &[Scheduled], timing: &Timing) -> (String, serde_jso
     let share = |unit| busy.get(&unit).map_or(0.0, |n| *n as f64 / queues(unit) / running as f64);
     // One chip has no traffic to speak of.
     let units = UNITS.iter().filter(|(unit, _)| chips.len() > 1 || *unit != Unit::Link);
-    let mut nodes: Vec<(String, u64, u64)> = Vec::new();
-    for program in programs() {
-        let mut own: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
-        for ((node, _), (first, last)) in spans(program) {
-            let span = own.entry(node).or_insert((first, last));
-            *span = (span.0.min(first), span.1.max(last));
-        }
-        let name = |node: u32| program.data.nodes.get(node as usize).cloned().unwrap_or_default();
-        let at = |cycle: u32| program.data.start + u64::from(cycle);
-        nodes.extend(own.into_iter().map(|(node, (first, last))| (name(node), at(first), at(last))));
-    }
+    let nodes = phases::phases(request, chips);
     let instructions = programs().map(instructions).sum();
     let rows = Queue::all().filter(|q| q.unit() == Unit::Mem && !q.slice().reserved()).count() as u64 * u64::from(ROWS);
     let schedule = Schedule {
@@ -174,6 +168,7 @@ pub(crate) fn report(chips: &[Scheduled], timing: &Timing) -> (String, serde_jso
         tokens_per_second: per_second(cycles, timing),
         clock_mhz: timing.clock_mhz,
         install_bound: install_bound(programs().map(loads).sum()),
+        phases: phases::by_op(&nodes),
         utilisation: units.map(|(unit, word)| (*word, share(*unit))).collect(),
         instructions,
         instruction_bytes: instructions as u64 * timing.instruction_bytes as u64,

@@ -8,8 +8,10 @@ use q35_format::rotate;
 use q35_tsp::alu::AluOp;
 use q35_tsp::geometry::Side;
 
-/// Vectors that one expression takes from memory, so that it fits the mesh.
-const AT_ONCE: usize = 4;
+/// Terms of one expression, so that it fits the mesh.
+const AT_ONCE: usize = 8;
+/// Words that are many.
+const MANY: usize = 4;
 
 /// All bits of a float but its sign.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
@@ -25,6 +27,24 @@ pub(crate) struct Quant {
     pub(crate) corrections: [Option<Word>; 2],
 }
 
+/// A row that is rounded: words, times a weight of each element, times a factor that is the same in every lane, where there are such.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) words: Vec<Word>,
+    pub(crate) weights: Option<Vec<Word>>,
+    pub(crate) factor: Option<Word>,
+}
+
+impl Row {
+    /// A vector of it but for the factor.
+    fn element(&self, expr: &mut Expr, v: usize) -> Arg {
+        let x = expr.word(self.words[v]);
+        let Some(weights) = &self.weights else { return x };
+        let weight = expr.word(weights[v]);
+        expr.op(AluOp::MulF, x, weight)
+    }
+}
+
 impl Schedule {
     /// `a op b`.
     pub(crate) fn binary(&mut self, op: AluOp, a: Word, b: Word) -> Word {
@@ -36,39 +56,49 @@ impl Schedule {
     }
 
     /// `words[0] op words[1] op ...`, as a tree. The words are released.
-    pub(crate) fn fold(&mut self, op: AluOp, mut words: Vec<Word>) -> Word {
-        while words.len() > 1 {
-            let mut next = Vec::new();
-            for group in words.chunks(AT_ONCE) {
-                if let [word] = group {
-                    next.push(*word);
-                    continue;
-                }
-                let mut expr = Expr::default();
-                let mut terms: Vec<_> = group.iter().map(|word| expr.word(*word)).collect();
-                while terms.len() > 1 {
-                    terms = terms.chunks(2).map(|pair| if let [a, b] = *pair { expr.op(op, a, b) } else { pair[0] }).collect();
-                }
-                expr.keep(terms[0]);
-                next.push(self.word(&expr));
-                group.iter().for_each(|word| self.memory.release(*word));
-            }
-            words = next;
+    pub(crate) fn fold(&mut self, op: AluOp, words: Vec<Word>) -> Word {
+        if let [word] = words[..] {
+            return word;
         }
-        words[0]
+        let folded = self.fold_of(op, words.len(), |expr, at| expr.word(words[at]));
+        words.into_iter().for_each(|word| self.memory.release(word));
+        folded
     }
 
-    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released. A permutation takes long and a unit does
-    /// several at once, so four lanes meet at a time.
-    pub(crate) fn reduce(&mut self, op: AluOp, mut word: Word, lanes: usize) -> Word {
-        let mut distance = 1;
+    /// `term(0) op term(1) op ...`, as a tree, of so many terms, each of a word or two.
+    pub(crate) fn fold_of(&mut self, op: AluOp, count: usize, term: impl Fn(&mut Expr, usize) -> Arg) -> Word {
+        let group = |first: usize| {
+            let mut expr = Expr::default();
+            let mut terms: Vec<Arg> = (first..count.min(first + AT_ONCE)).map(|at| term(&mut expr, at)).collect();
+            while terms.len() > 1 {
+                terms = terms.chunks(2).map(|pair| if let [a, b] = *pair { expr.op(op, a, b) } else { pair[0] }).collect();
+            }
+            expr.keep(terms[0]);
+            self.word(&expr)
+        };
+        let words = (0..count).step_by(AT_ONCE).map(group).collect();
+        self.fold(op, words)
+    }
+
+    /// In every lane, `op` over all lanes of its run of `lanes` lanes, a power of two. The word is released.
+    pub(crate) fn reduce(&mut self, op: AluOp, word: Word, lanes: usize) -> Word {
+        self.reduce_all(op, vec![word], lanes)[0]
+    }
+
+    /// The same of several words, step by step of all. A permutation takes long and a unit does several at once, so eight lanes meet at a time;
+    /// four where there are many words, which keep the permutors busy.
+    pub(crate) fn reduce_all(&mut self, op: AluOp, mut words: Vec<Word>, lanes: usize) -> Vec<Word> {
+        let (mut distance, most) = (1, if words.len() < MANY { 8 } else { 4 });
         while (distance as usize) < lanes {
-            let partners = if 2 * distance as usize == lanes { 1 } else { 3 };
-            let others: Vec<Word> = (1..=partners).map(|n| self.exchange(word, n * distance)).collect();
-            word = self.fold(op, [vec![word], others].concat());
+            let partners = most.min(lanes as u32 / distance) - 1;
+            let mut met: Vec<Vec<Word>> = words.iter().map(|word| vec![*word]).collect();
+            for n in 1..=partners {
+                met.iter_mut().for_each(|met| met.push(self.exchange(met[0], n * distance)));
+            }
+            words = met.into_iter().map(|met| self.fold(op, met)).collect();
             distance *= partners + 1;
         }
-        word
+        words
     }
 
     /// The words of `mask` where lane number and `distance` have a bit in common: all ones, elsewhere zero.
@@ -77,18 +107,14 @@ impl Schedule {
     }
 
     /// Rounds a row to bytes, as module `activation` of the format crate says, but for the reciprocal of the scale, which is within two
-    /// units in its last place.
-    /// `vectors` is what [`Schedule::inputs`] says.
-    pub(crate) fn quantize(&mut self, x: &[Word], layout: &Layout, vectors: Option<usize>) -> Quant {
-        let mut sizes = Vec::new();
-        for word in x {
-            let mut expr = Expr::default();
-            let x = expr.word(*word);
-            let size = expr.op(AluOp::And, x, Arg::Constant(MAGNITUDE));
-            expr.keep(size);
-            sizes.push(self.word(&expr));
-        }
-        let largest = self.fold(AluOp::MaxF, sizes);
+    /// units in its last place. `vectors` is what [`Schedule::inputs`] says.
+    ///
+    /// What a norm multiplies the whole row with is multiplied with the scale alone: the bytes are the same without it.
+    pub(crate) fn quantize(&mut self, row: &Row, layout: &Layout, vectors: Option<usize>) -> Quant {
+        let largest = self.fold_of(AluOp::MaxF, row.words.len(), |expr, v| {
+            let x = row.element(expr, v);
+            expr.op(AluOp::And, x, Arg::Constant(MAGNITUDE))
+        });
         let largest = self.reduce(AluOp::MaxF, largest, LANES);
         let mut expr = Expr::default();
         let size = expr.word(largest);
@@ -97,14 +123,11 @@ impl Schedule {
         let limit = expr.float(127.0);
         let inverse = expr.op(AluOp::MulF, inverse, limit);
         expr.keep(inverse);
-        let seventh = expr.float(1.0 / 127.0);
-        let scale = expr.op(AluOp::MulF, size, seventh);
-        expr.keep(scale);
-        let (words, _) = self.eval(&expr);
-        self.memory.release(largest);
-        let bytes = x.iter().map(|word| {
+        let inverse = self.word(&expr);
+        let bytes = (0..row.words.len()).map(|v| {
             let mut expr = Expr::default();
-            let (x, inverse) = (expr.word(*word), expr.word(words[0]));
+            let x = row.element(&mut expr, v);
+            let inverse = expr.word(inverse);
             let x = expr.op(AluOp::MulF, x, inverse);
             let q = expr.unary(AluOp::ToInt, x);
             expr.keep_byte(q, Shelf::Near(Side::East));
@@ -114,9 +137,18 @@ impl Schedule {
             [bytes[0], bytes[1]]
         });
         let bytes: Vec<[Byte; 2]> = bytes.collect();
-        self.memory.release(words[0]);
         let inputs = self.inputs(&bytes, layout, vectors);
-        Quant { inputs, scale: words[1], corrections: [None; 2] }
+        let mut expr = Expr::default();
+        let (mut size, seventh) = (expr.word(largest), expr.float(1.0 / 127.0));
+        if let Some(factor) = row.factor {
+            let factor = expr.word(factor);
+            size = expr.op(AluOp::MulF, size, factor);
+        }
+        let scale = expr.op(AluOp::MulF, size, seventh);
+        expr.keep(scale);
+        let scale = self.word(&expr);
+        [largest, inverse].into_iter().for_each(|word| self.memory.release(word));
+        Quant { inputs, scale, corrections: [None; 2] }
     }
 
     /// The rotation of module `rotate` of the format crate, to the bit. Columns whose numbers differ in one bit below `block` lie in vectors or in

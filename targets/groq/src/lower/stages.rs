@@ -15,6 +15,8 @@
 //! again: as with one chip, which knows nothing of a next step. Embedding rows, angles and masks are the host's on every chip.
 
 use super::fit::{self, Size};
+use super::forecast;
+use super::is_only_rounded;
 use super::layout::{LANES, Layout};
 use q35_diag::{Code, Diagnostic};
 use q35_dialects::q35::Op;
@@ -87,6 +89,7 @@ fn segments(graph: &Graph) -> Vec<(Vec<NodeId>, Option<NodeId>)> {
         if let [only] = alive[..]
             && at + 1 < work.len()
             && matches!(graph.ty(only), Ty::Act { rows, .. } if rows.section().1 == 1)
+            && !is_only_rounded(graph, only.node)
         {
             segments.push((std::mem::take(&mut nodes), Some(only.node)));
         }
@@ -117,8 +120,8 @@ fn parts(request: &Request<'_>) -> Vec<Part> {
         let size = Size::of(request, &nodes.iter().copied().collect(), None);
         let layers = nodes.iter().filter(|id| graph.node(**id).op.attends()).count() as u64;
         let width = leaves.and_then(|id| graph.node(id).results.first()?.matrix()).map_or(0, |(_, width)| width);
-        let vector = timing.vector as u64 + width * timing.vector_column as u64 / 1000;
-        Part { nodes, leaves, rows: None, size, cycles: size.installing.saturating_add(layers * vector) }
+        let vector = layers * forecast::vector(width, &timing) + forecast::attention(request, nodes.iter().copied(), &timing);
+        Part { nodes, leaves, rows: None, size, cycles: size.installing.saturating_add(vector) }
     };
     let mut parts: Vec<Part> = grouped.into_iter().map(part).collect();
     if let Some(pieces) = pieces(request, &parts) {

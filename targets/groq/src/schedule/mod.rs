@@ -81,6 +81,8 @@ pub(crate) struct Schedule {
     pub(crate) data: Data,
     /// The node that what is scheduled now is for.
     pub(crate) node: u32,
+    /// The caller's numbers of the program's nodes.
+    pub(crate) keys: Vec<u32>,
     constants: BTreeMap<Vec<(u32, u32)>, Word>,
     maps: BTreeMap<(Side, permute::Order), [Place; 2]>,
     pub(crate) planes: tile::Planes,
@@ -98,6 +100,7 @@ impl Schedule {
             memory: Memory::default(),
             data,
             node: 0,
+            keys: Vec::new(),
             constants: BTreeMap::new(),
             maps: BTreeMap::new(),
             planes: tile::Planes::new(timing),
@@ -106,12 +109,13 @@ impl Schedule {
         }
     }
 
-    /// Names the node of the model that follows. Gives its number.
-    pub(crate) fn begin(&mut self, node: &str) -> u32 {
-        let known = self.data.nodes.iter().rposition(|name| name == node);
-        let at = known.unwrap_or(self.data.nodes.len());
+    /// Says which node of the model follows, by a number of the caller's and a name, which need not be its own. Gives its number in the program.
+    pub(crate) fn begin(&mut self, key: u32, name: &str) -> u32 {
+        let known = self.keys.iter().rposition(|other| *other == key);
+        let at = known.unwrap_or(self.keys.len());
         if known.is_none() {
-            self.data.nodes.push(node.to_owned());
+            self.keys.push(key);
+            self.data.nodes.push(name.to_owned());
         }
         self.node = at as u32;
         self.node

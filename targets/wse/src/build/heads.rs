@@ -89,7 +89,8 @@ impl Builder<'_> {
                 _ => {}
             }
         }
-        let y = self.buffer("attended", q.part.len);
+        // In place, where the query is not read again: all of its scores are there before the first output.
+        let y = if self.dies(id, 0) { q.part } else { self.buffer("attended", q.part.len) };
         self.call(Call::Attend { module, y, q: q.part, keys, values });
         self.result(id, Place { part: y, ..q });
         Ok(())

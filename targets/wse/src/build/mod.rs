@@ -22,13 +22,20 @@ use q35_graph::{NodeId, Value};
 use q35_target::{Arrangement, Request, Section, WeightTensor};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Columns, rows, the columns of the residual that one column of PEs holds, and the tokens of a step.
+/// Columns, rows, the columns of the residual that one column of PEs holds, and the tokens of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Grid {
     pub(crate) width: u64,
     pub(crate) height: u64,
     pub(crate) piece: u64,
     pub(crate) tokens: u64,
+}
+
+impl Grid {
+    /// Numbers of a token in a column's stream: its piece of the residual, its share of cosines and sines, the index.
+    pub(crate) fn stream(&self, half: u64) -> u64 {
+        self.piece + (2 * half).div_ceil(self.width) + 1
+    }
 }
 
 /// A region's program and its memory.
@@ -135,7 +142,18 @@ pub(crate) fn row_sums(kernel: &Kernel) -> Vec<u64> {
         }
         _ => vec![],
     };
-    kernel.calls.iter().flat_map(lens).collect()
+    let calls = &kernel.calls;
+    let angles = |at: usize| gathers(calls, at).map(|half| 2 * half);
+    calls.iter().enumerate().flat_map(|(at, call)| angles(at).into_iter().chain(lens(call))).collect()
+}
+
+/// Whether a call is the first rotation of several behind each other, and of how many pairs: the row brings the angles of a token together before.
+pub(crate) fn gathers(calls: &[Call], at: usize) -> Option<u64> {
+    let follows = at > 0 && matches!(calls[at - 1], Call::Rotate { .. });
+    match calls[at] {
+        Call::Rotate { half, .. } if !follows => Some(half),
+        _ => None,
+    }
 }
 
 struct Builder<'a> {
@@ -178,9 +196,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The stream: a piece of the residual, the angles, the index.
+    /// The stream of a column.
     fn stream(&mut self, enters: Value) {
-        let len = self.grid.piece + 2 * self.half + 1;
+        let len = self.grid.stream(self.half);
         self.built.kernel.buffers.push(Buffer::new("stream", len));
         self.used.push(true);
         let part = Part { buffer: 0, at: 0, len: self.grid.piece };
@@ -300,8 +318,10 @@ impl<'a> Builder<'a> {
                     return Err("a row holds no whole heads".to_owned());
                 }
                 if !self.built.kernel.buffers.iter().any(|buffer| buffer.name == "turned") {
-                    let turned = self.buffer("turned", 2 * self.half);
-                    self.built.kernel.buffers[turned.buffer].scratch = true;
+                    for name in ["angles", "turned"] {
+                        let scratch = self.buffer(name, 2 * self.half);
+                        self.built.kernel.buffers[scratch.buffer].scratch = true;
+                    }
                 }
                 let interleaved = op.style == RopeStyle::Interleaved;
                 self.call(Call::Rotate { x: x.part, dim: op.head_dim, half: self.half, interleaved });
@@ -322,6 +342,9 @@ impl<'a> Builder<'a> {
                     return Err("of the gated units only SwiGLU is supported".to_owned());
                 }
                 let (gate, up) = (self.operand(id, 0)?, self.operand(id, 1)?);
+                if gate.axis != Axis::Rows || up.axis != Axis::Rows || !self.dies(id, 1) {
+                    return Err("what the gate of a unit opens is cut by columns, or read again".to_owned());
+                }
                 // In place, where the gate is not read again.
                 let y = if self.dies(id, 0) { gate.part } else { self.buffer("gated", gate.part.len) };
                 self.call(Call::Swiglu { y, gate: gate.part, up: up.part });
@@ -427,12 +450,14 @@ impl<'a> Builder<'a> {
         }
         let kernel = &mut self.built.kernel;
         kernel.height = self.grid.height;
-        // Logits are made of a step's last token.
-        kernel.tokens = if last.leaves.is_none() { 1 } else { self.grid.tokens };
+        kernel.tokens = self.grid.tokens;
+        if last.leaves.is_none() && kernel.role == Role::Layers {
+            (kernel.tokens, kernel.role) = (1, Role::Head);
+        }
         kernel.group = match kernel.role {
             // The queue of the roots is that of the token.
             Role::Expert { .. } => self.grid.width,
-            Role::Layers | Role::Router(_) => reduction::group(self.grid.width, &row_sums(kernel)),
+            Role::Layers | Role::Head | Role::Router(_) => reduction::group(self.grid.width, &row_sums(kernel)),
         };
         if !kernel.buffers.iter().any(|buffer| buffer.name == "result") {
             kernel.buffers.push(Buffer::new("result", 1));

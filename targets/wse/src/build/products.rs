@@ -61,8 +61,9 @@ impl Builder<'_> {
         match (input, self.heads.get(&id)) {
             (Axis::Everywhere, _) => Err("its input lies whole on every PE".to_owned()),
             (Axis::Rows, Some(_)) => Err("heads come from a vector that is cut by rows".to_owned()),
-            (Axis::Rows, None) if dense.experts > 1 && !outputs.is_multiple_of(piece) => {
-                Err(format!("experts of {outputs} outputs do not spread over pieces of {piece}"))
+            // The tiles of an expert are whole: behind its last column stand those of the next one, and no zeros.
+            (Axis::Rows, None) if dense.experts > 1 && outputs != piece * self.grid.width => {
+                Err(format!("experts of {outputs} outputs do not spread over {} pieces of {piece}", self.grid.width))
             }
             (Axis::Rows, None) => Ok((piece, piece, Axis::Columns, 1)),
             (Axis::Columns, Some((dim, count))) if count.is_multiple_of(height) => rows(dim * count / height, 1),

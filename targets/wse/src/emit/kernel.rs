@@ -1,5 +1,7 @@
 //! A PE program: parameters, memory, and `step`, a straight line of calls.
 
+use crate::build::gathers;
+use crate::predict;
 use q35_dialects::wse::{Arena, Axis, Call, Kernel, Part, Program, Role, Routing};
 use std::fmt::Write;
 
@@ -34,6 +36,7 @@ use Line::{Each, Once};
 
 struct Printer<'a> {
     kernel: &'a Kernel,
+    width: u64,
     stream: u64,
     piece: u64,
     /// Most tokens of a step.
@@ -42,8 +45,8 @@ struct Printer<'a> {
 }
 
 pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
-    let Program { stream, piece, tokens, .. } = *program;
-    let mut printer = Printer { kernel, stream, piece, tokens, out: String::new() };
+    let Program { width, stream, piece, tokens, .. } = *program;
+    let mut printer = Printer { kernel, width, stream, piece, tokens, out: String::new() };
     printer.step();
     let step = std::mem::take(&mut printer.out);
     printer.head(program, &step);
@@ -55,15 +58,18 @@ pub(super) fn text(program: &Program, kernel: &Kernel) -> String {
 /// Statements of a PE program, of each of its modules by `of`.
 pub(super) fn statements(kernel: &Kernel, of: impl Fn(&str) -> u64) -> u64 {
     /// Of helpers, of what a step begins and ends with, of its end.
-    const FRAME: u64 = 14;
-    let printer = Printer { kernel, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
+    const FRAME: u64 = 17;
+    /// A width with which columns share work: that takes more statements.
+    const WIDTH: u64 = 4;
+    let printer = Printer { kernel, width: WIDTH, stream: 0, piece: 0, tokens: kernel.tokens, out: String::new() };
     let work = kernel.calls.iter().filter(|call| !matches!(call, Call::Comment(_)));
-    let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).collect();
+    let gathers = (0..kernel.calls.len()).filter_map(|at| printer.gather(at)).flatten();
+    let lines: Vec<Line> = work.flat_map(|call| printer.call(call)).chain(gathers).collect();
     let uses = |module: &str| lines.iter().any(|line| line.text().contains(&format!("{module}.")));
     let loops = lines.chunk_by(|a, b| a.is_each() == b.is_each()).filter(|run| run[0].is_each() && printer.several());
     let modules = ["gemv", "vector"].into_iter().filter(|module| uses(module)).map(&of);
     let role = match kernel.role {
-        Role::Layers => 0,
+        Role::Layers | Role::Head => 0,
         Role::Router(_) => of("experts") + of("route"),
         Role::Expert { .. } => of("experts"),
     };
@@ -107,8 +113,13 @@ impl Printer<'_> {
         match self.kernel.role {
             _ if !self.several() => "1",
             Role::Expert { .. } => "count",
-            Role::Layers | Role::Router(_) => "tokens",
+            Role::Layers | Role::Head | Role::Router(_) => "tokens",
         }
+    }
+
+    /// Whether a step's tokens are taken in blocks.
+    fn blocks(&self) -> bool {
+        self.kernel.role != Role::Head && self.kernel.tokens < self.tokens
     }
 
     /// So many numbers of all tokens.
@@ -167,18 +178,21 @@ impl Printer<'_> {
             self.line("// An expert: it works on the tokens that chose it, and adds to the stream on its way through.");
             self.line("//");
         }
-        self.line(format!("// A step takes up to {} tokens, one after the other in every buffer.", program.tokens));
-        self.line("// The stream is this column's piece of the residual, then cosines and sines of the token's position, then its index in the cache.");
+        self.line(format!(
+            "// A step takes up to {} tokens, in blocks of up to {}, one after the other in every buffer.",
+            program.tokens, kernel.tokens
+        ));
+        self.line("// The stream is this column's piece of the residual, then its share of cosines and sines of the token's position, then its index in the cache.");
         self.line("// Colors: layout.csl. Queues: comm.csl. Local task: 8 exit_task.");
         self.line("");
         self.line("param memcpy_params;");
         for name in ["width", "height", "top", "group"] {
             self.line(format!("param {name}: u16;"));
         }
-        for name in ["first", "last"].iter().filter(|_| !expert) {
+        for name in ["first", "last"].iter().filter(|_| kernel.role.is_passed()) {
             self.line(format!("param {name}: bool;"));
         }
-        for color in COLORS.iter().chain((kernel.role != Role::Layers).then_some(&"token")) {
+        for color in COLORS.iter().chain(kernel.role.has_tokens().then_some(&"token")) {
             self.line(format!("param {color}: color;"));
         }
         self.line("");
@@ -294,7 +308,27 @@ impl Printer<'_> {
     fn step(&mut self) {
         let kernel = self.kernel;
         let whole = Part { buffer: 0, at: 0, len: self.stream };
-        self.line("fn step(tokens: u16) void {");
+        if self.blocks() {
+            self.line("// A block is sent on before the next is taken: the region below works on it meanwhile.");
+            self.line("fn step(tokens: u16) void {");
+            match kernel.tokens {
+                1 => {
+                    self.line("  for (@range(u16, tokens)) |t| {");
+                    self.line("    block(1);");
+                }
+                most => {
+                    self.line(format!("  for (@range(u16, 0, tokens, {most})) |at| {{"));
+                    self.line(format!("    block(if (tokens - at < {most}) tokens - at else {most});"));
+                }
+            }
+            self.line("  }");
+            self.line("  @activate(exit_task_id);");
+            self.line("}");
+            self.line("");
+            self.line("fn block(tokens: u16) void {");
+        } else {
+            self.line("fn step(tokens: u16) void {");
+        }
         match kernel.role {
             Role::Expert { adds, .. } => {
                 let token = Part { buffer: 1, at: 0, len: kernel.buffers[1].len };
@@ -310,34 +344,34 @@ impl Printer<'_> {
                     adds.at,
                     adds.len
                 ));
-                self.line("  @activate(exit_task_id);");
+                if !self.blocks() {
+                    self.line("  @activate(exit_task_id);");
+                }
                 self.line("}");
                 self.line("");
                 self.line("// What the expert makes of the tokens that chose it");
                 self.line(format!("fn work({param}) void {{"));
             }
-            Role::Layers | Role::Router(_) => {
-                self.line("  if (!first) {");
-                if self.several() || self.tokens == 1 {
-                    self.line(format!("    comm.receive_stream({});", self.all(whole)));
-                } else {
-                    self.line("    // Of all tokens the last one stays.");
-                    self.line("    for (@range(u16, tokens)) |t| {");
-                    self.line(format!("      comm.receive_stream({});", self.all(whole)));
-                    self.line("    }");
-                }
+            Role::Head if self.tokens > 1 => {
+                self.line("  // Of all tokens the last one stays.");
+                self.line("  for (@range(u16, tokens)) |t| {");
+                self.line(format!("    comm.receive_stream({});", self.all(whole)));
                 self.line("  }");
             }
+            Role::Head => self.line(format!("  comm.receive_stream({});", self.all(whole))),
+            Role::Layers | Role::Router(_) => {
+                self.line(format!("  if (!first) comm.receive_stream({});", self.all(whole)));
+            }
         }
-        let lines: Vec<Line> = kernel.calls.iter().flat_map(|call| self.call(call)).collect();
+        let of = |(at, call)| self.gather(at).into_iter().flatten().chain(self.call(call));
+        let lines: Vec<Line> = kernel.calls.iter().enumerate().flat_map(of).collect();
         self.lines(&lines);
-        if !matches!(kernel.role, Role::Expert { .. }) {
+        if matches!(kernel.role, Role::Layers | Role::Router(_)) {
             self.line("");
-            self.line("  if (last) {");
-            self.line("    @activate(exit_task_id);");
-            self.line("  } else {");
-            self.line(format!("    comm.send_stream({}, exit_task_id);", self.all(whole)));
-            self.line("  }");
+            self.line(format!("  if (!last) comm.send_stream({});", self.all(whole)));
+        }
+        if !self.blocks() && !matches!(kernel.role, Role::Expert { .. }) {
+            self.line("  @activate(exit_task_id);");
         }
         self.line("}");
         self.line("");
@@ -477,24 +511,42 @@ impl Printer<'_> {
                 ]
             }
             Call::Swiglu { y, gate, up } => {
-                vec![Each(format!(
-                    "vector.swiglu({}, {}, {}, {});",
-                    self.pointer(*y),
-                    self.pointer(*gate),
-                    self.pointer(*up),
-                    y.len
-                ))]
+                let [to, a, b] = [y, gate, up].map(|part| self.pointer(*part));
+                let (all, len) = (self.dsd(*y), y.len);
+                if predict::shares(self.kernel, self.width, len) {
+                    let part = |column: &str| format!("comm.share({column}, {len})");
+                    let (from, end) = (part("comm.column()"), part("comm.column() + 1"));
+                    vec![
+                        Each(format!("vector.swiglu_part({all}, {to}, {a}, {b}, {from}, {end});")),
+                        Each(format!("comm.sum_row({all}, {len});")),
+                    ]
+                } else {
+                    vec![Each(format!("vector.swiglu({to}, {a}, {b}, {len});"))]
+                }
             }
             Call::Add { y, a, b } => vec![Each(format!("@fadds({}, {}, {});", self.dsd(*y), self.dsd(*a), self.dsd(*b)))],
             Call::Move { y, x } => vec![Each(format!("@fmovs({}, {});", self.dsd(*y), self.dsd(*x)))],
         }
     }
 
-    /// Cosines and sines stand behind the piece of the residual; the buffer `turned` is scratch.
+    /// Each column has its share of a token's cosines and sines behind the piece of the residual; the sum over the row of shares at their places are
+    /// all of them, in the buffer `angles`, which is scratch.
+    fn gather(&self, at: usize) -> Option<Vec<Line>> {
+        let len = 2 * gathers(&self.kernel.calls, at)?;
+        let own = self.pointer(Part { buffer: 0, at: self.piece, len: 1 });
+        let share = |column: &str| format!("comm.share({column}, {len})");
+        let (from, end) = (share("comm.column()"), share("comm.column() + 1"));
+        let all = format!("part(&angles, 0, {len})");
+        Some(vec![
+            Each(format!("vector.place_share({all}, &angles, {own}, {from}, {end});")),
+            Each(format!("comm.sum_row({all}, {len});")),
+        ])
+    }
+
+    /// The buffer `turned` is scratch.
     fn rotate(&self, x: Part, dim: u64, half: u64, interleaved: bool) -> Vec<Line> {
         let name = self.name(x);
-        let angles = |at: u64| self.dsd(Part { buffer: 0, at, len: half });
-        let (cos, sin) = (angles(self.piece), angles(self.piece + half));
+        let (cos, sin) = (format!("part(&angles, 0, {half})"), format!("part(&angles, {half}, {half})"));
         let line = |head: u64| {
             let of = |at: u64| self.at(Part { at: x.at + head * dim + at, ..x });
             let (what, second) = if interleaved { ("pairs", 1) } else { ("part", half) };

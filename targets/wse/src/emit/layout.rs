@@ -155,7 +155,7 @@ fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) 
     line(&format!("      @set_tile_code(x, y, \"{}.csl\", .{{", kernel.name));
     line("        .memcpy_params = memcpy.get_params(x),");
     line(&format!("        .width = width, .height = {height}, .top = {top}, .group = {group},"));
-    if !expert {
+    if kernel.role.is_passed() {
         let (begins, ends) = (number == 0, numbers.end == program.regions.len());
         let first = if several && begins { format!("y < {}", top + height) } else { begins.to_string() };
         let last = if several && ends { format!("y >= {}", end - height) } else { ends.to_string() };
@@ -180,7 +180,7 @@ fn tiles(line: &mut impl FnMut(&str), program: &Program, numbers: Range<usize>) 
     } else {
         line(&format!("        .stream_send = {send}, .stream_recv = {recv},"));
     }
-    if kernel.role != Role::Layers {
+    if kernel.role.has_tokens() {
         line("        .token = token,");
     }
     line("      });");
