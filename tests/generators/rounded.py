@@ -84,7 +84,7 @@ def build(data, name):
     (out / "config.json").write_text((source / "config.json").read_text())
     model = onnx.load(out / "model.onnx")
     types = sorted({onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer})
-    facts = {"opset_import": {"ai.onnx": model.opset_import[0].version}, "initializer_dtypes": {name: True for name in types}}
+    facts = {"opset_import": {"ai.onnx": model.opset_import[0].version}, "initializer_dtypes": {name: True for name in types}, "weight_bits": 8}
     meta = {"oracle": f"onnxruntime {ort.__version__}", "exporter": "onnxruntime.quantization.quantize_dynamic",
             "generator": "tests/generators/rounded.py", "suggested_atol": 1e-4, "graph": facts}
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")

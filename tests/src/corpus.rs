@@ -102,7 +102,7 @@ pub struct Facts {
     pub weights: String,
 }
 
-/// Types of weights, the narrowest first.
+/// Types of weights, the narrowest first, where the example does not say how many bits its integers have.
 const WEIGHTS: [(&str, &str); 4] = [("UINT8", "4 bits"), ("BFLOAT16", "bf16"), ("FLOAT16", "f16"), ("FLOAT", "f32")];
 
 /// One stored case: graph inputs, and the logits a right answer has.
@@ -138,7 +138,10 @@ impl Example {
         let graph = &self.meta["graph"];
         let narrowest = |types: &serde_json::Map<_, _>| WEIGHTS.iter().find(|row| types.contains_key(row.0)).map(|row| row.1);
         let stored = graph["initializer_dtypes"].as_object().and_then(narrowest).or(self.meta["weights"].as_str());
-        let weights = stored.unwrap_or_else(|| panic!("{}: weights of unknown type", self.name)).to_owned();
+        let weights = match graph["weight_bits"].as_u64() {
+            Some(bits) => format!("{bits} bits"),
+            None => stored.unwrap_or_else(|| panic!("{}: weights of unknown type", self.name)).to_owned(),
+        };
         Facts { opset: graph["opset_import"]["ai.onnx"].as_u64(), weights }
     }
 
