@@ -17,8 +17,6 @@ use q35_graph::{NodeId, Value};
 
 /// An op that multiplies activations with a matrix of integers: which operands are what.
 struct Operands {
-    /// What was rounded, or is, inside the op.
-    x: usize,
     /// Scale and zero point of the rounding; absent: the op rounds by itself.
     rounding: Option<[Option<usize>; 2]>,
     zero_points: usize,
@@ -27,11 +25,12 @@ struct Operands {
     bias: Option<usize>,
 }
 
+/// Of all such ops: what was rounded, or is inside the op, and the matrix.
+const ACTIVATIONS: usize = 0;
 const MATRIX: usize = 1;
-const BARE: Operands = Operands { x: 0, rounding: Some([None, Some(2)]), zero_points: 3, scales: None, bias: None };
-const TO_FLOAT: Operands =
-    Operands { x: 0, rounding: Some([Some(2), Some(4)]), zero_points: 5, scales: Some(3), bias: Some(6) };
-const ROUNDS_ITSELF: Operands = Operands { x: 0, rounding: None, zero_points: 3, scales: Some(2), bias: Some(4) };
+const BARE: Operands = Operands { rounding: Some([None, Some(2)]), zero_points: 3, scales: None, bias: None };
+const TO_FLOAT: Operands = Operands { rounding: Some([Some(2), Some(4)]), zero_points: 5, scales: Some(3), bias: Some(6) };
+const ROUNDS_ITSELF: Operands = Operands { rounding: None, zero_points: 3, scales: Some(2), bias: Some(4) };
 
 /// Results of `DynamicQuantizeLinear`.
 const INTEGERS: u16 = 0;
@@ -57,7 +56,7 @@ impl Raiser<'_> {
     fn product_of_integers(&mut self, node: NodeId, ops: &Operands) -> Res<()> {
         let graph = self.eval.graph;
         let at = |at: usize| graph.operand(node, at);
-        let rounded = self.eval.operand(node, ops.x)?;
+        let rounded = self.eval.operand(node, ACTIVATIONS)?;
         let x = match ops.rounding {
             None => rounded,
             Some([scale, zero_point]) => {
