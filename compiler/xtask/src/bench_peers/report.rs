@@ -126,7 +126,8 @@ impl Report {
         }
         if let Some(Encoding { threads, .. }) = self.encoding.first() {
             let _ = writeln!(out, "\n## Making the files, {threads} threads\n");
-            out.push_str("Rounding to nearest, from the same numbers in f16; ours with code for this processor.\n\n");
+            out.push_str("Rounding to nearest, but calibrated where a format says `best`; from the same numbers in f16; ");
+            out.push_str("ours with code for this processor.\n\n");
             out.push_str("| | | seconds: best | median | worst | rounds |\n| --- | --- | ---: | ---: | ---: | ---: |\n");
             for Encoding { engine, format, seconds: Spread { best, median, worst, count }, .. } in &self.encoding {
                 let _ = writeln!(out, "| {} | {format} | {best:.0} | {median:.0} | {worst:.0} | {count} |", engine.name());
